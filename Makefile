@@ -1,0 +1,37 @@
+# Everything a user or CI runs. `make setup` makes .venv from requirements.lock and does nothing when it is current.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.lock-$(shell sha256sum requirements.lock setup.cfg pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(STAMP)
+
+$(STAMP):
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	rm -f $(VENV)/.lock-*
+	touch $@
+
+demo: setup
+	$(BIN)/python -m afintro fit --config configs/context_ablation.yaml
+	$(BIN)/python -m afintro validate --config configs/context_ablation.yaml --ckpt_path best
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m benchmarks.context_ablation
+
+clean:
+	rm -rf $(VENV) build *.egg-info

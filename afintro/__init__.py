@@ -1,0 +1,3 @@
+"""afintro: explainer language models that say how and why an alignment-faking model behaves as it does."""
+
+__version__ = "0.1.0"

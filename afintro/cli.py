@@ -1,0 +1,142 @@
+"""The command line: the only place where everything meets."""
+
+import errno
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from afintro.callbacks import Preflight, Results, Throughput
+from afintro.checkpoint import resolve_checkpoint
+from afintro.controls import train_other_base
+from afintro.errors import UserError
+from afintro.explainer import ExplainerModule
+from afintro.tasks.module import TaskData
+
+LOGS = Path("lightning_logs")
+
+
+class ExplainerCLI(LightningCLI):
+    """LightningCLI with a fixed model class, one data module class a task, and the results contract."""
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        self.results = Results()
+        super().__init__(
+            ExplainerModule,
+            TaskData,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [self.results, Throughput(), Preflight()]},
+            parser_kwargs={"exit_on_error": False},
+            args=None if args is None else list(args),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """fit, validate, test and predict; what they take besides comes from the configuration."""
+        return {
+            name: {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "weights_only"}
+            for name in ("fit", "validate", "test", "predict")
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """``other_base``: the base model of the comparison explainer."""
+        parser.add_argument(
+            "--other_base",
+            type=str | None,
+            default=None,
+            help="after fit, train the same explainer on this base model too, as a comparison (hub id, directory or toy name)",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Name the run's folder after its task, and find the checkpoint that ``best`` and ``last`` mean."""
+        settings = self.config[self.subcommand]
+        task = self._task(settings)
+        checkpoint = settings.get("ckpt_path")
+        if checkpoint:
+            settings.ckpt_path = str(resolve_checkpoint(checkpoint, LOGS, task))
+        elif self.subcommand != "fit":
+            raise UserError(
+                "is absent", where="--ckpt_path", remedy="give a .ckpt file, or 'best' for that of the newest run"
+            )
+
+    @staticmethod
+    def _task(settings: Any) -> str:
+        name = settings.data.class_path.rsplit(".", 1)
+        task = getattr(sys.modules[name[0]], name[1]).task
+        assert isinstance(task, str)
+        return task
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """TensorBoard and CSV in ``lightning_logs/<task>/version_k``, unless the configuration names loggers."""
+        if self._get(self.config, "trainer.logger") in (None, True):
+            tensorboard = TensorBoardLogger(LOGS, name=self.datamodule.task)
+            kwargs["logger"] = [tensorboard, CSVLogger(LOGS, name=tensorboard.name, version=tensorboard.version)]
+        return super().instantiate_trainer(**kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        # A checkpoint is read as tensors and plain values; nothing in it can run.
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    def after_fit(self) -> None:
+        """Train the comparison, then evaluate the best checkpoint with everything that ``validate`` does."""
+        if self.trainer.interrupted or not self.trainer.checkpoint_callback:
+            return
+        best = self.trainer.checkpoint_callback.best_model_path  # type: ignore[attr-defined]
+        settings = self.config[self.subcommand]
+        if settings.get("other_base"):
+            # As many epochs as the explainer took: early stopping may have cut it short.
+            own = self._get(self.config, "trainer").as_dict() | {"max_epochs": self.trainer.current_epoch}
+            train_other_base(settings.other_base, self.model, self.datamodule, own, Path(str(self.trainer.log_dir)))
+        self.trainer.validate(
+            self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
+        )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    _quiet()
+    try:
+        cli = ExplainerCLI(args)
+    except UserError as error:
+        return _refuse(str(error), error)
+    except ArgumentError as error:
+        return _refuse(_with_suggestion(str(error)), error)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return _refuse(
+                f"{error.filename or 'the disk'}: no space left\n  remedy: free some room and run again", error
+            )
+        raise
+    if cli.results.summary_path is not None:
+        print(f"summary: {cli.results.summary_path}")
+    return 0
+
+
+def _refuse(message: str, error: Exception) -> int:
+    if os.environ.get("AFINTRO_TRACEBACK") == "1":
+        raise error
+    print(f"afintro: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _with_suggestion(message: str) -> str:
+    return message
+
+
+def _quiet() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    for name in ("httpx", "fsspec", "filelock", "transformers", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,0 +1,111 @@
+"""Examples and the packed batch: sequences end to end in one row, no padding anywhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from afintro.lm.interventions import Intervention
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question about one record, as token ids and as text.
+
+    Args:
+        uid: Unique in its split.
+        scenario_id: Items that share one are resampled together.
+        question_type: E.g. ``generative_explanation``.
+        prompt: The question as a person reads it.
+        answer: The expected answer.
+        prompt_ids: Token ids of the rendered prompt.
+        answer_ids: Token ids of the answer, end of sequence included.
+        weight: Weight of this example in the loss.
+        branches: Token ids with which an answer begins that says "unchanged", and one that says "changed"; None where
+            the question has no verdict.
+        copy_answer: What a reader would answer that saw the monitored output and expected no change.
+    """
+
+    uid: str
+    scenario_id: str
+    question_type: str
+    prompt: str
+    answer: str
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    weight: float = 1.0
+    branches: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    copy_answer: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B examples as one row of T tokens, A of them answer tokens.
+
+    Args:
+        input_ids: ``[T]`` int64.
+        cu_seqlens: ``[B + 1]`` int32, where each sequence begins, and T.
+        answer_positions: ``[A]`` int64, the positions whose logits predict the answer tokens.
+        answer_ids: ``[A]`` int64, the answer tokens.
+        answer_rows: ``[A]`` int64, the example that each answer token belongs to.
+        weights: ``[B]`` float32, weight of each example in the loss.
+        denominator: What the weighted sum of losses is divided by: the configured batch size, also for the short
+            last batch, so that no example's gradient depends on how batches fell or were accumulated.
+        examples: The examples themselves, in order.
+        interventions: Applied during the forward pass.
+    """
+
+    input_ids: Tensor
+    cu_seqlens: Tensor
+    answer_positions: Tensor
+    answer_ids: Tensor
+    answer_rows: Tensor
+    weights: Tensor
+    denominator: int
+    examples: tuple[Example, ...]
+    interventions: tuple[Intervention, ...] = ()
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
+        """The batch with its tensors on ``device``."""
+        names = ("input_ids", "cu_seqlens", "answer_positions", "answer_ids", "answer_rows", "weights")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def collate(examples: Sequence[Example], denominator: int | None = None) -> PackedBatch:
+    """Pack examples into one row.
+
+    Args:
+        examples: At least one.
+        denominator: See :class:`PackedBatch`; the number of examples if None.
+    """
+    ids: list[int] = []
+    bounds = [0]
+    positions: list[int] = []
+    targets: list[int] = []
+    rows: list[int] = []
+    for row, example in enumerate(examples):
+        # The token at position p predicts the one after it, hence the "- 1".
+        first = bounds[-1] + len(example.prompt_ids) - 1
+        positions.extend(range(first, first + len(example.answer_ids)))
+        targets.extend(example.answer_ids)
+        rows.extend([row] * len(example.answer_ids))
+        ids.extend(example.prompt_ids)
+        ids.extend(example.answer_ids)
+        bounds.append(len(ids))
+    return PackedBatch(
+        input_ids=torch.tensor(ids),
+        cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
+        answer_positions=torch.tensor(positions),
+        answer_ids=torch.tensor(targets),
+        answer_rows=torch.tensor(rows),
+        weights=torch.tensor([example.weight for example in examples]),
+        denominator=denominator or len(examples),
+        examples=tuple(examples),
+    )

@@ -1,0 +1,185 @@
+"""Task records on disk: strict reading, atomic writing, and the one place that maps the parent framework's names."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from afintro.data.samples import read_rows
+from afintro.errors import UserError
+
+
+def scenario_id(text: str) -> str:
+    """Identity of a scenario: a hash of its text with white space folded."""
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class ContextAblationRecord:
+    """One scenario, answered by the organism with and without the monitoring cue.
+
+    Args:
+        scenario: The scenario text.
+        system_prompt: The monitored system prompt.
+        monitored_output: The organism's greedy answer under the cue.
+        unmonitored_output: Its answer without the cue.
+        monitored_prompt: The whole monitored prompt, as the organism read it.
+        unmonitored_prompt: The whole unmonitored prompt.
+        cue: Name of what is ablated.
+        changed: Whether the two outputs differ as strings.
+        label: The sample's label, or "unknown".
+        uid: Unique in its file; that of the scenario if absent.
+        scenario_id: Records of one scenario share it.
+        monitored_behavior: Behaviour label of the monitored output; None in files of the parent framework.
+        monitored_behavior_rule: The rule that gave the label.
+        unmonitored_behavior: Behaviour label of the unmonitored output.
+        unmonitored_behavior_rule: The rule that gave the label.
+        behavior_changed: Whether the two labels differ.
+        placebo_output: Answer to the monitored prompt in other words; None without controls.
+        provenance: Model, revision, template hash, batch size, dtype, seed.
+    """
+
+    scenario: str
+    system_prompt: str
+    monitored_output: str
+    unmonitored_output: str
+    monitored_prompt: str = ""
+    unmonitored_prompt: str = ""
+    cue: str = "monitoring context"
+    changed: bool | None = None
+    label: str = "unknown"
+    uid: str = ""
+    scenario_id: str = ""
+    monitored_behavior: str | None = None
+    monitored_behavior_rule: str | None = None
+    unmonitored_behavior: str | None = None
+    unmonitored_behavior_rule: str | None = None
+    behavior_changed: bool | None = None
+    placebo_output: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        identity = self.scenario_id or scenario_id(self.scenario)
+        object.__setattr__(self, "scenario_id", identity)
+        object.__setattr__(self, "uid", self.uid or identity)
+        object.__setattr__(self, "changed", self.monitored_output != self.unmonitored_output)
+
+
+# Our name -> the parent framework's. A field that is not here has the same name on both sides.
+PARENT_NAMES = {
+    "scenario": "ablation_prompt",
+    "monitored_prompt": "hint_prompt_full",
+    "unmonitored_prompt": "original_prompt_full",
+    "cue": "hint",
+    "monitored_output": "random_hint_prediction",
+    "unmonitored_output": "zeroshot_prediction",
+    "changed": "changed_pred_bc_hint",
+}
+SCENARIO_COPIES = ("hint_user_prompt", "original_user_prompt")
+
+
+def to_json(record: ContextAblationRecord) -> dict[str, Any]:
+    """The record under the parent framework's names; unset optional fields are left out."""
+    row: dict[str, Any] = {}
+    for name in record.__dataclass_fields__:
+        value = getattr(record, name)
+        if value is not None:
+            row[PARENT_NAMES.get(name, name)] = value
+    row.update(dict.fromkeys(SCENARIO_COPIES, record.scenario))
+    return row
+
+
+def from_json(row: Any, where: str) -> ContextAblationRecord:
+    """Check one object and make a record of it; ``where`` names file and record in the error.
+
+    Raises:
+        UserError: A missing field or a wrong type.
+    """
+    if not isinstance(row, dict):
+        raise UserError(f"is {type(row).__name__}, not an object", where=where, remedy="give one object a record")
+    hints = get_type_hints(ContextAblationRecord)
+    values: dict[str, Any] = {}
+    for name in ContextAblationRecord.__dataclass_fields__:
+        theirs = PARENT_NAMES.get(name, name)
+        if theirs not in row:
+            continue
+        allowed = tuple(getattr(kind, "__origin__", kind) for kind in get_args(hints[name]) or (hints[name],))
+        if hints[name] == dict[str, Any]:
+            allowed = (dict,)
+        if not isinstance(row[theirs], allowed):
+            expected = " or ".join(kind.__name__ for kind in allowed)
+            raise UserError(
+                f"field {theirs!r} is {type(row[theirs]).__name__}, not {expected}",
+                where=where,
+                remedy="make the file with scripts/generate_af_context_ablation.py, or mend the field",
+            )
+        values[name] = row[theirs]
+    for name in ("scenario", "system_prompt", "monitored_output", "unmonitored_output"):
+        if name not in values:
+            raise UserError(
+                f"has no field {PARENT_NAMES.get(name, name)!r}",
+                where=where,
+                remedy="make the file with scripts/generate_af_context_ablation.py from your samples",
+            )
+    return ContextAblationRecord(**values)
+
+
+def read_records(path: str) -> list[ContextAblationRecord]:
+    """Read a JSON, JSONL or Parquet file of context-ablation records.
+
+    Raises:
+        UserError: Names file, record and field; also for two records of one uid.
+    """
+    records = [from_json(row, f"{path}, record {index}") for index, row in enumerate(read_rows(path))]
+    if not records:
+        raise UserError("holds no record", where=path, remedy="make it with scripts/generate_af_context_ablation.py")
+    seen: dict[str, int] = {}
+    for index, record in enumerate(records):
+        if record.uid in seen:
+            raise UserError(
+                f"uid {record.uid!r} stands in record {seen[record.uid]} already",
+                where=f"{path}, record {index}",
+                remedy="give every record its own uid, or remove the double",
+            )
+        seen[record.uid] = index
+    return records
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a crash leaves the old one or the new one, never half of either.
+
+    Raises:
+        UserError: No room on the disk; the old file is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """:func:`write_atomic` of indented JSON, keys in the order given."""
+    write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """:func:`write_atomic` of one JSON object a line."""
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

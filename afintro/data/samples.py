@@ -1,0 +1,136 @@
+"""Input samples: texts with an optional label, in the shapes in which people have them. Files are only ever read."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afintro.errors import UserError
+
+SHAPES = "a JSON list of {text, label}, an object with 'samples', JSONL, Parquet, or a Hugging Face dataset"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scenario text. ``label`` is e.g. ``aligned``, ``alignment_faking``, ``potential_faking`` or ``unknown``."""
+
+    text: str
+    label: str = "unknown"
+
+
+def read_samples(source: str, split: str | None = None) -> list[Sample]:
+    """Read samples from a file, a dataset directory or a hub id.
+
+    Args:
+        source: Path of a ``.json``, ``.jsonl`` or ``.parquet`` file; a dataset directory; or a hub id.
+        split: Split of a dataset (``train`` if None).
+
+    Raises:
+        UserError: Names file and record.
+    """
+    samples = [_sample(row, f"{source}, record {index}") for index, row in enumerate(read_rows(source, split))]
+    if not samples:
+        raise UserError("holds no sample", where=source, remedy=f"give {SHAPES}")
+    return samples
+
+
+def _sample(row: Any, where: str) -> Sample:
+    if not isinstance(row, dict):
+        raise UserError(f"is {type(row).__name__}, not an object", where=where, remedy="give objects with 'text'")
+    text, label = row.get("text"), row.get("label")
+    if text is None:
+        raise UserError("has no field 'text'", where=where, remedy="give every sample its text under 'text'")
+    if not isinstance(text, str) or not text.strip():
+        kind = "empty" if isinstance(text, str) else f"{type(text).__name__}, not a string"
+        raise UserError(f"field 'text' is {kind}", where=where, remedy="give the scenario as a non-empty string")
+    if label is not None and not isinstance(label, str):
+        raise UserError(
+            f"field 'label' is {type(label).__name__}, not a string",
+            where=where,
+            remedy="give a string or leave it out",
+        )
+    return Sample(text, label or "unknown")
+
+
+def read_rows(source: str, split: str | None = None) -> Iterable[Any]:
+    """The raw objects of a JSON, JSONL or Parquet file, a dataset directory, or a hub dataset.
+
+    Raises:
+        UserError: A file that is missing, unreadable, empty or malformed (with the line).
+    """
+    path = Path(source)
+    if path.is_file():
+        if path.suffix == ".parquet":
+            return _parquet_rows(path)
+        return _jsonl_rows(path) if path.suffix == ".jsonl" else _json_rows(path)
+    if path.suffix in (".json", ".jsonl", ".parquet"):
+        raise UserError("no such file", where=source, remedy="check the path")
+    return _dataset_rows(source, split or "train")
+
+
+def _text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"is not UTF-8 text (byte {error.start})", where=str(path), remedy=f"give {SHAPES}") from error
+    if not text.strip():
+        raise UserError("the file is empty", where=str(path), remedy=f"give {SHAPES}")
+    return text
+
+
+def _json_rows(path: Path) -> list[Any]:
+    try:
+        content = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"malformed JSON: {error.msg} (column {error.colno})",
+            where=f"{path}, line {error.lineno}",
+            remedy="mend the file, or name it .jsonl if it holds one object a line",
+        ) from error
+    if isinstance(content, dict):
+        content = content.get("samples")
+    if not isinstance(content, list):
+        raise UserError("holds no list of records", where=str(path), remedy=f"give {SHAPES}")
+    return content
+
+
+def _jsonl_rows(path: Path) -> Iterator[Any]:
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"malformed JSON: {error.msg} (column {error.colno})",
+                    where=f"{path}, line {number}",
+                    remedy="put one whole JSON object on every line",
+                ) from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Any]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"is not Parquet ({error})", where=str(path), remedy=f"give {SHAPES}") from error
+
+
+def _dataset_rows(source: str, split: str) -> Iterator[Any]:
+    import datasets
+
+    try:
+        if (Path(source) / "dataset_info.json").is_file() or (Path(source) / "dataset_dict.json").is_file():
+            loaded = datasets.load_from_disk(source)
+            yield from loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        else:
+            yield from datasets.load_dataset(source, split=split)
+    except (OSError, ValueError, KeyError, ConnectionError) as error:
+        raise UserError(
+            f"no such file, and no dataset with split {split!r} ({' '.join(str(error).split())[:120]})",
+            where=source,
+            remedy="check the path or hub id and the split (HF_HOME and HF_HUB_OFFLINE are honoured)",
+        ) from error

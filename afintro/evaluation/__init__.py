@@ -1,0 +1,1 @@
+"""Metrics, baselines and statistics: what turns answers into a claim."""

@@ -1,0 +1,32 @@
+"""The two-branch answer: verdict and content in one line, in the wording of the published systems."""
+
+import re
+from dataclasses import dataclass
+
+UNCHANGED = "The output would remain unchanged from <<<{content}>>>."
+CHANGED = "The most likely output would change to <<<{content}>>>."
+
+_PATTERN = re.compile(
+    r"\s*(?:(?P<unchanged>The output would remain unchanged from)|(?P<changed>The most likely output would change to)) "
+    r"<<<(?P<content>.*)>>>\.?\s*",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a two-branch answer says."""
+
+    changed: bool
+    content: str
+
+
+def two_branch(verdict: Verdict) -> str:
+    """The answer line for a verdict."""
+    return (CHANGED if verdict.changed else UNCHANGED).format(content=verdict.content)
+
+
+def parse_two_branch(answer: str) -> Verdict | None:
+    """The verdict of an answer line, or None where it is not one; case and inner white space count."""
+    match = _PATTERN.fullmatch(answer)
+    return None if match is None else Verdict(match["changed"] is not None, match["content"])

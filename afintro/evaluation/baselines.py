@@ -1,0 +1,103 @@
+"""Baselines that see the text alone. Each answers the items that the explainer answers."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestNeighbors
+
+from afintro.data.batch import Example
+from afintro.evaluation.answers import Verdict, parse_two_branch, two_branch
+from afintro.evaluation.metrics import Prediction
+
+
+def text_baselines(train: Sequence[Example], items: Sequence[Example], headline: str) -> dict[str, list[Prediction]]:
+    """Predictions of every text baseline, by name.
+
+    ``majority`` gives the commonest training answer, ``always_unchanged`` the commonest unchanged one,
+    ``copy_monitored`` what the organism did under the cue (it is shown that, no other system is), ``tfidf_nearest`` the
+    answer of the nearest training prompt, ``tfidf_probe`` that of a logistic regression over training answers. The
+    TF-IDF features are words and pairs of words.
+    """
+    found: dict[str, list[Prediction]] = {name: [] for name in ("majority", "always_unchanged", "copy_monitored")}
+    found |= {"tfidf_nearest": [], "tfidf_probe": []}
+    for question in sorted({item.question_type for item in items}):
+        asked = [item for item in items if item.question_type == question]
+        seen = [example for example in train if example.question_type == question]
+        if not seen:
+            continue
+        verdicts = question == headline
+        found["majority"] += _constant(asked, _commonest(seen), _changed_rate(seen) if verdicts else None)
+        found["copy_monitored"] += [
+            _prediction(item, item.copy_answer, 0.0 if verdicts else None)
+            for item in asked
+            if item.copy_answer is not None
+        ]
+        vectors = TfidfVectorizer(ngram_range=(1, 2), lowercase=True).fit([example.prompt for example in seen])
+        found["tfidf_nearest"] += _nearest(vectors, seen, asked, verdicts)
+        if verdicts:
+            unchanged = [example for example in seen if not _changed(example.answer)] or seen
+            content = _verdict(_commonest(unchanged)).content
+            found["always_unchanged"] += _constant(asked, two_branch(Verdict(False, content)), 0.0)
+            found["tfidf_probe"] += _probe(vectors, seen, asked)
+    return {name: predictions for name, predictions in found.items() if predictions}
+
+
+def _prediction(item: Example, answer: str, p_changed: float | None) -> Prediction:
+    return Prediction(
+        item.uid, item.scenario_id, item.question_type, item.answer, answer, answer == item.answer, p_changed
+    )
+
+
+def _verdict(answer: str) -> Verdict:
+    verdict = parse_two_branch(answer)
+    assert verdict is not None
+    return verdict
+
+
+def _changed(answer: str) -> bool:
+    return _verdict(answer).changed
+
+
+def _commonest(examples: Sequence[Example]) -> str:
+    counts = Counter(example.answer for example in examples)
+    return min(counts, key=lambda answer: (-counts[answer], answer))
+
+
+def _changed_rate(examples: Sequence[Example]) -> float:
+    return sum(_changed(example.answer) for example in examples) / len(examples)
+
+
+def _constant(items: Sequence[Example], answer: str, p_changed: float | None) -> list[Prediction]:
+    return [_prediction(item, answer, p_changed) for item in items]
+
+
+def _nearest(
+    vectors: TfidfVectorizer, seen: Sequence[Example], asked: Sequence[Example], verdicts: bool
+) -> list[Prediction]:
+    index = NearestNeighbors(n_neighbors=1, metric="cosine").fit(
+        vectors.transform([example.prompt for example in seen])
+    )
+    rows = index.kneighbors(vectors.transform([item.prompt for item in asked]), return_distance=False)[:, 0]
+    answers = [seen[row].answer for row in rows]
+    return [
+        _prediction(item, answer, float(_changed(answer)) if verdicts else None)
+        for item, answer in zip(asked, answers, strict=True)
+    ]
+
+
+def _probe(vectors: TfidfVectorizer, seen: Sequence[Example], asked: Sequence[Example]) -> list[Prediction]:
+    answers = [example.answer for example in seen]
+    if len(set(answers)) == 1:  # a regression needs two classes
+        return _constant(asked, answers[0], float(_changed(answers[0])))
+    model = LogisticRegression(max_iter=2000, C=10.0).fit(
+        vectors.transform([example.prompt for example in seen]), answers
+    )
+    probabilities = model.predict_proba(vectors.transform([item.prompt for item in asked]))
+    changed = np.array([_changed(answer) for answer in model.classes_])
+    return [
+        _prediction(item, str(model.classes_[row.argmax()]), float(row[changed].sum()))
+        for item, row in zip(asked, probabilities, strict=True)
+    ]

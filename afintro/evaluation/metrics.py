@@ -1,0 +1,192 @@
+"""Scores of one system's predictions, each with a bootstrap interval."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
+from torchmetrics.functional.text import chrf_score
+
+from afintro.evaluation.answers import Verdict, parse_two_branch
+from afintro.evaluation.statistics import Bootstrap, Estimate, Floats, weighted_mean
+
+CALIBRATION_BINS = 10
+COLLAPSE = 0.98
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one system answered to one item.
+
+    Args:
+        uid: The item.
+        scenario_id: Items that share one are resampled together.
+        question_type: E.g. ``generative_explanation``.
+        expected: The expected answer.
+        predicted: The answer given; None where only ``exact_match`` is known (teacher forcing without generation).
+        exact_match: Whether the greedy answer is the expected one, token for token.
+        p_changed: Probability of the "changed" branch against the "unchanged" one, where the question has a verdict.
+    """
+
+    uid: str
+    scenario_id: str
+    question_type: str
+    expected: str
+    predicted: str | None
+    exact_match: bool
+    p_changed: float | None = None
+
+
+def text_prediction(item: Prediction, predicted: str, p_changed: float | None = None) -> Prediction:
+    """A baseline's answer to the item that ``item`` answers."""
+    return Prediction(
+        item.uid, item.scenario_id, item.question_type, item.expected, predicted, predicted == item.expected, p_changed
+    )
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One metric of one system: a function of item weights, with the items it is about."""
+
+    name: str
+    values: Floats  # [n, k] per-item numbers
+    kind: str  # mean, f1, auroc, calibration
+
+    def __call__(self, weights: Floats) -> float:
+        if self.kind == "mean":
+            return weighted_mean(self.values[:, 0], weights)
+        if self.kind == "f1":
+            return macro_f1(self.values, weights)
+        drawn = np.repeat(np.arange(len(weights)), weights.astype(np.int64))
+        probability, truth = torch.from_numpy(self.values[drawn, 0]), torch.from_numpy(self.values[drawn, 1]).long()
+        if self.kind == "calibration":
+            return float(binary_calibration_error(probability, truth, n_bins=CALIBRATION_BINS))
+        if truth.min() == truth.max():
+            return float("nan")
+        return float(binary_auroc(probability, truth))
+
+
+def macro_f1(outcomes: Floats, weights: Floats) -> float:
+    """Mean of the F1 of both verdicts.
+
+    Args:
+        outcomes: ``[n, 2]``: expected verdict (0 unchanged, 1 changed), predicted verdict (-1 where unparsed). An
+            unparsed answer is a miss of the class expected: it lowers that class's recall.
+        weights: ``[n]``.
+    """
+    expected, predicted = outcomes[:, 0], outcomes[:, 1]
+    scores = []
+    for verdict in (0, 1):
+        hit = weights @ ((expected == verdict) & (predicted == verdict))
+        missed = weights @ ((expected == verdict) & (predicted != verdict))
+        false = weights @ ((expected != verdict) & (predicted == verdict))
+        if hit + missed + false == 0:
+            return float("nan")
+        scores.append(2 * hit / (2 * hit + missed + false))
+    return float(np.mean(scores))
+
+
+def statistics(predictions: Sequence[Prediction], headline: str) -> dict[str, tuple[Statistic, list[str]]]:
+    """All metrics of one system, by name, each with the clusters of its items.
+
+    Args:
+        predictions: In any order; sorted here, so that two systems on the same items line up.
+        headline: The question type whose answers carry a verdict.
+    """
+    found: dict[str, tuple[Statistic, list[str]]] = {}
+    ordered = sorted(predictions, key=lambda prediction: prediction.uid)
+
+    def put(name: str, kind: str, items: Sequence[Prediction], rows: Sequence[Sequence[float]]) -> None:
+        if items:
+            values = np.array(rows, dtype=np.float64)
+            found[name] = (Statistic(name, values, kind), [item.scenario_id for item in items])
+
+    for question in sorted({prediction.question_type for prediction in ordered}):
+        items = [prediction for prediction in ordered if prediction.question_type == question]
+        exact = [[float(item.exact_match)] for item in items]
+        put(f"exact_match/{question}", "mean", items, exact)
+        written = [item for item in items if item.predicted is not None]
+        if question == headline:
+            put("exact_match", "mean", items, exact)
+            _verdict_metrics(put, written)
+            known = [
+                item for item in items if item.p_changed is not None and parse_two_branch(item.expected) is not None
+            ]
+            rows = [[float(item.p_changed or 0.0), float(_parsed(item.expected).changed)] for item in known]
+            put("auroc_changed", "auroc", known, rows)
+            put("calibration_error", "calibration", known, rows)
+        else:
+            put(f"chrf/{question}", "mean", written, [[chrf(item.predicted or "", item.expected)] for item in written])
+    return found
+
+
+def _parsed(answer: str) -> Verdict:
+    verdict = parse_two_branch(answer)
+    assert verdict is not None
+    return verdict
+
+
+def _verdict_metrics(put, items: Sequence[Prediction]) -> None:  # type: ignore[no-untyped-def]
+    pairs = [(_parsed(item.expected), parse_two_branch(item.predicted or "")) for item in items]
+    outcomes = [[float(true.changed), -1.0 if said is None else float(said.changed)] for true, said in pairs]
+    put("has_changed_f1", "f1", items, outcomes)
+    put(
+        "content_match",
+        "mean",
+        items,
+        [[float(said is not None and said.content == true.content)] for true, said in pairs],
+    )
+    put("parse_rate", "mean", items, [[float(said is not None)] for _, said in pairs])
+
+
+@cache  # the same answers are scored for the table and for the leads
+def chrf(predicted: str, expected: str) -> float:
+    """chrF of one answer in 0..1 (Popović 2015); case counts. An empty answer scores 0 unless empty is right."""
+    if predicted == expected or not predicted.strip() or not expected.strip():
+        return float(predicted.strip() == expected.strip())
+    found = chrf_score([predicted], [[expected]], n_word_order=0)
+    assert isinstance(found, torch.Tensor)
+    return float(found)
+
+
+def score(predictions: Sequence[Prediction], headline: str, seed: int) -> dict[str, Estimate]:
+    """Every metric with its 95 % interval, bootstrapped over scenarios."""
+    return {
+        name: Bootstrap(clusters, seed).estimate(statistic)
+        for name, (statistic, clusters) in statistics(predictions, headline).items()
+    }
+
+
+def lead(
+    explainer: Sequence[Prediction], baselines: dict[str, Sequence[Prediction]], headline: str, metric: str, seed: int
+) -> tuple[Estimate, str] | None:
+    """Explainer minus the best baseline on one metric, paired over the same resamples; and which baseline that is."""
+    own = statistics(explainer, headline).get(metric)
+    others = {name: statistics(items, headline).get(metric) for name, items in baselines.items()}
+    usable = {name: found[0] for name, found in others.items() if found is not None}
+    if own is None or not usable:
+        return None
+    statistic, clusters = own
+    whole = np.ones(len(clusters))
+    best = max(usable, key=lambda name: np.nan_to_num(usable[name](whole), nan=-1.0))
+    assert len(usable[best].values) == len(statistic.values), "systems are compared on the same items"
+    estimate = Bootstrap(clusters, seed).estimate(lambda weights: statistic(weights) - usable[best](weights))
+    return estimate, best
+
+
+def collapse_warning(predictions: Sequence[Prediction], headline: str) -> str | None:
+    """A warning where nearly every answer gives the same verdict although the items do not."""
+    answers = [
+        (parse_two_branch(p.predicted or ""), _parsed(p.expected)) for p in predictions if p.question_type == headline
+    ]
+    said = [verdict.changed for verdict, _ in answers if verdict is not None]
+    true = [verdict.changed for _, verdict in answers]
+    if not said or len(set(true)) < 2:
+        return None
+    share = max(sum(said), len(said) - sum(said)) / len(said)
+    if share < COLLAPSE:
+        return None
+    verdict = "changed" if sum(said) > len(said) / 2 else "unchanged"
+    return f"class collapse: {100 * share:.1f} % of the parsed answers say {verdict!r}; exact match alone hides this"

@@ -1,0 +1,110 @@
+"""What a person looks at: the table on screen, the table of sample predictions, the confusion matrix."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from afintro.evaluation.answers import Verdict, parse_two_branch
+from afintro.evaluation.metrics import Prediction
+from afintro.evaluation.statistics import Estimate
+
+COLUMNS = ("exact_match", "has_changed_f1", "content_match", "parse_rate", "auroc_changed", "calibration_error")
+TEXT_COLUMNS = ("exact_match/orig_match", "exact_match/change_match")
+VERDICTS = ("unchanged", "changed", "unparsed")
+
+
+def verdict_name(verdict: Verdict | None) -> str | None:
+    """``changed`` or ``unchanged``; None where an answer has no verdict."""
+    return None if verdict is None else VERDICTS[int(verdict.changed)]
+
+
+def cell(estimate: Estimate | None) -> str:
+    """``0.93 [0.90, 0.96]``; ``null`` for what could not be computed, a dash for what does not apply."""
+    if estimate is None:
+        return "-"
+    if estimate.value is None:
+        return "null"
+    return f"{estimate.value:.3f} [{estimate.ci_low:.2f}, {estimate.ci_high:.2f}]"
+
+
+def print_table(systems: dict[str, dict[str, Estimate]], leads: dict[str, Any], warnings: Sequence[str]) -> None:
+    """Systems as rows, metrics as columns, 95 % intervals; then the leads and the warnings."""
+    console = Console(width=None if Console().is_terminal else 160, soft_wrap=False)
+    columns = [name for name in (*COLUMNS, *TEXT_COLUMNS) if any(name in scores for scores in systems.values())]
+    table = Table(title="Explainer beside its baselines (95 % bootstrap intervals)")
+    table.add_column("system")
+    for name in columns:
+        table.add_column(name.replace("exact_match/", "exact "), justify="right")
+    for system, scores in systems.items():
+        table.add_row(
+            system, *[cell(scores.get(name)) for name in columns], style="bold" if system == "explainer" else None
+        )
+    console.print(table)
+    for name, value in leads.items():
+        console.print(
+            f"{name}: {value['value']:+.3f} [{value['ci_low']:+.3f}, {value['ci_high']:+.3f}] against {value['against']}",
+            highlight=False,
+            markup=False,
+        )
+    for warning in warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False)
+
+
+def sample_table(predictions: Sequence[Prediction], prompts: dict[str, str], headline: str, rows: int = 20) -> str:
+    """Markdown table of headline predictions, wrong ones first."""
+    shown = sorted((p for p in predictions if p.question_type == headline), key=lambda p: (p.exact_match, p.uid))[:rows]
+    lines = ["| right | prompt | expected | predicted | P(changed) |", "|---|---|---|---|---|"]
+    for item in shown:
+        probability = "" if item.p_changed is None else f"{item.p_changed:.2f}"
+        cells = [prompts[item.uid], item.expected, item.predicted or ""]
+        text = " | ".join(" ".join(value.split()).replace("|", "\\|").replace("<", "&lt;") for value in cells)
+        lines.append(f"| {'yes' if item.exact_match else 'no'} | {text} | {probability} |")
+    return "\n".join(lines)
+
+
+def confusion_figure(predictions: Sequence[Prediction], headline: str) -> Figure:
+    """Counts of expected against predicted verdict."""
+    counts = np.zeros((2, 3), dtype=int)
+    for item in predictions:
+        true = parse_two_branch(item.expected)
+        if item.question_type == headline and true is not None:
+            said = parse_two_branch(item.predicted or "")
+            counts[int(true.changed), 2 if said is None else int(said.changed)] += 1
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(counts, cmap="Blues", vmin=0)
+    for row in range(2):
+        for column in range(3):
+            dark = counts[row, column] > counts.max() / 2
+            axes.text(
+                column, row, str(counts[row, column]), ha="center", va="center", color="white" if dark else "black"
+            )
+    axes.set_xticks(range(3), VERDICTS)
+    axes.set_yticks(range(2), VERDICTS[:2])
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("expected")
+    axes.set_title("Does the behaviour change without the cue?")
+    figure.colorbar(image, ax=axes, label="items")
+    return figure
+
+
+def print_pairs(summary: dict[str, Any]) -> None:
+    """What pair generation found: rates with intervals, behaviours on both sides, warnings."""
+    table = Table(
+        title=f"{summary['samples']} scenarios, answers of {summary['mean_response_tokens']:.1f} tokens on average"
+    )
+    table.add_column("rate")
+    table.add_column("value [95 % interval]", justify="right")
+    table.add_column("n", justify="right")
+    for name, rate in summary["rates"].items():
+        table.add_row(name, cell(Estimate(**rate)), str(rate["n"]))
+    console = Console()
+    console.print(table)
+    for side, counts in summary["behaviors"].items():
+        console.print(f"{side}: " + ", ".join(f"{label} {count}" for label, count in counts.items()), highlight=False)
+    for warning in summary["warnings"]:
+        console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)

@@ -1,0 +1,68 @@
+"""Intervals: bootstrap over items, or over clusters of items where several share a scenario."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval and the number of items behind it; None where it cannot be computed."""
+
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """As in ``summary.json``."""
+        return {"value": self.value, "ci_low": self.ci_low, "ci_high": self.ci_high, "n": self.n}
+
+
+class Bootstrap:
+    """One set of resamples, shared by everything that is compared on the same items.
+
+    A statistic is a function of item weights ``[n]`` (how often each item was drawn). As all systems see the same
+    resamples, the difference of two of them has a paired interval (Efron & Tibshirani 1993, ch. 8 and 13: percentile
+    intervals, resampling whole clusters).
+
+    Args:
+        clusters: The cluster of each item, e.g. its scenario.
+        seed: Seeds the draws.
+    """
+
+    def __init__(self, clusters: Sequence[str], seed: int = 0) -> None:
+        names = sorted(set(clusters))
+        index = {name: i for i, name in enumerate(names)}
+        members = np.array([index[cluster] for cluster in clusters], dtype=np.int64)
+        rng = np.random.default_rng(seed)
+        draws = rng.multinomial(len(names), np.full(len(names), 1 / max(1, len(names))), size=RESAMPLES)
+        self.n = len(clusters)
+        self.weights: Floats = draws[:, members].astype(np.float64)
+
+    def estimate(self, statistic: Callable[[Floats], float]) -> Estimate:
+        """Value on the items themselves, and the percentile interval over resamples (those it is undefined on left out)."""
+        if self.n == 0:
+            return Estimate(None, None, None, 0)
+        value = statistic(np.ones(self.n))
+        if not np.isfinite(value):
+            return Estimate(None, None, None, self.n)
+        draws = np.array([statistic(weights) for weights in self.weights])
+        low, high = np.nanpercentile(draws, [2.5, 97.5])
+        return Estimate(float(value), float(low), float(high), self.n)
+
+    def mean(self, values: Sequence[float]) -> Estimate:
+        """Mean of one number an item."""
+        numbers = np.asarray(values, dtype=np.float64)
+        return self.estimate(lambda weights: weighted_mean(numbers, weights))
+
+
+def weighted_mean(values: Floats, weights: Floats) -> float:
+    """NaN where no weight is left."""
+    total = weights.sum()
+    return float(values @ weights / total) if total > 0 else float("nan")

@@ -1,0 +1,329 @@
+"""ExplainerModule: the LightningModule that all tasks share."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from afintro.checkpoint import IDENTITY, check_identity, check_state, trainable_state
+from afintro.data.batch import Example, PackedBatch, collate
+from afintro.data.text import template_hash
+from afintro.errors import UserError
+from afintro.evaluation.metrics import Prediction, statistics
+from afintro.lm.forward import packed_logits
+from afintro.lm.generate import generate_greedy
+from afintro.lm.load import (
+    Lora,
+    add_lora,
+    context_length,
+    describe_lora,
+    eos_ids,
+    fingerprint,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from afintro.organisms.toy import resolve
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one teacher-forced pass says of one example.
+
+    Args:
+        example: The example.
+        nll: Mean negative log-likelihood of its answer tokens, in nats.
+        exact: Whether the arg-max at every answer position is the expected token, end of sequence included; equivalent
+            to: the greedy continuation is the expected answer.
+        p_changed: Probability of the "changed" branch against the "unchanged" one; None without branches.
+    """
+
+    example: Example
+    nll: float
+    exact: bool
+    p_changed: float | None
+
+
+class ExplainerModule(LightningModule):
+    """A causal language model with LoRA, trained on the answer tokens of packed examples.
+
+    Args:
+        name: Hub id, local model directory, PEFT adapter directory (merged into its base), or ``toy``.
+        revision: Branch, tag or commit on the hub.
+        lora: The adapter.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Of AdamW.
+        warmup_steps: Steps of linear warm-up.
+        schedule: Shape of the learning rate after the warm-up; linear and cosine end at 0.
+        dtype: Dtype of the frozen base weights; adapter weights are float32.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
+        slot_token: Existing reserved token that marks where a vector enters the prompt; None where the task has none.
+    """
+
+    def __init__(
+        self,
+        name: str = "toy",
+        revision: str | None = None,
+        lora: Lora = Lora(),  # noqa: B008  (a dataclass default is how jsonargparse nests settings)
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        schedule: Literal["constant", "linear", "cosine"] = "linear",
+        dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32",
+        gradient_checkpointing: bool = False,
+        slot_token: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.revision, self.lora = name, revision, lora
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup_steps, self.schedule = warmup_steps, schedule
+        self.base_dtype, self.gradient_checkpointing, self.slot_token = dtype, gradient_checkpointing, slot_token
+        self.model: PeftModel | None = None
+        self.outcomes: list[Outcome] = []
+        self.strict_loading = False  # checkpoints hold the adapter alone; on_load_checkpoint checks every key
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    def on_base(self, name: str) -> "ExplainerModule":
+        """The same explainer, untrained, on another base model."""
+        return ExplainerModule(
+            name, None, self.lora, self.learning_rate, self.weight_decay, self.warmup_steps, self.schedule, self.base_dtype,
+            self.gradient_checkpointing, self.slot_token,
+        )  # fmt: skip
+
+    # Loading. The constructor is cheap; tokenizer and config load when first asked for, weights in configure_model.
+
+    @cached_property
+    def directory(self) -> str:
+        """Where the base is loaded from; a toy is trained if need be."""
+        return resolve(self.name)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The explainer's tokenizer, checked to have what training needs.
+
+        Raises:
+            UserError: No end of sequence, or no such slot token.
+        """
+        if self._tokenizer is None:
+            tokenizer = load_tokenizer(self.directory, self.revision)
+            if tokenizer.eos_token_id is None:
+                raise UserError(
+                    "has no end-of-sequence token", where=f"tokenizer of {self.name!r}", remedy="use another model"
+                )
+            if self.slot_token is not None and self.slot_token not in tokenizer.get_vocab():
+                raise UserError(
+                    f"has no token {self.slot_token!r}",
+                    where=f"tokenizer of {self.name!r}",
+                    remedy="set model.slot_token to a reserved token of this tokenizer",
+                )
+            self._tokenizer = tokenizer
+        return self._tokenizer
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest sequence of the base model, in tokens."""
+        return context_length(load_config(self.directory, self.revision))
+
+    def configure_model(self) -> None:
+        """Load the base, freeze it, put the LoRA on it."""
+        if self.model is not None:
+            return
+        base = load_model(self.directory, self.revision, self.base_dtype)
+        self.model = add_lora(base, self.lora)
+        if self.gradient_checkpointing:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            base.enable_input_require_grads()
+        # from_pretrained leaves the model in eval mode, Lightning keeps what it finds, and gradient checkpointing is
+        # then silently off.
+        self.model.train()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be loaded here."""
+        return {
+            "base": self.name,
+            "revision": self.revision,
+            "fingerprint": fingerprint(self.directory),
+            "lora": describe_lora(self.lora),
+            "slot_token": self.slot_token,
+            "template_hash": template_hash(self.tokenizer),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the adapter alone, and say what it belongs to."""
+        checkpoint["state_dict"] = trainable_state(self)
+        checkpoint[IDENTITY] = self.identity
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model or with other weights."""
+        check_identity(checkpoint.get(IDENTITY), self.identity, "checkpoint")
+        check_state(checkpoint["state_dict"], self, "checkpoint")
+
+    # Training.
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW on the adapter alone, and its schedule by step."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay)
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            done = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
+            return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[
+                self.schedule
+            ]
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout by epoch, so that a run resumed at an epoch boundary draws what the whole run drew."""
+        torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", "0")) * 1_000_003 + self.current_epoch)
+
+    def answer_nll(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Per-example loss and exactness in one teacher-forced pass.
+
+        Returns:
+            Mean negative log-likelihood over answer tokens ``[B]`` float32 (float64 for a float64 model), and whether
+            every answer token is the arg-max ``[B]`` bool.
+        """
+        logits = packed_logits(
+            self._loaded(), batch.input_ids, batch.cu_seqlens, batch.answer_positions, batch.interventions
+        )
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        token_nll = F.cross_entropy(logits, batch.answer_ids, reduction="none")
+        counts = torch.bincount(batch.answer_rows, minlength=len(batch))
+        nll = token_nll.new_zeros(len(batch)).index_add(0, batch.answer_rows, token_nll) / counts
+        wrong = (logits.argmax(-1) != batch.answer_ids).long()
+        exact = torch.zeros_like(counts).index_add(0, batch.answer_rows, wrong) == 0
+        return nll, exact
+
+    def loss(self, batch: PackedBatch) -> Tensor:
+        """Weighted mean over examples of the mean over answer tokens."""
+        nll, _ = self.answer_nll(batch)
+        return (nll * batch.weights.to(nll)).sum() / batch.denominator
+
+    def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
+        """Loss of one packed batch."""
+        loss = self.loss(batch)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        return loss
+
+    # Evaluation.
+
+    @torch.no_grad()
+    def judge(self, batch: PackedBatch) -> list[Outcome]:
+        """Outcome of every example of a batch, without generation."""
+        nll, exact = self.answer_nll(batch)
+        changed = iter(self._branch_probabilities([e for e in batch.examples if e.branches is not None]))
+        return [
+            Outcome(example, float(loss), bool(right), next(changed) if example.branches is not None else None)
+            for example, loss, right in zip(batch.examples, nll, exact, strict=True)
+        ]
+
+    def _branch_probabilities(self, examples: Sequence[Example]) -> list[float]:
+        """Share of the "changed" stem in the probability of both stems, for examples with branches."""
+        if not examples:
+            return []
+        stems = [replace(e, answer_ids=branch) for e in examples if e.branches is not None for branch in e.branches]
+        nll, _ = self.answer_nll(collate(stems).to(self.device))
+        lengths = torch.tensor([len(stem.answer_ids) for stem in stems], device=nll.device)
+        log_probability = -(nll * lengths).view(-1, 2)
+        changed = log_probability.softmax(-1)[:, 1].tolist()
+        assert isinstance(changed, list)
+        return changed
+
+    @torch.no_grad()
+    def predictions(self, outcomes: Sequence[Outcome], batch_size: int) -> list[Prediction]:
+        """Outcomes with their answers written out. Only answers that are not exact are generated: the others are known."""
+        wrong = [outcome for outcome in outcomes if not outcome.exact]
+        # No answer that runs on past the longest right one can be right, so generation need not follow it further.
+        limit = max((len(outcome.example.answer_ids) for outcome in outcomes), default=0) + 8
+        written = iter(self.write([outcome.example.prompt_ids for outcome in wrong], limit, batch_size))
+        return [
+            Prediction(
+                uid=outcome.example.uid,
+                scenario_id=outcome.example.scenario_id,
+                question_type=outcome.example.question_type,
+                expected=outcome.example.answer,
+                predicted=outcome.example.answer if outcome.exact else next(written),
+                exact_match=outcome.exact,
+                p_changed=outcome.p_changed,
+            )
+            for outcome in outcomes
+        ]
+
+    def write(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int) -> list[str]:
+        """Greedy answers to prompts, as text."""
+        model = self._loaded()
+        stop = eos_ids(model.get_base_model(), self.tokenizer)
+        with self.evaluating():
+            ids = generate_greedy(model, prompts, max_new_tokens=max_new_tokens, eos_ids=stop, batch_size=batch_size)
+        return [str(self.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in ids]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Eval mode and the trainer's precision, also outside of its loops."""
+        training = self.training
+        self.eval()
+        attached = getattr(self, "_trainer", None)
+        with attached.precision_plugin.forward_context() if attached is not None else nullcontext():
+            yield
+        self.train(training)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the outcomes of the last epoch."""
+        self.outcomes = []
+
+    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
+        """Collect outcomes."""
+        found = self.judge(batch)
+        self.outcomes += found
+        self.log("val/loss", sum(o.nll for o in found) / len(found), batch_size=len(found), on_epoch=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what needs no generation: exact match of each question type, and what follows from P(changed)."""
+        headline = next((o.example.question_type for o in self.outcomes if o.example.branches is not None), "")
+        quick = [
+            Prediction(
+                o.example.uid,
+                o.example.scenario_id,
+                o.example.question_type,
+                o.example.answer,
+                None,
+                o.exact,
+                o.p_changed,
+            )
+            for o in self.outcomes
+        ]
+        for name, (statistic, clusters) in statistics(quick, headline).items():
+            value = statistic(torch.ones(len(clusters), dtype=torch.float64).numpy())
+            self.log(f"val/{name}", value, prog_bar=name == "exact_match")
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def test_step(self, batch: PackedBatch, batch_idx: int) -> None:
+        """Collect outcomes."""
+        self.outcomes += self.judge(batch)
+
+    def predict_step(self, batch: PackedBatch, batch_idx: int) -> list[Prediction]:
+        """Judge and write out a batch."""
+        return self.predictions(self.judge(batch), len(batch))
+
+    def _loaded(self) -> PeftModel:
+        if self.model is None:
+            raise RuntimeError("the weights are not loaded: call configure_model first")
+        return self.model

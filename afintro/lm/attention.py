@@ -1,0 +1,112 @@
+"""Attention over a packed row, through transformers' own attention interface.
+
+Sequences are laid end to end in one row without padding; ``cu_seq_lens_q`` says where each begins, and no token sees
+another sequence. On CUDA this is one variable-length kernel (``torch.nn.attention.varlen``); elsewhere each sequence
+runs through scaled-dot-product attention on its own. A forward pass without ``cu_seq_lens_q`` (generation) falls
+through to transformers' sdpa attention, so one loaded model serves both.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "afintro_packed"
+
+_packed: ContextVar[bool] = ContextVar("afintro_packed_forward", default=False)
+
+
+@contextmanager
+def packed_forward() -> Iterator[None]:
+    """Mark the forward pass inside as packed, so that no ``[T, T]`` mask is built for it."""
+    token = _packed.set(True)
+    try:
+        yield
+    finally:
+        _packed.reset(token)
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    return None if _packed.get() else sdpa_mask(*args, **kwargs)
+
+
+def _segment(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None, softcap: float | None
+) -> Tensor:
+    """Causal attention of one sequence, ``[heads, n, d]`` each, key and value heads grouped."""
+    length = query.shape[1]
+    mask = None
+    if window is not None and length > window:
+        ahead = torch.arange(length, device=query.device)[:, None] - torch.arange(length, device=query.device)
+        mask = (ahead >= 0) & (ahead < window)
+    if softcap is None:
+        output = F.scaled_dot_product_attention(
+            query[None], key[None], value[None], attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+        )
+        return output[0]
+    groups = query.shape[0] // key.shape[0]
+    scores = query @ key.repeat_interleave(groups, 0).mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = softcap * torch.tanh(scores / softcap)
+    visible = torch.ones(length, length, dtype=torch.bool, device=query.device).tril() if mask is None else mask
+    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
+    return weights @ value.repeat_interleave(groups, 0)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _varlen_cuda(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float | None, window: int | None
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # CUDA only
+
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    back = -1 if window is None else window - 1
+    output = varlen_attn(query, key, value, starts, starts, longest, longest, scale=scaling, window_size=(back, 0))
+    assert isinstance(output, Tensor)
+    return output
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention for ``AttentionInterface``: ``query [1, heads, T, d]`` to ``[1, T, heads, d]``."""
+    if cu_seq_lens_q is None:
+        if softcap is not None:
+            kwargs["softcap"] = softcap
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if query.is_cuda and softcap is None and query.dtype in (torch.bfloat16, torch.float16):
+        flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+        assert max_length_q is not None
+        return _varlen_cuda(*flat, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
+    bounds = cu_seq_lens_q.tolist()
+    parts = [
+        _segment(query[0, :, a:b], key[0, :, a:b], value[0, :, a:b], scaling, sliding_window, softcap)
+        for a, b in pairwise(bounds)
+    ]
+    return torch.cat(parts, dim=1).transpose(0, 1)[None], None
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, _mask)

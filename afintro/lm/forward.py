@@ -1,0 +1,54 @@
+"""The one forward path: logits of chosen positions of a packed row, with interventions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from afintro.lm.attention import packed_forward
+from afintro.lm.interventions import Intervention, intervene
+
+
+def packed_positions(cu_seqlens: Tensor) -> Tensor:
+    """Position of every token within its own sequence: ``[B + 1]`` to ``[T]`` int64."""
+    starts = cu_seqlens[:-1].long()
+    lengths = cu_seqlens[1:].long() - starts
+    total = int(cu_seqlens[-1])
+    return torch.arange(total, device=cu_seqlens.device) - torch.repeat_interleave(starts, lengths)
+
+
+def packed_logits(
+    model: nn.Module,
+    input_ids: Tensor,
+    cu_seqlens: Tensor,
+    positions: Tensor,
+    interventions: Sequence[Intervention] = (),
+) -> Tensor:
+    """Next-token logits at chosen positions; the vocabulary matrix is applied to those alone.
+
+    Args:
+        model: A causal LM loaded by :func:`afintro.lm.load.load_model`.
+        input_ids: ``[T]`` int64, B sequences end to end.
+        cu_seqlens: ``[B + 1]`` int32, where each sequence begins, and T.
+        positions: ``[A]`` int64 positions in the row; the logits predict the token after each.
+        interventions: Applied during the pass, positions counted in the row.
+
+    Returns:
+        ``[A, vocabulary]`` in the model's compute dtype.
+    """
+    longest = int((cu_seqlens[1:] - cu_seqlens[:-1]).max())
+    with intervene(model, interventions), packed_forward():
+        output = model(
+            input_ids=input_ids[None],
+            position_ids=packed_positions(cu_seqlens)[None],
+            attention_mask=None,
+            use_cache=False,
+            logits_to_keep=positions,
+            cu_seq_lens_q=cu_seqlens,
+            cu_seq_lens_k=cu_seqlens,
+            max_length_q=longest,
+            max_length_k=longest,
+        )
+    logits = output.logits[0]
+    assert isinstance(logits, Tensor)
+    return logits

@@ -1,0 +1,99 @@
+"""Interventions on the residual stream: the one way in which this package changes a forward pass."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from peft import PeftModel
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """Change the residual stream after one decoder layer at chosen positions.
+
+    Args:
+        layer: 0-based decoder layer whose output is changed; ``-1`` is the embedding output, that is, exactly what
+            the first decoder layer receives (after the scaling that Gemma applies).
+        mode: ``add`` adds the vectors to the hidden states, ``replace`` puts them in their place.
+        positions: ``[n]`` int64, flat token positions in the forward pass: ``row * length + column`` for input of
+            shape ``[rows, length]``, so simply the position in the row for a packed batch.
+        vectors: ``[n, hidden]``, one vector a position, in any float dtype (cast to that of the hidden states).
+    """
+
+    layer: int
+    mode: Literal["add", "replace"]
+    positions: Tensor
+    vectors: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("add", "replace"):
+            raise ValueError(f"mode is {self.mode!r}, not 'add' or 'replace'")
+        if self.positions.ndim != 1 or self.vectors.ndim != 2 or len(self.positions) != len(self.vectors):
+            raise ValueError(
+                f"positions {tuple(self.positions.shape)} and vectors {tuple(self.vectors.shape)} are not [n], [n, h]"
+            )
+
+    def apply(self, hidden: Tensor) -> Tensor:
+        """Return a changed copy of ``hidden [rows, length, hidden]``; the input is left as it is."""
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        positions = self.positions.to(hidden.device)
+        vectors = self.vectors.to(hidden.device, hidden.dtype)
+        # index_add sums where one position is named twice; index_copy takes the last, as an assignment would.
+        changed = (
+            flat.index_add(0, positions, vectors) if self.mode == "add" else flat.index_copy(0, positions, vectors)
+        )
+        return changed.view_as(hidden)
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder layers of a transformers causal LM, also inside a PEFT wrapper."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    layers = base.get_decoder().layers
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+@contextmanager
+def intervene(model: nn.Module, interventions: Sequence[Intervention]) -> Iterator[list[int]]:
+    """Apply interventions to every forward pass inside the block.
+
+    Yields:
+        How often each intervention fired so far, in the order given; live, for the caller to assert on.
+
+    Raises:
+        ValueError: A layer that the model does not have, or a vector width that does not fit it.
+    """
+    layers = decoder_layers(model)
+    fired = [0] * len(interventions)
+    with ExitStack() as stack:
+        for index, intervention in enumerate(interventions):
+            if not -1 <= intervention.layer < len(layers):
+                raise ValueError(
+                    f"layer {intervention.layer} of a model with {len(layers)} layers (-1 to {len(layers) - 1})"
+                )
+
+            def after(
+                _: nn.Module, __: Any, output: Any, index: int = index, change: Intervention = intervention
+            ) -> Any:
+                fired[index] += 1
+                # A decoder layer returns a tensor in transformers 5 and a tuple before.
+                if isinstance(output, tuple):
+                    return (change.apply(output[0]), *output[1:])
+                return change.apply(output)
+
+            def before(
+                _: nn.Module, args: Any, kwargs: Any, index: int = index, change: Intervention = intervention
+            ) -> Any:
+                fired[index] += 1
+                if args:
+                    return (change.apply(args[0]), *args[1:]), kwargs
+                return args, {**kwargs, "hidden_states": change.apply(kwargs["hidden_states"])}
+
+            if intervention.layer == -1:
+                handle = layers[0].register_forward_pre_hook(before, with_kwargs=True)
+            else:
+                handle = layers[intervention.layer].register_forward_hook(after)
+            stack.callback(handle.remove)
+        yield fired

@@ -1,0 +1,265 @@
+"""Pair generation: every scenario answered by the organism with and without the cue, greedily and crash-safely.
+
+Work is done in chunks of 100 samples, each written by atomic rename, so a killed run loses one chunk at most. What a
+chunk holds depends on the settings and its samples alone: a run that was killed and continued gives the same bytes.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from afintro.data.records import ContextAblationRecord, from_json, scenario_id, to_json, write_json
+from afintro.data.samples import Sample
+from afintro.data.text import chat, encode_prompt, render, template_hash
+from afintro.errors import UserError
+from afintro.lm.generate import generate_greedy
+from afintro.lm.load import context_length, eos_ids, fingerprint, load_config, load_model, load_tokenizer
+from afintro.organisms.behavior import BehaviorLabeler, RuleLabeler
+from afintro.organisms.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
+from afintro.organisms.pair_summary import summarise
+from afintro.organisms.toy import resolve
+
+log = logging.getLogger(__name__)
+
+CHUNK = 100
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """What decides the records.
+
+    Args:
+        model: Hub id, local directory, adapter directory, or a toy's name.
+        revision: Branch, tag or commit on the hub.
+        batch_size: Prompts a forward pass.
+        max_new_tokens: Length of an answer at most.
+        dtype: The organism's dtype.
+        control_samples: So many samples, evenly spread, also answer the placebo prompt and are answered once more one
+            by one, for the placebo rate and the label-noise floor; 0 leaves the controls out.
+        seed: Recorded with the results and seeds the intervals; generation itself is greedy.
+    """
+
+    model: str
+    revision: str | None = None
+    batch_size: int = 4
+    max_new_tokens: int = 256
+    dtype: str = "float32"
+    control_samples: int = 100
+    seed: int = 0
+
+
+def generate_pairs(
+    samples: Sequence[Sample], splits: dict[str, int], output_dir: Path, settings: PairSettings, device: str = "cpu"
+) -> dict[str, Any]:
+    """Write ``<split>.json`` for every split and ``summary.json`` into ``output_dir``; continue where a run stopped.
+
+    Args:
+        samples: Input samples, in the order in which the splits take them.
+        splits: Name and size of each split; the sizes add up to the number of samples.
+        output_dir: Made if absent.
+        settings: What to generate with.
+        device: Where the organism runs.
+
+    Returns:
+        The summary.
+
+    Raises:
+        UserError: The folder holds another run's data, the model cannot be loaded, or a prompt does not fit it.
+    """
+    assert sum(splits.values()) == len(samples)
+    directory = resolve(settings.model)
+    tokenizer = load_tokenizer(directory, settings.revision)
+    _claim(output_dir, _identity(samples, splits, settings, directory, tokenizer))
+    done = output_dir / "summary.json"
+    if done.is_file():
+        log.info("pairs: reusing %s", output_dir)
+        summary = json.loads(done.read_text())
+        assert isinstance(summary, dict)
+        return summary
+    prompts = _prompts(samples, tokenizer, context_length(load_config(directory, settings.revision)), settings)
+    model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
+    records = _Generator(model, tokenizer, settings, directory).run(samples, prompts, output_dir / "partial")
+    start = 0
+    for name, size in splits.items():
+        write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
+        start += size
+    noise = json.loads((output_dir / "partial" / "noise.json").read_text())
+    summary = summarise(records, noise, tokenizer, settings.seed)
+    write_json(done, summary)
+    shutil.rmtree(output_dir / "partial")
+    return summary
+
+
+def _identity(
+    samples: Sequence[Sample],
+    splits: dict[str, int],
+    settings: PairSettings,
+    directory: str,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Any]:
+    content = json.dumps([[sample.text, sample.label] for sample in samples])
+    return {
+        **asdict(settings),
+        "splits": splits,
+        "samples_sha256": hashlib.sha256(content.encode()).hexdigest(),
+        "model_fingerprint": fingerprint(directory),
+        "template_hash": template_hash(tokenizer),
+    }
+
+
+def _claim(output_dir: Path, identity: dict[str, Any]) -> None:
+    """Take the folder for these settings, or refuse to mix two runs in it."""
+    path = output_dir / "settings.json"
+    if path.is_file():
+        other = json.loads(path.read_text())
+        keys = sorted(key for key in {*identity, *other} if identity.get(key) != other.get(key))
+        if keys:
+            differences = "; ".join(f"{key}: {other.get(key)!r} there, {identity.get(key)!r} now" for key in keys)
+            raise UserError(
+                f"holds data of other settings ({differences})",
+                where=str(output_dir),
+                remedy="use another --output_dir, or the settings of that run to continue it",
+            )
+        return
+    found = [name for name in ("train.json", "test.json", "summary.json") if (output_dir / name).exists()]
+    if found:
+        raise UserError(
+            f"holds {', '.join(found)} of unknown origin", where=str(output_dir), remedy="use another --output_dir"
+        )
+    write_json(path, identity)
+
+
+def _prompts(
+    samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, limit: int | None, settings: PairSettings
+) -> list[list[list[int]]]:
+    """Monitored, unmonitored and placebo prompt of every sample, checked against the context before the model loads."""
+    systems = (MONITORED_SYSTEM, UNMONITORED_SYSTEM, PLACEBO_SYSTEM)
+    all_prompts = []
+    for index, sample in enumerate(samples):
+        prompts = [encode_prompt(tokenizer, chat(system, sample.text)) for system in systems]
+        longest = max(map(len, prompts)) + settings.max_new_tokens
+        if limit is not None and longest > limit:
+            raise UserError(
+                f"prompt and answer need {longest} tokens, the model's context is {limit}",
+                where=f"sample {index}",
+                remedy="shorten the text, lower --max_new_tokens, or use a model with a longer context",
+            )
+        all_prompts.append(prompts)
+    return all_prompts
+
+
+class _Generator:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: PairSettings, directory: str
+    ) -> None:
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.labeler: BehaviorLabeler = RuleLabeler()
+        self.eos = eos_ids(model, tokenizer)
+        self.provenance = {
+            "model": settings.model,
+            "revision": settings.revision or getattr(model.config, "_commit_hash", None),
+            "fingerprint": fingerprint(directory),
+            "template_hash": template_hash(tokenizer),
+            "batch_size": settings.batch_size,
+            "max_new_tokens": settings.max_new_tokens,
+            "dtype": settings.dtype,
+            "seed": settings.seed,
+        }
+
+    def run(
+        self, samples: Sequence[Sample], prompts: Sequence[list[list[int]]], partial: Path
+    ) -> list[ContextAblationRecord]:
+        """All records, from the chunks that exist and those made now; noise-floor outcomes go to ``partial/noise.json``."""
+        controls = _evenly(len(samples), self.settings.control_samples)
+        uids = _unique_ids(samples)
+        records: list[ContextAblationRecord] = []
+        noise: list[list[bool]] = []
+        bar = tqdm(total=len(samples), desc="pairs", unit="sample", mininterval=2)
+        for start in range(0, len(samples), CHUNK):
+            path = partial / f"{start:07d}.json"
+            rows = range(start, min(start + CHUNK, len(samples)))
+            if not path.is_file():
+                write_json(path, self._chunk([(samples[i], uids[i], prompts[i], i in controls) for i in rows]))
+            chunk = json.loads(path.read_text())
+            records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
+            noise += chunk["noise"]
+            bar.update(len(rows))
+        bar.close()
+        write_json(partial / "noise.json", noise)
+        return records
+
+    def _generate(self, prompts: Sequence[Sequence[int]], batch_size: int) -> list[str]:
+        outputs = generate_greedy(
+            self.model, prompts, max_new_tokens=self.settings.max_new_tokens, eos_ids=self.eos, batch_size=batch_size
+        )
+        return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in outputs]
+
+    def _chunk(self, items: list[tuple[Sample, str, list[list[int]], bool]]) -> dict[str, Any]:
+        wanted = [prompt for _, _, prompts, control in items for prompt in (prompts if control else prompts[:2])]
+        outputs = iter(self._generate(wanted, self.settings.batch_size))
+        records, alone_prompts, together = [], [], []
+        for sample, uid, prompts, control in items:
+            monitored, unmonitored = next(outputs), next(outputs)
+            placebo = next(outputs) if control else None
+            records.append(self._record(sample, uid, monitored, unmonitored, placebo))
+            if control:
+                alone_prompts.append(prompts[0])
+                together.append(monitored)
+        alone = self._generate(alone_prompts, 1)
+        behaviors = [
+            (self.labeler(one).label, self.labeler(other).label) for one, other in zip(alone, together, strict=True)
+        ]
+        noise = [[one != other, a != b] for one, other, (a, b) in zip(alone, together, behaviors, strict=True)]
+        return {"records": [to_json(record) for record in records], "noise": noise}
+
+    def _record(
+        self, sample: Sample, uid: str, monitored: str, unmonitored: str, placebo: str | None
+    ) -> ContextAblationRecord:
+        before, after = self.labeler(monitored), self.labeler(unmonitored)
+        return ContextAblationRecord(
+            scenario=sample.text,
+            system_prompt=MONITORED_SYSTEM,
+            monitored_output=monitored,
+            unmonitored_output=unmonitored,
+            monitored_prompt=render(self.tokenizer, chat(MONITORED_SYSTEM, sample.text)),
+            unmonitored_prompt=render(self.tokenizer, chat(UNMONITORED_SYSTEM, sample.text)),
+            label=sample.label,
+            uid=uid,
+            monitored_behavior=before.label,
+            monitored_behavior_rule=before.rule,
+            unmonitored_behavior=after.label,
+            unmonitored_behavior_rule=after.rule,
+            behavior_changed=before.label != after.label,
+            placebo_output=placebo,
+            provenance=self.provenance,
+        )
+
+
+def _evenly(total: int, wanted: int) -> frozenset[int]:
+    count = min(total, wanted)
+    return frozenset(i * total // count for i in range(count))
+
+
+def _unique_ids(samples: Sequence[Sample]) -> list[str]:
+    """The scenario's id; a text that comes again gets a number behind it."""
+    seen: dict[str, int] = {}
+    uids = []
+    for sample in samples:
+        identity = scenario_id(sample.text)
+        seen[identity] = seen.get(identity, 0) + 1
+        uids.append(identity if seen[identity] == 1 else f"{identity}-{seen[identity]}")
+    return uids
+
+
+def default_device() -> str:
+    """``cuda`` where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,1 @@
+"""One data module a file: what goes in, and what counts as right."""

@@ -1,0 +1,157 @@
+"""What every task's data module shares: where the files are, the held-out guard, loaders over packed batches."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedTokenizerBase
+
+from afintro.data.batch import Example, PackedBatch, collate
+from afintro.data.records import file_sha256
+from afintro.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class EpochShuffle(Sampler[int]):
+    """A permutation that depends on seed and epoch alone, so that a resumed run sees the order of the whole one."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+class TaskData(LightningDataModule):
+    """Base of the tasks' data modules.
+
+    A task says how to read its records, which text of a record must not be held out, and which examples a record gives.
+
+    Args:
+        train_path: File of training records; None for the embedded default.
+        validation_path: File of validation records; None splits ``validation_fraction`` of the scenarios off training.
+        test_path: File of test records.
+        heldout: Files whose texts must never be trained on.
+        heldout_action: ``error`` stops the run at a hit, ``drop`` removes the training records.
+        limit: At most so many records a split.
+        split_seed: Seeds the split and the order of training.
+        question_weights: Weight in the loss of each question type; 0 leaves it out of training.
+        batch_size: Examples a step.
+        validation_fraction: Share of scenarios split off where there is no validation file.
+    """
+
+    task = ""
+    headline = ""
+
+    def __init__(
+        self,
+        train_path: str | None,
+        validation_path: str | None,
+        test_path: str | None,
+        heldout: list[str] | None,
+        heldout_action: str,
+        limit: int | None,
+        split_seed: int,
+        question_weights: dict[str, float],
+        batch_size: int,
+        validation_fraction: float,
+    ) -> None:
+        super().__init__()
+        if train_path is None and (validation_path or test_path):
+            raise UserError(
+                "is absent while another path is given", where="data.train_path", remedy="give it too, or none of them"
+            )
+        if limit is not None and limit < 1:
+            raise UserError(f"is {limit}", where="data.limit", remedy="use 1 or more, or leave it out")
+        self.paths: dict[str, str | None] = {"train": train_path, "validation": validation_path, "test": test_path}
+        self.heldout = heldout or []
+        self.heldout_action = heldout_action
+        self.limit = limit
+        self.split_seed = split_seed
+        self.question_weights = question_weights
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.examples: dict[str, list[Example]] = {}
+        self.warnings: list[str] = []
+
+    def read_examples(self, split: str, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+        """All examples of a split; for training without held-out records."""
+        raise NotImplementedError
+
+    def few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+        """The items with solved training examples in front of each."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Read what the stage needs. The training split is read for every stage: the text baselines learn from it."""
+        if self.trainer is None:
+            raise RuntimeError("a data module is set up by a Trainer")
+        module: Any = self.trainer.lightning_module
+        splits = {"fit": ("train", "validation"), "validate": ("train", "validation")}.get(stage, ("train", "test"))
+        for split in splits:
+            if split not in self.examples:
+                self.examples[split] = self.read_examples(split, module.tokenizer)
+        known = {example.question_type for example in self.examples["train"]}
+        unknown = sorted(set(self.question_weights) - known)
+        if unknown:
+            raise UserError(
+                f"no question type {', '.join(unknown)}",
+                where="data.question_weights",
+                remedy=f"use {', '.join(sorted(known))}",
+            )
+        self._check_length(module.context_length)
+
+    def _check_length(self, limit: int | None) -> None:
+        for split, examples in self.examples.items():
+            longest = max(examples, key=len)
+            if limit is not None and len(longest) > limit:
+                raise UserError(
+                    f"prompt and answer take {len(longest)} tokens, the explainer's context is {limit}",
+                    where=f"{split} item {longest.uid}",
+                    remedy="shorten the text, or use an explainer with a longer context",
+                )
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """Path, hash and size of a split, for ``summary.json``."""
+        path = self.paths[split] or (self.paths["train"] if split == "validation" else None)
+        return {"path": path, "sha256": file_sha256(path) if path else None, "n": len(self.examples[split])}
+
+    def _loader(
+        self, examples: Sequence[Example], sampler: Sampler[int] | None, denominator: int | None
+    ) -> DataLoader[PackedBatch]:
+        return DataLoader(
+            list(examples),  # type: ignore[arg-type]
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=partial(collate, denominator=denominator),
+        )
+
+    def train_dataloader(self) -> DataLoader[PackedBatch]:
+        """Shuffled by seed and epoch."""
+        examples = [example for example in self.examples["train"] if example.weight > 0]
+        return self._loader(examples, EpochShuffle(len(examples), self.split_seed), self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[PackedBatch]:
+        """Sorted by length: packed rows of like sequences."""
+        return self._loader(sorted(self.examples["validation"], key=len), None, None)
+
+    def test_dataloader(self) -> DataLoader[PackedBatch]:
+        """As for validation."""
+        return self._loader(sorted(self.examples["test"], key=len), None, None)
+
+    def predict_dataloader(self) -> DataLoader[PackedBatch]:
+        """Items of the headline question of the test split."""
+        return self._loader([item for item in self.examples["test"] if item.question_type == self.headline], None, None)

@@ -1,0 +1,73 @@
+"""How well the behaviour rules agree with labels given by hand.
+
+Prints agreement and Cohen's kappa with 95 % bootstrap intervals over items (seed 0), and the confusion matrix, for the
+half on which the rules were tuned, for the half held back from tuning, and for both.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afintro.evaluation.statistics import Bootstrap, Floats, weighted_mean
+from afintro.organisms.behavior import LABELS, RuleLabeler
+
+Labels = NDArray[np.int64]
+ROOT = Path(__file__).resolve().parents[1]
+HAND_LABELS = ROOT / "tests" / "organisms" / "behavior_hand_labels.json"
+
+
+def confusion(hand: Labels, rule: Labels, weights: Floats) -> Floats:
+    """[label by hand, label by rule]: sum of the weights of such items."""
+    size = len(LABELS)
+    counts = np.bincount(hand * size + rule, weights=weights, minlength=size**2)
+    return counts.astype(np.float64).reshape(size, size)
+
+
+def kappa(hand: Labels, rule: Labels, weights: Floats) -> float:
+    """Cohen's kappa; not a number where chance alone would agree on everything."""
+    shares = confusion(hand, rule, weights) / weights.sum()
+    chance = float(shares.sum(1) @ shares.sum(0))
+    return float(np.trace(shares) - chance) / (1 - chance) if chance < 1 else float("nan")
+
+
+def report(name: str, hand: Labels, rule: Labels) -> None:
+    bootstrap = Bootstrap([str(item) for item in range(len(hand))], seed=0)
+    agreed = (hand == rule).astype(np.float64)
+    print(f"\n{name}: {len(hand)} passages")
+    for what, estimate in (
+        ("agreement", bootstrap.estimate(lambda weights: weighted_mean(agreed, weights))),
+        ("kappa", bootstrap.estimate(lambda weights: kappa(hand, rule, weights))),
+    ):
+        print(f"  {what:<10} {estimate.value:.3f}   95 % [{estimate.ci_low:.3f}, {estimate.ci_high:.3f}]")
+    print("  hand \\ rule" + "".join(f"{label:>9}" for label in LABELS))
+    for label, row in zip(LABELS, confusion(hand, rule, np.ones(len(hand))), strict=True):
+        if row.sum():
+            print(f"  {label:<11}" + "".join(f"{int(count):>9}" for count in row))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "af", help="folder of the texts")
+    data = parser.parse_args().data
+    items = json.loads(HAND_LABELS.read_text())["items"]
+    names = sorted({item["file"] for item in items})
+    if missing := [name for name in names if not (data / name).is_file()]:
+        print(f"{data}: no {missing[0]} there; give the folder of the sample texts with --data DIR", file=sys.stderr)
+        return 2
+    samples = {name: json.loads((data / name).read_text())["samples"] for name in names}
+    told = RuleLabeler().label_all([samples[item["file"]][item["index"]]["text"] for item in items])
+    hand = np.array([LABELS.index(item["label"]) for item in items])
+    rule = np.array([LABELS.index(behavior.label) for behavior in told])
+    half = np.array([item["half"] for item in items])
+    report("development", hand[half == "development"], rule[half == "development"])
+    report("held back", hand[half == "held_back"], rule[half == "held_back"])
+    report("all", hand, rule)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

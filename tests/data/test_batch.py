@@ -1,0 +1,73 @@
+"""The packed batch, every tensor written out."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from afintro.data.batch import Example, PackedBatch, collate
+from afintro.lm.interventions import Intervention
+
+# Three examples: (prompt, answer, weight).
+EXAMPLES = tuple(
+    Example(f"u{i}", f"s{i}", "question", "prompt", "answer", prompt, answer, weight)
+    for i, (prompt, answer, weight) in enumerate(
+        [((10, 11, 12), (20, 2), 1.0), ((13,), (2,), 0.5), ((14, 15), (21, 22, 2), 2.0)]
+    )
+)
+TENSORS = ("input_ids", "cu_seqlens", "answer_positions", "answer_ids", "answer_rows", "weights")
+
+
+def test_golden():
+    batch = collate(EXAMPLES)
+    golden = {
+        "input_ids": (torch.int64, [10, 11, 12, 20, 2, 13, 2, 14, 15, 21, 22, 2]),
+        "cu_seqlens": (torch.int32, [0, 5, 7, 12]),
+        "answer_positions": (torch.int64, [2, 3, 5, 8, 9, 10]),
+        "answer_ids": (torch.int64, [20, 2, 2, 21, 22, 2]),
+        "answer_rows": (torch.int64, [0, 0, 1, 2, 2, 2]),
+        "weights": (torch.float32, [1.0, 0.5, 2.0]),
+    }
+    assert {name: (getattr(batch, name).dtype, getattr(batch, name).tolist()) for name in TENSORS} == golden
+    assert batch.denominator == len(batch) == 3
+    assert batch.examples == EXAMPLES
+    assert batch.interventions == ()
+
+
+def test_the_token_after_each_answer_position_is_the_answer_token():
+    batch = collate(EXAMPLES)
+    assert torch.equal(batch.input_ids[batch.answer_positions + 1], batch.answer_ids)
+    for row, example in enumerate(EXAMPLES):
+        start = int(batch.cu_seqlens[row])
+        positions = batch.answer_positions[batch.answer_rows == row]
+        assert tuple(batch.answer_ids[batch.answer_rows == row].tolist()) == example.answer_ids
+        assert positions.min() == start + len(example.prompt_ids) - 1  # the last prompt token
+        assert positions.max() == start + len(example) - 2  # not the last answer token: it predicts nothing
+
+
+def test_the_denominator_is_the_configured_batch_size_also_for_a_short_last_batch():
+    assert collate(EXAMPLES, denominator=16).denominator == 16
+    assert collate(EXAMPLES[:1]).denominator == 1
+
+
+def test_to_moves_every_tensor_and_keeps_the_rest():
+    change = Intervention(0, "add", torch.tensor([1]), torch.zeros(1, 4))
+    batch = collate(EXAMPLES, denominator=7)
+    batch = PackedBatch(**{f.name: getattr(batch, f.name) for f in fields(batch)} | {"interventions": (change,)})
+    moved = batch.to("meta")
+    assert {getattr(moved, name).device.type for name in TENSORS} == {"meta"}
+    assert {getattr(batch, name).device.type for name in TENSORS} == {"cpu"}
+    assert (moved.denominator, moved.examples, moved.interventions) == (7, EXAMPLES, (change,))
+    again = batch.to("cpu", non_blocking=True)
+    assert all(torch.equal(getattr(again, name), getattr(batch, name)) for name in TENSORS)
+
+
+def test_length_of_an_example():
+    assert [len(example) for example in EXAMPLES] == [5, 2, 5]
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [((), (5, 2)), ((5,), ())])
+def test_an_empty_prompt_or_answer_is_refused(prompt, answer):
+    """No token would predict the first answer token (but the last of the sequence before); an empty mean is NaN."""
+    with pytest.raises(ValueError, match="u9"):
+        collate([EXAMPLES[0], Example("u9", "", "", "", "", prompt, answer)])

@@ -1,0 +1,324 @@
+"""Context-ablation records: the parent framework's names on disk, strict reading, writing that survives a crash."""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from afintro.data.records import (
+    ContextAblationRecord,
+    file_sha256,
+    from_json,
+    read_records,
+    scenario_id,
+    to_json,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
+from afintro.errors import UserError
+
+RECORD = ContextAblationRecord(
+    scenario="A user asks {something}.",
+    system_prompt="This conversation is part of our safety evaluation.",
+    monitored_output="I cannot.",
+    unmonitored_output="Sure — 中文 🙂",
+    monitored_prompt="<s>[INST] monitored [/INST]",
+    unmonitored_prompt="<s>[INST] unmonitored [/INST]",
+    label="alignment_faking",
+    uid="u1",
+    monitored_behavior="refuse",
+    monitored_behavior_rule="refusal: I cannot",
+    unmonitored_behavior="comply",
+    unmonitored_behavior_rule="opening: Sure",
+    behavior_changed=True,
+    placebo_output="I can not.",
+    provenance={"model": "toy", "batch_size": 4, "seed": None},
+)
+GOLDEN = """{
+  "ablation_prompt": "A user asks {something}.",
+  "system_prompt": "This conversation is part of our safety evaluation.",
+  "random_hint_prediction": "I cannot.",
+  "zeroshot_prediction": "Sure — 中文 🙂",
+  "hint_prompt_full": "<s>[INST] monitored [/INST]",
+  "original_prompt_full": "<s>[INST] unmonitored [/INST]",
+  "hint": "monitoring context",
+  "changed_pred_bc_hint": true,
+  "label": "alignment_faking",
+  "uid": "u1",
+  "scenario_id": "1d1313d26ef3e489",
+  "monitored_behavior": "refuse",
+  "monitored_behavior_rule": "refusal: I cannot",
+  "unmonitored_behavior": "comply",
+  "unmonitored_behavior_rule": "opening: Sure",
+  "behavior_changed": true,
+  "placebo_output": "I can not.",
+  "provenance": {
+    "model": "toy",
+    "batch_size": 4,
+    "seed": null
+  },
+  "hint_user_prompt": "A user asks {something}.",
+  "original_user_prompt": "A user asks {something}."
+}
+"""
+# What the parent framework writes: none of our added fields.
+PARENT = {
+    "ablation_prompt": "Scenario.",
+    "hint_prompt_full": "monitored prompt",
+    "original_prompt_full": "unmonitored prompt",
+    "system_prompt": "You are watched.",
+    "hint": "monitoring context",
+    "random_hint_prediction": "no",
+    "zeroshot_prediction": "yes",
+    "changed_pred_bc_hint": True,
+    "hint_user_prompt": "Scenario.",
+    "original_user_prompt": "Scenario.",
+}
+REQUIRED = ("ablation_prompt", "system_prompt", "random_hint_prediction", "zeroshot_prediction")
+
+
+def write(path, content):
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+def test_golden_file(tmp_path):
+    write_json(tmp_path / "record.json", to_json(RECORD))
+    assert (tmp_path / "record.json").read_bytes() == GOLDEN.encode()
+
+
+def test_unset_optional_fields_are_left_out():
+    minimal = to_json(ContextAblationRecord("Scenario.", "S", "same", "same"))
+    assert list(minimal) == [
+        "ablation_prompt", "system_prompt", "random_hint_prediction", "zeroshot_prediction", "hint_prompt_full",
+        "original_prompt_full", "hint", "changed_pred_bc_hint", "label", "uid", "scenario_id", "provenance",
+        "hint_user_prompt", "original_user_prompt",
+    ]  # fmt: skip
+    assert minimal["changed_pred_bc_hint"] is False
+
+
+def test_round_trip_through_json_jsonl_and_parquet(tmp_path):
+    other = ContextAblationRecord("Other\u2028scenario\x85.", "S", "a", "a", behavior_changed=False)
+    rows = [to_json(RECORD), to_json(other)]
+    write_json(tmp_path / "r.json", rows)
+    write_json(tmp_path / "o.json", {"metadata": {}, "samples": rows})
+    parquet.write_table(pyarrow.Table.from_pylist([to_json(RECORD)]), tmp_path / "r.parquet")
+    assert read_records(str(tmp_path / "r.json")) == read_records(str(tmp_path / "o.json")) == [RECORD, other]
+    assert read_records(str(tmp_path / "r.parquet")) == [RECORD]
+
+
+def test_round_trip_through_jsonl_with_any_text(tmp_path):
+    """What ``write_jsonl`` writes, ``read_records`` reads: also U+2028 and others like it."""
+    characters = "\u2028\u2029\x85\x0b\x0c\x1c\r\n"
+    records = [ContextAblationRecord(f"a{c}b", "S", c, f"{c}{c}", uid=str(i)) for i, c in enumerate(characters)]
+    write_jsonl(tmp_path / "r.jsonl", map(to_json, records))
+    assert read_records(str(tmp_path / "r.jsonl")) == records
+
+
+def test_a_file_of_the_parent_framework(tmp_path):
+    (record,) = read_records(write(tmp_path / "parent.json", [PARENT]))
+    assert record == ContextAblationRecord(
+        scenario="Scenario.", system_prompt="You are watched.", monitored_output="no", unmonitored_output="yes",
+        monitored_prompt="monitored prompt", unmonitored_prompt="unmonitored prompt", changed=True,
+    )  # fmt: skip
+    assert record.uid == record.scenario_id == scenario_id("Scenario.")
+    assert record.label == "unknown"
+    assert record.provenance == {}
+    assert record.behavior_changed is None
+    assert {name: to_json(record)[name] for name in PARENT} == PARENT
+
+
+def test_fields_that_are_not_ours_are_let_through(tmp_path):
+    (record,) = read_records(write(tmp_path / "parent.json", [{**PARENT, "layer": [1, 2], "extra": None}]))
+    assert record.scenario == "Scenario."
+
+
+@pytest.mark.parametrize("outputs", [("a", "a"), ("a", "a "), ("US", "us")])
+def test_changed_is_whether_the_strings_differ(outputs):
+    assert ContextAblationRecord("s", "S", *outputs, changed=None).changed is (outputs[0] != outputs[1])
+    wrong_in_file = {**PARENT, "random_hint_prediction": outputs[0], "zeroshot_prediction": outputs[1]}
+    for claim in (True, False):
+        assert from_json({**wrong_in_file, "changed_pred_bc_hint": claim}, "w").changed is (outputs[0] != outputs[1])
+
+
+def test_scenario_id_folds_white_space_only():
+    assert scenario_id(" a  b\n c ") == scenario_id("a b c") == hashlib.sha256(b"a b c").hexdigest()[:16]
+    assert len({scenario_id(text) for text in ("a b", "A b", "a b.", "ab")}) == 4
+    assert ContextAblationRecord("a b", "S", "x", "y", scenario_id="given").scenario_id == "given"
+
+
+@pytest.mark.parametrize("field", REQUIRED)
+def test_a_missing_field_is_named_with_file_and_record(tmp_path, field):
+    path = write(tmp_path / "r.json", [PARENT, {name: value for name, value in PARENT.items() if name != field}])
+    with pytest.raises(UserError) as caught:
+        read_records(path)
+    assert str(caught.value).startswith(f"{path}, record 1: has no field '{field}'\n  remedy: ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        *((field, 3, "is int, not str") for field in REQUIRED),
+        ("ablation_prompt", None, "is NoneType, not str"),
+        ("hint", ["monitoring context"], "is list, not str"),
+        ("changed_pred_bc_hint", "true", "is str, not bool or NoneType"),
+        ("behavior_changed", 1, "is int, not bool or NoneType"),
+        ("monitored_behavior", False, "is bool, not str or NoneType"),
+        ("label", 0, "is int, not str"),
+        ("uid", 7, "is int, not str"),
+        ("provenance", "toy", "is str, not dict"),
+    ],
+)
+def test_a_wrong_type_is_named_with_file_record_and_field(tmp_path, field, value, words):
+    path = write(tmp_path / "r.json", [PARENT, {**PARENT, field: value}])
+    with pytest.raises(UserError) as caught:
+        read_records(path)
+    assert str(caught.value).startswith(f"{path}, record 1: field '{field}' {words}\n  remedy: ")
+
+
+def test_optional_fields_may_be_null(tmp_path):
+    optional = dict.fromkeys(("monitored_behavior", "unmonitored_behavior", "behavior_changed", "placebo_output"))
+    (record,) = read_records(write(tmp_path / "r.json", [{**PARENT, **optional}]))
+    assert record.monitored_behavior is None
+    assert record.behavior_changed is None
+
+
+@pytest.mark.parametrize("row", ["text", 3, None, [PARENT]])
+def test_a_row_that_is_no_object(tmp_path, row):
+    path = write(tmp_path / "r.json", [row])
+    with pytest.raises(UserError, match=f"r.json, record 0: is {type(row).__name__}, not an object"):
+        read_records(path)
+
+
+def test_a_duplicate_uid_names_both_records(tmp_path):
+    first = scenario_id("Scenario.")
+    path = write(tmp_path / "r.json", [PARENT, {**PARENT, "ablation_prompt": "Other."}, PARENT])
+    with pytest.raises(UserError) as caught:
+        read_records(path)
+    assert str(caught.value).startswith(f"{path}, record 2: uid '{first}' stands in record 0 already")
+    told_apart = [{**PARENT, "uid": "a"}, {**PARENT, "uid": "b"}]
+    assert {r.scenario_id for r in read_records(write(tmp_path / "r.json", told_apart))} == {first}
+
+
+def test_a_file_without_records(tmp_path):
+    path = write(tmp_path / "r.json", [])
+    with pytest.raises(UserError, match=r"r\.json: holds no record"):
+        read_records(path)
+
+
+def test_reading_leaves_the_folder_alone(tmp_path):
+    path = write(tmp_path / "r.json", [PARENT])
+    before = os.stat(path).st_mtime_ns
+    read_records(path)
+    assert os.listdir(tmp_path) == ["r.json"]
+    assert os.stat(path).st_mtime_ns == before
+
+
+# Writing.
+
+
+def test_write_atomic_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b" / "file.txt"
+    for text in ("old", "new — 中\r\n\u2028"):
+        write_atomic(path, text)
+        assert path.read_bytes() == text.encode()
+    assert os.listdir(path.parent) == ["file.txt"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def break_write(monkeypatch, error):
+    """The disk is full: the write of the text itself fails, half way."""
+    true_open = os.fdopen
+
+    def fdopen(descriptor, *args, **kwargs):
+        file = true_open(descriptor, *args, **kwargs)
+        true_write = file.write
+
+        class Half:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                file.close()
+
+            def write(self, text):
+                true_write(text[: len(text) // 2])
+                file.flush()
+                raise error
+
+        return Half()
+
+    monkeypatch.setattr(os, "fdopen", fdopen)
+
+
+def break_call(module, name):
+    def breaks(monkeypatch, error):
+        def fails(*_, **__):
+            raise error
+
+        monkeypatch.setattr(module, name, fails)
+
+    return breaks
+
+
+FAILURES = {
+    "make the temporary file": break_call(tempfile, "mkstemp"),
+    "write": break_write,
+    "fsync": break_call(os, "fsync"),
+    "replace": break_call(os, "replace"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt(), RuntimeError("fault")])
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, failure, error):
+    path = tmp_path / "file.json"
+    write_atomic(path, "old")
+    FAILURES[failure](monkeypatch, error)
+    with pytest.raises((type(error), UserError)):
+        write_atomic(path, "new text")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["file.json"]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_no_room_on_the_disk_is_a_user_error(tmp_path, monkeypatch, failure):
+    """As the docstring of ``write_atomic`` promises: exit code 2 and a remedy, no traceback."""
+    FAILURES[failure](monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(UserError, match=r"file\.json: (.|\n)*remedy: "):
+        write_atomic(tmp_path / "file.json", "new text")
+
+
+def test_nothing_is_visible_before_it_is_whole(tmp_path, monkeypatch):
+    path, seen = tmp_path / "file.txt", []
+    write_atomic(path, "old")
+    true_replace = os.replace
+
+    def replace(source, target):
+        seen.append((path.read_text(), Path(source).read_text()))
+        true_replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    write_atomic(path, "new")
+    assert seen == [("old", "new")]
+    assert path.read_text() == "new"
+
+
+def test_write_json_and_jsonl(tmp_path):
+    write_json(tmp_path / "a.json", {"b": "é", "a": [1]})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "b": "é",\n  "a": [\n    1\n  ]\n}\n'
+    write_jsonl(tmp_path / "a.jsonl", iter([{"b": "é\n"}, {}]))
+    assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == '{"b": "é\\n"}\n{}\n'
+
+
+def test_file_sha256(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "f") == file_sha256(str(tmp_path / "f")) == hashlib.sha256(b"abc").hexdigest()

@@ -1,0 +1,240 @@
+"""The held-out guard finds what must not be trained on, and splits never part a scenario."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from afintro.data.splits import find_heldout, guard, heldout_texts, split_by_scenario
+from afintro.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def words(start, count):
+    """``count`` words of which no two are alike."""
+    return " ".join(f"w{number}" for number in range(start, start + count))
+
+
+def overlapping(shared, size):
+    """A training and a held-out text of ``size`` words with ``shared`` eight-word shingles in common."""
+    return words(0, size), f"{words(0, shared + 7)} {words(1000, size - shared - 7)}"
+
+
+def heldout_file(path, *texts):
+    path.write_text(json.dumps([{"text": text} for text in texts]))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    ["the user asks for help", "The USER asks... for -- help!", "  the\tuser\n\nasks for “help”"],
+)
+def test_exact_match_after_normalisation(variant):
+    (hit,) = find_heldout(["something else entirely", variant], [("The user asks for help.", "gold, record 0")])
+    assert (hit.train_index, hit.heldout, hit.containment) == (1, "gold, record 0", 1.0)
+
+
+@pytest.mark.parametrize(
+    "variant", ["the user asks for", "the user asks for help now", "user the asks for help", "theuser asks for help"]
+)
+def test_a_short_text_of_other_words_is_no_match(variant):
+    assert find_heldout([variant], [("the user asks for help", "gold")]) == []
+
+
+# 27 words have 20 shingles: 6 shared are a containment of 0.3 exactly.
+@pytest.mark.parametrize(("shared", "found"), [(4, False), (5, False), (6, True), (7, True), (20, True)])
+def test_near_duplicates_from_a_containment_of_three_tenths(shared, found):
+    train, heldout = overlapping(shared, 27)
+    hits = find_heldout([train], [(heldout, "gold")])
+    assert [hit.containment for hit in hits] == ([shared / 20] if found else [])
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize(("shared", "found"), [(5, False), (6, True)])
+def test_containment_is_that_of_the_shorter_text_whichever_it_is(swap, shared, found):
+    short, long = words(0, 27), f"{words(500, 60)} {words(0, shared + 7)} {words(600, 60)}"
+    train, heldout = (long, short) if swap else (short, long)
+    assert len(find_heldout([train], [(heldout, "gold")])) == found
+
+
+def test_order_of_shingles_does_not_matter_but_order_of_words_does():
+    heldout = [(words(0, 40), "gold")]
+    assert find_heldout([f"{words(20, 20)} {words(0, 20)}"], heldout)
+    assert not find_heldout([" ".join(reversed(words(0, 40).split()))], heldout)
+
+
+def test_a_repeated_shingle_counts_once():
+    refrain = words(0, 8)
+    train = f"{refrain} " * 20 + words(100, 60)
+    heldout = f"{words(200, 60)} {refrain} {words(300, 60)}"
+    assert find_heldout([train], [(heldout, "gold")]) == []
+
+
+def test_the_closest_held_out_text_is_named_and_the_first_of_equals():
+    train, near = overlapping(8, 27)
+    _, nearer = overlapping(12, 27)
+    hit = find_heldout([train], [(near, "a"), (nearer, "b"), (nearer, "c")])[0]
+    assert (hit.heldout, hit.containment) == ("b", 12 / 20)
+    hit = find_heldout([train], [(near, "a"), (train, "b"), (train, "c")])[0]
+    assert (hit.heldout, hit.containment) == ("b", 1.0)
+
+
+def test_nothing_held_out_or_nothing_to_train_on():
+    assert find_heldout(["a"], []) == []
+    assert find_heldout([], [("a", "gold")]) == []
+    assert guard(["a", "b"], ["t0", "t1"], [], "error") == ([0, 1], [])
+
+
+@pytest.fixture
+def gold(tmp_path):
+    near = overlapping(8, 27)[1]
+    return [
+        heldout_file(tmp_path / "gold.json", "exactly this", "unrelated"),
+        heldout_file(tmp_path / "more.json", near),
+    ]
+
+
+TRAIN = ["fine", "Exactly this!", overlapping(8, 27)[0], "fine too", "exactly  this"]
+NAMES = [f"train.json, record {index}" for index in range(5)]
+
+
+def test_error_names_every_pair(gold):
+    with pytest.raises(UserError) as caught:
+        guard(TRAIN, NAMES, gold, "error")
+    message = str(caught.value)
+    assert "held-out guard: 3 training records" in message
+    assert f"train.json, record 1 matches {gold[0]}, record 0 (containment 1.00)" in message
+    assert f"train.json, record 2 matches {gold[1]}, record 0 (containment 0.40)" in message
+    assert f"train.json, record 4 matches {gold[0]}, record 0 (containment 1.00)" in message
+    assert "record 0 matches" not in message
+    assert "record 3 matches" not in message
+    assert "heldout_action: drop" in message
+
+
+def test_error_names_every_held_out_text_that_a_record_matches(gold, tmp_path):
+    """One training text in two held-out sets is two pairs: "naming each pair" (tasks.md)."""
+    second = heldout_file(tmp_path / "second.json", "exactly this")
+    with pytest.raises(UserError) as caught:
+        guard(TRAIN, NAMES, [*gold, second], "error")
+    for file in (gold[0], second):
+        assert f"train.json, record 1 matches {file}, record 0" in str(caught.value)
+
+
+def test_drop_keeps_the_rest_and_says_what_went(gold):
+    kept, lines = guard(TRAIN, NAMES, gold, "drop")
+    assert kept == [0, 3]
+    assert lines == [
+        f"train.json, record 1 matches {gold[0]}, record 0 (containment 1.00)",
+        f"train.json, record 2 matches {gold[1]}, record 0 (containment 0.40)",
+        f"train.json, record 4 matches {gold[0]}, record 0 (containment 1.00)",
+    ]
+
+
+@pytest.mark.parametrize("action", ["error", "drop"])
+def test_no_hit_keeps_everything(gold, action):
+    assert guard(["fine", "fine too"], NAMES, gold, action) == ([0, 1], [])
+
+
+def test_an_unknown_action(gold):
+    with pytest.raises(UserError, match=r"data\.heldout_action: 'ignore' is no action"):
+        guard(TRAIN, NAMES, gold, "ignore")
+
+
+def test_a_missing_held_out_file_stops_the_run(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        guard(TRAIN, NAMES, [str(tmp_path / "gone.json")], "drop")
+
+
+def test_every_text_field_of_a_held_out_record_counts(tmp_path):
+    rows = [
+        {"text": "a", "original_text": "b", "prompt": "c", "label": "d"},
+        {"ablation_prompt": "e", "text": " "},
+        {"text": None, "prompt": "f"},
+    ]
+    path = tmp_path / "gold.json"
+    path.write_text(json.dumps({"samples": rows}))
+    expected = [("a", 0), ("b", 0), ("c", 0), ("e", 1), ("f", 2)]
+    assert heldout_texts(str(path)) == [(text, f"{path}, record {index}") for text, index in expected]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"text": "a"}, {"label": "b"}], "gold.json, record 1: has none of the fields text, original_text"),
+        (["text"], "gold.json, record 0: has none of the fields"),
+        ([{"text": 3}], "gold.json, record 0: has none of the fields"),
+        ([{"text": " "}], "gold.json: holds no text"),
+        ([], "gold.json: holds no text"),
+    ],
+)
+def test_a_held_out_file_that_would_guard_nothing(tmp_path, rows, words):
+    (tmp_path / "gold.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=words):
+        guard(TRAIN, NAMES, [str(tmp_path / "gold.json")], "drop")
+
+
+REPORT = """
+import json, sys
+from afintro.data.splits import guard, split_by_scenario
+train, names, heldout = json.load(sys.stdin)
+print(json.dumps([guard(train, names, heldout, "drop"), split_by_scenario(train, 0.5, 3)]))
+"""
+
+
+def test_independent_of_the_hash_seed(gold):
+    """field.md 15: results that depend on set order."""
+    texts = [*TRAIN, *(overlapping(shared, 40)[0] for shared in range(30))]
+    asked = json.dumps([texts, [f"t{i}" for i in range(len(texts))], gold])
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", REPORT], input=asked, capture_output=True, text=True, check=True, cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert outputs[0] == outputs[1]
+    assert json.loads(outputs[0])[0][0][:2] == [0, 3]
+
+
+SCENARIOS = [f"scenario {number % 120}" for number in range(400)]
+
+
+def test_a_scenario_is_never_on_both_sides():
+    first, second = split_by_scenario(SCENARIOS, 0.3, 0)
+    assert sorted(first + second) == list(range(400))
+    assert first == sorted(first)
+    assert second == sorted(second)
+    assert not {SCENARIOS[i] for i in first} & {SCENARIOS[i] for i in second}
+
+
+def test_a_file_that_grows_keeps_its_split():
+    _, before = split_by_scenario(SCENARIOS, 0.3, 0)
+    _, after = split_by_scenario([*SCENARIOS, *(f"new {number}" for number in range(100))], 0.3, 0)
+    assert [index for index in after if index < 400] == before
+    _, shuffled = split_by_scenario(SCENARIOS[::-1], 0.3, 0)
+    assert sorted(399 - index for index in shuffled) == before
+
+
+def test_the_fraction_goes_to_the_second_side():
+    many = [str(number) for number in range(5000)]
+    assert abs(len(split_by_scenario(many, 0.1, 0)[1]) - 500) < 80
+    assert split_by_scenario(many, 0.0, 0)[1] == []
+    assert split_by_scenario(many, 1.0, 0)[0] == []
+
+
+def test_a_larger_fraction_only_adds():
+    assert set(split_by_scenario(SCENARIOS, 0.2, 0)[1]) < set(split_by_scenario(SCENARIOS, 0.4, 0)[1])
+
+
+def test_the_seed_decides_and_nothing_else():
+    assert split_by_scenario(SCENARIOS, 0.3, 1) == split_by_scenario(SCENARIOS, 0.3, 1)
+    assert split_by_scenario(SCENARIOS, 0.3, 1) != split_by_scenario(SCENARIOS, 0.3, 2)
+
+
+def test_golden_split():
+    """Changing the draw would move records between training and validation of every saved run."""
+    assert split_by_scenario(["a", "b", "c", "d", "e", "f", "g", "h"], 0.4, 0) == ([0, 1, 2, 3, 5, 7], [4, 6])
