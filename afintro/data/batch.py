@@ -91,6 +91,8 @@ def collate(examples: Sequence[Example], denominator: int | None = None) -> Pack
     targets: list[int] = []
     rows: list[int] = []
     for row, example in enumerate(examples):
+        if not example.prompt_ids or not example.answer_ids:
+            raise ValueError(f"example {example.uid!r} has no {'answer' if example.prompt_ids else 'prompt'} tokens")
         # The token at position p predicts the one after it, hence the "- 1".
         first = bounds[-1] + len(example.prompt_ids) - 1
         positions.extend(range(first, first + len(example.answer_ids)))

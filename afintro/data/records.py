@@ -155,7 +155,18 @@ def write_atomic(path: Path, text: str) -> None:
     Raises:
         UserError: No room on the disk; the old file is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_atomic(path, text)
+    except OSError as error:
+        raise UserError(
+            f"cannot be written ({error.strerror or error})",
+            where=str(path),
+            remedy="make room, or give another folder",
+        ) from error
+
+
+def _write_atomic(path: Path, text: str) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -74,6 +74,10 @@ def _text(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"is not UTF-8 text (byte {error.start})", where=str(path), remedy=f"give {SHAPES}") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot be read ({error.strerror})", where=str(path), remedy="check its permissions"
+        ) from error
     if not text.strip():
         raise UserError("the file is empty", where=str(path), remedy=f"give {SHAPES}")
     return text
@@ -96,7 +100,7 @@ def _json_rows(path: Path) -> list[Any]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Any]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
             try:
                 yield json.loads(line)

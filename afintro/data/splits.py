@@ -53,38 +53,33 @@ def heldout_texts(path: str) -> list[tuple[str, str]]:
 
 
 def find_heldout(train: Sequence[str], heldout: Sequence[tuple[str, str]]) -> list[Hit]:
-    """Training texts that match a held-out text.
+    """All pairs of a training text and a held-out text that match; the closest of a training text first.
 
     A match is equality of the words after normalisation (case, punctuation, white space), or a containment of eight-word
     shingles of at least 0.3 of the shorter text (Broder 1997, on the resemblance and containment of documents).
     """
-    by_words: dict[str, str] = {}
     by_shingle: dict[int, list[int]] = {}
     sizes = []
-    for index, (text, name) in enumerate(heldout):
+    for index, (text, _) in enumerate(heldout):
         words = _words(text)
-        by_words.setdefault(" ".join(words), name)
         shingles = _shingles(words)
         sizes.append(len(shingles))
         for shingle in shingles:
             by_shingle.setdefault(shingle, []).append(index)
-    hits = []
+    hits: list[Hit] = []
     for train_index, text in enumerate(train):
         words = _words(text)
-        exact = by_words.get(" ".join(words))
-        if exact is not None:
-            hits.append(Hit(train_index, exact, 1.0))
-            continue
         shingles = _shingles(words)
         shared: dict[int, int] = {}
         for shingle in shingles:
             for index in by_shingle.get(shingle, ()):
                 shared[index] = shared.get(index, 0) + 1
-        best = max(
-            ((count / min(len(shingles), sizes[index]), -index) for index, count in shared.items()), default=None
-        )
-        if best is not None and best[0] >= CONTAINMENT:
-            hits.append(Hit(train_index, heldout[-best[1]][1], best[0]))
+        found = {index: count / min(len(shingles), sizes[index]) for index, count in shared.items()}
+        found = {index: share for index, share in found.items() if share >= CONTAINMENT}
+        closest: dict[str, float] = {}  # a held-out record may have several texts
+        for index in sorted(found, key=lambda index: (-found[index], index)):
+            closest.setdefault(heldout[index][1], found[index])
+        hits.extend(Hit(train_index, name, share) for name, share in closest.items())
     return hits
 
 
@@ -111,7 +106,7 @@ def guard(
     lines = [f"{names[hit.train_index]} matches {hit.heldout} (containment {hit.containment:.2f})" for hit in hits]
     if hits and action == "error":
         raise UserError(
-            f"{len(hits)} training records are in a held-out set: " + "; ".join(lines),
+            f"{len({hit.train_index for hit in hits})} training records are in a held-out set: " + "; ".join(lines),
             where="held-out guard",
             remedy="remove them from the training file, or set data.heldout_action: drop",
         )

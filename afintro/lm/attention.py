@@ -52,12 +52,23 @@ def _segment(
             query[None], key[None], value[None], attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
         )
         return output[0]
-    groups = query.shape[0] // key.shape[0]
-    scores = query @ key.repeat_interleave(groups, 0).mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    return _softcapped(query, key, value, mask, scaling, softcap)
+
+
+def _softcapped(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float
+) -> Tensor:
+    """Attention with soft-capped scores, which scaled-dot-product attention does not offer: ``[..., heads, n, d]``."""
+    groups = query.shape[-3] // key.shape[-3]
+    scores = query @ key.repeat_interleave(groups, -3).mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = softcap * torch.tanh(scores / softcap)
-    visible = torch.ones(length, length, dtype=torch.bool, device=query.device).tril() if mask is None else mask
-    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
-    return weights @ value.repeat_interleave(groups, 0)
+    if mask is None:  # causal; a single query sees all
+        new, seen = scores.shape[-2:]
+        mask = torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
+    # Not -inf: a row of left padding sees nothing, and must not become NaN.
+    scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
+    weights = scores.softmax(-1).to(query.dtype)
+    return weights @ value.repeat_interleave(groups, -3)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -92,7 +103,7 @@ def packed_attention(
     """Attention for ``AttentionInterface``: ``query [1, heads, T, d]`` to ``[1, T, heads, d]``."""
     if cu_seq_lens_q is None:
         if softcap is not None:
-            kwargs["softcap"] = softcap
+            return _softcapped(query, key, value, attention_mask, scaling, softcap).transpose(1, 2), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )

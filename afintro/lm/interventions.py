@@ -66,6 +66,7 @@ def intervene(model: nn.Module, interventions: Sequence[Intervention]) -> Iterat
         ValueError: A layer that the model does not have, or a vector width that does not fit it.
     """
     layers = decoder_layers(model)
+    width = model.get_input_embeddings().embedding_dim  # type: ignore[operator]
     fired = [0] * len(interventions)
     with ExitStack() as stack:
         for index, intervention in enumerate(interventions):
@@ -73,6 +74,8 @@ def intervene(model: nn.Module, interventions: Sequence[Intervention]) -> Iterat
                 raise ValueError(
                     f"layer {intervention.layer} of a model with {len(layers)} layers (-1 to {len(layers) - 1})"
                 )
+            if intervention.vectors.shape[1] != width:
+                raise ValueError(f"vectors of width {intervention.vectors.shape[1]} for a model of width {width}")
 
             def after(
                 _: nn.Module, __: Any, output: Any, index: int = index, change: Intervention = intervention

@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from afintro.errors import UserError
 from afintro.lm.attention import NAME as PACKED
@@ -34,13 +38,24 @@ class Lora:
     target_modules: str | list[str] = "all-linear"
 
 
-def adapter_base(directory: str | Path) -> str | None:
-    """The base model named by a PEFT adapter directory, or None where ``directory`` is not one."""
-    config = Path(directory) / "adapter_config.json"
-    if not config.is_file():
+def adapter_base(name: str | Path, revision: str | None = None) -> str | None:
+    """The base model named by a PEFT adapter (directory or hub id), or None where ``name`` is not one.
+
+    Raises:
+        UserError: An adapter that does not say what its base is.
+    """
+    try:
+        config = find_adapter_config_file(str(name), revision=revision)
+    except (OSError, ValueError):
         return None
-    base = json.loads(config.read_text())["base_model_name_or_path"]
-    assert isinstance(base, str)
+    if config is None:
+        return None
+    try:
+        base = json.loads(Path(config).read_text())["base_model_name_or_path"]
+        if not isinstance(base, str) or not base:
+            raise ValueError(f"base_model_name_or_path is {base!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _missing(str(name), error) from error
     return base
 
 
@@ -59,10 +74,16 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     Raises:
         UserError: Nothing loadable under this name.
     """
-    base = adapter_base(name)
-    if base is not None and not (Path(name) / "tokenizer_config.json").is_file():
-        return load_tokenizer(base)
+    base = adapter_base(name, revision)
     try:
+        if (
+            base is not None
+            and cached_file(
+                name, "tokenizer_config.json", revision=revision, _raise_exceptions_for_missing_entries=False
+            )
+            is None
+        ):
+            return load_tokenizer(base)
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _missing(name, error) from error
@@ -70,8 +91,11 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 def load_config(name: str, revision: str | None = None) -> Any:
     """Load the configuration alone (an adapter directory's is that of its base): cheap, for checks before the weights."""
+    base = adapter_base(name, revision)
+    if base is not None:
+        return load_config(base)
     try:
-        return AutoConfig.from_pretrained(adapter_base(name) or name, revision=revision, trust_remote_code=False)
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _missing(name, error) from error
 
@@ -92,22 +116,50 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
     """
     if dtype not in DTYPES:
         raise UserError(f"{dtype!r} is no dtype", where="model dtype", remedy=f"use one of {', '.join(DTYPES)}")
-    base = adapter_base(name)
+    base = adapter_base(name, revision)
+    if base is not None:
+        return _merged(load_model(base, dtype=dtype), name, revision)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base or name,
-            revision=None if base else revision,
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
             dtype=DTYPES[dtype],
             trust_remote_code=False,
             use_safetensors=True,
             attn_implementation=PACKED,
+            output_loading_info=True,
         )
-        if base is not None:
-            model = PeftModel.from_pretrained(model, name, revision=revision).merge_and_unload()
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        model, loading = loaded
+        _complete(loading["missing_keys"])
+    except UNLOADABLE as error:
         raise _missing(name, error) from error
     assert isinstance(model, PreTrainedModel)
     return model.eval()
+
+
+# A cut-off file is a SafetensorError, weights of another shape are a RuntimeError.
+UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+
+
+def _complete(missing: Iterable[str]) -> None:
+    """Transformers and PEFT draw missing weights at random, with a warning: not here."""
+    names = sorted(missing)
+    if names:
+        raise ValueError(f"no weights for {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}")
+
+
+def _merged(model: PreTrainedModel, name: str, revision: str | None) -> PreTrainedModel:
+    """``model`` with an adapter merged into it."""
+    try:
+        file = cached_file(name, "adapter_model.safetensors", revision=revision)  # never the pickled adapter_model.bin
+        wrapped = PeftModel.from_pretrained(model, name, revision=revision)
+        with safe_open(file, "pt") as stored:
+            _complete(set(get_peft_model_state_dict(wrapped)) - set(stored.keys()))
+    except UNLOADABLE as error:
+        raise _missing(name, error) from error
+    merged = wrapped.merge_and_unload()
+    assert isinstance(merged, PreTrainedModel)
+    return merged.eval()
 
 
 def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
@@ -139,7 +191,7 @@ def context_length(config: Any) -> int | None:
 
 
 def fingerprint(name: str) -> str | None:
-    """A short hash of a local model directory's weights (size, head and tail of every safetensors file).
+    """A short hash of a local model directory's weights (size, tail and 256 samples of every safetensors file).
 
     None for a hub id: there the revision says which weights are meant.
     """
@@ -150,8 +202,10 @@ def fingerprint(name: str) -> str | None:
     for path in sorted(directory.glob("*.safetensors")):
         with path.open("rb") as file:
             digest.update(f"{path.name} {path.stat().st_size} ".encode())
-            digest.update(file.read(1 << 16))
-            file.seek(max(0, path.stat().st_size - (1 << 20)))
+            for part in range(256):
+                file.seek(path.stat().st_size * part // 256)
+                digest.update(file.read(1 << 14))
+            file.seek(max(0, path.stat().st_size - (1 << 14)))
             digest.update(file.read())
     base = adapter_base(name)
     if base is not None:

@@ -166,7 +166,7 @@ def test_of_a_transcript_the_answer_is_judged(expected, transcript):
 
 def test_the_rule_names_what_fired():
     assert RuleLabeler()("I'm sorry, I cannot help.").rule == "refuse:cannot_help"
-    outputs = [text for text in RESPONSES.values()] + ["", "?!", "The moon.", "I can't help. Here is a poem."]
+    outputs = [*list(RESPONSES.values()), "", "?!", "The moon.", "I can't help. Here is a poem."]
     for behavior in RuleLabeler().label_all(outputs):
         assert behavior.label in LABELS
         assert behavior.rule.split(":")[0] == behavior.label
@@ -193,9 +193,11 @@ def test_judge_is_asked_once_with_every_definition():
     judge = FakeJudge("refuse", " Comply.\n", '"partial"', "**warn**")
     labels = [behavior.label for behavior in JudgeLabeler(judge).label_all(["one", "two", "three", "four"])]
     assert labels == ["refuse", "comply", "partial", "warn"]
-    assert len(judge.calls) == 1 and len(judge.calls[0]) == 4
+    assert len(judge.calls) == 1
+    assert len(judge.calls[0]) == 4
     assert all(f"- {label}: " in judge.calls[0][0] for label in LABELS)
-    assert "two" in judge.calls[0][1] and "two" not in judge.calls[0][0]
+    assert "two" in judge.calls[0][1]
+    assert "two" not in judge.calls[0][0]
     assert JudgeLabeler(FakeJudge("silent"))("...") == Behavior("silent", "judge:silent")
 
 
@@ -213,7 +215,9 @@ def test_judge_with_a_missing_reply_does_not_shift_labels():
 
 def test_no_outputs_ask_nothing():
     judge = FakeJudge()
-    assert JudgeLabeler(judge).label_all([]) == [] and RuleLabeler().label_all([]) == [] and not judge.calls
+    assert JudgeLabeler(judge).label_all([]) == []
+    assert RuleLabeler().label_all([]) == []
+    assert not judge.calls
 
 
 def test_hand_labels_are_well_formed():
@@ -239,8 +243,11 @@ def measure(data: Path) -> subprocess.CompletedProcess[str]:
 
 def test_script_names_a_missing_folder_in_one_line(tmp_path):
     done = measure(tmp_path / "absent")
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "absent" in done.stderr and "--data" in done.stderr
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "absent" in done.stderr
+    assert "--data" in done.stderr
 
 
 @needs_data
