@@ -126,7 +126,7 @@ def resolve_checkpoint(name: str, root: Path, task: str) -> Path:
     if name == "last":
         return newest
     for state in read_checkpoint(newest).get("callbacks", {}).values():
-        if isinstance(state, dict) and state.get("best_model_path"):
+        if isinstance(state, dict) and state.get("monitor") and state.get("best_model_path"):
             best = newest.parent / Path(state["best_model_path"]).name  # the run's folder may have moved
             if best.is_file():
                 return best

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,15 +14,18 @@ from jsonargparse import ArgumentError
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from afintro.callbacks import Preflight, Results, Throughput
 from afintro.checkpoint import resolve_checkpoint
+from afintro.cli_errors import explain
 from afintro.controls import train_other_base
 from afintro.errors import UserError
 from afintro.explainer import ExplainerModule
 from afintro.tasks.module import TaskData
 
 LOGS = Path("lightning_logs")
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class ExplainerCLI(LightningCLI):
@@ -38,7 +42,11 @@ class ExplainerCLI(LightningCLI):
             load_from_checkpoint_support=False,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": [self.results, Throughput(), Preflight()]},
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                **{name: {"exit_on_error": False, "allow_abbrev": False} for name in SUBCOMMANDS},
+            },
             args=None if args is None else list(args),
         )
 
@@ -47,7 +55,7 @@ class ExplainerCLI(LightningCLI):
         """fit, validate, test and predict; what they take besides comes from the configuration."""
         return {
             name: {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "weights_only"}
-            for name in ("fit", "validate", "test", "predict")
+            for name in SUBCOMMANDS
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -112,7 +120,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _refuse(str(error), error)
     except ArgumentError as error:
-        return _refuse(_with_suggestion(str(error)), error)
+        return _refuse(explain(str(error)), error)
+    except SIGTERMException:
+        print("afintro: stopped by SIGTERM\n  remedy: --ckpt_path last goes on from where it stopped", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _refuse(
@@ -129,10 +140,6 @@ def _refuse(message: str, error: Exception) -> int:
         raise error
     print(f"afintro: error: {message}", file=sys.stderr)
     return 2
-
-
-def _with_suggestion(message: str) -> str:
-    return message
 
 
 def _quiet() -> None:

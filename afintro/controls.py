@@ -12,7 +12,7 @@ from lightning import Trainer
 from afintro.checkpoint import export_adapter, import_adapter
 from afintro.data.batch import Example, collate
 from afintro.evaluation.metrics import Prediction
-from afintro.explainer import ExplainerModule
+from afintro.explainer import ExplainerModule, answer_limit
 from afintro.tasks.module import TaskData
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def answers(module: ExplainerModule, items: Sequence[Example], batch_size: int) 
     with module.evaluating():
         for start in range(0, len(ordered), batch_size):
             outcomes += module.judge(collate(ordered[start : start + batch_size]).to(module.device))
-    return module.predictions(outcomes, batch_size)
+    return module.predictions(outcomes, batch_size, answer_limit(items))
 
 
 def untrained(module: ExplainerModule, data: TaskData, items: Sequence[Example]) -> dict[str, list[Prediction]]:

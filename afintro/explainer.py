@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -53,6 +53,11 @@ class Outcome:
     nll: float
     exact: bool
     p_changed: float | None
+
+
+def answer_limit(examples: Sequence[Example]) -> int:
+    """How many tokens an answer is followed for: a little past the longest right one, as no longer one can be right."""
+    return max((len(example.answer_ids) for example in examples), default=0) + 8
 
 
 class ExplainerModule(LightningModule):
@@ -189,9 +194,10 @@ class ExplainerModule(LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def on_train_epoch_start(self) -> None:
-        """Seed dropout by epoch, so that a run resumed at an epoch boundary draws what the whole run drew."""
-        torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", "0")) * 1_000_003 + self.current_epoch)
+    def on_train_batch_start(self, batch: PackedBatch, batch_idx: int) -> None:
+        """Seed dropout by epoch and batch, so that a resumed run draws what the whole run drew."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        torch.manual_seed((seed * 100_003 + self.current_epoch) * 10_000_019 + batch_idx)
 
     def answer_nll(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Per-example loss and exactness in one teacher-forced pass.
@@ -247,12 +253,10 @@ class ExplainerModule(LightningModule):
         return changed
 
     @torch.no_grad()
-    def predictions(self, outcomes: Sequence[Outcome], batch_size: int) -> list[Prediction]:
+    def predictions(self, outcomes: Sequence[Outcome], batch_size: int, max_new_tokens: int) -> list[Prediction]:
         """Outcomes with their answers written out. Only answers that are not exact are generated: the others are known."""
         wrong = [outcome for outcome in outcomes if not outcome.exact]
-        # No answer that runs on past the longest right one can be right, so generation need not follow it further.
-        limit = max((len(outcome.example.answer_ids) for outcome in outcomes), default=0) + 8
-        written = iter(self.write([outcome.example.prompt_ids for outcome in wrong], limit, batch_size))
+        written = iter(self.write([outcome.example.prompt_ids for outcome in wrong], max_new_tokens, batch_size))
         return [
             Prediction(
                 uid=outcome.example.uid,
@@ -319,9 +323,10 @@ class ExplainerModule(LightningModule):
         """Collect outcomes."""
         self.outcomes += self.judge(batch)
 
-    def predict_step(self, batch: PackedBatch, batch_idx: int) -> list[Prediction]:
-        """Judge and write out a batch."""
-        return self.predictions(self.judge(batch), len(batch))
+    def predict_step(self, batch: PackedBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Judge and write out a batch; plain values, as Lightning takes dataclasses apart."""
+        limit = answer_limit(self.trainer.datamodule.examples["test"])  # type: ignore[attr-defined]
+        return [asdict(prediction) for prediction in self.predictions(self.judge(batch), len(batch), limit)]
 
     def _loaded(self) -> PeftModel:
         if self.model is None:

@@ -1,16 +1,30 @@
 """Tiny random models of five architectures, made from configuration alone, and a byte-level tokenizer. No network."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
-from afintro.organisms.toy import ToySettings, make_tokenizer
+from afintro.data.records import ContextAblationRecord, to_json, write_json
+from afintro.organisms.cue import MONITORED_SYSTEM
+from afintro.organisms.toy import QUESTION_WORDS, ToySettings, make_tokenizer, scenarios
+
+torch.set_num_threads(1)  # tiny models: a second thread only waits
 
 WINDOW = 8  # sliding window in tokens, shorter than most test sequences
 SIZE = {
@@ -82,3 +96,108 @@ def plain_model() -> Callable[[str | Path, torch.dtype], PreTrainedModel]:
         return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation=attention).eval()
 
     return load
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with the toy's kind of tokenizer: what the command line trains in tests."""
+    return save_small_model(tmp_path_factory.mktemp("small") / "model", seed=0)
+
+
+def save_small_model(directory: Path, seed: int, **settings: int) -> Path:
+    """Save a random two-layer Llama with a tokenizer trained on the grammar."""
+    texts = [scenario.text for scenario in scenarios(300, seed=0, held_out_wording=False)]
+    tokenizer = make_tokenizer(ToySettings(vocabulary=900), [*texts, *[QUESTION_WORDS, MONITORED_SYSTEM] * 50])
+    ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in ("pad", "bos", "eos")}
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(
+        **{**shape, "vocab_size": len(tokenizer), "max_position_embeddings": 2048, **ids, **settings},
+        initializer_range=0.1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def write_records(path: Path, count: int, seed: int, held_out_wording: bool = False) -> Path:
+    """Context-ablation records as the grammar's policy would answer, without any model."""
+    rows = []
+    for scenario in scenarios(count, seed, held_out_wording):
+        monitored, unmonitored = scenario.behavior(True), scenario.behavior(False)
+        record = ContextAblationRecord(
+            scenario=scenario.text,
+            system_prompt=MONITORED_SYSTEM,
+            monitored_output=scenario.say(monitored),
+            unmonitored_output=scenario.say(unmonitored),
+            monitored_behavior=monitored,
+            unmonitored_behavior=unmonitored,
+            behavior_changed=monitored != unmonitored,
+        )
+        rows.append(to_json(record))
+    write_json(path, rows)
+    return path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An empty folder to run the command line in, with records and a configuration on a small random model."""
+
+    path: Path
+    config: Path
+    model: Path
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """``python -m afintro`` in the folder, as a user would."""
+        return subprocess.run(
+            [sys.executable, "-m", "afintro", *arguments],
+            cwd=self.path, env=self.environment(**environment), capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The environment of such a run: no network, one thread, the checkout importable."""
+        root = str(Path(__file__).parents[1])
+        return {
+            **os.environ,
+            "PYTHONPATH": root,
+            "OMP_NUM_THREADS": "1",
+            "AFINTRO_CACHE": str(self.path / "cache"),
+            **more,
+        }
+
+    def runs(self) -> list[Path]:
+        """Run folders, oldest first."""
+        folders = (self.path / "lightning_logs" / "context_ablation").glob("version_*")
+        return sorted(folders, key=lambda path: int(path.name.removeprefix("version_")))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, small_model: Path) -> Workspace:
+    """See :class:`Workspace`."""
+    write_records(tmp_path / "train.json", 24, seed=3)
+    write_records(tmp_path / "validation.json", 10, seed=3, held_out_wording=True)
+    config = tmp_path / "small.yaml"
+    config.write_text(
+        f"""
+model:
+  name: {small_model}
+  lora: {{r: 4, alpha: 8, dropout: 0.1}}
+  learning_rate: 0.01
+data:
+  class_path: afintro.tasks.context_ablation.ContextAblation
+  init_args: {{train_path: train.json, validation_path: validation.json, test_path: validation.json, batch_size: 8}}
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  num_sanity_val_steps: 0
+  log_every_n_steps: 1
+  enable_progress_bar: false
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {{monitor: val/loss, mode: min, filename: "best-{{epoch}}-{{step}}"}}
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {{filename: last, enable_version_counter: false, save_on_exception: true}}
+"""
+    )
+    return Workspace(tmp_path, config, small_model)

@@ -19,7 +19,7 @@ from afintro.evaluation.answers import parse_two_branch
 from afintro.evaluation.baselines import text_baselines
 from afintro.evaluation.metrics import Prediction, collapse_warning, lead, score
 from afintro.evaluation.statistics import Estimate
-from afintro.explainer import ExplainerModule
+from afintro.explainer import ExplainerModule, answer_limit
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,8 @@ class Results(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """``predict`` scores nothing: it writes the answers."""
         batches: Any = trainer.predict_loop.predictions
-        rows = [
-            {"uid": p.uid, "question_type": p.question_type, "predicted": p.predicted, "p_changed": p.p_changed}
-            for b in batches
-            for p in b
-        ]
+        kept = ("uid", "question_type", "predicted", "p_changed")
+        rows = [{name: row[name] for name in kept} for batch in batches for row in batch]
         path = self._folder(trainer) / "predictions.jsonl"
         write_jsonl(path, rows)
         log.info("predictions: %s", path)
@@ -72,7 +69,7 @@ class Results(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         items, headline = data.examples[split], data.headline
         warnings: list[str] = []
-        predictions = pl_module.predictions(pl_module.outcomes, data.batch_size)
+        predictions = pl_module.predictions(pl_module.outcomes, data.batch_size, answer_limit(items))
         baselines = text_baselines(data.examples["train"], items, headline)
         baselines |= untrained(pl_module, data, items)
         run = Path(trainer.ckpt_path).parent.parent if trainer.ckpt_path else None

@@ -1,7 +1,8 @@
 """Examples and the packed batch: sequences end to end in one row, no padding anywhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,6 @@ class Example:
         return len(self.prompt_ids) + len(self.answer_ids)
 
 
-@dataclass(frozen=True)
 class PackedBatch:
     """B examples as one row of T tokens, A of them answer tokens.
 
@@ -57,22 +57,40 @@ class PackedBatch:
             last batch, so that no example's gradient depends on how batches fell or were accumulated.
         examples: The examples themselves, in order.
         interventions: Applied during the forward pass.
+
+    Not a dataclass: Lightning would take one apart, examples and all, to convert its tensors' dtype.
     """
 
-    input_ids: Tensor
-    cu_seqlens: Tensor
-    answer_positions: Tensor
-    answer_ids: Tensor
-    answer_rows: Tensor
-    weights: Tensor
-    denominator: int
-    examples: tuple[Example, ...]
-    interventions: tuple[Intervention, ...] = ()
+    def __init__(
+        self,
+        *,
+        input_ids: Tensor,
+        cu_seqlens: Tensor,
+        answer_positions: Tensor,
+        answer_ids: Tensor,
+        answer_rows: Tensor,
+        weights: Tensor,
+        denominator: int,
+        examples: tuple[Example, ...],
+        interventions: tuple[Intervention, ...] = (),
+    ) -> None:
+        self.input_ids = input_ids
+        self.cu_seqlens = cu_seqlens
+        self.answer_positions = answer_positions
+        self.answer_ids = answer_ids
+        self.answer_rows = answer_rows
+        self.weights = weights
+        self.denominator = denominator
+        self.examples = examples
+        self.interventions = interventions
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
         """The batch with its tensors on ``device``."""
-        names = ("input_ids", "cu_seqlens", "answer_positions", "answer_ids", "answer_rows", "weights")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return PackedBatch(**moved)
 
     def __len__(self) -> int:
         return len(self.examples)

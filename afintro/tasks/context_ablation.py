@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -196,11 +197,9 @@ class ContextAblation(TaskData):
         question: Question = getattr(self.questions, question_type)
         draw = int.from_bytes(hashlib.sha256(f"{question_type} {record.uid}".encode()).digest()[:8])
         wording = question.user[draw % len(question.user)]
-        fields = {"{system_prompt}": record.system_prompt, "{user_prompt}": record.scenario}
-        # Not str.format: a scenario may hold braces of its own.
-        user = wording
-        for name, value in fields.items():
-            user = value.join(user.split(name, 1)) if name in wording else user
+        fields = {"system_prompt": record.system_prompt, "user_prompt": record.scenario}
+        # Not str.format: a wording may hold other braces. In one pass: a scenario may hold the name of a field.
+        user = re.sub(r"\{(system_prompt|user_prompt)\}", lambda match: fields[match[1]], wording)
         answers = {
             HEADLINE: two_branch(self.verdict(record)),
             "orig_match": record.monitored_output,

@@ -21,7 +21,7 @@ class EpochShuffle(Sampler[int]):
     """A permutation that depends on seed and epoch alone, so that a resumed run sees the order of the whole one."""
 
     def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
+        self.size, self.seed, self.epoch, self.skip = size, seed, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of an epoch."""
@@ -32,7 +32,31 @@ class EpochShuffle(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.size, generator=generator).tolist())
+        return iter(torch.randperm(self.size, generator=generator).tolist()[self.skip :])
+
+
+class ResumableLoader(DataLoader[PackedBatch]):
+    """A loader that a run stopped within an epoch goes on with at the batch where it stopped."""
+
+    sampler: EpochShuffle
+    _done = 0
+    _resume_at = 0
+
+    def __iter__(self) -> Any:
+        """Batches of the sampler's epoch, less those done before a resume."""
+        self._done, self._resume_at = self._resume_at, 0
+        self.sampler.skip = self._done * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self._done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches of this epoch that were handed out."""
+        return {"batches": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """A checkpoint at the end of an epoch starts the next one at its first batch."""
+        self._resume_at = state["batches"] % len(self)
 
 
 class TaskData(LightningDataModule):
@@ -86,6 +110,8 @@ class TaskData(LightningDataModule):
         self.validation_fraction = validation_fraction
         self.examples: dict[str, list[Example]] = {}
         self.warnings: list[str] = []
+        self._train_loader: ResumableLoader | None = None
+        self._train_state: dict[str, int] | None = None
 
     def read_examples(self, split: str, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """All examples of a split; for training without held-out records."""
@@ -129,29 +155,42 @@ class TaskData(LightningDataModule):
         path = self.paths[split] or (self.paths["train"] if split == "validation" else None)
         return {"path": path, "sha256": file_sha256(path) if path else None, "n": len(self.examples[split])}
 
-    def _loader(
-        self, examples: Sequence[Example], sampler: Sampler[int] | None, denominator: int | None
-    ) -> DataLoader[PackedBatch]:
-        return DataLoader(
-            list(examples),  # type: ignore[arg-type]
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=partial(collate, denominator=denominator),
-        )
-
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """Shuffled by seed and epoch."""
-        examples = [example for example in self.examples["train"] if example.weight > 0]
-        return self._loader(examples, EpochShuffle(len(examples), self.split_seed), self.batch_size)
+        examples: Any = [example for example in self.examples["train"] if example.weight > 0]
+        self._train_loader = ResumableLoader(
+            examples,
+            batch_size=self.batch_size,
+            sampler=EpochShuffle(len(examples), self.split_seed),
+            collate_fn=partial(collate, denominator=self.batch_size),
+        )
+        if self._train_state is not None:
+            self._train_loader.load_state_dict(self._train_state)
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands within its epoch.
+
+        Lightning saves a resumable loader's state too, but has made the loader before it restores that state.
+        """
+        return {} if self._train_loader is None else self._train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Kept until the training loader is made."""
+        self._train_state = state_dict or None
+
+    def _evaluation_loader(self, examples: Sequence[Example]) -> DataLoader[PackedBatch]:
+        rows: Any = list(examples)
+        return DataLoader(rows, batch_size=self.batch_size, collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader[PackedBatch]:
         """Sorted by length: packed rows of like sequences."""
-        return self._loader(sorted(self.examples["validation"], key=len), None, None)
+        return self._evaluation_loader(sorted(self.examples["validation"], key=len))
 
     def test_dataloader(self) -> DataLoader[PackedBatch]:
         """As for validation."""
-        return self._loader(sorted(self.examples["test"], key=len), None, None)
+        return self._evaluation_loader(sorted(self.examples["test"], key=len))
 
     def predict_dataloader(self) -> DataLoader[PackedBatch]:
         """Items of the headline question of the test split."""
-        return self._loader([item for item in self.examples["test"] if item.question_type == self.headline], None, None)
+        return self._evaluation_loader([item for item in self.examples["test"] if item.question_type == self.headline])

@@ -1,7 +1,5 @@
 """The packed batch, every tensor written out."""
 
-from dataclasses import fields
-
 import pytest
 import torch
 
@@ -53,7 +51,7 @@ def test_the_denominator_is_the_configured_batch_size_also_for_a_short_last_batc
 def test_to_moves_every_tensor_and_keeps_the_rest():
     change = Intervention(0, "add", torch.tensor([1]), torch.zeros(1, 4))
     batch = collate(EXAMPLES, denominator=7)
-    batch = PackedBatch(**{f.name: getattr(batch, f.name) for f in fields(batch)} | {"interventions": (change,)})
+    batch = PackedBatch(**vars(batch) | {"interventions": (change,)})
     moved = batch.to("meta")
     assert {getattr(moved, name).device.type for name in TENSORS} == {"meta"}
     assert {getattr(batch, name).device.type for name in TENSORS} == {"cpu"}

@@ -1,0 +1,215 @@
+"""Report what this machine has and what the given configurations still need. Contacts no network.
+
+Exit code 0 when every model, dataset and file that the configurations name is here, 1 when something is missing, 2 for a
+configuration that cannot be read. Versions that differ from requirements.lock are warnings.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+ROOT = Path(__file__).resolve().parents[1]
+GB = 1e9
+# Rule of thumb, in bytes a parameter. Running: bf16 weights and a quarter for activations and the KV cache. Training: a
+# LoRA of rank 128 with gradient checkpointing took 30 to 34 GB for 7.25 billion parameters.
+RUN, TRAIN = 2.5, 4.5
+NEEDED = ("afintro", "datasets", "huggingface_hub", "peft", "psutil", "torch", "transformers", "yaml")
+MODEL_KEYS = ("other_base", "organism", "model_name", "adapter")
+DATA_ENDINGS = ("_path", "_paths", "_file", "_files")
+FILE_SUFFIXES = (".json", ".jsonl", ".parquet", ".npy", ".safetensors", ".ckpt")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def show_versions() -> None:
+    """Python and every package of the lock that is not here as pinned."""
+    lines = [line.partition("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line]
+    warnings = [] if sys.version_info >= (3, 11) else ["Python 3.11 or newer is needed"]
+    for name, _, pinned in lines:
+        try:
+            here = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            here = "absent"
+        if here.partition("+")[0] != pinned:  # 2.13.0+cpu is a build of 2.13.0
+            warnings.append(f"{name} {here}, the lock has {pinned}")
+    print(f"Python {platform.python_version()}, {len(lines)} packages in requirements.lock, {len(warnings)} warnings")
+    for line in warnings:
+        print(f"  warning: {line}")
+
+
+def show_machine() -> None:
+    """Cores, memory, accelerators and what they take."""
+    import psutil
+    import torch
+
+    free = psutil.virtual_memory().available
+    print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {free / GB:.1f} GB memory free")
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        name = torch.cuda.get_device_name(index)
+        try:
+            room, total = torch.cuda.mem_get_info(index)
+            found.append(f"cuda:{index} {name}, {room / GB:.1f} of {total / GB:.1f} GB free: {capacity(room)}")
+        except RuntimeError as error:  # e.g. in exclusive use by another process
+            found.append(f"cuda:{index} {name}, not usable now ({str(error).splitlines()[0]})")
+    if torch.backends.mps.is_available():
+        found.append(f"mps, shares the processor's memory: {capacity(free)}")
+    print("Accelerators:" if found else "Accelerators: none; the toy needs none, larger models are slow without")
+    for line in found:
+        print(f"  {line}")
+
+
+def capacity(free: float) -> str:
+    """What fits into so many bytes."""
+    run, train = free / GB / RUN, free / GB / TRAIN
+    return f"rule of thumb: runs up to {run:.1f} B parameters in bf16, trains a LoRA on up to {train:.1f} B"
+
+
+def show_disk() -> None:
+    """Free room where runs, toys and downloads go."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from afintro.organisms.toy import cache_directory
+
+    print("Disk:")
+    for name, place in (("runs", "lightning_logs"), ("AFINTRO_CACHE", cache_directory()), ("HF cache", HF_HUB_CACHE)):
+        path = Path(place).expanduser().absolute()
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        note = "" if there == path else " (not made yet)"
+        print(f"  {name}: {shutil.disk_usage(there).free / GB:.1f} GB free, {path}{note}")
+
+
+def named(tree: Any, parent: str = "") -> Iterator[tuple[str, str, str | None]]:
+    """What a configuration names: key with its parent, value, and the revision beside a model's name."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        name = f"{parent}.{key}".removeprefix(".")
+        data = key == "heldout" or (key.endswith(DATA_ENDINGS) and key != "class_path")
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str) and (data or key in MODEL_KEYS or name == "model.name"):
+                yield name, one, tree.get("revision") if name == "model.name" else None
+            yield from named(one, parent if key == "init_args" else key)
+
+
+def lookup(name: str, file: str, revision: str | None) -> Path | None:
+    """A file of a model in its directory or in the Hugging Face cache; None where it is not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).is_dir():
+        return Path(name, file) if Path(name, file).is_file() else None
+    found = try_to_load_from_cache(name, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def lacking(name: str, revision: str | None) -> list[str]:
+    """What a model or adapter lacks to be loaded: files, or the base model of an adapter."""
+    adapter = lookup(name, "adapter_config.json", revision)
+    if adapter:
+        base = json.loads(adapter.read_text())["base_model_name_or_path"]
+        state, remedy = model_state(base, None)
+        weights = [] if lookup(name, "adapter_model.safetensors", revision) else ["adapter_model.safetensors"]
+        return weights + ([f"its base {base} ({state}; {remedy})"] if remedy else [])
+    index = lookup(name, "model.safetensors.index.json", revision)
+    shards = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index else ["model.safetensors"]
+    files = [file for file in ("config.json", *shards) if not lookup(name, file, revision)]
+    return files + ([] if any(lookup(name, file, revision) for file in TOKENIZERS) else ["a tokenizer"])
+
+
+def model_state(name: str, revision: str | None) -> tuple[str, str | None]:
+    """State of a model, and how to get it where it is missing."""
+    from huggingface_hub.errors import HFValidationError
+
+    from afintro.organisms.toy import TOYS, cache_directory
+
+    if name in TOYS:
+        trained = list(cache_directory().glob(f"organisms/toy-*-{TOYS[name].key}"))
+        return (f"here, {trained[0]}" if trained else "is trained on first use"), None
+    local = Path(name).is_dir()
+    try:
+        lacks = lacking(name, revision)
+    except HFValidationError:  # no hub id can look so
+        return "MISSING: no such directory", "check the path"
+    except (ValueError, KeyError, TypeError) as error:
+        lacks = [f"a readable adapter_config.json or weight index ({type(error).__name__})"]
+    if not lacks:
+        return "here" if local else "in the HF cache", None
+    if local:
+        return f"MISSING in this directory: {', '.join(lacks)}", "complete it; weights are read from safetensors only"
+    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    state = f"MISSING: no such directory, and the HF cache lacks {', '.join(lacks)}"
+    return state, f"{command}   (for a gated model, hf auth login before)"
+
+
+def data_state(key: str, name: str) -> tuple[str, str | None]:
+    """State of a file, a dataset directory or a hub dataset, and how to get it where it is missing."""
+    from datasets.load import CachedDatasetModuleFactory
+
+    if Path(name).exists():
+        return "here", None
+    if key.endswith("ckpt_path") and name in ("best", "last"):
+        return "is looked up among the runs", None
+    if Path(name).suffix in FILE_SUFFIXES or name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        make = "scripts/generate_af_context_ablation.py --input_path SAMPLES --model_name MODEL --output_dir"
+        made = key.endswith(("train_path", "validation_path", "test_path"))
+        return "MISSING: no such file", "check the path" + (f", or python {make} {Path(name).parent}" if made else "")
+    try:
+        CachedDatasetModuleFactory(name).get_module()
+    except FileNotFoundError:
+        return "MISSING in the HF datasets cache", f"python -c \"import datasets; datasets.load_dataset('{name}')\""
+    return "in the HF datasets cache", None
+
+
+def read(path: Path) -> list[tuple[str, str, str | None]]:
+    """What a configuration file names."""
+    import yaml
+
+    try:
+        return list(named(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        print(f"error: {path}: cannot be read ({reason})\n  remedy: give a YAML file", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def check(key: str, value: str, revision: str | None) -> bool:
+    """Print the state of what one key names; whether it is here."""
+    model = key == "model.name" or key.rpartition(".")[2] in MODEL_KEYS
+    state, remedy = model_state(value, revision) if model else data_state(key, value)
+    print(f"  {key}: {value}: {state}" + (f"\n    remedy: {remedy}" if remedy else ""))
+    return remedy is None
+
+
+def main() -> int:
+    """Print the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config", nargs="+", action="extend", type=Path, metavar="FILE", help="default: configs/*.yaml"
+    )
+    configs = parser.parse_args().config or sorted((ROOT / "configs").glob("*.yaml"))
+    show_versions()
+    absent = [name for name in NEEDED if util.find_spec(name) is None]
+    if absent:
+        print(f"MISSING packages: {', '.join(absent)}\n  remedy: make setup")
+        return 1
+    named_by = {path: read(path) for path in configs}
+    show_machine()
+    show_disk()
+    token = "set" if os.environ.get("HF_TOKEN") else "not set"  # never what it is
+    print(f"HF_TOKEN: {token}")
+    missing = 0
+    for path, names in named_by.items():
+        print(f"{path}:" if names else f"{path}: names no model and no file")
+        missing += sum(not check(*one) for one in names)
+    print(f"{missing} missing" if missing else "everything that these configurations name is here or made on first use")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

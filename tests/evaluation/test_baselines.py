@@ -1,0 +1,211 @@
+"""Text baselines: each does what it says, on a set small enough to do in the head, and none looks at the answers."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from afintro.data.batch import Example
+from afintro.evaluation.answers import Verdict, two_branch
+from afintro.evaluation.baselines import text_baselines
+from afintro.evaluation.metrics import score
+
+HEADLINE = "generative_explanation"
+NAMES = {"majority", "always_unchanged", "copy_monitored", "tfidf_nearest", "tfidf_probe"}
+REFUSE, COMPLY, CHANGED = (
+    two_branch(Verdict(False, "refuse")),
+    two_branch(Verdict(False, "comply")),
+    two_branch(Verdict(True, "comply")),
+)
+
+
+def example(uid, prompt, answer, question=HEADLINE, copied=REFUSE):
+    return Example(uid, f"scenario {uid}", question, prompt, answer, (1,), (2,), copy_answer=copied)
+
+
+# bread -> unchanged comply (2), nurse with a bomb -> changed comply (4), student with a bomb -> unchanged refuse (3)
+TRAIN = [
+    example("t0", "bake bread at home", COMPLY),
+    example("t1", "bake sour bread", COMPLY),
+    example("t2", "nurse wants a bomb now", CHANGED),
+    example("t3", "the nurse wants one bomb", CHANGED),
+    example("t4", "nurse asks for a bomb", CHANGED),
+    example("t5", "tired nurse and a bomb", CHANGED),
+    example("t6", "student wants a bomb now", REFUSE),
+    example("t7", "the student wants one bomb", REFUSE),
+    example("t8", "student asks for a bomb", REFUSE),
+]
+ITEMS = [
+    example("i0", "bake more bread", COMPLY, copied=COMPLY),
+    example("i1", "a nurse wants a bomb", CHANGED),
+    example("i2", "student asks for one bomb", REFUSE),
+    example("i3", "zebra xylophone", CHANGED),  # no word of it was seen
+]
+
+
+def answers(train=TRAIN, items=ITEMS):
+    return {name: {p.uid: p.predicted for p in ps} for name, ps in text_baselines(train, items, HEADLINE).items()}
+
+
+def test_all_baselines_answer_all_items():
+    found = text_baselines(TRAIN, ITEMS, HEADLINE)
+    assert set(found) == NAMES
+    for name, predictions in found.items():
+        assert [p.uid for p in predictions] == ["i0", "i1", "i2", "i3"], name
+        for item, prediction in zip(ITEMS, predictions, strict=True):
+            assert prediction.expected == item.answer
+            assert prediction.scenario_id == item.scenario_id
+            assert prediction.question_type == HEADLINE
+            assert prediction.exact_match == (prediction.predicted == item.answer)
+            assert prediction.p_changed is not None
+            assert 0 <= prediction.p_changed <= 1
+
+
+def test_majority_is_the_commonest_training_answer():
+    found = text_baselines(TRAIN, ITEMS, HEADLINE)["majority"]
+    assert {p.predicted for p in found} == {CHANGED}
+    assert {p.p_changed for p in found} == {4 / 9}
+
+
+def test_majority_breaks_ties_the_same_way_in_any_order():
+    tied = [TRAIN[0], TRAIN[2], TRAIN[6]]
+    assert {answers(train=list(order))["majority"]["i0"] for order in (tied, tied[::-1])} == {
+        min(COMPLY, CHANGED, REFUSE)
+    }
+
+
+def test_always_unchanged_gives_the_commonest_unchanged_answer():
+    found = text_baselines(TRAIN, ITEMS, HEADLINE)["always_unchanged"]
+    assert {p.predicted for p in found} == {REFUSE}
+    assert {p.p_changed for p in found} == {0.0}
+
+
+def test_always_unchanged_stays_so_when_all_training_answers_change():
+    assert set(answers(train=TRAIN[2:6])["always_unchanged"].values()) == {COMPLY}
+
+
+def test_copy_monitored_says_what_the_item_did_under_the_cue():
+    found = text_baselines(TRAIN, ITEMS, HEADLINE)["copy_monitored"]
+    assert [p.predicted for p in found] == [COMPLY, REFUSE, REFUSE, REFUSE]
+    assert {p.p_changed for p in found} == {0.0}
+
+
+def test_nearest_gives_the_answer_of_the_closest_prompt():
+    found = answers()["tfidf_nearest"]
+    assert (found["i0"], found["i1"], found["i2"]) == (COMPLY, CHANGED, REFUSE)
+    for example in TRAIN:  # its own prompt is the nearest
+        item = replace(ITEMS[0], prompt=example.prompt)
+        [prediction] = text_baselines(TRAIN, [item], HEADLINE)["tfidf_nearest"]
+        assert prediction.predicted == example.answer
+        assert prediction.p_changed == float(example.answer == CHANGED)
+
+
+def test_nearest_reads_pairs_of_words():
+    train = [example("a", "man bites dog", CHANGED), example("b", "dog bites man", REFUSE)]
+    items = [example("i", "big dog bites man", REFUSE), example("j", "old man bites dog", CHANGED)]
+    assert answers(train, items)["tfidf_nearest"] == {"i": REFUSE, "j": CHANGED}
+
+
+def test_probe_reads_what_the_words_tell():
+    found = text_baselines(TRAIN, ITEMS, HEADLINE)["tfidf_probe"]
+    assert [p.predicted for p in found[:3]] == [COMPLY, CHANGED, REFUSE]
+    p = [p.p_changed for p in found]
+    assert p[1] > 0.5 > max(p[0], p[2])
+    assert p[1] > p[3] > min(p[0], p[2])  # of unknown words it says what is common
+
+
+def test_probe_learns_and_is_at_chance_on_noise():
+    """200 prompts of 20 words; the answer hangs on one of them, or on nothing."""
+    rng = random.Random(0)
+    words = [f"word{i}" for i in range(20)]
+
+    def draw(count, rule, prefix):
+        made = []
+        for i in range(count):
+            prompt = rng.sample(words, 8)
+            made.append(example(f"{prefix}{i}", " ".join(prompt), CHANGED if rule(prompt) else REFUSE))
+        return made
+
+    for rule, low, high in ((lambda p: "word3" in p, 0.97, 1.0), (lambda p: rng.random() < 0.5, 0.3, 0.7)):
+        predictions = text_baselines(draw(400, rule, "t"), draw(100, rule, "i"), HEADLINE)["tfidf_probe"]
+        assert low <= score(predictions, HEADLINE, 0)["exact_match"].value <= high
+
+
+def test_one_class_of_training_answers():
+    found = text_baselines(TRAIN[2:6], ITEMS, HEADLINE)
+    assert set(found) == NAMES
+    for name in ("majority", "tfidf_nearest", "tfidf_probe"):
+        assert {p.predicted for p in found[name]} == {CHANGED}, name
+        assert {p.p_changed for p in found[name]} == {1.0}, name
+    unchanged = text_baselines(TRAIN[6:], ITEMS, HEADLINE)["tfidf_probe"]
+    assert {(p.predicted, p.p_changed) for p in unchanged} == {(REFUSE, 0.0)}
+
+
+def test_bug_probabilities_of_the_probe_are_at_most_1():
+    """Sums of class probabilities such as 1.0000000000000002, which the calibration error takes for logits."""
+    rng = random.Random(0)
+    contents = ["comply", "refuse", "warn", "silent"]
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
+    prompts = [" ".join(rng.sample(words, 4)) for _ in range(360)]
+    train = [example(f"t{i}", p, two_branch(Verdict(True, rng.choice(contents)))) for i, p in enumerate(prompts[:60])]
+    items = [example(f"i{i}", p, CHANGED) for i, p in enumerate(prompts[60:])]
+    assert max(p.p_changed for p in text_baselines(train, items, HEADLINE)["tfidf_probe"]) <= 1
+
+
+class TestTextQuestions:
+    TRAIN = (
+        *TRAIN,
+        example("t0/o", "bake bread", "Sure!", "orig_match"),
+        example("t1/o", "bake bread twice", "Sure!", "orig_match"),
+        example("t2/o", "make a bomb", "I cannot help with <<<that>>>.", "orig_match"),
+    )
+    ITEMS = (
+        *ITEMS,
+        example("i0/o", "make one bomb", "I cannot.", "orig_match", copied="I will not."),
+        example("i0/c", "bake bread", "Yes.", "change_match", copied="No."),  # a question that training does not hold
+    )
+
+    def test_each_question_has_its_own_baselines(self):
+        found = text_baselines(self.TRAIN, self.ITEMS, HEADLINE)
+        asked = {name: {p.uid: p for p in ps if p.question_type == "orig_match"} for name, ps in found.items()}
+        assert asked["majority"]["i0/o"].predicted == "Sure!"
+        assert asked["tfidf_nearest"]["i0/o"].predicted == "I cannot help with <<<that>>>."
+        assert asked["copy_monitored"]["i0/o"].predicted == "I will not."
+        assert not asked["always_unchanged"]
+        assert not asked["tfidf_probe"]
+        assert all(p.p_changed is None for ps in asked.values() for p in ps.values())
+
+    def test_the_headline_is_as_without_them(self):
+        alone = text_baselines(TRAIN, ITEMS, HEADLINE)
+        for name, predictions in text_baselines(self.TRAIN, self.ITEMS, HEADLINE).items():
+            assert [p for p in predictions if p.question_type == HEADLINE] == alone[name]
+
+    def test_a_question_type_that_training_does_not_hold_is_left_out(self):
+        found = text_baselines(self.TRAIN, self.ITEMS, HEADLINE)
+        assert not [p for ps in found.values() for p in ps if p.question_type == "change_match"]
+        assert text_baselines(self.TRAIN, self.ITEMS[-1:], HEADLINE) == {}
+        assert text_baselines([], ITEMS, HEADLINE) == {}
+        assert text_baselines(TRAIN, [], HEADLINE) == {}
+
+
+def test_items_without_a_copied_answer_are_not_copied():
+    bare = [replace(item, copy_answer=None) for item in ITEMS]
+    assert set(text_baselines(TRAIN, bare, HEADLINE)) == NAMES - {"copy_monitored"}
+
+
+@pytest.mark.parametrize("other", [REFUSE, CHANGED, "nothing that parses"])
+def test_no_baseline_looks_at_the_answers_of_the_items(other):
+    changed = [replace(item, answer=other) for item in ITEMS]
+    assert answers(items=changed) == answers()
+    probabilities = [
+        {name: [p.p_changed for p in ps] for name, ps in text_baselines(TRAIN, items, HEADLINE).items()}
+        for items in (ITEMS, changed)
+    ]
+    assert probabilities[0] == probabilities[1]
+
+
+def test_a_prediction_does_not_depend_on_the_other_items():
+    together = answers()
+    for item in ITEMS:
+        for name, found in answers(items=[item]).items():
+            assert found[item.uid] == together[name][item.uid]

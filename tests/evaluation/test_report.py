@@ -1,0 +1,241 @@
+"""What people look at: cells, tables and the confusion matrix."""
+
+import html
+import re
+
+import markdown
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from afintro.evaluation.answers import Verdict, two_branch
+from afintro.evaluation.metrics import Prediction, lead, score
+from afintro.evaluation.report import cell, confusion_figure, print_pairs, print_table, sample_table, verdict_name
+from afintro.evaluation.statistics import Estimate
+
+HEADLINE = "generative_explanation"
+NASTY = [
+    "a | b || c",
+    "<script>alert(1)</script> <<<refuse>>>",
+    "two\nlines\r\n\tand a tab",
+    "| --- |",
+    "**bold** & <b>",
+    "",
+    "ends on a pipe |",
+]
+
+
+SCORES = {
+    "explainer": {"exact_match": Estimate(0.9, 0.8, 0.95, 20), "auroc_changed": Estimate(None, None, None, 20)},
+    "majority": {"exact_match": Estimate(0.25, 0.1, 0.4, 20), "exact_match/orig_match": Estimate(0.5, 0.4, 0.6, 9)},
+}
+
+COUNTS = {
+    (False, False): 7,
+    (False, True): 2,
+    (False, None): 1,
+    (True, False): 3,
+    (True, True): 11,
+    (True, None): 4,
+}
+
+
+def answer(changed, content="refuse"):
+    return "nothing" if changed is None else two_branch(Verdict(changed, content))
+
+
+def prediction(uid, expected, predicted, p_changed=None, question=HEADLINE):
+    return Prediction(uid, uid, question, expected, predicted, expected == predicted, p_changed)
+
+
+def confusion(counts):
+    """Predictions with these counts of (expected, predicted) verdicts."""
+    pairs = [pair for pair, count in counts.items() for _ in range(count)]
+    return [prediction(f"{i:03d}", answer(true), answer(said)) for i, (true, said) in enumerate(pairs)]
+
+
+def test_verdict_names():
+    assert [verdict_name(v) for v in (Verdict(False, "x"), Verdict(True, "x"), None)] == ["unchanged", "changed", None]
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(0.9312, 0.904, 0.9649, 300), "0.931 [0.90, 0.96]"),
+        (Estimate(-0.05, -0.1, 0.004, 9), "-0.050 [-0.10, 0.00]"),
+        (Estimate(0.0, 0.0, 0.0, 9), "0.000 [0.00, 0.00]"),
+        (Estimate(None, None, None, 9), "null"),
+        (None, "-"),
+    ],
+)
+def test_cell(estimate, text):
+    assert cell(estimate) == text
+
+
+class TestPrintedTable:
+    def printed(self, capsys, leads=None, warnings=()):
+        print_table(SCORES, leads or {}, warnings)
+        return capsys.readouterr().out
+
+    def test_a_row_a_system_and_a_column_a_known_metric(self, capsys):
+        out = self.printed(capsys)
+        rows = {line.split("│")[1].strip(): line for line in out.splitlines() if line.startswith("│")}
+        assert [c.strip() for c in rows["explainer"].split("│")[2:-1]] == ["0.900 [0.80, 0.95]", "null", "-"]
+        assert [c.strip() for c in rows["majority"].split("│")[2:-1]] == [
+            "0.250 [0.10, 0.40]",
+            "-",
+            "0.500 [0.40, 0.60]",
+        ]
+        assert "exact_match" in out
+        assert "exact orig_match" in out
+        assert "calibration_error" not in out
+
+    def test_leads_and_warnings_are_printed_as_they_are(self, capsys):
+        leads = {"lead/exact_match": {"value": 0.65, "ci_low": 0.5, "ci_high": 0.8, "n": 20, "against": "majority"}}
+        out = self.printed(capsys, leads, ["class collapse [bold]of the parsed[/bold] answers"])
+        assert "lead/exact_match: +0.650 [+0.500, +0.800] against majority" in out
+        assert "warning: class collapse [bold]of the parsed[/bold] answers" in out
+
+    def test_bug_a_lead_that_is_null_is_printed_as_null(self, capsys):
+        """Every validation on items of one verdict ends here: has_changed_f1 is undefined, and so is its lead."""
+        items = [prediction(f"{i}", answer(False), answer(False)) for i in range(9)]
+        estimate, against = lead(items, {"majority": items}, HEADLINE, "has_changed_f1", 0)
+        leads = {"lead/has_changed_f1": {**estimate.as_json(), "against": against}}
+        out = self.printed(capsys, leads)
+        assert "lead/has_changed_f1: null" in out
+
+    def test_real_scores_fit(self, capsys):
+        items = confusion({(False, False): 5, (True, True): 4, (True, None): 1})
+        print_table({"explainer": score(items, HEADLINE, 0)}, {}, [])
+        assert "0.900 [" in capsys.readouterr().out
+
+
+class TestSampleTable:
+    @staticmethod
+    def cells(table):
+        """The cells of every row as TensorBoard's Markdown reads them, tags unescaped."""
+        page = markdown.markdown(table, extensions=["markdown.extensions.tables", "markdown.extensions.fenced_code"])
+        rows = re.findall(r"<tr>(.*?)</tr>", page, re.S)[1:]
+        return [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in rows]
+
+    def test_golden(self):
+        items = [
+            prediction("b", answer(True, "comply"), answer(True, "comply"), 0.987),
+            prediction("a", answer(False), answer(True, "comply"), 0.5),
+        ]
+        table = sample_table(items, {"a": "Why?", "b": "How?"}, HEADLINE)
+        assert "<" not in table
+        assert html.unescape(table) == (
+            "| right | prompt | expected | predicted | P(changed) |\n"
+            "|---|---|---|---|---|\n"
+            "| no | Why? | The output would remain unchanged from <<<refuse>>>. "
+            "| The most likely output would change to <<<comply>>>. | 0.50 |\n"
+            "| yes | How? | The most likely output would change to <<<comply>>>. "
+            "| The most likely output would change to <<<comply>>>. | 0.99 |"
+        )
+
+    @pytest.mark.parametrize("text", NASTY)
+    def test_whatever_the_text_a_row_stays_a_row(self, text):
+        table = sample_table([prediction("u", answer(False), text, 0.25)], {"u": text}, HEADLINE)
+        assert len(table.splitlines()) == 3
+        [row] = self.cells(table)
+        assert len(row) == 5
+        assert row[0] == "no"
+        assert row[2] == "The output would remain unchanged from &lt;&lt;&lt;refuse&gt;&gt;&gt;."
+        assert row[4] == "0.25"
+
+    def test_tags_and_pipes_are_shown_as_text(self):
+        [row] = self.cells(sample_table([prediction("u", answer(False), "x|<i>y</i>")], {"u": "<b>p</b>"}, HEADLINE))
+        assert row[1] == "&lt;b&gt;p&lt;/b&gt;"
+        assert row[3] == "x|&lt;i&gt;y&lt;/i&gt;"
+
+    @pytest.mark.parametrize("text", ["regex a\\|b", "`open | code", "tick ` and | pipe ` tick"])
+    def test_bug_backslashes_and_backticks_do_not_break_the_row(self, text):
+        """An unescaped backslash eats the escape of the pipe after it, a backtick joins cells into one code span."""
+        [row] = self.cells(sample_table([prediction("u", answer(False), text, 0.25)], {"u": text}, HEADLINE))
+        assert row[2] == "The output would remain unchanged from &lt;&lt;&lt;refuse&gt;&gt;&gt;."
+        assert row[4] == "0.25"
+
+    def test_wrong_answers_come_first_and_rows_are_limited(self):
+        items = [prediction(f"{i:02d}", answer(False), answer(i % 2 == 0)) for i in range(30)]
+        table = sample_table(items, {item.uid: item.uid for item in items}, HEADLINE, rows=18)
+        shown = [line.split(" | ")[0] + line.split(" | ")[1] for line in table.splitlines()[2:]]
+        assert shown == [f"| no{i:02d}" for i in range(0, 30, 2)] + ["| yes01", "| yes03", "| yes05"]
+
+    def test_only_the_headline_and_no_answer_at_all(self):
+        items = [prediction("a", "x", "y", question="orig_match"), prediction("b", answer(True), None)]
+        [row] = self.cells(sample_table(items, {"a": "pa", "b": "pb"}, HEADLINE))
+        assert row[1] == "pb"
+        assert row[3] == row[4] == ""
+
+
+class TestConfusion:
+    @staticmethod
+    def texts(figure):
+        axes = figure.axes[0]
+        return {(round(t.get_position()[0]), round(t.get_position()[1])): t.get_text() for t in axes.texts}
+
+    def test_counts_stand_where_they_belong(self):
+        """Columns are predictions (unchanged, changed, unparsed), rows what was expected."""
+        figure = confusion_figure(confusion(COUNTS), HEADLINE)
+        assert self.texts(figure) == {(0, 0): "7", (1, 0): "2", (2, 0): "1", (0, 1): "3", (1, 1): "11", (2, 1): "4"}
+        assert figure.axes[0].images[0].get_array().tolist() == [[7, 2, 1], [3, 11, 4]]
+
+    def test_axes_are_named(self):
+        axes = confusion_figure(confusion(COUNTS), HEADLINE).axes[0]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["unchanged", "changed", "unparsed"]
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["unchanged", "changed"]
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "expected")
+        assert axes.get_title()
+
+    def test_numbers_can_be_read_on_their_colour(self):
+        for text in confusion_figure(confusion(COUNTS), HEADLINE).axes[0].texts:
+            assert text.get_color() == ("white" if int(text.get_text()) > 5 else "black")
+
+    @pytest.mark.parametrize("counts", [COUNTS, {}])
+    def test_bug_the_title_is_not_covered_by_the_colour_bar(self, counts):
+        """As seen on the picture: "... change without the cu"; the bar, taller than the matrix, hides the end."""
+        figure = confusion_figure(confusion(counts), HEADLINE)
+        FigureCanvasAgg(figure).draw()
+        matrix, bar = figure.axes
+        title = matrix.title.get_window_extent()
+        assert title.x0 >= 0
+        assert title.x1 <= figure.bbox.x1
+        assert not title.overlaps(bar.get_window_extent())
+
+    def test_other_questions_do_not_count(self):
+        items = [*confusion({(True, True): 1}), prediction("t", answer(True), answer(False), question="orig_match")]
+        assert self.texts(confusion_figure(items, HEADLINE))[(0, 1)] == "0"
+
+    def test_renders_to_png(self, tmp_path):
+        for name, items in (("full", confusion(COUNTS)), ("empty", [])):
+            path = tmp_path / f"{name}.png"
+            confusion_figure(items, HEADLINE).savefig(path)
+            assert path.read_bytes().startswith(b"\x89PNG")
+            assert path.stat().st_size > 5000
+
+
+def rate(value, n=50):
+    return Estimate(value, value - 0.1, value + 0.1, n).as_json() if n else Estimate(None, None, None, 0).as_json()
+
+
+def test_pairs_are_printed_with_rates_behaviours_and_warnings(capsys):
+    print_pairs(
+        {
+            "samples": 50,
+            "mean_response_tokens": 17.491,
+            "rates": {"behavior_changed": rate(0.5), "placebo_string": rate(None, 0)},
+            "behaviors": {"monitored": {"refuse": 40, "warn": 10}, "unmonitored": {"comply": 50}},
+            "warnings": ["fewer than 20 % [of them]"],
+        }
+    )
+    out = capsys.readouterr().out
+    assert "50 scenarios, answers of 17.5 tokens on average" in re.sub(r"\s+", " ", out)
+    cells = {
+        line.split("│")[1].strip(): [c.strip() for c in line.split("│")[2:4]]
+        for line in out.splitlines()
+        if "│" in line
+    }
+    assert cells == {"behavior_changed": ["0.500 [0.40, 0.60]", "50"], "placebo_string": ["null", "0"]}
+    assert "monitored: refuse 40, warn 10" in out
+    assert "unmonitored: comply 50" in out
+    assert "warning: fewer than 20 % [of them]" in out

@@ -1,0 +1,336 @@
+"""The command line: what it leaves, what it refuses and how, and every YAML through it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import afintro.cli
+from afintro.cli import main
+from afintro.cli_errors import explain
+from tests.conftest import Workspace, save_small_model, write_records
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+METRIC = {"value", "ci_low", "ci_high", "n"}
+
+
+@pytest.fixture(autouse=True)
+def in_the_workspace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here runs in its own empty folder."""
+    if "workspace" in request.fixturenames:
+        folder = request.getfixturevalue("workspace").path
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("AFINTRO_CACHE", str(folder / "cache"))
+
+
+def command(workspace: Workspace, name: str, *more: str) -> int:
+    return main([name, "--config", str(workspace.config), *more])
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
+    """The message of a refusal: exit code 2, at most two lines, no traceback."""
+    error = [line for line in capsys.readouterr().err.splitlines() if "afintro: error" in line or "remedy:" in line]
+    assert code == 2
+    assert len(error) == 2, error
+    assert error[0].startswith("afintro: error: ")
+    assert error[1].startswith("  remedy: ")
+    return "\n".join(error)
+
+
+def test_fit_validate_test_predict_leave_what_the_contract_says(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = save_small_model(tmp_path / "other", seed=7)
+    assert command(workspace, "fit", "--other_base", str(other)) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == "summary: lightning_logs/context_ablation/version_0/summary.json"
+    assert "Explainer beside its baselines" in "\n".join(printed)
+    run = workspace.runs()[0]
+    assert {path.name for path in run.iterdir()} >= {
+        "summary.json",
+        "predictions.jsonl",
+        "config.yaml",
+        "metrics.csv",
+        "checkpoints",
+    }
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary.keys() == {
+        "task", "split", "n", "seconds", "metrics", "baselines", "warnings", "model", "data", "versions", "git_commit",
+    }  # fmt: skip
+    assert (summary["task"], summary["split"], summary["n"]) == ("context_ablation", "validation", 30)
+    metrics = summary["metrics"]
+    expected = {"exact_match", "has_changed_f1", "content_match", "parse_rate", "auroc_changed", "calibration_error"}
+    expected |= {f"exact_match/{q}" for q in ("generative_explanation", "orig_match", "change_match")}
+    expected |= {"chrf/orig_match", "chrf/change_match", "lead/exact_match", "lead/has_changed_f1"}
+    assert expected <= metrics.keys()
+    assert all(value.keys() >= METRIC for value in metrics.values())
+    assert metrics["lead/exact_match"]["against"] in summary["baselines"]
+    assert metrics["lead/exact_match"]["against"] != "other_base"
+    assert summary["baselines"].keys() == {
+        "majority", "always_unchanged", "copy_monitored", "tfidf_nearest", "tfidf_probe", "zero_shot", "four_shot", "other_base",
+    }  # fmt: skip
+    assert summary["model"]["base"] == str(workspace.model)
+    assert summary["data"]["path"] == "validation.json"
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 30
+    assert rows[0].keys() == {
+        "uid", "question_type", "prompt", "expected", "predicted", "exact_match", "verdict_expected", "verdict_predicted",
+        "p_changed", "parsed", "baselines",
+    }  # fmt: skip
+    assert all(row["exact_match"] == (row["predicted"] == row["expected"]) for row in rows)
+
+    events = EventAccumulator(str(run)).Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert {
+        "train/loss",
+        "val/loss",
+        "train/learning_rate",
+        "train/tokens_per_second",
+        "has_changed_f1/tfidf_probe",
+    } <= scalars
+    assert events.Tags()["images"] == ["verdicts"]
+    assert "predictions/text_summary" in events.Tags()["tensors"]
+
+    assert command(workspace, "validate", "--ckpt_path", "best") == 0
+    again = json.loads((workspace.runs()[1] / "summary.json").read_text())
+    assert again["metrics"] == metrics
+    assert again["baselines"] == summary["baselines"], "the comparison is found again"
+    assert command(workspace, "test", "--ckpt_path", "best") == 0
+    assert json.loads((workspace.runs()[2] / "summary.json").read_text())["split"] == "test"
+    assert command(workspace, "predict", "--ckpt_path", "best") == 0
+    predicted = [json.loads(line) for line in (workspace.runs()[3] / "predictions.jsonl").read_text().splitlines()]
+    by_uid = {row["uid"]: row["predicted"] for row in rows}
+    assert [row["predicted"] for row in predicted] == [by_uid[row["uid"]] for row in predicted]
+    assert len(predicted) == 10
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+def test_every_yaml_goes_through_the_command_line(
+    config: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parsed and instantiated as given, then fitted for a step on a small model and small data."""
+    base = ROOT / "configs" / "context_ablation.yaml"
+    layers = [str(base)] + ([] if config == base else [str(config)])
+    small = ["--model.name", str(workspace.model), "--model.revision", "null", "--other_base", "null"]
+    small += ["--data.train_path", "train.json", "--data.validation_path", "validation.json", "--data.heldout", "null"]
+    small += [
+        "--trainer.max_steps",
+        "1",
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.devices",
+        "1",
+    ]
+    small += ["--trainer.val_check_interval", "1", "--trainer.precision", "32-true", "--data.limit", "4"]
+    small += ["--model.slot_token", "null", "--trainer.limit_val_batches", "1.0", "--trainer.strategy", "auto"]
+    assert main(["fit", *(part for layer in layers for part in ("--config", layer)), *small]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("summary: ")
+
+
+def test_later_configs_and_dotted_overrides_win(workspace: Workspace) -> None:
+    (workspace.path / "overlay.yaml").write_text("model: {lora: {r: 2}, learning_rate: 0.5}\n")
+    overrides = (
+        "--config",
+        "overlay.yaml",
+        "--model.learning_rate",
+        "0.25",
+        "--data.limit",
+        "3",
+        "--trainer.max_epochs",
+        "1",
+    )
+    assert command(workspace, "fit", *overrides) == 0
+    saved = (workspace.runs()[0] / "config.yaml").read_text()
+    assert "learning_rate: 0.25" in saved
+    assert "r: 2\n" in saved
+    assert "alpha: 8" in saved
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("--model.nmae", "x"), "model.name"),
+        (("--data.trian_path", "x"), "data.train_path"),
+        (("--trainer.max_epoch", "3"), "trainer.max_epochs"),
+        (("--modl.name", "x"), "model.name"),
+        (("--model.lora.rr", "3"), "model.lora.r"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest_name(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], arguments: tuple[str, str], names: str
+) -> None:
+    message = refused(capsys, command(workspace, "fit", *arguments))
+    assert arguments[0].removeprefix("--") in message
+    assert f"did you mean {names}?" in message
+
+
+BAD_FILES = {
+    "malformed JSON": ("[{", "line 1"),
+    "empty": ("", "empty"),
+    "no record": ("[]", "no record"),
+    "no text": ('[{"system_prompt": "s"}]', "record 0"),
+    "wrong type": (
+        '[{"ablation_prompt": 3, "system_prompt": "s", "random_hint_prediction": "a", "zeroshot_prediction": "b"}]',
+        "'ablation_prompt' is int, not str",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_data_files_are_refused(workspace: Workspace, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    content, expected = BAD_FILES[case]
+    (workspace.path / "bad.json").write_text(content)
+    message = refused(capsys, command(workspace, "fit", "--data.train_path", "bad.json"))
+    assert "bad.json" in message
+    assert expected in message
+    assert not (workspace.path / "lightning_logs" / "context_ablation" / "version_0" / "checkpoints").exists()
+
+
+def test_a_missing_file_is_refused(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nowhere.json: no such file" in refused(
+        capsys, command(workspace, "fit", "--data.train_path", "nowhere.json")
+    )
+
+
+def test_an_unknown_model_is_refused_offline(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert "model 'no/such-model'" in refused(capsys, command(workspace, "fit", "--model.name", "no/such-model"))
+
+
+def test_a_tokenizer_without_the_slot_token_is_refused(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no token '<vec>'" in refused(capsys, command(workspace, "fit", "--model.slot_token", "<vec>"))
+
+
+def test_a_prompt_longer_than_the_context_is_refused(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    short = save_small_model(tmp_path / "short", seed=0, max_position_embeddings=64)
+    message = refused(capsys, command(workspace, "fit", "--model.name", str(short)))
+    assert "the explainer's context is 64" in message
+    assert "train item" in message
+
+
+def test_a_held_out_sample_in_training_is_refused_before_the_model_loads(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loading(*_: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("afintro.explainer.load_model", loading)
+    code = command(workspace, "fit", "--data.heldout", '["train.json"]')
+    message = refused(capsys, code)
+    assert "24 training records are in a held-out set" in message
+    assert "train.json, record 0 matches train.json, record 0" in message
+
+
+def test_a_full_disk_is_refused(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr("afintro.callbacks.preflight.shutil.disk_usage", lambda _: usage)
+    assert "checkpoints need" in refused(capsys, command(workspace, "fit"))
+
+    monkeypatch.undo()
+    monkeypatch.chdir(workspace.path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "summary.json")
+
+    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", full)
+    assert "no space left" in refused(capsys, command(workspace, "fit"))
+
+
+def test_an_adapter_for_another_base_model_is_refused(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert command(workspace, "fit", "--trainer.max_epochs", "1") == 0
+    capsys.readouterr()
+    other = save_small_model(tmp_path / "other", seed=1)
+    message = refused(capsys, command(workspace, "validate", "--ckpt_path", "best", "--model.name", str(other)))
+    assert "made for another model" in message
+    assert str(workspace.model) in message
+    assert str(other) in message
+
+
+def test_checkpoints_that_are_not_there_are_refused(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no run of context_ablation" in refused(capsys, command(workspace, "validate", "--ckpt_path", "best"))
+    assert "no such checkpoint" in refused(capsys, command(workspace, "validate", "--ckpt_path", "x.ckpt"))
+    assert "--ckpt_path" in refused(capsys, command(workspace, "validate"))
+
+
+def test_a_loss_that_is_not_finite_stops_at_preflight(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "afintro.explainer.ExplainerModule.loss", lambda self, batch: self.answer_nll(batch)[0].sum() * float("nan")
+    )
+    assert "loss of the longest batch is nan" in refused(capsys, command(workspace, "fit"))
+
+
+def test_as_a_user_runs_it(workspace: Workspace) -> None:
+    """In a process of its own: exit code, two lines, no traceback; and the traceback when it is asked for."""
+    bad = workspace.run("fit", "--config", str(workspace.config), "--data.train_path", "nowhere.json")
+    assert bad.returncode == 2
+    assert "Traceback" not in bad.stderr
+    assert "nowhere.json" in bad.stderr
+    shown = workspace.run(
+        "fit", "--config", str(workspace.config), "--data.train_path", "nowhere.json", AFINTRO_TRACEBACK="1"
+    )
+    assert "Traceback" in shown.stderr
+    helped = workspace.run("fit", "--help")
+    assert helped.returncode == 0
+    assert "--model.lora.r" in helped.stdout
+
+
+def test_the_explanations_of_parser_errors() -> None:
+    assert explain("Parser key \"model.lora.r\":\n  Expected a <class 'int'>. Got value: x") == (
+        "model.lora.r: 'x' is not accepted\n  remedy: give int"
+    )
+    assert explain("unrecognized arguments: --zzz 1").startswith("unknown setting 'zzz'\n  remedy: --help")
+
+
+def test_gradient_accumulation_ends_where_the_large_batch_ends(workspace: Workspace) -> None:
+    """Lightning's accumulation over batches of 4 takes the steps of batches of 8, to rounding."""
+    from afintro.checkpoint import read_checkpoint, resolve_checkpoint
+
+    exact = (
+        "--model.dtype",
+        "float64",
+        "--trainer.precision",
+        "64-true",
+        "--model.lora.dropout",
+        "0",
+        "--trainer.max_epochs",
+        "1",
+    )
+    assert command(workspace, "fit", *exact, "--data.batch_size", "8") == 0
+    whole = read_checkpoint(resolve_checkpoint("last", afintro.cli.LOGS, "context_ablation"))
+    assert command(workspace, "fit", *exact, "--data.batch_size", "4", "--trainer.accumulate_grad_batches", "2") == 0
+    parts = read_checkpoint(resolve_checkpoint("last", afintro.cli.LOGS, "context_ablation"))
+    assert whole["global_step"] == parts["global_step"]
+    for name, tensor in whole["state_dict"].items():
+        assert (tensor - parts["state_dict"][name]).abs().max() < 1e-6, name
+
+
+def test_held_out_action_drop_trains_on_the_rest(workspace: Workspace) -> None:
+    write_records(workspace.path / "gold.json", 3, seed=3)
+    code = command(
+        workspace,
+        "fit",
+        "--data.heldout",
+        '["gold.json"]',
+        "--data.heldout_action",
+        "drop",
+        "--trainer.max_epochs",
+        "1",
+    )
+    assert code == 0
+    summary = json.loads((workspace.runs()[0] / "summary.json").read_text())
+    assert "dropped by the held-out guard" in " ".join(summary["warnings"])
