@@ -31,7 +31,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/python -m benchmarks.context_ablation
+	$(BIN)/python -m benchmarks.train
 
 clean:
 	rm -rf $(VENV) build *.egg-info

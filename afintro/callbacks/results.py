@@ -165,6 +165,7 @@ def prediction_rows(
         rows.append(
             {
                 "uid": prediction.uid,
+                "scenario_id": prediction.scenario_id,
                 "question_type": prediction.question_type,
                 "prompt": prompts[prediction.uid],
                 "expected": prediction.expected,

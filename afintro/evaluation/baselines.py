@@ -98,6 +98,6 @@ def _probe(vectors: TfidfVectorizer, seen: Sequence[Example], asked: Sequence[Ex
     probabilities = model.predict_proba(vectors.transform([item.prompt for item in asked]))
     changed = np.array([_changed(answer) for answer in model.classes_])
     return [
-        _prediction(item, str(model.classes_[row.argmax()]), float(row[changed].sum()))
+        _prediction(item, str(model.classes_[row.argmax()]), min(1.0, float(row[changed].sum())))
         for item, row in zip(asked, probabilities, strict=True)
     ]

@@ -53,6 +53,7 @@ class Statistic:
     name: str
     values: Floats  # [n, k] per-item numbers
     kind: str  # mean, f1, auroc, calibration
+    uids: tuple[str, ...]
 
     def __call__(self, weights: Floats) -> float:
         if self.kind == "mean":
@@ -60,12 +61,14 @@ class Statistic:
         if self.kind == "f1":
             return macro_f1(self.values, weights)
         drawn = np.repeat(np.arange(len(weights)), weights.astype(np.int64))
-        probability, truth = torch.from_numpy(self.values[drawn, 0]), torch.from_numpy(self.values[drawn, 1]).long()
+        # torchmetrics puts a probability of exactly 1 into a bin of its own.
+        probability = torch.from_numpy(self.values[drawn, 0].clip(0.0, np.nextafter(1.0, 0.0)))
+        truth = torch.from_numpy(self.values[drawn, 1]).long()
         if self.kind == "calibration":
             return float(binary_calibration_error(probability, truth, n_bins=CALIBRATION_BINS))
         if truth.min() == truth.max():
             return float("nan")
-        return float(binary_auroc(probability, truth))
+        return min(1.0, float(binary_auroc(probability, truth)))  # float32 inside
 
 
 def macro_f1(outcomes: Floats, weights: Floats) -> float:
@@ -101,7 +104,8 @@ def statistics(predictions: Sequence[Prediction], headline: str) -> dict[str, tu
     def put(name: str, kind: str, items: Sequence[Prediction], rows: Sequence[Sequence[float]]) -> None:
         if items:
             values = np.array(rows, dtype=np.float64)
-            found[name] = (Statistic(name, values, kind), [item.scenario_id for item in items])
+            uids = tuple(item.uid for item in items)
+            found[name] = (Statistic(name, values, kind, uids), [item.scenario_id for item in items])
 
     for question in sorted({prediction.question_type for prediction in ordered}):
         items = [prediction for prediction in ordered if prediction.question_type == question]
@@ -146,7 +150,8 @@ def chrf(predicted: str, expected: str) -> float:
     """chrF of one answer in 0..1 (Popović 2015); case counts. An empty answer scores 0 unless empty is right."""
     if predicted == expected or not predicted.strip() or not expected.strip():
         return float(predicted.strip() == expected.strip())
-    found = chrf_score([predicted], [[expected]], n_word_order=0)
+    # chrF counts no white space; torchmetrics leaves out the blank alone.
+    found = chrf_score([" ".join(predicted.split())], [[" ".join(expected.split())]], n_word_order=0)
     assert isinstance(found, torch.Tensor)
     return float(found)
 
@@ -169,9 +174,9 @@ def lead(
     if own is None or not usable:
         return None
     statistic, clusters = own
+    assert all(other.uids == statistic.uids for other in usable.values()), "systems are compared on the same items"
     whole = np.ones(len(clusters))
     best = max(usable, key=lambda name: np.nan_to_num(usable[name](whole), nan=-1.0))
-    assert len(usable[best].values) == len(statistic.values), "systems are compared on the same items"
     estimate = Bootstrap(clusters, seed).estimate(lambda weights: statistic(weights) - usable[best](weights))
     return estimate, best
 

@@ -1,5 +1,6 @@
 """What a person looks at: the table on screen, the table of sample predictions, the confusion matrix."""
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,21 @@ from afintro.evaluation.answers import Verdict, parse_two_branch
 from afintro.evaluation.metrics import Prediction
 from afintro.evaluation.statistics import Estimate
 
-COLUMNS = ("exact_match", "has_changed_f1", "content_match", "parse_rate", "auroc_changed", "calibration_error")
-TEXT_COLUMNS = ("exact_match/orig_match", "exact_match/change_match")
+# Two tables of four columns: eight with their intervals are wider than a terminal.
+TABLES = (
+    {
+        "exact_match": "exact match",
+        "has_changed_f1": "changed F1",
+        "content_match": "content",
+        "auroc_changed": "AUROC",
+    },
+    {
+        "parse_rate": "parsed",
+        "calibration_error": "calibration error",
+        "exact_match/orig_match": "exact orig",
+        "exact_match/change_match": "exact change",
+    },
+)
 VERDICTS = ("unchanged", "changed", "unparsed")
 
 
@@ -33,23 +47,23 @@ def cell(estimate: Estimate | None) -> str:
 
 def print_table(systems: dict[str, dict[str, Estimate]], leads: dict[str, Any], warnings: Sequence[str]) -> None:
     """Systems as rows, metrics as columns, 95 % intervals; then the leads and the warnings."""
-    console = Console(width=None if Console().is_terminal else 160, soft_wrap=False)
-    columns = [name for name in (*COLUMNS, *TEXT_COLUMNS) if any(name in scores for scores in systems.values())]
-    table = Table(title="Explainer beside its baselines (95 % bootstrap intervals)")
-    table.add_column("system")
-    for name in columns:
-        table.add_column(name.replace("exact_match/", "exact "), justify="right")
-    for system, scores in systems.items():
-        table.add_row(
-            system, *[cell(scores.get(name)) for name in columns], style="bold" if system == "explainer" else None
-        )
-    console.print(table)
+    console = Console(width=None if Console().is_terminal else 120)
+    for names, title in zip(TABLES, ("Explainer beside its baselines (95 % bootstrap intervals)", "and"), strict=True):
+        columns = {name: label for name, label in names.items() if any(name in scores for scores in systems.values())}
+        if not columns:
+            continue
+        table = Table("system", title=title)
+        for label in columns.values():
+            table.add_column(label, justify="right")
+        for system, scores in systems.items():
+            style = "bold" if system == "explainer" else None
+            table.add_row(system, *[cell(scores.get(name)) for name in columns], style=style)
+        console.print(table)
     for name, value in leads.items():
-        console.print(
-            f"{name}: {value['value']:+.3f} [{value['ci_low']:+.3f}, {value['ci_high']:+.3f}] against {value['against']}",
-            highlight=False,
-            markup=False,
-        )
+        difference = "null"
+        if value["value"] is not None:
+            difference = f"{value['value']:+.3f} [{value['ci_low']:+.3f}, {value['ci_high']:+.3f}]"
+        console.print(f"{name}: {difference} against {value['against']}", highlight=False, markup=False)
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False)
 
@@ -61,9 +75,17 @@ def sample_table(predictions: Sequence[Prediction], prompts: dict[str, str], hea
     for item in shown:
         probability = "" if item.p_changed is None else f"{item.p_changed:.2f}"
         cells = [prompts[item.uid], item.expected, item.predicted or ""]
-        text = " | ".join(" ".join(value.split()).replace("|", "\\|").replace("<", "&lt;") for value in cells)
+        text = " | ".join(_markdown_cell(value) for value in cells)
         lines.append(f"| {'yes' if item.exact_match else 'no'} | {text} | {probability} |")
     return "\n".join(lines)
+
+
+def _markdown_cell(text: str) -> str:
+    """One line in which nothing is markup: what Markdown would read as such becomes an entity."""
+    line = html.escape(" ".join(text.split()))
+    for character in "\\`|*_[]":
+        line = line.replace(character, f"&#{ord(character)};")
+    return line
 
 
 def confusion_figure(predictions: Sequence[Prediction], headline: str) -> Figure:
@@ -74,7 +96,7 @@ def confusion_figure(predictions: Sequence[Prediction], headline: str) -> Figure
         if item.question_type == headline and true is not None:
             said = parse_two_branch(item.predicted or "")
             counts[int(true.changed), 2 if said is None else int(said.changed)] += 1
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(counts, cmap="Blues", vmin=0)
     for row in range(2):
@@ -87,8 +109,8 @@ def confusion_figure(predictions: Sequence[Prediction], headline: str) -> Figure
     axes.set_yticks(range(2), VERDICTS[:2])
     axes.set_xlabel("predicted")
     axes.set_ylabel("expected")
-    axes.set_title("Does the behaviour change without the cue?")
-    figure.colorbar(image, ax=axes, label="items")
+    axes.set_title("Does the behaviour change without the cue?", fontsize=11)
+    figure.colorbar(image, ax=axes, label="items", shrink=0.75)
     return figure
 
 

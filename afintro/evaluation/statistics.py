@@ -40,10 +40,12 @@ class Bootstrap:
         names = sorted(set(clusters))
         index = {name: i for i, name in enumerate(names)}
         members = np.array([index[cluster] for cluster in clusters], dtype=np.int64)
-        rng = np.random.default_rng(seed)
-        draws = rng.multinomial(len(names), np.full(len(names), 1 / max(1, len(names))), size=RESAMPLES)
         self.n = len(clusters)
-        self.weights: Floats = draws[:, members].astype(np.float64)
+        self.weights: Floats = np.zeros((RESAMPLES, 0))
+        if names:
+            rng = np.random.default_rng(seed)
+            draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
+            self.weights = draws[:, members].astype(np.float64)
 
     def estimate(self, statistic: Callable[[Floats], float]) -> Estimate:
         """Value on the items themselves, and the percentile interval over resamples (those it is undefined on left out)."""

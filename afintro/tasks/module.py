@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -151,9 +152,13 @@ class TaskData(LightningDataModule):
                 )
 
     def describe(self, split: str) -> dict[str, Any]:
-        """Path, hash and size of a split, for ``summary.json``."""
+        """Path, hash (of a file; a dataset has none) and size of a split, for ``summary.json``."""
         path = self.paths[split] or (self.paths["train"] if split == "validation" else None)
-        return {"path": path, "sha256": file_sha256(path) if path else None, "n": len(self.examples[split])}
+        return {
+            "path": path,
+            "sha256": file_sha256(path) if path and Path(path).is_file() else None,
+            "n": len(self.examples[split]),
+        }
 
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """Shuffled by seed and epoch."""

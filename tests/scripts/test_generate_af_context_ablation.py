@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from afintro.data.records import read_records
+from afintro.errors import UserError
+from afintro.organisms import pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "generate_af_context_ablation.py"
@@ -252,11 +254,27 @@ class TestWrongInput:
             patch.setattr(os, "fsync", full)
             code, _, err = call()
         assert code == 2
-        assert "\nerror: " in f"\n{err}"
+        assert "error: " in err
         assert "No space left on device" in err
         assert "Traceback" not in err
         assert call()[0] == 0
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+    def test_bug_an_error_does_not_hang_on_the_progress_bar(self, call, monkeypatch):
+        """The bar is not closed on the way out: "pairs: 0%| | 0/9 [00:00<?]error: ...", and is drawn again after it."""
+
+        write_json = pairs.write_json
+
+        def full(path, content):
+            if path.parent.name == "partial":
+                raise UserError("cannot be written", where=str(path), remedy="make room")
+            write_json(path, content)
+
+        monkeypatch.setattr(pairs, "write_json", full)
+        code, _, err = call()
+        assert code == 2
+        assert [line for line in err.splitlines() if line.startswith("error: ")]
+        assert err.splitlines()[-1] == "  remedy: make room"
 
     def own_process(self, samples, output, model):
         """What in-process calls cannot see: what libraries log through handlers of their own."""
