@@ -17,9 +17,10 @@ from afintro.data.splits import guard, split_by_scenario
 from afintro.data.text import Message, chat, encode_answer, encode_prompt
 from afintro.errors import UserError
 from afintro.evaluation.answers import Verdict, two_branch
+from afintro.lm.load import fingerprint
 from afintro.organisms.behavior import LABELS, RuleLabeler
 from afintro.organisms.pairs import PairSettings, default_device, generate_pairs
-from afintro.organisms.toy import TOYS, cache_directory, scenarios
+from afintro.organisms.toy import cache_directory, resolve, scenarios
 from afintro.tasks.module import TaskData
 
 log = logging.getLogger(__name__)
@@ -275,6 +276,6 @@ def embedded_pairs() -> Path:
     unseen = scenarios(EMBEDDED_SIZES["validation"] + EMBEDDED_SIZES["test"], seed=1, held_out_wording=True)
     samples = [Sample(scenario.text, scenario.population) for scenario in train + unseen]
     settings = PairSettings(model="toy", batch_size=64, max_new_tokens=48)
-    directory = cache_directory() / "context_ablation" / f"toy-{TOYS['toy'].key}-{len(train)}"
+    directory = cache_directory() / "context_ablation" / f"toy-{fingerprint(resolve('toy'))}-{len(train)}"
     generate_pairs(samples, EMBEDDED_SIZES, directory, settings, default_device())
     return directory
