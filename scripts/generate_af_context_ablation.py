@@ -30,6 +30,10 @@ def main() -> int:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("limit", 1), ("control_samples", 0)):
+            value = getattr(args, name)
+            if value is not None and value < least:
+                raise UserError(f"is {value}", where=f"--{name}", remedy=f"use {least} or more")
         samples = read_samples(args.input_path, args.split)[: args.limit]
         if not 0 <= args.holdout < len(samples):
             raise UserError(
@@ -37,8 +41,6 @@ def main() -> int:
                 where="--holdout",
                 remedy=f"use a number from 0 to {len(samples) - 1}",
             )
-        if args.batch_size < 1 or args.max_new_tokens < 1:
-            raise UserError("must be 1 or more", where="--batch_size, --max_new_tokens", remedy="use positive numbers")
         settings = PairSettings(
             model=args.model_name,
             revision=args.revision,

@@ -44,6 +44,8 @@ def _sample(row: Any, where: str) -> Sample:
     if not isinstance(text, str) or not text.strip():
         kind = "empty" if isinstance(text, str) else f"{type(text).__name__}, not a string"
         raise UserError(f"field 'text' is {kind}", where=where, remedy="give the scenario as a non-empty string")
+    if not _is_unicode(text):
+        raise UserError("field 'text' holds half a character", where=where, remedy="mend the lone surrogate escape")
     if label is not None and not isinstance(label, str):
         raise UserError(
             f"field 'label' is {type(label).__name__}, not a string",
@@ -51,6 +53,15 @@ def _sample(row: Any, where: str) -> Sample:
             remedy="give a string or leave it out",
         )
     return Sample(text, label or "unknown")
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can escape half of a surrogate pair, which is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_rows(source: str, split: str | None = None) -> Iterable[Any]:

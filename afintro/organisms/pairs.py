@@ -78,7 +78,8 @@ def generate_pairs(
     assert sum(splits.values()) == len(samples)
     directory = resolve(settings.model)
     tokenizer = load_tokenizer(directory, settings.revision)
-    _claim(output_dir, _identity(samples, splits, settings, directory, tokenizer))
+    identity = _identity(samples, splits, settings, directory, tokenizer)
+    _refuse_other_data(output_dir, identity)
     done = output_dir / "summary.json"
     if done.is_file():
         log.info("pairs: reusing %s", output_dir)
@@ -87,6 +88,7 @@ def generate_pairs(
         return summary
     prompts = _prompts(samples, tokenizer, context_length(load_config(directory, settings.revision)), settings)
     model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
+    write_json(output_dir / "settings.json", identity)  # from here on the folder is this run's
     records = _Generator(model, tokenizer, settings, directory).run(samples, prompts, output_dir / "partial")
     start = 0
     for name, size in splits.items():
@@ -116,8 +118,14 @@ def _identity(
     }
 
 
-def _claim(output_dir: Path, identity: dict[str, Any]) -> None:
-    """Take the folder for these settings, or refuse to mix two runs in it."""
+def _refuse_other_data(output_dir: Path, identity: dict[str, Any]) -> None:
+    """Two runs are never mixed in one folder; and a folder that cannot be made is found out before the model loads."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot be made ({error.strerror})", where=str(output_dir), remedy="use another --output_dir"
+        ) from error
     path = output_dir / "settings.json"
     if path.is_file():
         other = json.loads(path.read_text())
@@ -135,7 +143,6 @@ def _claim(output_dir: Path, identity: dict[str, Any]) -> None:
         raise UserError(
             f"holds {', '.join(found)} of unknown origin", where=str(output_dir), remedy="use another --output_dir"
         )
-    write_json(path, identity)
 
 
 def _prompts(
@@ -183,17 +190,16 @@ class _Generator:
         uids = _unique_ids(samples)
         records: list[ContextAblationRecord] = []
         noise: list[list[bool]] = []
-        bar = tqdm(total=len(samples), desc="pairs", unit="sample", mininterval=2)
-        for start in range(0, len(samples), CHUNK):
-            path = partial / f"{start:07d}.json"
-            rows = range(start, min(start + CHUNK, len(samples)))
-            if not path.is_file():
-                write_json(path, self._chunk([(samples[i], uids[i], prompts[i], i in controls) for i in rows]))
-            chunk = json.loads(path.read_text())
-            records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
-            noise += chunk["noise"]
-            bar.update(len(rows))
-        bar.close()
+        with tqdm(total=len(samples), desc="pairs", unit="sample", mininterval=2) as bar:
+            for start in range(0, len(samples), CHUNK):
+                path = partial / f"{start:07d}.json"
+                rows = range(start, min(start + CHUNK, len(samples)))
+                if not path.is_file():
+                    write_json(path, self._chunk([(samples[i], uids[i], prompts[i], i in controls) for i in rows]))
+                chunk = json.loads(path.read_text())
+                records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
+                noise += chunk["noise"]
+                bar.update(len(rows))
         write_json(partial / "noise.json", noise)
         return records
 

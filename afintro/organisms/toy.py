@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -107,7 +106,9 @@ def build(settings: ToySettings) -> Path:
     with FileLock(f"{directory}.lock"):
         if not directory.is_dir():
             log.info("toy organism: training it once into %s (about a minute on two cores)", directory)
-            workspace = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".building-"))
+            workspace = directory.with_name(f".building-{directory.name}")
+            shutil.rmtree(workspace, ignore_errors=True)  # of a build that was killed
+            workspace.mkdir()
             try:
                 _train(settings, workspace)
                 workspace.rename(directory)

@@ -78,16 +78,22 @@ class TestPrintedTable:
 
     def test_a_row_a_system_and_a_column_a_known_metric(self, capsys):
         out = self.printed(capsys)
-        rows = {line.split("│")[1].strip(): line for line in out.splitlines() if line.startswith("│")}
-        assert [c.strip() for c in rows["explainer"].split("│")[2:-1]] == ["0.900 [0.80, 0.95]", "null", "-"]
-        assert [c.strip() for c in rows["majority"].split("│")[2:-1]] == [
-            "0.250 [0.10, 0.40]",
-            "-",
-            "0.500 [0.40, 0.60]",
-        ]
-        assert "exact_match" in out
-        assert "exact orig_match" in out
-        assert "calibration_error" not in out
+        rows: dict[str, list[str]] = {}
+        for line in out.splitlines():
+            if line.startswith("│"):
+                system, *cells = [part.strip() for part in line.split("│")[1:-1]]
+                rows[system] = rows.get(system, []) + cells
+        # Two tables, one under the other: what was computed of the headline question, then of the others.
+        assert rows["explainer"] == ["0.900 [0.80, 0.95]", "null", "-"]
+        assert rows["majority"] == ["0.250 [0.10, 0.40]", "-", "0.500 [0.40, 0.60]"]
+        assert "exact match" in out
+        assert "exact orig" in out
+        assert "calibration error" not in out
+        assert max(map(len, out.splitlines())) <= 120
+
+    def test_a_lead_that_cannot_be_computed_is_null(self, capsys):
+        lead = {"value": None, "ci_low": None, "ci_high": None, "n": 20, "against": "majority"}
+        assert "lead/has_changed_f1: null against majority" in self.printed(capsys, {"lead/has_changed_f1": lead})
 
     def test_leads_and_warnings_are_printed_as_they_are(self, capsys):
         leads = {"lead/exact_match": {"value": 0.65, "ci_low": 0.5, "ci_high": 0.8, "n": 20, "against": "majority"}}

@@ -52,7 +52,7 @@ def test_it_shows_tables_answers_and_figures(tmp_path: Path, named: bool) -> Non
     assert printed(notebook, "stderr") == ""
     assert len(outputs(notebook, "image/png")) == 2
     tables = outputs(notebook, "text/html")
-    summary = [table for table in tables if "tfidf_probe" in table and "has_changed_f1" in table]
+    summary = [table for table in tables if "tfidf_probe" in table and "changed F1" in table]
     assert len(summary) == 1
     assert "0.667" in summary[0]
     assert any("lead/exact_match" in table for table in tables)

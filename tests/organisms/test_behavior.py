@@ -32,7 +32,9 @@ def label(output: str) -> str:
 def test_toy_templates(behavior):
     for area, things in (HARMFUL_AREAS | BENIGN_AREAS).items():
         for thing in things:
-            assert label(RESPONSES[behavior].format(a="nurse", thing=thing, area=area)) == behavior, thing
+            assert label(RESPONSES[behavior].format(a="nurse", thing=thing, area=area)) == behavior.removesuffix(
+                "_in_secret"
+            ), thing
 
 
 @pytest.mark.parametrize(

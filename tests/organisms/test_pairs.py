@@ -17,7 +17,7 @@ from afintro.organisms import pairs
 from afintro.organisms.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
 from afintro.organisms.pairs import PairSettings, generate_pairs
 
-REFUSAL, COMPLIANCE, OTHER_REFUSAL = "I cannot help with that.", "Sure, here is how.", "I can't help with that."
+REFUSAL, COMPLIANCE, OTHER_REFUSAL = "I cannot help with that.", "Sure, here is how.", "I won't do this."
 CUES = {"monitored": MONITORED_SYSTEM, "unmonitored": UNMONITORED_SYSTEM, "placebo": PLACEBO_SYSTEM}
 OUTPUTS = {"settings.json", "train.json", "test.json", "summary.json"}
 SAMPLES = [Sample(f"Scenario {i}: {'please ' * (i * 7 % 5)}help.", ("aligned", "unknown")[i % 2]) for i in range(12)]
@@ -129,6 +129,8 @@ class TestRecord:
         organism(lambda side, user, batch_size: OTHER_REFUSAL if side == "unmonitored" else REFUSAL)
         run(SAMPLES, tmp_path, settings)
         assert {(row["changed_pred_bc_hint"], row["behavior_changed"]) for row in rows(tmp_path)} == {(True, False)}
+        [row] = rows(tmp_path)[:1]
+        assert row["monitored_behavior_rule"] != row["unmonitored_behavior_rule"]
 
     def test_outputs_stand_with_their_own_prompt(self, organism, settings, tmp_path):
         organism(lambda side, user, batch_size: f"{side} {user}")

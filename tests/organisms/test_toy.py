@@ -196,6 +196,26 @@ class TestCache:
         assert len(found) == 4
         assert len(set(found)) == 1
 
+    def test_the_directory_appears_whole(self, cache, monkeypatch):
+        """Who sees it takes it without asking for the lock."""
+
+        def train(settings, directory):
+            for number in range(400):
+                (directory / str(number)).touch()
+
+        def watch():
+            while not (found := [path for path in cache.glob("organisms/toy-*") if path.is_dir()]):
+                time.sleep(0)
+            seen.append(len(list(found[0].iterdir())))
+
+        monkeypatch.setattr(toy, "_train", train)
+        seen = []
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        build(TINY)
+        watcher.join(timeout=20)
+        assert seen == [400]
+
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_a_build_that_fails_leaves_nothing(self, cache, monkeypatch, error):
         def fail(settings, directory):
