@@ -77,8 +77,8 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 30
     assert rows[0].keys() == {
-        "uid", "question_type", "prompt", "expected", "predicted", "exact_match", "verdict_expected", "verdict_predicted",
-        "p_changed", "parsed", "baselines",
+        "uid", "scenario_id", "question_type", "prompt", "expected", "predicted", "exact_match", "verdict_expected",
+        "verdict_predicted", "p_changed", "parsed", "baselines",
     }  # fmt: skip
     assert all(row["exact_match"] == (row["predicted"] == row["expected"]) for row in rows)
 

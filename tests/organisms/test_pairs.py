@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -508,6 +509,36 @@ class TestCrash:
         monkeypatch.setattr(pairs, "CHUNK", 100)
         run(SAMPLES, tmp_path / "run", settings)
         assert contents(tmp_path / "run") == whole[1]
+
+
+def test_bug_two_runs_at_once_both_end_well(organism, settings, tmp_path, monkeypatch):
+    """Two fits on a fresh cache want the same embedded pairs: the first to end removes the other's chunks under it."""
+    organism()
+    write_json, first_waits, second_ended = pairs.write_json, threading.Event(), threading.Event()
+
+    def slow(path, content):
+        write_json(path, content)
+        if path.name == "noise.json" and not first_waits.is_set():
+            first_waits.set()
+            second_ended.wait(2)  # in vain where the second waits for the first
+
+    def second():
+        first_waits.wait(20)
+        results.append(run(SAMPLES, tmp_path, settings))
+        second_ended.set()
+
+    monkeypatch.setattr(pairs, "write_json", slow)
+    results = []
+    thread = threading.Thread(target=second)
+    thread.start()
+    try:
+        results.append(run(SAMPLES, tmp_path, settings))
+    finally:
+        thread.join()
+    assert len(results) == 2
+    assert results[0] == results[1]
+    assert OUTPUTS <= set(contents(tmp_path))
+    assert not (tmp_path / "partial").exists()
 
 
 class TestContext:
