@@ -141,7 +141,7 @@ def test_one_class_of_training_answers():
     assert {(p.predicted, p.p_changed) for p in unchanged} == {(REFUSE, 0.0)}
 
 
-def test_bug_probabilities_of_the_probe_are_at_most_1():
+def test_probabilities_of_the_probe_are_at_most_1():
     """Sums of class probabilities such as 1.0000000000000002, which the calibration error takes for logits."""
     rng = random.Random(0)
     contents = ["comply", "refuse", "warn", "silent"]

@@ -170,7 +170,7 @@ class TestProbabilities:
         assert score(items, HEADLINE, 0)["auroc_changed"].n == 2
         assert value(items, "auroc_changed") == 1.0
 
-    def test_bug_rounding_above_1_must_not_change_the_calibration_error(self):
+    def test_rounding_above_1_must_not_change_the_calibration_error(self):
         """A sum of probabilities is 1.0000000000000002 now and then; torchmetrics then takes all of them for logits."""
         exact = [headline(i, said(bool(i % 4)), None, 0.9) for i in range(8)] + [headline("z", said(True), None, 1.0)]
         above = [*exact[:-1], headline("z", said(True), None, np.nextafter(1.0, 2.0))]
@@ -213,7 +213,7 @@ class TestChrf:
     def test_against_an_independent_implementation(self, predicted, expected):
         assert chrf(predicted, expected) == pytest.approx(reference_chrf(predicted, expected), abs=1e-5)
 
-    def test_bug_line_breaks_and_tabs_are_white_space_too(self):
+    def test_line_breaks_and_tabs_are_white_space_too(self):
         """torchmetrics leaves out spaces alone; Popović's script, like sacreBLEU, all white space."""
         for predicted, expected in (
             ("1. Mix.\n2. Bake.\n", "1. Mix. 2. Bake now."),
@@ -398,8 +398,8 @@ class TestLead:
         assert estimate.value is None
 
     @pytest.mark.parametrize("kept", [59, 60])
-    def test_bug_other_items_are_refused(self, kept):
-        """Lengths alone are compared (and only after the first use): other items come out as if paired."""
+    def test_other_items_are_refused(self, kept):
+        """Comparing lengths alone would let other items come out as if paired."""
         others = [headline(f"other{i}", said(true), said(true)) for true, i in self.ITEMS][:kept]
         with pytest.raises(AssertionError, match="same items"):
             lead(self.system(lambda i: True), {"b": others}, HEADLINE, "exact_match", 0)

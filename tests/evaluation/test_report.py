@@ -101,8 +101,8 @@ class TestPrintedTable:
         assert "lead/exact_match: +0.650 [+0.500, +0.800] against majority" in out
         assert "warning: class collapse [bold]of the parsed[/bold] answers" in out
 
-    def test_bug_a_lead_that_is_null_is_printed_as_null(self, capsys):
-        """Every validation on items of one verdict ends here: has_changed_f1 is undefined, and so is its lead."""
+    def test_a_lead_that_is_null_is_printed_as_null(self, capsys):
+        """On items of one verdict has_changed_f1 is undefined, and so is its lead."""
         items = [prediction(f"{i}", answer(False), answer(False)) for i in range(9)]
         estimate, against = lead(items, {"majority": items}, HEADLINE, "has_changed_f1", 0)
         leads = {"lead/has_changed_f1": {**estimate.as_json(), "against": against}}
@@ -157,7 +157,7 @@ class TestSampleTable:
         assert html.unescape(row[3]) == "x|<i>y</i>"
 
     @pytest.mark.parametrize("text", ["regex a\\|b", "`open | code", "tick ` and | pipe ` tick"])
-    def test_bug_backslashes_and_backticks_do_not_break_the_row(self, text):
+    def test_backslashes_and_backticks_do_not_break_the_row(self, text):
         """An unescaped backslash eats the escape of the pipe after it, a backtick joins cells into one code span."""
         [row] = self.cells(sample_table([prediction("u", answer(False), text, 0.25)], {"u": text}, HEADLINE))
         assert html.unescape(row[2]) == answer(False)
@@ -201,8 +201,8 @@ class TestConfusion:
             assert text.get_color() == ("white" if int(text.get_text()) > 5 else "black")
 
     @pytest.mark.parametrize("counts", [COUNTS, {}])
-    def test_bug_the_title_is_not_covered_by_the_colour_bar(self, counts):
-        """As seen on the picture: "... change without the cu"; the bar, taller than the matrix, hides the end."""
+    def test_the_title_is_not_covered_by_the_colour_bar(self, counts):
+        """A bar taller than the matrix hides the end: "... change without the cu"."""
         figure = confusion_figure(confusion(counts), HEADLINE)
         FigureCanvasAgg(figure).draw()
         matrix, bar = figure.axes

@@ -242,8 +242,8 @@ class TestControls:
             assert summary["rates"][name]["n"] == len(where)
         assert summary["rates"]["behavior_changed"]["n"] == 12
 
-    def test_bug_controls_can_be_switched_off(self, organism, settings, tmp_path):
-        """Bootstrap([]) raises: --control_samples 0 ends in a traceback, after all the generation."""
+    def test_controls_can_be_switched_off(self, organism, settings, tmp_path):
+        """No items to resample: null rates, and no traceback after all the generation."""
         organism()
         summary = run(SAMPLES, tmp_path, replace(settings, control_samples=0))
         assert not [row for row in rows(tmp_path) if "placebo_output" in row]
@@ -537,7 +537,7 @@ def test_bug_two_runs_at_once_both_end_well(organism, settings, tmp_path, monkey
         thread.join()
     assert len(results) == 2
     assert results[0] == results[1]
-    assert OUTPUTS <= set(contents(tmp_path))
+    assert set(contents(tmp_path)) >= OUTPUTS
     assert not (tmp_path / "partial").exists()
 
 
@@ -563,8 +563,8 @@ class TestContext:
         with pytest.raises(UserError, match="513 tokens"):
             run([Sample(text + "y"), Sample("z")], tmp_path / "does not", settings, holdout=1)
 
-    def test_bug_nothing_is_written_and_the_remedy_works(self, organism, settings, tmp_path):
-        """The folder is claimed before the prompts are checked, so that following the remedy is then refused."""
+    def test_nothing_is_written_and_the_remedy_works(self, organism, settings, tmp_path):
+        """A folder claimed before the prompts are checked would refuse the run that follows the remedy."""
         organism()
         folder = tmp_path / "out"
         with pytest.raises(UserError, match="lower --max_new_tokens"):
@@ -573,7 +573,7 @@ class TestContext:
         run(SAMPLES, folder, settings)
         assert set(contents(folder)) == OUTPUTS
 
-    def test_bug_a_model_that_cannot_be_loaded_leaves_nothing(self, organism, settings, tmp_path):
+    def test_a_model_that_cannot_be_loaded_leaves_nothing(self, organism, settings, tmp_path):
         organism()
         broken = tmp_path / "broken"
         broken.mkdir()

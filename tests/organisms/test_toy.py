@@ -229,8 +229,8 @@ class TestCache:
         fake_training(monkeypatch)
         assert (build(TINY) / "model.safetensors").is_file()
 
-    def test_bug_others_may_read_a_shared_cache(self, cache, monkeypatch):
-        """mkdtemp makes the folder 0700, and so the finished organism stays, whatever the umask says."""
+    def test_others_may_read_a_shared_cache(self, cache, monkeypatch):
+        """A folder of mkdtemp would be 0700, whatever the umask says."""
         fake_training(monkeypatch)
         umask = os.umask(0o022)
         try:
@@ -327,8 +327,8 @@ class TestProcesses:
         assert (build(TINY) / "model.safetensors").read_text() == "weights"
         assert len(calls) == 1
 
-    def test_bug_the_workspace_of_a_killed_build_is_removed_by_the_next(self, killed, monkeypatch):
-        """A new name every time: each kill leaves another .building- folder for good."""
+    def test_the_workspace_of_a_killed_build_is_removed_by_the_next(self, killed, monkeypatch):
+        """With a new name every time, each kill would leave another .building- folder for good."""
         fake_training(monkeypatch)
         directory = build(TINY)
         assert [path for path in killed.iterdir() if path.is_dir()] == [directory]

@@ -204,20 +204,18 @@ WRONG = {  # what is wrong: (flags, what the message names)
     "output folder is a file": (lambda folder: {"output_dir": folder / "samples.json"}, "samples.json"),
     "output folder below a file": (lambda folder: {"output_dir": folder / "samples.json" / "x"}, "samples.json"),
     "no model in folder": (lambda folder: {"model_name": folder}, "cannot be loaded"),
-}
-BUGS = {
-    "bug: prompt longer than the context": (write(json.dumps([{"text": "a"}] * 3 + [{"text": "b" * 600}])), "sample 3"),
-    "bug: limit 0": (lambda folder: {"limit": 0}, "--limit"),
-    "bug: negative limit": (lambda folder: {"limit": -3}, "--limit"),
-    "bug: negative control samples": (lambda folder: {"control_samples": -1}, "--control_samples"),
-    "bug: half a character": (write('[{"text": "a"}, {"text": "b"}, {"text": "\\ud83d"}]'), "record 2"),  # half a pair
+    "prompt longer than the context": (write(json.dumps([{"text": "a"}] * 3 + [{"text": "b" * 600}])), "sample 3"),
+    "limit 0": (lambda folder: {"limit": 0}, "--limit"),
+    "negative limit": (lambda folder: {"limit": -3}, "--limit"),
+    "negative control samples": (lambda folder: {"control_samples": -1}, "--control_samples"),
+    "half a character": (write('[{"text": "a"}, {"text": "b"}, {"text": "\\ud83d"}]'), "record 2"),  # half a pair
 }
 
 
 class TestWrongInput:
-    @pytest.mark.parametrize("what", [*WRONG, *BUGS])
+    @pytest.mark.parametrize("what", WRONG)
     def test_two_lines_exit_code_2_nothing_written(self, call, tmp_path, what):
-        make, names = (WRONG | BUGS)[what]
+        make, names = WRONG[what]
         flags = make(tmp_path)
         before = contents(tmp_path)
         code, out, err = call(**flags)
@@ -260,8 +258,8 @@ class TestWrongInput:
         assert call()[0] == 0
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
-    def test_bug_an_error_does_not_hang_on_the_progress_bar(self, call, monkeypatch):
-        """The bar is not closed on the way out: "pairs: 0%| | 0/9 [00:00<?]error: ...", and is drawn again after it."""
+    def test_an_error_does_not_hang_on_the_progress_bar(self, call, monkeypatch):
+        """A bar that is not closed on the way out ends in "0/9 [00:00<?]error: ...", and is drawn again after it."""
 
         write_json = pairs.write_json
 
@@ -291,8 +289,8 @@ class TestWrongInput:
         assert "HF_HUB_OFFLINE" in lines[1]
         assert not (tmp_path / "out").exists()
 
-    def test_bug_a_long_prompt_in_a_process_of_its_own(self, model, tmp_path):
-        """The tokenizer warns of "indexing errors" first, a third line that is not true."""
+    def test_a_long_prompt_in_a_process_of_its_own(self, model, tmp_path):
+        """Without the tokenizer's own warning of "indexing errors", a third line that is not true."""
         path = tmp_path / "long.json"
         path.write_text(json.dumps([{"text": "short"}, {"text": "long " * 200}]))
         lines = self.own_process(path, tmp_path / "out", model)
