@@ -4,11 +4,14 @@ Work is done in chunks of 100 samples, each written by atomic rename, so a kille
 chunk holds depends on the settings and its samples alone: a run that was killed and continued gives the same bytes.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,9 +82,24 @@ def generate_pairs(
     directory = resolve(settings.model)
     tokenizer = load_tokenizer(directory, settings.revision)
     identity = _identity(samples, splits, settings, directory, tokenizer)
+    _make(output_dir)
+    with _locked(output_dir):
+        return _generate_once(samples, splits, output_dir, settings, device, directory, tokenizer, identity)
+
+
+def _generate_once(
+    samples: Sequence[Sample],
+    splits: dict[str, int],
+    output_dir: Path,
+    settings: PairSettings,
+    device: str,
+    directory: str,
+    tokenizer: PreTrainedTokenizerBase,
+    identity: dict[str, Any],
+) -> dict[str, Any]:
     _refuse_other_data(output_dir, identity)
     done = output_dir / "summary.json"
-    if done.is_file():
+    if done.is_file() and all((output_dir / f"{name}.json").is_file() for name in splits):
         log.info("pairs: reusing %s", output_dir)
         summary = json.loads(done.read_text())
         assert isinstance(summary, dict)
@@ -118,14 +136,29 @@ def _identity(
     }
 
 
-def _refuse_other_data(output_dir: Path, identity: dict[str, Any]) -> None:
-    """Two runs are never mixed in one folder; and a folder that cannot be made is found out before the model loads."""
+def _make(output_dir: Path) -> None:
+    """A folder that cannot be made is found out before the model loads."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"cannot be made ({error.strerror})", where=str(output_dir), remedy="use another --output_dir"
         ) from error
+
+
+@contextmanager
+def _locked(output_dir: Path) -> Iterator[None]:
+    """Two runs at once into one folder take turns; the second finds the work done. The lock ends with the process."""
+    descriptor = os.open(output_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_other_data(output_dir: Path, identity: dict[str, Any]) -> None:
+    """Two runs are never mixed in one folder."""
     path = output_dir / "settings.json"
     if path.is_file():
         other = json.loads(path.read_text())

@@ -511,7 +511,7 @@ class TestCrash:
         assert contents(tmp_path / "run") == whole[1]
 
 
-def test_bug_two_runs_at_once_both_end_well(organism, settings, tmp_path, monkeypatch):
+def test_two_runs_at_once_both_end_well(organism, settings, tmp_path, monkeypatch):
     """Two fits on a fresh cache want the same embedded pairs: the first to end removes the other's chunks under it."""
     organism()
     write_json, first_waits, second_ended = pairs.write_json, threading.Event(), threading.Event()
