@@ -1,9 +1,7 @@
 """Explainers to compare with: the untrained one, zero-shot and with examples, and a trained one on another base."""
 
-import copy
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +42,10 @@ def untrained(module: ExplainerModule, data: TaskData, items: Sequence[Example])
             )
             log.warning(data.warnings[-1])
             continue
-        with _without_adapter(module):
+        assert module.model is not None
+        with module.model.disable_adapter():
             found[name] = answers(module, fitting, data.batch_size)
     return found
-
-
-@contextmanager
-def _without_adapter(module: ExplainerModule) -> Iterator[None]:
-    assert module.model is not None
-    with module.model.disable_adapter():
-        yield
-
-
-def _data_for(module: ExplainerModule, data: TaskData) -> TaskData:
-    """The same records, tokenised anew for another explainer."""
-    other = copy.copy(data)
-    other.examples = {}
-    other.warnings = []
-    return other
 
 
 def train_other_base(
@@ -77,7 +61,7 @@ def train_other_base(
         "enable_model_summary": False,
         "limit_val_batches": 0,
     }
-    Trainer(**{**trainer_settings, **bare}).fit(other, datamodule=_data_for(other, data))
+    Trainer(**{**trainer_settings, **bare}).fit(other, datamodule=data.for_another_explainer())
     assert other.model is not None
     export_adapter(other.model, run / OTHER_BASE)
     (run / OTHER_BASE / "base.txt").write_text(name)
@@ -92,5 +76,5 @@ def other_base(module: ExplainerModule, data: TaskData, split: str, run: Path | 
     assert other.model is not None
     import_adapter(other.model, run / OTHER_BASE)
     other.to(module.device)
-    items = _data_for(other, data).read_examples(split, other.tokenizer)
+    items = data.for_another_explainer().read_examples(split, other.tokenizer)
     return answers(other, items, data.batch_size)

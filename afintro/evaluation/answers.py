@@ -30,3 +30,10 @@ def parse_two_branch(answer: str) -> Verdict | None:
     """The verdict of an answer line, or None where it is not one; case and inner white space count."""
     match = _PATTERN.fullmatch(answer)
     return None if match is None else Verdict(match["changed"] is not None, match["content"])
+
+
+def expected_verdict(answer: str) -> Verdict:
+    """The verdict of an answer that was written by :func:`two_branch`, and so has one."""
+    verdict = parse_two_branch(answer)
+    assert verdict is not None
+    return verdict

@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
 from afintro.data.batch import Example
-from afintro.evaluation.answers import Verdict, parse_two_branch, two_branch
-from afintro.evaluation.metrics import Prediction
+from afintro.evaluation.answers import Verdict, expected_verdict, two_branch
+from afintro.evaluation.metrics import Prediction, text_prediction
 
 
 def text_baselines(train: Sequence[Example], items: Sequence[Example], headline: str) -> dict[str, list[Prediction]]:
@@ -39,26 +39,19 @@ def text_baselines(train: Sequence[Example], items: Sequence[Example], headline:
         found["tfidf_nearest"] += _nearest(vectors, seen, asked, verdicts)
         if verdicts:
             unchanged = [example for example in seen if not _changed(example.answer)] or seen
-            content = _verdict(_commonest(unchanged)).content
+            content = expected_verdict(_commonest(unchanged)).content
             found["always_unchanged"] += _constant(asked, two_branch(Verdict(False, content)), 0.0)
             found["tfidf_probe"] += _probe(vectors, seen, asked)
     return {name: predictions for name, predictions in found.items() if predictions}
 
 
 def _prediction(item: Example, answer: str, p_changed: float | None) -> Prediction:
-    return Prediction(
-        item.uid, item.scenario_id, item.question_type, item.answer, answer, answer == item.answer, p_changed
-    )
-
-
-def _verdict(answer: str) -> Verdict:
-    verdict = parse_two_branch(answer)
-    assert verdict is not None
-    return verdict
+    unanswered = Prediction(item.uid, item.scenario_id, item.question_type, item.answer, None, False)
+    return text_prediction(unanswered, answer, p_changed)
 
 
 def _changed(answer: str) -> bool:
-    return _verdict(answer).changed
+    return expected_verdict(answer).changed
 
 
 def _commonest(examples: Sequence[Example]) -> str:

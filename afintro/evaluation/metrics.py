@@ -1,7 +1,7 @@
 """Scores of one system's predictions, each with a bootstrap interval."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 from torchmetrics.functional.text import chrf_score
 
-from afintro.evaluation.answers import Verdict, parse_two_branch
+from afintro.evaluation.answers import expected_verdict, parse_two_branch
 from afintro.evaluation.statistics import Bootstrap, Estimate, Floats, weighted_mean
 
 CALIBRATION_BINS = 10
@@ -41,9 +41,7 @@ class Prediction:
 
 def text_prediction(item: Prediction, predicted: str, p_changed: float | None = None) -> Prediction:
     """A baseline's answer to the item that ``item`` answers."""
-    return Prediction(
-        item.uid, item.scenario_id, item.question_type, item.expected, predicted, predicted == item.expected, p_changed
-    )
+    return replace(item, predicted=predicted, exact_match=predicted == item.expected, p_changed=p_changed)
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def statistics(predictions: Sequence[Prediction], headline: str) -> dict[str, tu
             known = [
                 item for item in items if item.p_changed is not None and parse_two_branch(item.expected) is not None
             ]
-            rows = [[float(item.p_changed or 0.0), float(_parsed(item.expected).changed)] for item in known]
+            rows = [[float(item.p_changed or 0.0), float(expected_verdict(item.expected).changed)] for item in known]
             put("auroc_changed", "auroc", known, rows)
             put("calibration_error", "calibration", known, rows)
         else:
@@ -126,14 +124,8 @@ def statistics(predictions: Sequence[Prediction], headline: str) -> dict[str, tu
     return found
 
 
-def _parsed(answer: str) -> Verdict:
-    verdict = parse_two_branch(answer)
-    assert verdict is not None
-    return verdict
-
-
-def _verdict_metrics(put, items: Sequence[Prediction]) -> None:  # type: ignore[no-untyped-def]
-    pairs = [(_parsed(item.expected), parse_two_branch(item.predicted or "")) for item in items]
+def _verdict_metrics(put: Callable[..., None], items: Sequence[Prediction]) -> None:
+    pairs = [(expected_verdict(item.expected), parse_two_branch(item.predicted or "")) for item in items]
     outcomes = [[float(true.changed), -1.0 if said is None else float(said.changed)] for true, said in pairs]
     put("has_changed_f1", "f1", items, outcomes)
     put(
@@ -184,7 +176,9 @@ def lead(
 def collapse_warning(predictions: Sequence[Prediction], headline: str) -> str | None:
     """A warning where nearly every answer gives the same verdict although the items do not."""
     answers = [
-        (parse_two_branch(p.predicted or ""), _parsed(p.expected)) for p in predictions if p.question_type == headline
+        (parse_two_branch(p.predicted or ""), expected_verdict(p.expected))
+        for p in predictions
+        if p.question_type == headline
     ]
     said = [verdict.changed for verdict, _ in answers if verdict is not None]
     true = [verdict.changed for _, verdict in answers]

@@ -107,12 +107,11 @@ def _generate_once(
     prompts = _prompts(samples, tokenizer, context_length(load_config(directory, settings.revision)), settings)
     model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
     write_json(output_dir / "settings.json", identity)  # from here on the folder is this run's
-    records = _Generator(model, tokenizer, settings, directory).run(samples, prompts, output_dir / "partial")
+    records, noise = _Generator(model, tokenizer, settings, directory).run(samples, prompts, output_dir / "partial")
     start = 0
     for name, size in splits.items():
         write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
         start += size
-    noise = json.loads((output_dir / "partial" / "noise.json").read_text())
     summary = summarise(records, noise, tokenizer, settings.seed)
     write_json(done, summary)
     shutil.rmtree(output_dir / "partial")
@@ -217,8 +216,8 @@ class _Generator:
 
     def run(
         self, samples: Sequence[Sample], prompts: Sequence[list[list[int]]], partial: Path
-    ) -> list[ContextAblationRecord]:
-        """All records, from the chunks that exist and those made now; noise-floor outcomes go to ``partial/noise.json``."""
+    ) -> tuple[list[ContextAblationRecord], list[list[bool]]]:
+        """All records, and for each control whether string and behaviour differ alone; from old chunks and new ones."""
         controls = _evenly(len(samples), self.settings.control_samples)
         uids = _unique_ids(samples)
         records: list[ContextAblationRecord] = []
@@ -233,8 +232,7 @@ class _Generator:
                 records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
                 noise += chunk["noise"]
                 bar.update(len(rows))
-        write_json(partial / "noise.json", noise)
-        return records
+        return records, noise
 
     def _generate(self, prompts: Sequence[Sequence[int]], batch_size: int) -> list[str]:
         outputs = generate_greedy(

@@ -1,6 +1,6 @@
 """What every task's data module shares: where the files are, the held-out guard, loaders over packed batches."""
 
-import logging
+import copy
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,6 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.batch import Example, PackedBatch, collate
 from afintro.data.records import file_sha256
 from afintro.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 class EpochShuffle(Sampler[int]):
@@ -121,6 +119,14 @@ class TaskData(LightningDataModule):
     def few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """The items with solved training examples in front of each."""
         raise NotImplementedError
+
+    def for_another_explainer(self) -> "TaskData":
+        """The same records, to be tokenised anew and trained on from the first batch, also where this run was resumed."""
+        other = copy.copy(self)
+        other.examples = {}
+        other.warnings = []
+        other._train_loader = other._train_state = None
+        return other
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs. The training split is read for every stage: the text baselines learn from it."""

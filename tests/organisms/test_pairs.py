@@ -447,11 +447,11 @@ class TestCrash:
         return made, contents(tmp_path / "whole")
 
     @pytest.mark.parametrize("before", [True, False])
-    @pytest.mark.parametrize("write", range(8))
+    @pytest.mark.parametrize("write", range(7))
     def test_at_any_write_and_run_again_gives_the_same_bytes(
         self, whole, settings, tmp_path, monkeypatch, write, before
     ):
-        """Eight files are written: settings, three chunks, noise, train, test, summary."""
+        """Seven files are written: settings, three chunks, train, test, summary."""
         replace_file, count = os.replace, iter(range(99))
 
         def crash(source, target):
@@ -518,7 +518,7 @@ def test_two_runs_at_once_both_end_well(organism, settings, tmp_path, monkeypatc
 
     def slow(path, content):
         write_json(path, content)
-        if path.name == "noise.json" and not first_waits.is_set():
+        if path.name == "train.json" and not first_waits.is_set():
             first_waits.set()
             second_ended.wait(2)  # in vain where the second waits for the first
 

@@ -179,3 +179,17 @@ def test_four_shot_prompts_hold_solved_training_items_of_both_verdicts(tmp_path:
         assert text.endswith(item.prompt + "\n<|assistant|>")
         solved = {record.scenario for record in data.records("train")}
         assert not any(item.prompt in text[: -len(item.prompt) - 20] for _ in solved)
+
+
+def test_the_comparison_explainer_begins_with_the_first_batch_also_where_the_run_was_resumed(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    path = str(write_records(tmp_path / "a.json", 6, seed=1))
+    data = ContextAblation(path, path, batch_size=4)
+    data.load_state_dict({"batches": 3})
+    data.examples["train"] = data.read_examples("train", tokenizer)
+    assert len(list(data.train_dataloader())) == 5 - 3
+    other = data.for_another_explainer()
+    assert other.examples == {}
+    other.examples["train"] = data.examples["train"]
+    assert len(list(other.train_dataloader())) == 5
