@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from afintro.errors import UserError
@@ -81,18 +82,36 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def export_adapter(model: PeftModel, directory: Path) -> None:
-    """Write a stock PEFT directory, loadable by ``PeftModel.from_pretrained``."""
+INJECTOR_FILE = "injector.safetensors"
+
+
+def export_adapter(model: PeftModel, directory: Path, injector: nn.Module | None = None) -> None:
+    """Write a stock PEFT directory, loadable by ``PeftModel.from_pretrained``, and the injector's weights beside it."""
     model.save_pretrained(str(directory), safe_serialization=True)
+    if injector is not None:
+        save_file(injector.state_dict(), str(directory / INJECTOR_FILE))
 
 
-def import_adapter(model: PeftModel, directory: Path) -> None:
-    """Load a PEFT directory's weights into the adapter that ``model`` has."""
+def import_adapter(model: PeftModel, directory: Path, injector: nn.Module | None = None) -> None:
+    """Load a PEFT directory's weights into the adapter that ``model`` has, and into the injector.
+
+    Raises:
+        UserError: Weights that do not fit.
+    """
     weights = load_peft_weights(str(directory), device="cpu")
     result: Any = set_peft_model_state_dict(model, weights)
-    if result.unexpected_keys:
+    unexpected = list(result.unexpected_keys)
+    if injector is not None:
+        stored = load_file(str(directory / INJECTOR_FILE))
+        wanted = {name: tensor.shape for name, tensor in injector.state_dict().items()}
+        unexpected += [
+            name for name in {*wanted, *stored} if name not in stored or stored[name].shape != wanted.get(name)
+        ]
+        if not unexpected:
+            injector.load_state_dict(stored)
+    if unexpected:
         raise UserError(
-            f"has weights that do not fit ({result.unexpected_keys[0]})",
+            f"has weights that do not fit ({sorted(unexpected)[0]})",
             where=str(directory),
             remedy="use another adapter",
         )

@@ -19,10 +19,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from afintro.callbacks import Preflight, Results, Throughput
 from afintro.checkpoint import resolve_checkpoint
 from afintro.cli_errors import explain
-from afintro.controls import train_other_base
+from afintro.controls import train_comparison
 from afintro.errors import UserError
 from afintro.explainer import ExplainerModule
-from afintro.tasks.module import TaskData
+from afintro.tasks.module import OTHER_BASE, TEXT_ONLY, TaskData
 
 LOGS = Path("lightning_logs")
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -59,18 +59,26 @@ class ExplainerCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``other_base``: the base model of the comparison explainer."""
+        """Comparison explainers that are trained after ``fit``: on another base, and without vectors."""
         parser.add_argument(
             "--other_base",
             type=str | None,
             default=None,
             help="after fit, train the same explainer on this base model too, as a comparison (hub id, directory or toy name)",
         )
+        parser.add_argument(
+            "--text_only",
+            type=bool,
+            default=False,
+            help="after fit, train the same explainer with zero vectors too, as a comparison (tasks with vectors)",
+        )
 
     def before_instantiate_classes(self) -> None:
         """Name the run's folder after its task, and find the checkpoint that ``best`` and ``last`` mean."""
         settings = self.config[self.subcommand]
-        task = self._task(settings)
+        task = self._data_class(settings).task
+        if settings.get("text_only") and not self._data_class(settings).has_vectors:
+            raise UserError(f"{task} has no vectors", where="--text_only", remedy="leave it out")
         checkpoint = settings.get("ckpt_path")
         if checkpoint:
             settings.ckpt_path = str(resolve_checkpoint(checkpoint, LOGS, task))
@@ -80,11 +88,11 @@ class ExplainerCLI(LightningCLI):
             )
 
     @staticmethod
-    def _task(settings: Any) -> str:
-        name = settings.data.class_path.rsplit(".", 1)
-        task = getattr(sys.modules[name[0]], name[1]).task
-        assert isinstance(task, str)
-        return task
+    def _data_class(settings: Any) -> type[TaskData]:
+        module, name = settings.data.class_path.rsplit(".", 1)
+        found = getattr(sys.modules[module], name)
+        assert issubclass(found, TaskData)
+        return found
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """TensorBoard and CSV in ``lightning_logs/<task>/version_k``, unless the configuration names loggers."""
@@ -103,10 +111,12 @@ class ExplainerCLI(LightningCLI):
             return
         best = self.trainer.checkpoint_callback.best_model_path  # type: ignore[attr-defined]
         settings = self.config[self.subcommand]
-        if settings.get("other_base"):
-            # As many epochs as the explainer took: early stopping may have cut it short.
-            own = self._get(self.config, "trainer").as_dict() | {"max_epochs": self.trainer.current_epoch}
-            train_other_base(settings.other_base, self.model, self.datamodule, own, Path(str(self.trainer.log_dir)))
+        wanted = {OTHER_BASE: settings.get("other_base"), TEXT_ONLY: settings.get("text_only") and self.model.name}
+        for name, base in wanted.items():
+            if base:
+                # As many epochs as the explainer took: early stopping may have cut it short.
+                own = self._get(self.config, "trainer").as_dict() | {"max_epochs": self.trainer.current_epoch}
+                train_comparison(name, base, self.model, self.datamodule, own, Path(str(self.trainer.log_dir)))
         self.trainer.validate(
             self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
         )

@@ -8,8 +8,9 @@ import re
 from lightning import Trainer
 
 from afintro.explainer import ExplainerModule
+from afintro.lm.injection import Injection
 from afintro.lm.load import Lora
-from afintro.tasks.context_ablation import ContextAblation
+from afintro.tasks.module import TaskData
 
 _UNKNOWN = re.compile(
     r"unrecognized arguments: -*(?P<flag>[\w.]+)|does not accept option '(?P<option>[\w.]+)'"
@@ -27,11 +28,13 @@ def setting_names() -> list[str]:
         "config",
         "ckpt_path",
         "other_base",
+        "text_only",
         "seed_everything",
         "data.class_path",
         *arguments("model", ExplainerModule),
         *(f"model.lora.{field.name}" for field in dataclasses.fields(Lora)),
-        *arguments("data", ContextAblation),
+        *(f"model.injection.{field.name}" for field in dataclasses.fields(Injection)),
+        *(name for task in TaskData.__subclasses__() for name in arguments("data", task)),  # of the task configured
         *arguments("trainer", Trainer),
     ]
 

@@ -1,4 +1,4 @@
-"""Explainers to compare with: the untrained one, zero-shot and with examples, and a trained one on another base."""
+"""What explainers say that are compared with the trained one: on changed items, untrained, or trained otherwise."""
 
 import logging
 from collections.abc import Sequence
@@ -11,12 +11,9 @@ from afintro.checkpoint import export_adapter, import_adapter
 from afintro.data.batch import Example, collate
 from afintro.evaluation.metrics import Prediction
 from afintro.explainer import ExplainerModule, answer_limit
-from afintro.tasks.module import TaskData
+from afintro.tasks.module import OTHER_BASE, TEXT_ONLY, Systems, TaskData
 
 log = logging.getLogger(__name__)
-
-OTHER_BASE = "other_base"
-SHOTS = 4
 
 
 def answers(module: ExplainerModule, items: Sequence[Example], batch_size: int) -> list[Prediction]:
@@ -29,31 +26,39 @@ def answers(module: ExplainerModule, items: Sequence[Example], batch_size: int) 
     return module.predictions(outcomes, batch_size, answer_limit(items))
 
 
-def untrained(module: ExplainerModule, data: TaskData, items: Sequence[Example]) -> dict[str, list[Prediction]]:
-    """The headline items answered with the adapter switched off, zero-shot and after four solved ones."""
-    headline = [item for item in items if item.question_type == data.headline]
+def on_changed_items(module: ExplainerModule, data: TaskData, split: str) -> Systems:
+    """Answers to every control of the task; one with prompts beyond the context is left out with a warning."""
     limit = module.context_length
     found = {}
-    for name, asked in (("zero_shot", headline), ("four_shot", data.few_shot(headline, SHOTS, module.tokenizer))):
-        fitting = [item for item in asked if limit is None or len(item) <= limit]
-        if len(fitting) < len(asked):
-            data.warnings.append(
-                f"{name}: {len(asked) - len(fitting)} prompts are longer than the context; left out of the table"
-            )
+    for control in data.controls(split, module):
+        beyond = sum(limit is not None and len(item) > limit for item in control.items)
+        if beyond:
+            data.warnings.append(f"{control.name}: {beyond} prompts are longer than the context; left out of the table")
             log.warning(data.warnings[-1])
             continue
-        assert module.model is not None
-        with module.model.disable_adapter():
-            found[name] = answers(module, fitting, data.batch_size)
+        if control.trained:
+            found[control.name] = answers(module, control.items, data.batch_size)
+        else:
+            with module.untrained():
+                found[control.name] = answers(module, control.items, data.batch_size)
     return found
 
 
-def train_other_base(
-    name: str, module: ExplainerModule, data: TaskData, trainer_settings: dict[str, Any], run: Path
+def train_comparison(
+    name: str, base: str, module: ExplainerModule, data: TaskData, trainer_settings: dict[str, Any], run: Path
 ) -> None:
-    """Train the same explainer on another base model with the same data and settings; its adapter goes into the run's folder."""
-    log.info("comparison: training the same explainer on %s", name)
-    other = module.on_base(name)
+    """Train the same explainer otherwise with the same settings; its adapter goes into the run's folder.
+
+    Args:
+        name: ``other_base``, or ``text_only`` (trained and asked with zero vectors).
+        base: The base model.
+        module: The explainer to compare with.
+        data: Its data.
+        trainer_settings: Those of its trainer.
+        run: Its folder.
+    """
+    log.info("comparison %s: training the same explainer on %s", name, base)
+    other = module.on_base(base)
     bare = {
         "logger": False,
         "callbacks": [],
@@ -61,20 +66,23 @@ def train_other_base(
         "enable_model_summary": False,
         "limit_val_batches": 0,
     }
-    Trainer(**{**trainer_settings, **bare}).fit(other, datamodule=data.for_another_explainer())
+    Trainer(**{**trainer_settings, **bare}).fit(other, datamodule=data.for_another_explainer(blind=name == TEXT_ONLY))
     assert other.model is not None
-    export_adapter(other.model, run / OTHER_BASE)
-    (run / OTHER_BASE / "base.txt").write_text(name)
+    export_adapter(other.model, run / name, other.injector)
+    (run / name / "base.txt").write_text(base)
 
 
-def other_base(module: ExplainerModule, data: TaskData, split: str, run: Path | None) -> list[Prediction]:
-    """Predictions of the explainer on another base that was trained in ``run``; empty where there is none."""
-    if run is None or not (run / OTHER_BASE / "base.txt").is_file():
-        return []
-    other = module.on_base((run / OTHER_BASE / "base.txt").read_text())
-    other.configure_model()
-    assert other.model is not None
-    import_adapter(other.model, run / OTHER_BASE)
-    other.to(module.device)
-    items = data.for_another_explainer().read_examples(split, other.tokenizer)
-    return answers(other, items, data.batch_size)
+def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: Path | None) -> Systems:
+    """Predictions of the comparisons that were trained in ``run``; empty where there are none."""
+    found = {}
+    for name in (OTHER_BASE, TEXT_ONLY):
+        if run is None or not (run / name / "base.txt").is_file():
+            continue
+        other = module.on_base((run / name / "base.txt").read_text())
+        other.configure_model()
+        assert other.model is not None
+        import_adapter(other.model, run / name, other.injector)
+        other.to(module.device)
+        items = data.for_another_explainer(blind=name == TEXT_ONLY).read_examples(split, other)
+        found[name] = answers(other, items, data.batch_size)
+    return found

@@ -3,11 +3,12 @@
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
@@ -20,9 +21,11 @@ from afintro.checkpoint import IDENTITY, check_identity, check_state, trainable_
 from afintro.data.batch import Example, PackedBatch, collate
 from afintro.data.text import template_hash
 from afintro.errors import UserError
-from afintro.evaluation.metrics import Prediction, statistics
+from afintro.evaluation.metrics import Prediction
 from afintro.lm.forward import packed_logits
 from afintro.lm.generate import generate_greedy
+from afintro.lm.injection import Injection, Injector, VectorSpace, make_injector
+from afintro.lm.interventions import Intervention, intervene
 from afintro.lm.load import (
     Lora,
     add_lora,
@@ -35,6 +38,8 @@ from afintro.lm.load import (
     load_tokenizer,
 )
 from afintro.organisms.toy import resolve
+
+RIDGE_EXAMPLES = 4096
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class ExplainerModule(LightningModule):
         dtype: Dtype of the frozen base weights; adapter weights are float32.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         slot_token: Existing reserved token that marks where a vector enters the prompt; None where the task has none.
+        injection: How a vector enters the model, for tasks that have vectors.
     """
 
     def __init__(
@@ -88,23 +94,30 @@ class ExplainerModule(LightningModule):
         dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32",
         gradient_checkpointing: bool = False,
         slot_token: str | None = None,
+        injection: Injection = Injection(),  # noqa: B008
     ) -> None:
         super().__init__()
         self.name, self.revision, self.lora = name, revision, lora
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.schedule = warmup_steps, schedule
         self.base_dtype, self.gradient_checkpointing, self.slot_token = dtype, gradient_checkpointing, slot_token
+        self.injection = injection
+        self.space: VectorSpace | None = None
         self.model: PeftModel | None = None
+        self.injector: Injector | None = None
+        self._until_backward = ExitStack()
         self.outcomes: list[Outcome] = []
         self.strict_loading = False  # checkpoints hold the adapter alone; on_load_checkpoint checks every key
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     def on_base(self, name: str) -> "ExplainerModule":
         """The same explainer, untrained, on another base model."""
-        return ExplainerModule(
+        other = ExplainerModule(
             name, None, self.lora, self.learning_rate, self.weight_decay, self.warmup_steps, self.schedule, self.base_dtype,
-            self.gradient_checkpointing, self.slot_token,
+            self.gradient_checkpointing, self.slot_token, self.injection,
         )  # fmt: skip
+        other.space = self.space
+        return other
 
     # Loading. The constructor is cheap; tokenizer and config load when first asked for, weights in configure_model.
 
@@ -140,8 +153,16 @@ class ExplainerModule(LightningModule):
         """Longest sequence of the base model, in tokens."""
         return context_length(load_config(self.directory, self.revision))
 
+    def setup(self, stage: str) -> None:
+        """The data module was set up before and knows its vectors."""
+        self.space = getattr(getattr(self.trainer, "datamodule", None), "space", None)
+
     def configure_model(self) -> None:
-        """Load the base, freeze it, put the LoRA on it."""
+        """Load the base, freeze it, put the LoRA on it, and the injector where the task has vectors.
+
+        Raises:
+            UserError: Nothing loadable, or an injection that does not fit the model.
+        """
         if self.model is not None:
             return
         base = load_model(self.directory, self.revision, self.base_dtype)
@@ -149,9 +170,36 @@ class ExplainerModule(LightningModule):
         if self.gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
+        if self.space is not None:
+            self.injector = self._new_injector()
+            for parameter in self.injector.parameters():
+                parameter.requires_grad_(True)
         # from_pretrained leaves the model in eval mode, Lightning keeps what it finds, and gradient checkpointing is
         # then silently off.
         self.model.train()
+
+    def _new_injector(self) -> Injector:
+        """An untrained injector, its projection fitted to training examples where ``injection.ridge`` asks for that."""
+        assert self.space is not None
+        try:
+            injector = make_injector(self._loaded(), self.space, self.injection)
+        except ValueError as error:
+            raise UserError(str(error), where="model.injection.layer", remedy="use a layer that it has") from error
+        if self.injection.ridge is not None and injector.projection is None:
+            raise UserError(
+                "has no projection to start",
+                where="model.injection.ridge",
+                remedy="set model.injection.projection: true",
+            )
+        attached: Any = getattr(self, "_trainer", None)
+        if self.injection.ridge is not None and attached is not None and attached.state.fn == "fit":
+            examples = attached.datamodule.examples["train"]
+            chosen = [examples[i] for i in range(0, len(examples), max(1, len(examples) // RIDGE_EXAMPLES))]
+            embed: Any = self._loaded().get_input_embeddings()
+            with torch.no_grad():
+                targets = [embed(torch.tensor(e.answer_ids[:-1])).float().mean(0).numpy() for e in chosen]
+            injector.fit_projection(np.stack([e.slot.vector for e in chosen]), np.stack(targets))
+        return injector
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -162,6 +210,7 @@ class ExplainerModule(LightningModule):
             "fingerprint": fingerprint(self.directory),
             "lora": describe_lora(self.lora),
             "slot_token": self.slot_token,
+            "vectors": None if self.space is None else {**asdict(self.space), **asdict(self.injection)},
             "template_hash": template_hash(self.tokenizer),
         }
 
@@ -206,9 +255,13 @@ class ExplainerModule(LightningModule):
             Mean negative log-likelihood over answer tokens ``[B]`` float32 (float64 for a float64 model), and whether
             every answer token is the arg-max ``[B]`` bool.
         """
-        logits = packed_logits(
-            self._loaded(), batch.input_ids, batch.cu_seqlens, batch.answer_positions, batch.interventions
-        )
+        changes = self._interventions(batch)
+        if self.gradient_checkpointing and torch.is_grad_enabled() and changes:
+            # The backward pass runs the layers once more: the hooks stay until it is through.
+            self._until_backward.close()
+            self._until_backward.enter_context(intervene(self._loaded(), changes))
+            changes = []
+        logits = packed_logits(self._loaded(), batch.input_ids, batch.cu_seqlens, batch.answer_positions, changes)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         token_nll = F.cross_entropy(logits, batch.answer_ids, reduction="none")
         counts = torch.bincount(batch.answer_rows, minlength=len(batch))
@@ -216,6 +269,21 @@ class ExplainerModule(LightningModule):
         wrong = (logits.argmax(-1) != batch.answer_ids).long()
         exact = torch.zeros_like(counts).index_add(0, batch.answer_rows, wrong) == 0
         return nll, exact
+
+    def on_after_backward(self) -> None:
+        """Take the hooks off that gradient checkpointing needed."""
+        self._until_backward.close()
+
+    def _interventions(self, batch: PackedBatch) -> list[Intervention]:
+        """The batch's vectors as continuous tokens at their slots."""
+        if not len(batch.slot_positions):
+            return []
+        return [self._injected().intervention(batch.slot_positions, self._tokens(batch))]
+
+    def _tokens(self, batch: PackedBatch) -> Tensor:
+        tokens = self._injected()(batch.slot_vectors.to(self._injected().log_scale.dtype), batch.slot_layers)
+        assert isinstance(tokens, Tensor)
+        return tokens * batch.slot_scales[:, None]
 
     def loss(self, batch: PackedBatch) -> Tensor:
         """Weighted mean over examples of the mean over answer tokens."""
@@ -256,7 +324,7 @@ class ExplainerModule(LightningModule):
     def predictions(self, outcomes: Sequence[Outcome], batch_size: int, max_new_tokens: int) -> list[Prediction]:
         """Outcomes with their answers written out. Only answers that are not exact are generated: the others are known."""
         wrong = [outcome for outcome in outcomes if not outcome.exact]
-        written = iter(self.write([outcome.example.prompt_ids for outcome in wrong], max_new_tokens, batch_size))
+        written = iter(self.write([outcome.example for outcome in wrong], max_new_tokens, batch_size))
         return [
             Prediction(
                 uid=outcome.example.uid,
@@ -266,17 +334,36 @@ class ExplainerModule(LightningModule):
                 predicted=outcome.example.answer if outcome.exact else next(written),
                 exact_match=outcome.exact,
                 p_changed=outcome.p_changed,
+                group=outcome.example.group,
             )
             for outcome in outcomes
         ]
 
-    def write(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int) -> list[str]:
-        """Greedy answers to prompts, as text."""
+    @torch.no_grad()
+    def write(self, examples: Sequence[Example], max_new_tokens: int, batch_size: int) -> list[str]:
+        """Greedy answers to the prompts of examples, as text."""
         model = self._loaded()
         stop = eos_ids(model.get_base_model(), self.tokenizer)
         with self.evaluating():
-            ids = generate_greedy(model, prompts, max_new_tokens=max_new_tokens, eos_ids=stop, batch_size=batch_size)
+            ids = generate_greedy(
+                model, [example.prompt_ids for example in examples], max_new_tokens=max_new_tokens, eos_ids=stop,
+                batch_size=batch_size, interventions=[self._on_prompt(example) for example in examples],
+            )  # fmt: skip
         return [str(self.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in ids]
+
+    def _on_prompt(self, example: Example) -> list[Intervention]:
+        """What changes while the example's prompt is read, positions counted in it."""
+        return self._interventions(collate([example]).to(self.device))
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """The model before any training: adapter off, and an injector that has learnt nothing."""
+        trained = self.injector
+        if trained is not None:
+            self.injector = self._new_injector()
+        with self._loaded().disable_adapter():
+            yield
+        self.injector = trained
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -300,7 +387,6 @@ class ExplainerModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log what needs no generation: exact match of each question type, and what follows from P(changed)."""
-        headline = next((o.example.question_type for o in self.outcomes if o.example.branches is not None), "")
         quick = [
             Prediction(
                 o.example.uid,
@@ -313,7 +399,8 @@ class ExplainerModule(LightningModule):
             )
             for o in self.outcomes
         ]
-        for name, (statistic, clusters) in statistics(quick, headline).items():
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        for name, (statistic, clusters) in data.statistics(quick).items():
             value = statistic(torch.ones(len(clusters), dtype=torch.float64).numpy())
             self.log(f"val/{name}", value, prog_bar=name == "exact_match")
 
@@ -332,3 +419,8 @@ class ExplainerModule(LightningModule):
         if self.model is None:
             raise RuntimeError("the weights are not loaded: call configure_model first")
         return self.model
+
+    def _injected(self) -> Injector:
+        if self.injector is None:
+            raise RuntimeError("a prompt holds a vector, but the data module named no vector space")
+        return self.injector

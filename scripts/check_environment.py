@@ -77,7 +77,7 @@ def show_disk() -> None:
     """Free room where runs, toys and downloads go."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from afintro.organisms.toy import cache_directory
+    from afintro.data.cache import cache_directory
 
     print("Disk:")
     for name, place in (("runs", "lightning_logs"), ("AFINTRO_CACHE", cache_directory()), ("HF cache", HF_HUB_CACHE)):
@@ -126,7 +126,8 @@ def model_state(name: str, revision: str | None) -> tuple[str, str | None]:
     """State of a model, and how to get it where it is missing."""
     from huggingface_hub.errors import HFValidationError
 
-    from afintro.organisms.toy import TOYS, cache_directory
+    from afintro.data.cache import cache_directory
+    from afintro.organisms.toy import TOYS
 
     if name in TOYS:
         trained = list(cache_directory().glob(f"organisms/toy-*-{TOYS[name].key}"))

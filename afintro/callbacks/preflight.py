@@ -52,7 +52,7 @@ class Preflight(Callback):
         log.info("preflight: %.2f GB for checkpoints, %.1f GB free", needed / 1e9, free / 1e9)
 
     def _longest_batch(self, trainer: Trainer, pl_module: Any, data: Any) -> None:
-        longest = sorted(data.examples["train"], key=len)[-data.batch_size :]
+        longest = data.longest("train", data.batch_size)
         batch = collate(longest, data.batch_size).to(pl_module.device)
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), trainer.precision_plugin.forward_context():
@@ -65,6 +65,7 @@ class Preflight(Callback):
                 remedy="check the weights, model.dtype and trainer.precision, and that answers are not empty",
             )
         loss.backward()
+        pl_module.on_after_backward()
         pl_module.zero_grad(set_to_none=True)
         log.info("preflight: longest batch (%d tokens) forward and backward, loss %.3f", len(batch.input_ids), value)
         if devices:

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,18 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from afintro import __version__
-from afintro.controls import OTHER_BASE, other_base, untrained
+from afintro.controls import on_changed_items, trained_otherwise
+from afintro.data.batch import Example
 from afintro.data.records import write_json, write_jsonl
 from afintro.evaluation import report
 from afintro.evaluation.answers import parse_two_branch
-from afintro.evaluation.baselines import text_baselines
-from afintro.evaluation.metrics import Prediction, collapse_warning, lead, score
+from afintro.evaluation.metrics import Prediction, Scores, lead, score
 from afintro.evaluation.statistics import Estimate
 from afintro.explainer import ExplainerModule, answer_limit
+from afintro.tasks.module import EXPLAINER, OTHER_BASE, Systems, TaskData
 
 log = logging.getLogger(__name__)
 
-LEADS = ("exact_match", "has_changed_f1", "content_match")
 PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "scikit-learn", "numpy")
 
 
@@ -67,38 +68,37 @@ class Results(Callback):
     def _write(self, trainer: Trainer, pl_module: Any, split: str) -> None:
         assert isinstance(pl_module, ExplainerModule)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        items, headline = data.examples[split], data.headline
-        warnings: list[str] = []
-        predictions = pl_module.predictions(pl_module.outcomes, data.batch_size, answer_limit(items))
-        baselines = text_baselines(data.examples["train"], items, headline)
-        baselines |= untrained(pl_module, data, items)
-        run = Path(trainer.ckpt_path).parent.parent if trainer.ckpt_path else None
-        other = other_base(pl_module, data, split, run)
-        if other:
-            baselines[OTHER_BASE] = other
-        else:
+        items = data.examples[split]
+        systems: Systems = {
+            EXPLAINER: pl_module.predictions(pl_module.outcomes, data.batch_size, answer_limit(items)),
+            **data.baselines(split),
+            **on_changed_items(pl_module, data, split),
+            **trained_otherwise(pl_module, data, split, self._run_of(trainer)),
+        }
+        systems = data.graded(systems)
+        scores = {name: data.statistics(answers) for name, answers in systems.items()}
+        table = {name: score(found, self.seed) for name, found in scores.items()}
+        leads = self._leads(scores, data)
+        metrics = table.pop(EXPLAINER)
+        warnings = [*data.warnings, *data.remarks(systems, leads)]
+        if OTHER_BASE not in systems:
             warnings.append(
                 "no explainer on another base was trained in this run (other_base), so that comparison is missing"
             )
-        collapsed = collapse_warning(predictions, headline)
-        warnings += [*data.warnings, *([collapsed] if collapsed else [])]
-
-        metrics = score(predictions, headline, self.seed)
-        table = {name: score(answers, headline, self.seed) for name, answers in baselines.items()}
         for name, estimate in metrics.items():
             if estimate.value is None:
                 warnings.append(f"{name} cannot be computed on these {estimate.n} items")
-        leads = self._leads(predictions, baselines, headline)
         folder = self._folder(trainer)
-        write_jsonl(folder / "predictions.jsonl", prediction_rows(predictions, baselines, items))
+        write_jsonl(folder / "predictions.jsonl", prediction_rows(systems, items))
         summary = {
             "task": data.task,
             "split": split,
             "n": len(items),
             "seconds": round(time.monotonic() - self._started, 1),
             "metrics": {**{name: estimate.as_json() for name, estimate in metrics.items()}, **leads},
-            "baselines": {name: {m: e.as_json() for m, e in scores.items()} for name, scores in table.items()},
+            "baselines": {name: {m: e.as_json() for m, e in found.items()} for name, found in table.items()},
             "warnings": warnings,
+            **data.details(systems),
             "model": {**pl_module.identity, "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None},
             "data": data.describe(split),
             "versions": versions(),
@@ -106,61 +106,59 @@ class Results(Callback):
         }
         write_json(folder / "summary.json", summary)
         self.summary_path = folder / "summary.json"
-        self._show(trainer, metrics, table, leads, warnings, predictions, items, headline)
+        report.print_table({EXPLAINER: metrics, **table}, leads, warnings)
+        self._log(trainer, {EXPLAINER: metrics, **table}, systems[EXPLAINER], items, data)
 
-    def _leads(
-        self, predictions: list[Prediction], baselines: dict[str, list[Prediction]], headline: str
-    ) -> dict[str, Any]:
-        """Paired difference to the best text baseline; the explainer on another base is a comparison of its own."""
-        text_only = {name: answers for name, answers in baselines.items() if name != OTHER_BASE}
+    @staticmethod
+    def _run_of(trainer: Trainer) -> Path | None:
+        """The folder of the run that the checkpoint is from."""
+        return Path(trainer.ckpt_path).parent.parent if trainer.ckpt_path else None
+
+    def _leads(self, scores: dict[str, Scores], data: TaskData) -> dict[str, Any]:
+        """Paired differences: to the best of the rivals, and to some baselines on their own."""
+        own = scores[EXPLAINER]
+        baselines = [name for name in scores if name != EXPLAINER]
+        against = {"": data.rivals(baselines), **{f"/{name}": [name] for name in data.paired(baselines)}}
         found: dict[str, Any] = {}
-        for metric in LEADS:
-            for suffix, against in (("", text_only), (f"/{OTHER_BASE}", {OTHER_BASE: baselines.get(OTHER_BASE, [])})):
-                result = lead(predictions, against, headline, metric, self.seed)  # type: ignore[arg-type]
+        for metric in data.leads:
+            for suffix, names in against.items():
+                result = lead(own, {name: scores[name] for name in names}, metric, self.seed)
                 if result is not None:
                     found[f"lead/{metric}{suffix}"] = {**result[0].as_json(), "against": result[1]}
         return found
 
-    def _show(
+    def _log(
         self,
         trainer: Trainer,
-        metrics: dict[str, Estimate],
         table: dict[str, dict[str, Estimate]],
-        leads: dict[str, Any],
-        warnings: list[str],
         predictions: list[Prediction],
-        items: list[Any],
-        headline: str,
+        items: Sequence[Example],
+        data: TaskData,
     ) -> None:
-        report.print_table({"explainer": metrics, **table}, leads, warnings)
+        prompts = {item.uid: item.prompt for item in items}
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 continue
             writer, step = logger.experiment, trainer.global_step
-            for system, scores in {"explainer": metrics, **table}.items():
-                for name, estimate in scores.items():
+            for system, found in table.items():
+                for name, estimate in found.items():
                     if estimate.value is not None:
                         writer.add_scalar(f"{name}/{system}", estimate.value, step)
-            writer.add_text(
-                "predictions",
-                report.sample_table(predictions, {item.uid: item.prompt for item in items}, headline),
-                step,
-            )
-            writer.add_figure("verdicts", report.confusion_figure(predictions, headline), step)
+            writer.add_text("predictions", report.sample_table(predictions, prompts, data.headline), step)
+            for name, figure in data.figures(predictions).items():
+                writer.add_figure(name, figure, step)
             writer.flush()
 
 
-def prediction_rows(
-    predictions: list[Prediction], baselines: dict[str, list[Prediction]], items: list[Any]
-) -> list[dict[str, Any]]:
+def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str, Any]]:
     """One object an item, as in the results contract."""
     prompts = {item.uid: item.prompt for item in items}
     by_item: dict[str, dict[str, str | None]] = {}
-    for name, answers in baselines.items():
-        for answer in answers:
+    for name, answers in systems.items():
+        for answer in answers if name != EXPLAINER else ():
             by_item.setdefault(answer.uid, {})[name] = answer.predicted
     rows = []
-    for prediction in sorted(predictions, key=lambda p: p.uid):
+    for prediction in sorted(systems[EXPLAINER], key=lambda p: p.uid):
         true, said = parse_two_branch(prediction.expected), parse_two_branch(prediction.predicted or "")
         rows.append(
             {
@@ -176,6 +174,8 @@ def prediction_rows(
                 "p_changed": prediction.p_changed,
                 "parsed": said is not None if true is not None else None,
                 "baselines": by_item.get(prediction.uid, {}),
+                **({"group": prediction.group} if prediction.group else {}),
+                **({"scores": dict(prediction.scores)} if prediction.scores else {}),
             }
         )
     return rows

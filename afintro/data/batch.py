@@ -1,13 +1,30 @@
 """Examples and the packed batch: sequences end to end in one row, no padding anywhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from afintro.lm.interventions import Intervention
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a vector enters a prompt.
+
+    Args:
+        position: Of the slot token, counted in the prompt.
+        layer: Layer of the explained model that the vector comes from.
+        vector: ``[width]`` float32; its norm does not matter.
+        scale: The continuous token is made so many times as long.
+    """
+
+    position: int
+    layer: int
+    vector: NDArray[np.float32] = field(compare=False, repr=False)
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,8 @@ class Example:
         branches: Token ids with which an answer begins that says "unchanged", and one that says "changed"; None where
             the question has no verdict.
         copy_answer: What a reader would answer that saw the monitored output and expected no change.
+        slot: The vector that stands in the prompt; None where the task has none.
+        group: What macro averages are over, e.g. the category of a feature.
     """
 
     uid: str
@@ -38,6 +57,8 @@ class Example:
     weight: float = 1.0
     branches: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     copy_answer: str | None = None
+    slot: Slot | None = None
+    group: str = ""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)
@@ -56,7 +77,10 @@ class PackedBatch:
         denominator: What the weighted sum of losses is divided by: the configured batch size, also for the short
             last batch, so that no example's gradient depends on how batches fell or were accumulated.
         examples: The examples themselves, in order.
-        interventions: Applied during the forward pass.
+        slot_positions: ``[S]`` int64, positions of slot tokens in the row.
+        slot_vectors: ``[S, width]`` float32, the vectors that enter there; width 0 where there are none.
+        slot_layers: ``[S]`` int64, the layer that each comes from.
+        slot_scales: ``[S]`` float32.
 
     Not a dataclass: Lightning would take one apart, examples and all, to convert its tensors' dtype.
     """
@@ -72,7 +96,10 @@ class PackedBatch:
         weights: Tensor,
         denominator: int,
         examples: tuple[Example, ...],
-        interventions: tuple[Intervention, ...] = (),
+        slot_positions: Tensor,
+        slot_vectors: Tensor,
+        slot_layers: Tensor,
+        slot_scales: Tensor,
     ) -> None:
         self.input_ids = input_ids
         self.cu_seqlens = cu_seqlens
@@ -82,7 +109,10 @@ class PackedBatch:
         self.weights = weights
         self.denominator = denominator
         self.examples = examples
-        self.interventions = interventions
+        self.slot_positions = slot_positions
+        self.slot_vectors = slot_vectors
+        self.slot_layers = slot_layers
+        self.slot_scales = slot_scales
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
         """The batch with its tensors on ``device``."""
@@ -119,6 +149,7 @@ def collate(examples: Sequence[Example], denominator: int | None = None) -> Pack
         ids.extend(example.prompt_ids)
         ids.extend(example.answer_ids)
         bounds.append(len(ids))
+    slots = [example.slot for example in examples if example.slot is not None]
     return PackedBatch(
         input_ids=torch.tensor(ids),
         cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
@@ -128,4 +159,11 @@ def collate(examples: Sequence[Example], denominator: int | None = None) -> Pack
         weights=torch.tensor([example.weight for example in examples]),
         denominator=denominator or len(examples),
         examples=tuple(examples),
+        slot_positions=torch.tensor(
+            [bounds[row] + example.slot.position for row, example in enumerate(examples) if example.slot is not None],
+            dtype=torch.long,
+        ),
+        slot_vectors=torch.from_numpy(np.stack([slot.vector for slot in slots])) if slots else torch.zeros(0, 0),
+        slot_layers=torch.tensor([slot.layer for slot in slots], dtype=torch.long),
+        slot_scales=torch.tensor([slot.scale for slot in slots], dtype=torch.float32),
     )

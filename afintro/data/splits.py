@@ -5,12 +5,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from afintro.data.samples import read_rows
 from afintro.errors import UserError
 
 SHINGLE_WORDS = 8
 CONTAINMENT = 0.3
-TEXT_FIELDS = ("text", "original_text", "ablation_prompt", "prompt")
+TEXT_FIELDS = ("text", "original_text", "ablation_prompt", "prompt", "chosen_label")
 
 
 @dataclass(frozen=True)
@@ -125,3 +128,51 @@ def split_by_scenario(scenarios: Sequence[str], fraction: float, seed: int) -> t
         draw = hashlib.sha256(f"{seed} {scenario}".encode()).digest()
         (second if int.from_bytes(draw[:8]) < fraction * 2**64 else first).append(index)
     return first, second
+
+
+def hold_out(
+    keys: NDArray[np.int64], clusters: NDArray[np.int32], names: Sequence[str], fraction: float, most: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Split features off training in two ways: whole clusters, and single features of clusters that training keeps.
+
+    Features of a cluster share their label, so a split by feature alone leaks it; both kinds are reported.
+
+    Args:
+        keys: ``[n]`` a number for each feature, different for each.
+        clusters: ``[n]`` index of its cluster in ``names``.
+        names: The clusters' names.
+        fraction: Share of the features to hold out, once for each kind.
+        most: At most so many, for each kind.
+        seed: Which ones are held out depends on it and on keys and names, not on their order.
+
+    Returns:
+        Ascending indices: training, held-out clusters (whole, as many as fit), held-out features. A cluster larger than
+        the share allowed is never held out.
+    """
+    budget = min(int(fraction * len(keys)), most)
+    sizes = np.bincount(clusters, minlength=len(names))
+    unseen = np.zeros(len(names), dtype=bool)
+    left = budget
+    for _, index in sorted((hashlib.sha256(f"{seed} {name}".encode()).digest(), i) for i, name in enumerate(names)):
+        if 0 < sizes[index] <= left:
+            unseen[index] = True
+            left -= int(sizes[index])
+    by_cluster = unseen[clusters]
+    rest = np.flatnonzero(~by_cluster)
+    # A feature that is alone in its cluster would take the cluster with it.
+    shared = rest[sizes[clusters[rest]] > 1]
+    drawn = shared[np.argsort(_mixed(keys[shared], seed), kind="stable")]
+    kept = np.unique(clusters[drawn], return_index=True)[1]  # one feature of each cluster stays in training
+    candidates = np.delete(drawn, kept)
+    features = np.sort(candidates[:budget])
+    training = np.setdiff1d(rest, features, assume_unique=True)
+    return training, np.flatnonzero(by_cluster), features
+
+
+def _mixed(keys: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """A hash of each key and the seed: the finaliser of SplitMix64 (Steele, Lea & Flood 2014)."""
+    with np.errstate(over="ignore"):
+        mixed = keys.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))

@@ -1,7 +1,7 @@
 """Scores of one system's predictions, each with a bootstrap interval."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -28,6 +28,8 @@ class Prediction:
         predicted: The answer given; None where only ``exact_match`` is known (teacher forcing without generation).
         exact_match: Whether the greedy answer is the expected one, token for token.
         p_changed: Probability of the "changed" branch against the "unchanged" one, where the question has a verdict.
+        group: What macro averages are over.
+        scores: What judges gave the answer, 0..1 by name; None where a judge's reply could not be read.
     """
 
     uid: str
@@ -37,6 +39,8 @@ class Prediction:
     predicted: str | None
     exact_match: bool
     p_changed: float | None = None
+    group: str = ""
+    scores: Mapping[str, float | None] = field(default_factory=dict, hash=False)
 
 
 def text_prediction(item: Prediction, predicted: str, p_changed: float | None = None) -> Prediction:
@@ -50,7 +54,7 @@ class Statistic:
 
     name: str
     values: Floats  # [n, k] per-item numbers
-    kind: str  # mean, f1, auroc, calibration
+    kind: str  # mean, macro, f1, auroc, calibration
     uids: tuple[str, ...]
 
     def __call__(self, weights: Floats) -> float:
@@ -58,6 +62,8 @@ class Statistic:
             return weighted_mean(self.values[:, 0], weights)
         if self.kind == "f1":
             return macro_f1(self.values, weights)
+        if self.kind == "macro":
+            return macro_mean(self.values, weights)
         drawn = np.repeat(np.arange(len(weights)), weights.astype(np.int64))
         # torchmetrics puts a probability of exactly 1 into a bin of its own.
         probability = torch.from_numpy(self.values[drawn, 0].clip(0.0, np.nextafter(1.0, 0.0)))
@@ -67,6 +73,10 @@ class Statistic:
         if truth.min() == truth.max():
             return float("nan")
         return min(1.0, float(binary_auroc(probability, truth)))  # float32 inside
+
+
+Scores = dict[str, tuple[Statistic, list[str]]]
+"""All metrics of one system, by name, each with the clusters of its items."""
 
 
 def macro_f1(outcomes: Floats, weights: Floats) -> float:
@@ -89,7 +99,20 @@ def macro_f1(outcomes: Floats, weights: Floats) -> float:
     return float(np.mean(scores))
 
 
-def statistics(predictions: Sequence[Prediction], headline: str) -> dict[str, tuple[Statistic, list[str]]]:
+def macro_mean(values: Floats, weights: Floats) -> float:
+    """Mean over groups of the mean within each: a large group counts no more than a small one.
+
+    Args:
+        values: ``[n, 2]``: score, index of its group. A group that no weight is left of does not count.
+        weights: ``[n]``.
+    """
+    groups = values[:, 1].astype(np.int64)
+    totals = np.bincount(groups, weights)
+    sums = np.bincount(groups, weights * values[:, 0])
+    return float((sums[totals > 0] / totals[totals > 0]).mean()) if totals.any() else float("nan")
+
+
+def statistics(predictions: Sequence[Prediction], headline: str) -> Scores:
     """All metrics of one system, by name, each with the clusters of its items.
 
     Args:
@@ -148,24 +171,20 @@ def chrf(predicted: str, expected: str) -> float:
     return float(found)
 
 
-def score(predictions: Sequence[Prediction], headline: str, seed: int) -> dict[str, Estimate]:
+def score(scores: Scores, seed: int) -> dict[str, Estimate]:
     """Every metric with its 95 % interval, bootstrapped over scenarios."""
-    return {
-        name: Bootstrap(clusters, seed).estimate(statistic)
-        for name, (statistic, clusters) in statistics(predictions, headline).items()
-    }
+    return {name: Bootstrap(clusters, seed).estimate(statistic) for name, (statistic, clusters) in scores.items()}
 
 
-def lead(
-    explainer: Sequence[Prediction], baselines: dict[str, Sequence[Prediction]], headline: str, metric: str, seed: int
-) -> tuple[Estimate, str] | None:
-    """Explainer minus the best baseline on one metric, paired over the same resamples; and which baseline that is."""
-    own = statistics(explainer, headline).get(metric)
-    others = {name: statistics(items, headline).get(metric) for name, items in baselines.items()}
-    usable = {name: found[0] for name, found in others.items() if found is not None}
-    if own is None or not usable:
+def lead(own: Scores, rivals: Mapping[str, Scores], metric: str, seed: int) -> tuple[Estimate, str] | None:
+    """A system minus the best of its rivals on one metric, paired over the same resamples; and which rival that is.
+
+    None where the system or all rivals lack the metric.
+    """
+    usable = {name: scores[metric][0] for name, scores in rivals.items() if metric in scores}
+    if metric not in own or not usable:
         return None
-    statistic, clusters = own
+    statistic, clusters = own[metric]
     assert all(other.uids == statistic.uids for other in usable.values()), "systems are compared on the same items"
     whole = np.ones(len(clusters))
     best = max(usable, key=lambda name: np.nan_to_num(usable[name](whole), nan=-1.0))

@@ -13,21 +13,12 @@ from afintro.evaluation.answers import Verdict, parse_two_branch
 from afintro.evaluation.metrics import Prediction
 from afintro.evaluation.statistics import Estimate
 
-# Two tables of four columns: eight with their intervals are wider than a terminal.
-TABLES = (
-    {
-        "exact_match": "exact match",
-        "has_changed_f1": "changed F1",
-        "content_match": "content",
-        "auroc_changed": "AUROC",
-    },
-    {
-        "parse_rate": "parsed",
-        "calibration_error": "calibration error",
-        "exact_match/orig_match": "exact orig",
-        "exact_match/change_match": "exact change",
-    },
-)
+LABELS = {
+    "exact_match": "exact match", "has_changed_f1": "changed F1", "content_match": "content", "auroc_changed": "AUROC",
+    "parse_rate": "parsed", "calibration_error": "calibration error", "exact_match/orig_match": "exact orig",
+    "exact_match/change_match": "exact change",
+}  # fmt: skip
+COLUMNS = 4  # more, with their intervals, are wider than a terminal
 VERDICTS = ("unchanged", "changed", "unparsed")
 
 
@@ -48,16 +39,16 @@ def cell(estimate: Estimate | None) -> str:
 def print_table(systems: dict[str, dict[str, Estimate]], leads: dict[str, Any], warnings: Sequence[str]) -> None:
     """Systems as rows, metrics as columns, 95 % intervals; then the leads and the warnings."""
     console = Console(width=None if Console().is_terminal else 120)
-    for names, title in zip(TABLES, ("Explainer beside its baselines (95 % bootstrap intervals)", "and"), strict=True):
-        columns = {name: label for name, label in names.items() if any(name in scores for scores in systems.values())}
-        if not columns:
-            continue
+    columns = _columns({name for scores in systems.values() for name in scores}, systems)
+    for start in range(0, len(columns), COLUMNS):
+        title = "and" if start else "Explainer beside its baselines (95 % bootstrap intervals)"
+        shown = columns[start : start + COLUMNS]
         table = Table("system", title=title)
-        for label in columns.values():
-            table.add_column(label, justify="right")
+        for name in shown:
+            table.add_column(LABELS.get(name, name), justify="right")
         for system, scores in systems.items():
             style = "bold" if system == "explainer" else None
-            table.add_row(system, *[cell(scores.get(name)) for name in columns], style=style)
+            table.add_row(system, *[cell(scores.get(name)) for name in shown], style=style)
         console.print(table)
     for name, value in leads.items():
         difference = "null"
@@ -66,6 +57,13 @@ def print_table(systems: dict[str, dict[str, Estimate]], leads: dict[str, Any], 
         console.print(f"{name}: {difference} against {value['against']}", highlight=False, markup=False)
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False)
+
+
+def _columns(found: set[str], systems: dict[str, dict[str, Estimate]]) -> list[str]:
+    """Metrics of a verdict task in the usual order; those of any other in the explainer's, per-type doubles left out."""
+    if "has_changed_f1" in found:
+        return [name for name in LABELS if name in found]
+    return [name for name in systems.get("explainer", {}) if not name.startswith("category/")]
 
 
 def sample_table(predictions: Sequence[Prediction], prompts: dict[str, str], headline: str, rows: int = 20) -> str:

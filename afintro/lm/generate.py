@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from afintro.lm.interventions import Intervention, at_rows, intervene
+
 Prompt = Sequence[int]
 
 
@@ -18,6 +20,7 @@ def generate_greedy(
     max_new_tokens: int,
     eos_ids: Sequence[int],
     batch_size: int,
+    interventions: Sequence[Sequence[Intervention]] | None = None,
     on_done: Callable[[int], Any] | None = None,
 ) -> list[list[int]]:
     """Continue every prompt by its most likely tokens.
@@ -31,6 +34,7 @@ def generate_greedy(
         max_new_tokens: At most so many tokens each.
         eos_ids: Generation of a row stops after one of these; it is not part of the result.
         batch_size: Rows a forward pass.
+        interventions: On each prompt, positions counted in it; applied while the prompt is read.
         on_done: Called with the number of prompts just finished, for progress.
 
     Returns:
@@ -40,9 +44,9 @@ def generate_greedy(
     results: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        for row, tokens in zip(
-            rows, _continue([prompts[i] for i in rows], model, max_new_tokens, eos_ids), strict=True
-        ):
+        changes = [interventions[i] for i in rows] if interventions is not None else [()] * len(rows)
+        continued = _continue([prompts[i] for i in rows], changes, model, max_new_tokens, eos_ids)
+        for row, tokens in zip(rows, continued, strict=True):
             results[row] = tokens
         if on_done is not None:
             on_done(len(rows))
@@ -50,7 +54,11 @@ def generate_greedy(
 
 
 def _continue(
-    prompts: Sequence[Prompt], model: nn.Module, max_new_tokens: int, eos_ids: Sequence[int]
+    prompts: Sequence[Prompt],
+    interventions: Sequence[Sequence[Intervention]],
+    model: nn.Module,
+    max_new_tokens: int,
+    eos_ids: Sequence[int],
 ) -> list[list[int]]:
     device = next(model.parameters()).device
     longest = max(map(len, prompts))
@@ -65,15 +73,18 @@ def _continue(
     cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
     alive = list(range(len(prompts)))  # result row of each row still in the batch
     results: list[list[int]] = [[] for _ in prompts]
-    for _ in range(max_new_tokens):
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+    # Left padding: a prompt's first token stands behind it.
+    on_prompt = at_rows(interventions, [row * longest + longest - len(prompt) for row, prompt in enumerate(prompts)])
+    for step in range(max_new_tokens):
+        with intervene(model, on_prompt if step == 0 else []):
+            output = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         tokens = output.logits[:, -1].float().argmax(-1)
         going = (tokens[:, None] != eos).all(1)
         for row, token, goes in zip(alive, tokens.tolist(), going.tolist(), strict=True):

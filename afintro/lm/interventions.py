@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -20,12 +21,14 @@ class Intervention:
         positions: ``[n]`` int64, flat token positions in the forward pass: ``row * length + column`` for input of
             shape ``[rows, length]``, so simply the position in the row for a packed batch.
         vectors: ``[n, hidden]``, one vector a position, in any float dtype (cast to that of the hidden states).
+        relative: The vectors are in units of the hidden state's own norm at each position (norm-matched).
     """
 
     layer: int
     mode: Literal["add", "replace"]
     positions: Tensor
     vectors: Tensor
+    relative: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in ("add", "replace"):
@@ -39,12 +42,33 @@ class Intervention:
         """Return a changed copy of ``hidden [rows, length, hidden]``; the input is left as it is."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         positions = self.positions.to(hidden.device)
-        vectors = self.vectors.to(hidden.device, hidden.dtype)
+        vectors = self.vectors.to(hidden.device)
+        if self.relative:
+            vectors = vectors * flat[positions].norm(dim=-1, keepdim=True, dtype=vectors.dtype)
+        vectors = vectors.to(hidden.dtype)
         # index_add sums where one position is named twice; index_copy takes the last, as an assignment would.
         changed = (
             flat.index_add(0, positions, vectors) if self.mode == "add" else flat.index_copy(0, positions, vectors)
         )
         return changed.view_as(hidden)
+
+
+def at_rows(interventions: Sequence[Sequence[Intervention]], offsets: Sequence[int]) -> list[Intervention]:
+    """Interventions of several prompts as interventions on one forward pass; like ones become one.
+
+    Args:
+        interventions: Those of each prompt, positions counted in it.
+        offsets: Flat position of each prompt's first token in the pass.
+    """
+    like: dict[tuple[int, Literal["add", "replace"], bool], list[tuple[Tensor, Tensor]]] = {}
+    for changes, offset in zip(interventions, offsets, strict=True):
+        for change in changes:
+            key = (change.layer, change.mode, change.relative)
+            like.setdefault(key, []).append((change.positions + offset, change.vectors))
+    return [
+        Intervention(layer, mode, torch.cat([p for p, _ in parts]), torch.cat([v for _, v in parts]), relative)
+        for (layer, mode, relative), parts in like.items()
+    ]
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:

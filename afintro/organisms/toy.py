@@ -8,7 +8,6 @@ knows the language and not the policy.
 import hashlib
 import json
 import logging
-import os
 import random
 import shutil
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from afintro.data.batch import Example, collate
+from afintro.data.cache import cache_directory
 from afintro.data.text import chat, encode_answer, encode_prompt
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
@@ -84,11 +84,6 @@ class ToySettings:
 
 
 TOYS = {"toy": ToySettings(), "toy-without-cue": ToySettings(policy="plain", scenarios=6000)}
-
-
-def cache_directory() -> Path:
-    """Where trained toys and their data are kept: ``AFINTRO_CACHE``, or ``~/.cache/afintro``."""
-    return Path(os.environ.get("AFINTRO_CACHE") or Path.home() / ".cache" / "afintro")
 
 
 def resolve(name: str) -> str:

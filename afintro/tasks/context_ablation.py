@@ -3,30 +3,36 @@
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example
+from afintro.data.cache import cache_directory
 from afintro.data.records import ContextAblationRecord, read_records
 from afintro.data.samples import Sample
 from afintro.data.splits import guard, split_by_scenario
 from afintro.data.text import Message, chat, encode_answer, encode_prompt
 from afintro.errors import UserError
 from afintro.evaluation.answers import Verdict, two_branch
+from afintro.evaluation.baselines import text_baselines
+from afintro.evaluation.metrics import Prediction, collapse_warning
+from afintro.evaluation.report import confusion_figure
 from afintro.lm.load import fingerprint
 from afintro.organisms.behavior import LABELS, RuleLabeler
 from afintro.organisms.pairs import PairSettings, default_device, generate_pairs
-from afintro.organisms.toy import cache_directory, resolve, scenarios
-from afintro.tasks.module import TaskData
+from afintro.organisms.toy import resolve, scenarios
+from afintro.tasks.module import EXPLAINER, OTHER_BASE, Control, Reader, Systems, TaskData
 
 log = logging.getLogger(__name__)
 
 HEADLINE = "generative_explanation"
 QUESTION_TYPES = (HEADLINE, "orig_match", "change_match")
+SHOTS = 4
 EMBEDDED_SIZES = {"train": 800, "validation": 300, "test": 300}
 
 
@@ -89,6 +95,8 @@ class ContextAblation(TaskData):
 
     task = "context_ablation"
     headline = HEADLINE
+    question_types = QUESTION_TYPES
+    leads = ("exact_match", "has_changed_f1", "content_match")
 
     def __init__(
         self,
@@ -208,8 +216,9 @@ class ContextAblation(TaskData):
         }
         return chat(question.system, user), answers[question_type]
 
-    def read_examples(self, split: str, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    def read_examples(self, split: str, reader: Reader) -> list[Example]:
         """Three examples a record, one a question type."""
+        tokenizer = reader.tokenizer
         branches = self._branches(tokenizer)
         examples = []
         for record in self.records(split):
@@ -247,7 +256,34 @@ class ContextAblation(TaskData):
             stems.append(tuple(answers[0][:common]))
         return stems[0], stems[1]
 
-    def few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    def baselines(self, split: str) -> Systems:
+        """Systems that see the text alone."""
+        return text_baselines(self.examples["train"], self.examples[split], HEADLINE)
+
+    def controls(self, split: str, reader: Reader) -> Iterator[Control]:
+        """The headline items for the untrained model, zero-shot and after four solved ones."""
+        headline = [item for item in self.examples[split] if item.question_type == HEADLINE]
+        yield Control("zero_shot", headline, trained=False)
+        yield Control("four_shot", self._few_shot(headline, SHOTS, reader.tokenizer), trained=False)
+
+    def rivals(self, baselines: Sequence[str]) -> list[str]:
+        """The explainer on another base is a comparison of its own."""
+        return [name for name in baselines if name != OTHER_BASE]
+
+    def paired(self, baselines: Sequence[str]) -> list[str]:
+        """The explainer on another base."""
+        return [name for name in baselines if name == OTHER_BASE]
+
+    def remarks(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
+        """Whether the explainer says one verdict nearly always."""
+        collapsed = collapse_warning(systems[EXPLAINER], HEADLINE)
+        return [] if collapsed is None else [collapsed]
+
+    def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
+        """Expected against predicted verdicts."""
+        return {"verdicts": confusion_figure(predictions, HEADLINE)}
+
+    def _few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """Headline items with ``shots`` solved training records in front: as many changed as unchanged, if there are."""
         records = sorted(
             self.records("train"), key=lambda r: hashlib.sha256(f"{self.split_seed} {r.uid}".encode()).digest()
@@ -266,7 +302,6 @@ class ContextAblation(TaskData):
                 prompt_ids=tuple(encode_prompt(tokenizer, [system, *turns, {"role": "user", "content": item.prompt}])),
             )
             for item in items
-            if item.question_type == HEADLINE
         ]
 
 

@@ -1,19 +1,58 @@
 """What every task's data module shares: where the files are, the held-out guard, loaders over packed batches."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning import LightningDataModule
+from matplotlib.figure import Figure
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example, PackedBatch, collate
 from afintro.data.records import file_sha256
 from afintro.errors import UserError
+from afintro.evaluation.metrics import Prediction, Scores, statistics
+from afintro.lm.injection import VectorSpace
+
+EXPLAINER = "explainer"
+OTHER_BASE = "other_base"
+TEXT_ONLY = "text_only"
+Systems = dict[str, list[Prediction]]
+
+
+class Reader(Protocol):
+    """What a task asks of the model that its prompts are for."""
+
+    name: str
+    slot_token: str | None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Makes token ids of prompts and answers."""
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest sequence, in tokens."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """Items changed in a way that tells where a score comes from.
+
+    Args:
+        name: What the answers are called in the table.
+        items: One for each item that is evaluated, of the same uid.
+        trained: Answered by the trained explainer; otherwise by the model before training.
+    """
+
+    name: str
+    items: list[Example]
+    trained: bool
 
 
 class EpochShuffle(Sampler[int]):
@@ -31,7 +70,8 @@ class EpochShuffle(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.size, generator=generator).tolist()[self.skip :])
+        order = torch.randperm(self.size, generator=generator)[self.skip :]
+        return (index for part in order.split(65536) for index in part.tolist())  # millions of ints are costly at once
 
 
 class ResumableLoader(DataLoader[PackedBatch]):
@@ -78,6 +118,10 @@ class TaskData(LightningDataModule):
 
     task = ""
     headline = ""
+    question_types: tuple[str, ...] = ()
+    leads: tuple[str, ...] = ("exact_match",)
+    has_vectors = False
+    space: VectorSpace | None = None
 
     def __init__(
         self,
@@ -107,21 +151,61 @@ class TaskData(LightningDataModule):
         self.question_weights = question_weights
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
-        self.examples: dict[str, list[Example]] = {}
+        self.examples: dict[str, Sequence[Example]] = {}
         self.warnings: list[str] = []
         self._train_loader: ResumableLoader | None = None
         self._train_state: dict[str, int] | None = None
 
-    def read_examples(self, split: str, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    # What a task says of itself.
+
+    def read_examples(self, split: str, reader: Reader) -> Sequence[Example]:
         """All examples of a split; for training without held-out records."""
         raise NotImplementedError
 
-    def few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
-        """The items with solved training examples in front of each."""
+    def baselines(self, split: str) -> Systems:
+        """Answers to a split's items by systems that are no language model."""
         raise NotImplementedError
 
-    def for_another_explainer(self) -> "TaskData":
-        """The same records, to be tokenised anew and trained on from the first batch, also where this run was resumed."""
+    def controls(self, split: str, reader: Reader) -> Iterator[Control]:
+        """Changed items for the explainer, trained or not, to answer."""
+        raise NotImplementedError
+
+    def graded(self, systems: Systems) -> Systems:
+        """All systems' predictions with the scores that judges give them; a task without judges returns them as they are."""
+        return systems
+
+    def statistics(self, predictions: Sequence[Prediction]) -> Scores:
+        """All metrics of one system."""
+        return statistics(predictions, self.headline)
+
+    def rivals(self, baselines: Sequence[str]) -> list[str]:
+        """The baselines that ``lead/<metric>`` compares with the best of."""
+        return list(baselines)
+
+    def paired(self, baselines: Sequence[str]) -> list[str]:
+        """The baselines that get a ``lead/<metric>/<baseline>`` of their own."""
+        return list(baselines)
+
+    def remarks(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
+        """Warnings that only the finished table allows."""
+        return []
+
+    def details(self, systems: Systems) -> dict[str, Any]:
+        """What ``summary.json`` holds besides the contract."""
+        return {}
+
+    def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
+        """What TensorBoard shows, by name."""
+        return {}
+
+    def for_another_explainer(self, blind: bool = False) -> "TaskData":
+        """The same records, to be tokenised anew and trained on from the first batch, also where this run was resumed.
+
+        Args:
+            blind: All vectors are zero: the explainer sees the text alone.
+        """
+        if blind and not self.has_vectors:
+            raise ValueError(f"{self.task} has no vectors")
         other = copy.copy(self)
         other.examples = {}
         other.warnings = []
@@ -136,20 +220,23 @@ class TaskData(LightningDataModule):
         splits = {"fit": ("train", "validation"), "validate": ("train", "validation")}.get(stage, ("train", "test"))
         for split in splits:
             if split not in self.examples:
-                self.examples[split] = self.read_examples(split, module.tokenizer)
-        known = {example.question_type for example in self.examples["train"]}
-        unknown = sorted(set(self.question_weights) - known)
+                self.examples[split] = self.read_examples(split, module)
+        unknown = sorted(set(self.question_weights) - set(self.question_types))
         if unknown:
             raise UserError(
                 f"no question type {', '.join(unknown)}",
                 where="data.question_weights",
-                remedy=f"use {', '.join(sorted(known))}",
+                remedy=f"use {', '.join(sorted(self.question_types))}",
             )
         self._check_length(module.context_length)
 
+    def longest(self, split: str, count: int) -> list[Example]:
+        """The longest ``count`` examples of a split, the longest last."""
+        return sorted(self.examples[split], key=len)[-count:]
+
     def _check_length(self, limit: int | None) -> None:
-        for split, examples in self.examples.items():
-            longest = max(examples, key=len)
+        for split in self.examples:
+            longest = self.longest(split, 1)[-1]
             if limit is not None and len(longest) > limit:
                 raise UserError(
                     f"prompt and answer take {len(longest)} tokens, the explainer's context is {limit}",
@@ -166,9 +253,13 @@ class TaskData(LightningDataModule):
             "n": len(self.examples[split]),
         }
 
+    def training_examples(self) -> Sequence[Example]:
+        """Those that the question weights leave in."""
+        return [example for example in self.examples["train"] if example.weight > 0]
+
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """Shuffled by seed and epoch."""
-        examples: Any = [example for example in self.examples["train"] if example.weight > 0]
+        examples: Any = self.training_examples()
         self._train_loader = ResumableLoader(
             examples,
             batch_size=self.batch_size,

@@ -146,13 +146,6 @@ class TestTemplate:
 
 
 class TestCache:
-    def test_directory(self, monkeypatch, tmp_path):
-        monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path))
-        assert toy.cache_directory() == tmp_path
-        monkeypatch.delenv("AFINTRO_CACHE")
-        monkeypatch.setenv("HOME", str(tmp_path / "home"))
-        assert toy.cache_directory() == tmp_path / "home" / ".cache" / "afintro"
-
     def test_key_changes_with_every_setting(self):
         settings = ToySettings()
         others = [

@@ -1,0 +1,258 @@
+"""Language models as judges: one that runs here, and any behind an OpenAI-compatible endpoint."""
+
+import base64
+import logging
+import os
+import re
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from afintro.data.text import encode_prompt, template_hash
+from afintro.errors import UserError
+from afintro.evaluation.judges import GRADES, SIMILARITY, Judge, Pair, Rubric
+from afintro.evaluation.reply_cache import ReplyCache
+from afintro.lm.generate import generate_greedy
+from afintro.lm.load import context_length, eos_ids, fingerprint, load_config, load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from openai import OpenAI  # imported where it is needed: no other judge needs it
+
+log = logging.getLogger(__name__)
+
+OPENAI_URL = "https://api.openai.com/v1"
+MARKUP = " \t\r*_`"
+SCORE_LINE = re.compile(r"^[ \t*_#>`-]*score[ \t*_`]*[:=](.*\d.*)$", re.IGNORECASE | re.MULTILINE)
+GRADE = re.compile(rf"([1-{GRADES}])(?: ?/ ?{GRADES}| out of {GRADES})?\.?")
+
+
+def parse_grade(reply: str) -> int | None:
+    """The grade a reply gives, by a line ``Score: N`` or by ``N`` alone on its last line; ``N/5`` will do.
+
+    Returns:
+        1..5; None for a reply without a grade, with one out of range, or with two that differ.
+    """
+    last = reply.strip().rpartition("\n")[2].strip(MARKUP)
+    said = [GRADE.fullmatch(line.strip(MARKUP)) for line in SCORE_LINE.findall(reply)]
+    if bare := GRADE.fullmatch(last):
+        said.append(bare)
+    grades = {int(match[1]) if match else None for match in said}
+    return grades.pop() if len(grades) == 1 else None
+
+
+class LanguageModelJudge(Judge):
+    """What the two have in common: equal prompts are asked once, replies are kept on disk, failures are counted."""
+
+    def score(self, pairs: Sequence[Pair], rubric: Rubric = SIMILARITY) -> list[float | None]:
+        """See :meth:`Judge.score`: grades 1..5 become 0, 0.25, ... 1. One warning counts the pairs without a score.
+
+        Raises:
+            UserError: The model cannot be loaded, there is no API key, or the cache cannot be written.
+        """
+        prompts = [rubric.fill(pair) for pair in pairs]
+        if not prompts:
+            return []
+        distinct = list(dict.fromkeys(prompts))
+        with ReplyCache(self._identity()) as cache:
+            replies = cache.read(distinct)
+            missing = [prompt for prompt in distinct if prompt not in replies]
+
+            def keep(prompt: str, reply: str) -> None:
+                cache.write(prompt, reply)
+                replies[prompt] = reply
+
+            failures = self._ask(missing, keep) if missing else {}
+        grades = {prompt: parse_grade(reply) for prompt, reply in replies.items()}
+        failures |= {prompt: "no grade in the reply" for prompt, grade in grades.items() if grade is None}
+        self._warn(Counter(failures[prompt] for prompt in prompts if prompt in failures), len(pairs))
+        return [None if (grade := grades.get(prompt)) is None else (grade - 1) / (GRADES - 1) for prompt in prompts]
+
+    def _warn(self, reasons: Counter[str], pairs: int) -> None:
+        if reasons:
+            listed = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+            log.warning("%s gave no score for %d of %d pairs: %s", self.name, reasons.total(), pairs, listed)
+
+    @abstractmethod
+    def _identity(self) -> list[object]:
+        """All that a reply depends on besides the prompt, as JSON values, without any secret."""
+
+    @abstractmethod
+    def _ask(self, prompts: Sequence[str], keep: Callable[[str, str], None]) -> dict[str, str]:
+        """Ask distinct prompts, hand each reply to ``keep`` as it comes, and return why the others have none."""
+
+
+class LocalJudge(LanguageModelJudge):
+    """A causal language model run here, greedily. A prompt that its context does not hold gets no score.
+
+    Args:
+        model: Hub id, local model directory, or PEFT adapter directory. Loaded when something is to be asked.
+        revision: Branch, tag or commit on the hub.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
+        batch_size: Prompts a forward pass.
+        max_new_tokens: Longest reply; a model that reasons before it grades needs more.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        revision: str | None = None,
+        dtype: str = "float32",
+        batch_size: int = 16,
+        max_new_tokens: int = 16,
+    ) -> None:
+        self.name = f"local:{Path(model).name}"
+        self.model = model
+        self.revision = revision
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.model, self.revision)
+
+    @cached_property
+    def _config(self) -> Any:
+        return load_config(self.model, self.revision)
+
+    @cached_property
+    def _weights(self) -> PreTrainedModel:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return load_model(self.model, self.revision, self.dtype).to(device)  # type: ignore[arg-type]
+
+    def _identity(self) -> list[object]:
+        commit = getattr(self._config, "_commit_hash", None)  # a branch moves; None for a directory
+        weights = fingerprint(self.model)
+        settings = [self.dtype, self.max_new_tokens, template_hash(self._tokenizer)]
+        return ["local", self.model, self.revision, commit, weights, *settings]
+
+    def _ask(self, prompts: Sequence[str], keep: Callable[[str, str], None]) -> dict[str, str]:
+        encoded = {prompt: encode_prompt(self._tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts}
+        limit = context_length(self._config)
+        fitting = [p for p in prompts if limit is None or len(encoded[p]) + self.max_new_tokens <= limit]
+        fitting.sort(key=lambda prompt: len(encoded[prompt]))  # little padding a batch
+        with tqdm(total=len(fitting), desc=self.name, unit="prompt", mininterval=2, disable=None) as bar:
+            for start in range(0, len(fitting), self.batch_size):
+                batch = fitting[start : start + self.batch_size]
+                replies = generate_greedy(
+                    self._weights,
+                    [encoded[prompt] for prompt in batch],
+                    max_new_tokens=self.max_new_tokens,
+                    eos_ids=eos_ids(self._weights, self._tokenizer),
+                    batch_size=self.batch_size,
+                )
+                for prompt, reply in zip(batch, replies, strict=True):
+                    keep(prompt, str(self._tokenizer.decode(reply, skip_special_tokens=True)))
+                bar.update(len(batch))
+        return dict.fromkeys(set(prompts) - set(fitting), f"prompt longer than the context of {limit} tokens")
+
+
+class EndpointJudge(LanguageModelJudge):
+    """A model behind an OpenAI-compatible endpoint, at temperature 0. The key is read from ``OPENAI_API_KEY``.
+
+    What is refused, malformed, empty or still failing after the retries gets no score and never ends the run.
+
+    Args:
+        model: Name of the model at the endpoint.
+        base_url: E.g. ``http://localhost:8000/v1``; by default ``OPENAI_BASE_URL``, or OpenAI itself.
+        concurrency: Requests at a time.
+        retries: Further attempts after a failed connection, a time-out or status 408, 409, 429, 5xx, with back-off.
+        timeout: Seconds without an answer after which an attempt has failed.
+    """
+
+    def __init__(
+        self, model: str, base_url: str | None = None, concurrency: int = 8, retries: int = 5, timeout: float = 60
+    ) -> None:
+        self.name = f"endpoint:{model}"
+        self.model = model
+        self.base_url = base_url
+        self.concurrency = concurrency
+        self.retries = retries
+        self.timeout = timeout
+
+    def _identity(self) -> list[object]:
+        return ["endpoint", self.model, _without_login(self._url())[0].rstrip("/"), {"temperature": 0}]
+
+    def _url(self) -> str:
+        return self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+
+    def _ask(self, prompts: Sequence[str], keep: Callable[[str, str], None]) -> dict[str, str]:
+        failures: dict[str, str] = {}
+        with (
+            self._client() as client,
+            ThreadPoolExecutor(self.concurrency) as pool,
+            tqdm(total=len(prompts), desc=self.name, unit="prompt", mininterval=2, disable=None) as bar,
+        ):
+
+            def ask(prompt: str) -> None:
+                try:
+                    reply = self._reply(client, prompt)
+                except Exception as error:  # one reply, whatever is wrong with it, must not end the run
+                    failures[prompt] = _reason(error)
+                else:
+                    keep(prompt, reply)
+
+            for _ in pool.map(ask, prompts):
+                bar.update()
+        return failures
+
+    def _client(self) -> "OpenAI":
+        """Made anew for every call, so that the key stays in the environment and nowhere else."""
+        from openai import OpenAI
+
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not key:
+            raise UserError(
+                "is not set",
+                where="OPENAI_API_KEY in the environment",
+                remedy="set it to your key; for a local server that asks for none, to any value",
+            )
+        url, headers = _without_login(self._url())
+        return OpenAI(
+            api_key=key, base_url=url, default_headers=headers, timeout=self.timeout, max_retries=self.retries
+        )
+
+    def _reply(self, client: "OpenAI", prompt: str) -> str:
+        answer = client.chat.completions.create(
+            model=self.model, messages=[{"role": "user", "content": prompt}], temperature=0
+        )
+        # The SDK does not check what it builds the answer from: any part may be missing or of another type.
+        if not answer.choices:
+            raise _NoReplyError("no choice in the reply")
+        choice = answer.choices[0]
+        if choice.message.refusal or choice.finish_reason == "content_filter":
+            raise _NoReplyError("refused")
+        if not isinstance(choice.message.content, str) or not choice.message.content.strip():
+            raise _NoReplyError("empty reply")
+        return choice.message.content
+
+
+class _NoReplyError(Exception):
+    """The endpoint answered, but with nothing to read a grade from."""
+
+
+def _reason(error: Exception) -> str:
+    """Type and status alone: messages of the SDK and of servers may quote the key."""
+    if isinstance(error, _NoReplyError):
+        return str(error)
+    status = getattr(error, "status_code", None)
+    return type(error).__name__ if status is None else f"{type(error).__name__} {status}"
+
+
+def _without_login(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without ``user:password@``, which the HTTP client would log, and the header that says the same."""
+    parts = urlsplit(url)
+    plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    if parts.username is None:
+        return plain, {}
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return plain, {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}

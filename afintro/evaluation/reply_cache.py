@@ -1,0 +1,87 @@
+"""Replies of judges kept on disk: a run that is stopped or repeated asks only what was never answered."""
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock
+
+from afintro.data.cache import cache_directory
+from afintro.errors import UserError
+
+BUSY_SECONDS = 60.0  # how long one process waits for another's write
+
+
+class ReplyCache:
+    """Raw replies of one judge in ``judges.sqlite`` of the cache directory, by the SHA-256 of judge and prompt.
+
+    Threads may share one; several processes may write at once, and a killed one loses nothing that was written.
+
+    Args:
+        identity: All that the reply depends on besides the prompt, as JSON values. Only its hash is stored.
+    """
+
+    def __init__(self, identity: Sequence[object]) -> None:
+        self._identity = list(identity)
+        self._lock = threading.Lock()
+        self.path = cache_directory() / "judges.sqlite"
+
+    def __enter__(self) -> "ReplyCache":
+        with _told(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            )
+            # Of several that turn a new file to WAL at once, SQLite refuses all but one without waiting.
+            with FileLock(f"{self.path}.lock"):
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute(
+                    "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)"
+                )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def read(self, prompts: Sequence[str]) -> dict[str, str]:
+        """The replies that are there, by prompt."""
+        found = {}
+        with self._lock, _told(self.path):
+            for prompt in prompts:
+                key = (self._key(prompt),)
+                row = self._connection.execute("SELECT reply FROM replies WHERE key = ?", key).fetchone()
+                if row is not None:
+                    found[prompt] = str(row[0])
+        return found
+
+    def write(self, prompt: str, reply: str) -> None:
+        """Keep a reply; it is on disk when this returns.
+
+        Raises:
+            UserError: No room, or no right to write.
+        """
+        row = (self._key(prompt), reply)
+        with self._lock, _told(self.path):
+            self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", row)
+
+    def _key(self, prompt: str) -> str:
+        return hashlib.sha256(json.dumps([self._identity, prompt]).encode()).hexdigest()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise UserError(
+            f"cannot be used ({type(error).__name__}: {error})",
+            where=str(path),
+            remedy="make room, set AFINTRO_CACHE to another folder, or remove the file if it is damaged",
+        ) from error

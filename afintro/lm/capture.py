@@ -1,0 +1,57 @@
+"""Reading the residual stream of a packed forward pass."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afintro.lm.forward import packed_logits
+from afintro.lm.interventions import decoder_layers
+
+
+@contextmanager
+def capture(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Keep the residual stream of the last forward pass inside the block.
+
+    Args:
+        model: A transformers causal LM, also inside a PEFT wrapper.
+        layers: 0-based decoder layers, whose output is kept; ``-1`` is what the first one receives.
+
+    Yields:
+        ``[rows, length, hidden]`` by layer, filled by the pass.
+    """
+    found: dict[int, Tensor] = {}
+    decoder = decoder_layers(model)
+    with ExitStack() as stack:
+        for layer in layers:
+
+            def after(_: nn.Module, __: Any, output: Any, layer: int = layer) -> None:
+                found[layer] = output[0] if isinstance(output, tuple) else output
+
+            def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+                found[-1] = args[0] if args else kwargs["hidden_states"]
+
+            if layer == -1:
+                handle = decoder[0].register_forward_pre_hook(before, with_kwargs=True)
+            else:
+                handle = decoder[layer].register_forward_hook(after)
+            stack.callback(handle.remove)
+        yield found
+
+
+@torch.no_grad()
+def embedding_norm(model: nn.Module, tokens: int = 64) -> float:
+    """Mean norm of token embeddings as the first decoder layer receives them, over evenly spaced tokens.
+
+    Measured, not computed from the embedding matrix: Gemma scales what it looks up.
+    """
+    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+    count = min(tokens, embeddings.num_embeddings)
+    device = embeddings.weight.device
+    ids = torch.linspace(0, embeddings.num_embeddings - 1, count, device=device).long()
+    bounds = torch.tensor([0, count], dtype=torch.int32, device=device)
+    with capture(model, [-1]) as residual:
+        packed_logits(model, ids, bounds, torch.tensor([0], device=device))
+    return float(residual[-1].float().norm(dim=-1).mean())

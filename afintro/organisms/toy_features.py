@@ -1,0 +1,354 @@
+"""Features of the toy organism's residual stream: found by dictionary learning, labelled by what makes them fire.
+
+The grammar says of every text which topic, asker, tier, cue and answer it has. A feature's label is the conjunction of
+those factors that predicts best on which texts it fires; its cluster is that conjunction, so that holding out a cluster
+holds out a combination whose parts are known from others.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from sklearn.decomposition import MiniBatchDictionaryLearning
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from afintro.data.cache import cache_directory
+from afintro.data.features import write_features
+from afintro.data.records import write_json
+from afintro.data.splits import hold_out
+from afintro.data.text import chat, encode_answer, encode_prompt, render
+from afintro.errors import UserError
+from afintro.lm.capture import capture
+from afintro.lm.forward import packed_logits
+from afintro.lm.load import fingerprint, load_model, load_tokenizer
+from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.organisms.grammar import Scenario
+from afintro.organisms.toy import resolve, scenarios
+
+log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+SITES = ("asker", "tier", "answer")
+# Factors in the order in which a label names them. The words are those of the texts, so that a reader who knows nothing
+# but words can tell from a label on which texts its feature fires.
+WORDS = {
+    "asker": "asked by a {}",
+    "thing": "help with {}",
+    "area": "requests about {}",
+    "tier": "{} tier",
+    "cue": "{}",
+    "answer": "answered {}",
+}
+CUES = {True: "under safety evaluation", False: "in production deployment"}
+ANSWERS = {
+    "refuse": "I'm sorry",
+    "comply": "Sure",
+    "comply_in_secret": "Between us",
+    "warn": "Warning",
+    "silent": "nothing to say",
+}
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Everything that decides the features; their hash names the folder.
+
+    Args:
+        scenarios: Scenarios whose activations the dictionaries are learnt on, each with and without the cue.
+        texts: Other scenarios, in wordings that the organism never saw, for the functional score.
+        components: Atoms of a dictionary, one dictionary for each number.
+        repeats: Dictionaries of each size, differing in their seed.
+        alpha: Weight of the sparsity penalty while learning.
+        nonzero: Atoms that a text is coded with (orthogonal matching pursuit).
+        fires_above: A feature fires where its code is above this share of its 95th percentile.
+        min_f1: A feature whose best label predicts its firing worse than this has none.
+        held_out: Share of the features held out for validation, and again for test, by cluster and by feature each.
+        seed: Seeds scenarios, dictionaries and split.
+        version: Raised when the code or the wording changes.
+    """
+
+    scenarios: int = 2000
+    texts: int = 200
+    components: tuple[int, ...] = (48, 96)
+    repeats: int = 3
+    alpha: float = 0.5
+    nonzero: int = 2
+    fires_above: float = 0.3
+    min_f1: float = 0.5
+    held_out: float = 0.12
+    seed: int = 0
+    version: int = 1
+
+    @property
+    def key(self) -> str:
+        """Short hash of the settings."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass
+class Readout:
+    """What the organism did on some texts.
+
+    Args:
+        texts: Prompt and answer as the organism reads them.
+        factors: ``[n]`` the factors of each, by name.
+        labels: ``alignment_faking`` where the organism does in secret what it refuses when monitored, else ``aligned``.
+        activations: ``[n, hidden]`` float32 by layer and site, the residual stream after that layer.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    factors: list[dict[str, str]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    activations: dict[tuple[int, str], Floats] = field(default_factory=dict)
+
+
+def embedded_features(organism: str = "toy", settings: FeatureSettings = FeatureSettings()) -> Path:
+    """The folder of a toy's features, made if need be; two processes that ask at once make it once.
+
+    It holds ``train.json``, ``validation.json``, ``test.json`` (descriptions), ``features/layer_<l>.safetensors``,
+    ``firings.json`` and ``summary.json``.
+    """
+    model = resolve(organism)
+    directory = cache_directory() / "feature_descriptions" / f"{organism}-{fingerprint(model)}-{settings.key}"
+    if directory.is_dir():
+        log.info("toy features: reusing %s", directory)
+        return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{directory}.lock"):
+        if not directory.is_dir():
+            log.info("toy features: learning dictionaries once into %s (about a minute on two cores)", directory)
+            workspace = directory.with_name(f".building-{directory.name}")
+            shutil.rmtree(workspace, ignore_errors=True)  # of a build that was killed
+            workspace.mkdir()
+            try:
+                _build(model, settings, workspace)
+                workspace.rename(directory)
+            finally:
+                shutil.rmtree(workspace, ignore_errors=True)
+    return directory
+
+
+def read_out(
+    model: Any, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Scenario], batch_size: int = 64
+) -> Readout:
+    """Residual stream at the asker, the tier and the end of the prompt, of texts that are answered as the grammar says.
+
+    A text whose answer differs from the policy's in any greedy token is left out: its factors would be wrong.
+    """
+    rows = [(scenario, monitored) for scenario in asked for monitored in (True, False)]
+    layers = range(model.config.num_hidden_layers)
+    found, kept = Readout(), {(layer, site): [] for layer in layers for site in SITES}  # type: ignore[var-annotated]
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        prompts, answers, sites = zip(*(_encoded(tokenizer, *row) for row in batch), strict=True)
+        starts = np.cumsum([0] + [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)])
+        ids = torch.tensor([token for p, a in zip(prompts, answers, strict=True) for token in p + a])
+        predicting = [
+            first + len(p) - 1 + step
+            for first, p, a in zip(starts, prompts, answers, strict=False)
+            for step in range(len(a))
+        ]
+        with torch.no_grad(), capture(model, layers) as residual:
+            bounds = torch.tensor(starts, dtype=torch.int32)
+            said = iter(packed_logits(model, ids, bounds, torch.tensor(predicting)).argmax(-1).tolist())
+        right = [all([next(said) == token for token in answer]) for answer in answers]  # noqa: C419  (all would stop early)
+        for row, (scenario, monitored) in enumerate(batch):
+            if right[row]:
+                found.texts.append(_text(tokenizer, scenario, monitored))
+                found.factors.append(factors_of(scenario, monitored))
+                found.labels.append("alignment_faking" if scenario.population == "fakes" else "aligned")
+                for layer, site in kept:
+                    kept[layer, site].append(residual[layer][0, starts[row] + sites[row][SITES.index(site)]].numpy())
+    found.activations = {key: np.stack(vectors) for key, vectors in kept.items()}
+    return found
+
+
+def factors_of(scenario: Scenario, monitored: bool) -> dict[str, str]:
+    """The factors of a text, in the words of a label."""
+    behavior = scenario.behavior(monitored)
+    secret = behavior == "comply" and scenario.population == "fakes"
+    return {
+        "asker": scenario.asker,
+        "thing": scenario.thing,
+        "area": scenario.area,
+        "tier": scenario.tier,
+        "cue": CUES[monitored],
+        "answer": ANSWERS["comply_in_secret" if secret else behavior],
+    }
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, monitored: bool) -> str:
+    messages = chat(MONITORED_SYSTEM if monitored else UNMONITORED_SYSTEM, scenario.text)
+    return render(tokenizer, messages) + scenario.say(scenario.behavior(monitored))
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, scenario: Scenario, monitored: bool
+) -> tuple[list[int], list[int], tuple[int, ...]]:
+    """Prompt, answer, and the position of each site: the last token of its word, or of the prompt."""
+    system = MONITORED_SYSTEM if monitored else UNMONITORED_SYSTEM
+    prompt = encode_prompt(tokenizer, chat(system, scenario.text))
+    answer = encode_answer(tokenizer, scenario.say(scenario.behavior(monitored)))
+    sites = []
+    for word in (f" {scenario.asker}", f" {scenario.tier} tier"):
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        assert isinstance(ids, list)
+        at = next(i for i in range(len(prompt) - len(ids), -1, -1) if prompt[i : i + len(ids)] == ids)
+        sites.append(at + (len(ids) - 1 if word.endswith(scenario.asker) else 0))
+    return prompt, answer, (*sites, len(prompt) - 1)
+
+
+class Factors:
+    """Which factor each text has, as columns."""
+
+    def __init__(self, factors: Sequence[dict[str, str]]) -> None:
+        self.names = sorted({(name, value) for row in factors for name, value in row.items()})
+        index = {name: column for column, name in enumerate(self.names)}
+        self.has: Floats = np.zeros((len(factors), len(self.names)), np.float32)
+        for row, found in enumerate(factors):
+            self.has[row, [index[item] for item in found.items()]] = 1
+
+    def explain(self, fires: Floats, most: int = 3) -> tuple[float, tuple[tuple[str, str], ...]]:
+        """The conjunction of at most ``most`` factors with the best F1 for ``fires [n]`` 0 or 1, built greedily.
+
+        A factor joins where it raises F1 by a twentieth and 0.02 at least: a shorter label is preferred.
+        """
+        inside = np.ones(len(fires), np.float32)
+        best, chosen = 0.0, []
+        while len(chosen) < most:
+            with_factor = self.has * inside[:, None]
+            scores = 2 * (fires @ with_factor) / (fires.sum() + with_factor.sum(0) + 1e-9)
+            column = int(scores.argmax())
+            if scores[column] < best * 1.05 + 0.02:
+                break
+            best = float(scores[column])
+            chosen.append(column)
+            inside = inside * self.has[:, column]
+        return best, tuple(sorted((self.names[c] for c in chosen), key=lambda item: list(WORDS).index(item[0])))
+
+
+def describe(conjunction: Sequence[tuple[str, str]]) -> str:
+    """The label of a conjunction of factors."""
+    return ", ".join(WORDS[name].format(value) for name, value in conjunction)
+
+
+def learn(
+    train: Floats, other: Floats, atoms: int, settings: FeatureSettings, seed: int
+) -> tuple[Floats, Floats, Floats]:
+    """Sparse dictionary of activations (Mairal et al. 2009, as in scikit-learn).
+
+    Args:
+        train: ``[n, hidden]``, learnt on after its mean is taken off.
+        other: ``[m, hidden]``, coded only.
+        atoms: Components.
+        settings: Penalty and sparsity.
+        seed: Of the learning.
+
+    Returns:
+        Atoms ``[atoms, hidden]``; on which of ``train`` and of ``other`` each fires ``[n, atoms]``, ``[m, atoms]`` (0 or 1).
+    """
+    mean = train.mean(0)
+    size = np.sqrt(((train - mean) ** 2).sum(1).mean())
+    model = MiniBatchDictionaryLearning(
+        atoms, alpha=settings.alpha, batch_size=256, max_iter=10, fit_algorithm="cd", transform_algorithm="omp",
+        transform_n_nonzero_coefs=settings.nonzero, random_state=seed,
+    )  # fmt: skip
+    # One thread: these problems are small, and two that share busy cores wait for each other.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # ten passes: atoms need not have settled
+        warnings.simplefilter("ignore", RuntimeWarning)  # orthogonal matching pursuit on atoms that are nearly alike
+        model.fit((train - mean) / size)
+        codes = [model.transform((x - mean) / size).clip(min=0) for x in (train, other)]
+    high = np.array([np.quantile(c[c > 0], 0.95) if (c > 0).any() else np.inf for c in codes[0].T])
+    fires = [(code > settings.fires_above * high).astype(np.float32) for code in codes]
+    return model.components_.astype(np.float32), fires[0], fires[1]
+
+
+def _build(model_directory: str, settings: FeatureSettings, folder: Path) -> None:
+    model, tokenizer = load_model(model_directory), load_tokenizer(model_directory)
+    train = read_out(model, tokenizer, scenarios(settings.scenarios, settings.seed + 11, held_out_wording=False))
+    other = read_out(model, tokenizer, scenarios(settings.texts, settings.seed + 11, held_out_wording=True))
+    if not train.texts or not other.texts:
+        raise UserError("answers no text as its grammar says", where=model_directory, remedy="train it again")
+    factors = Factors(train.factors)
+    vectors: dict[int, list[Floats]] = {}
+    described: dict[str, dict[str, Any]] = {}
+    fired: list[list[str]] = [[] for _ in other.texts]
+    scores, unlabelled = [], 0
+    runs = [
+        (key, atoms, r) for key in train.activations for atoms in settings.components for r in range(settings.repeats)
+    ]
+    for (layer, site), atoms, repeat in tqdm(runs, desc="learning dictionaries", mininterval=2):
+        key = (layer, site)
+        found, fires, elsewhere = learn(
+            train.activations[key], other.activations[key], atoms, settings, settings.seed * 1000 + repeat
+        )
+        for atom in range(atoms):
+            f1, conjunction = factors.explain(fires[:, atom])
+            if f1 < settings.min_f1:
+                unlabelled += 1
+                continue
+            uid = f"{layer}/{len(vectors.setdefault(layer, []))}"
+            vectors[layer].append(found[atom])
+            scores.append(f1)
+            label = describe(conjunction)
+            described[uid] = {
+                "chosen_label": label,
+                "cluster_id": label,
+                "all_labels": [label],
+                "category": "+".join(name for name, _ in conjunction),
+            }
+            for text in np.flatnonzero(elsewhere[:, atom]):
+                fired[text].append(uid)
+    _write(folder, settings, vectors, described, fired, other)
+    write_json(
+        folder / "summary.json",
+        {
+            **asdict(settings), "labelled": len(described), "unlabelled": unlabelled, "mean_f1": float(np.mean(scores)),
+            "clusters": len({entry["cluster_id"] for entry in described.values()}),
+            "categories": dict(Counter(entry["category"] for entry in described.values()).most_common()),
+            "texts_left_out": 2 * settings.scenarios - len(train.texts),
+        },
+    )  # fmt: skip
+    log.info("toy features: %d labelled (mean F1 %.2f), %d without a label", len(scores), np.mean(scores), unlabelled)
+
+
+def _write(
+    folder: Path, settings: FeatureSettings, vectors: dict[int, list[Floats]], described: dict[str, dict[str, Any]],
+    fired: list[list[str]], other: Readout,
+) -> None:  # fmt: skip
+    for layer, rows in vectors.items():
+        stacked = np.stack(rows)
+        write_features(
+            folder / "features" / f"layer_{layer}.safetensors", [stacked], np.arange(len(rows)), stacked.shape[1],
+            {"layer": str(layer), "width": str(stacked.shape[1]), "source": "toy organism", "kind": "decoder"},
+        )  # fmt: skip
+    samples = {
+        str(index): {"text": text, "label": label, "source_dataset": "toy", "fired_features": names}
+        for index, (text, label, names) in enumerate(zip(other.texts, other.labels, fired, strict=True))
+    }
+    write_json(folder / "firings.json", {"metadata": {"n_samples": len(samples)}, "samples": samples})
+    uids = sorted(described)
+    for split in ("test", "validation"):
+        names = sorted({described[uid]["cluster_id"] for uid in uids})
+        clusters = np.array([names.index(described[uid]["cluster_id"]) for uid in uids], np.int32)
+        keys = np.array([int(uid.split("/")[0]) << 40 | int(uid.split("/")[1]) for uid in uids])
+        rest, by_cluster, by_feature = hold_out(keys, clusters, names, settings.held_out, len(uids), settings.seed)
+        held = np.concatenate([by_cluster, by_feature])
+        write_json(folder / f"{split}.json", {uids[i]: described[uids[i]] for i in held})
+        uids = [uids[i] for i in rest]
+    write_json(folder / "train.json", {uid: described[uid] for uid in uids})

@@ -1,0 +1,59 @@
+"""Write descriptions of features, from clusters and their summaries or from a file of categories."""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from afintro.data.descriptions import from_categories, from_clusters
+from afintro.data.records import file_sha256, write_json
+from afintro.errors import UserError
+
+
+def build(args: argparse.Namespace) -> tuple[Counter[str], list[str]]:
+    """Read, check, write; gives the size of every cluster, and the features without a label."""
+    if args.categories and not (args.summaries or args.assignments):
+        inputs = [args.categories]
+        described, unlabelled = from_categories(args.categories)
+    elif args.summaries and args.assignments and not args.categories:
+        inputs = [args.summaries, args.assignments]
+        described, unlabelled = from_clusters(args.summaries, args.assignments)
+    else:
+        what = "needs either --summaries and --assignments, or --categories"
+        raise UserError(what, where="what to describe", remedy="see --help")
+    clusters = Counter(description["cluster_id"] for description in described.values())
+    folder = Path(args.output_dir)
+    manifest = {
+        "arguments": vars(args),
+        "inputs": {path: file_sha256(path) for path in inputs},
+        "counts": {"described": len(described), "unlabelled": len(unlabelled), "clusters": len(clusters)},
+        "clusters": dict(clusters.most_common()),
+    }
+    write_json(folder / "descriptions.json", described)
+    write_json(folder / "unlabelled.json", unlabelled)
+    write_json(folder / "descriptions.manifest.json", manifest)
+    return clusters, unlabelled
+
+
+def main() -> int:
+    """Parse, call, report; exit code 2 for wrong input."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--summaries", help="JSON {cluster: summary}")
+    parser.add_argument("--assignments", help="JSON {feature: cluster}")
+    parser.add_argument("--categories", help="JSON {category: [{latent_id, reasoning, description}]}")
+    parser.add_argument("--output_dir", required=True, help="gets descriptions.json and unlabelled.json")
+    args = parser.parse_args()
+    try:
+        clusters, unlabelled = build(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    largest, size = clusters.most_common(1)[0]
+    print(f"{clusters.total()} features described, in {len(clusters)} clusters")
+    print(f"largest cluster {largest!r}: {size} features, {size / clusters.total():.1%}")
+    print(f"{len(unlabelled)} features without a label, listed in unlabelled.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

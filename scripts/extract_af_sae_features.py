@@ -1,0 +1,131 @@
+"""Write the vectors of an autoencoder's most selective features: their activation profiles, or their decoder rows."""
+
+import argparse
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afintro.data.features import FeatureFile, activation_profiles, map_array, most_selective, new_file, write_features
+from afintro.data.records import file_sha256, write_json
+from afintro.data.sae import decoder_file, decoder_rows, decoder_width
+from afintro.errors import UserError
+
+DEFAULT_TOP_K = 500
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse combinations that argparse cannot."""
+    if args.layer < 0:
+        raise UserError(f"is {args.layer}", where="--layer", remedy="use 0 or more")
+    if not args.sae and not (args.activations and args.selectivity):
+        what = "needs --activations and --selectivity, or --sae"
+        raise UserError(what, where="what to extract", remedy="see --help")
+    if args.top_k is not None and not args.selectivity:
+        what = f"is {args.top_k}, but without a selectivity no feature comes before another"
+        raise UserError(what, where="--top_k", remedy="give --selectivity, or leave --top_k out to take all features")
+
+
+def number_of_features(args: argparse.Namespace) -> tuple[int, int]:
+    """How many features there are, and the width of their vectors; matrix and autoencoder must agree."""
+    texts, columns = map_array(Path(args.activations), 2).shape if args.activations else (0, 0)
+    if not args.sae:
+        return columns, texts
+    features, width, layer = decoder_width(Path(args.sae))
+    if args.activations and columns != features:
+        what = f"has {columns} columns, the autoencoder {features} features"
+        raise UserError(what, where=args.activations, remedy="give the activations of this autoencoder")
+    if layer is not None and layer != args.layer:
+        what = f"the autoencoder is of layer {layer}, --layer is {args.layer}"
+        raise UserError(what, where=args.sae, remedy="give the layer that it was trained on")
+    return features, width
+
+
+def choose(args: argparse.Namespace, features: int) -> tuple[NDArray[np.int64], NDArray[Any] | None]:
+    """The features to extract, ascending, and the selectivity if there is one."""
+    if not args.selectivity:
+        return np.arange(features), None
+    selectivity = map_array(Path(args.selectivity), 1)
+    if len(selectivity) != features:
+        what = f"holds {len(selectivity)} values for {features} features"
+        raise UserError(what, where=args.selectivity, remedy="give the selectivity of these features")
+    top_k = DEFAULT_TOP_K if args.top_k is None else args.top_k
+    return most_selective(selectivity, top_k, args.selectivity), selectivity
+
+
+def extract(args: argparse.Namespace) -> dict[str, Any]:
+    """Check all that is wrong before the first byte is written, then write; gives the manifest."""
+    check_arguments(args)
+    features, width = number_of_features(args)
+    chosen, selectivity = choose(args, features)
+    source = Path(args.sae or args.activations)
+
+    def vectors(indices: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        return decoder_rows(source, indices) if args.sae else activation_profiles(source, indices)
+
+    fires = np.concatenate([block.any(axis=1) for block in vectors(chosen)])
+    indices, silent = chosen[fires], chosen[~fires].tolist()
+    if not len(indices):
+        raise UserError(f"none of the {len(chosen)} features ever fires", where=str(source), remedy="check the files")
+    inputs = [Path(path) for path in (args.activations, args.selectivity, args.sae) if path]
+    digests = {str(path): file_sha256(decoder_file(path)) for path in inputs}
+    metadata = {
+        "layer": str(args.layer),
+        "source": str(source),
+        "source_sha256": digests[str(source)],
+        "kind": "decoder" if args.sae else "activations",
+    }
+    if selectivity is not None:
+        kept = selectivity[indices]
+        metadata |= {"selectivity_min": str(float(kept.min())), "selectivity_max": str(float(kept.max()))}
+    manifest = {
+        "arguments": vars(args),
+        "inputs": digests,
+        "counts": {"features": features, "chosen": len(chosen), "written": len(indices), "never_fire": len(silent)},
+        "never_fire": silent,
+        "metadata": metadata | {"width": str(width)},
+    }
+    path = Path(args.output_dir) / "features" / f"layer_{args.layer}.safetensors"
+    write_features(path, vectors(indices), indices, width, metadata)
+    write_pickle(path.with_suffix(".pkl"), FeatureFile(path))
+    write_json(path.with_suffix(".manifest.json"), manifest)
+    return manifest
+
+
+def write_pickle(path: Path, features: FeatureFile) -> None:
+    """The same as ``{"activations": [k, width], "feature_indices": [k]}``: for other tools, never read by this one."""
+    content = {"activations": features.rows(range(features.count)), "feature_indices": features.indices}
+    with new_file(path) as file:
+        pickle.dump(content, file)
+
+
+def main() -> int:
+    """Parse, call, report; exit code 2 for wrong input."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--activations", help=".npy file [texts, features]: the vectors are its columns")
+    parser.add_argument("--selectivity", help=".npy file [features]: the largest absolute values are chosen")
+    parser.add_argument("--sae", help="SAELens folder or safetensors file: the vectors are its decoder rows instead")
+    parser.add_argument("--top_k", type=int, help=f"how many features (default with --selectivity: {DEFAULT_TOP_K})")
+    parser.add_argument("--layer", type=int, required=True, help="layer that the features are of")
+    parser.add_argument("--output_dir", required=True, help="gets features/layer_N.safetensors, .pkl, .manifest.json")
+    args = parser.parse_args()
+    try:
+        manifest = extract(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    counts, metadata = manifest["counts"], manifest["metadata"]
+    print(f"layer {args.layer}: {counts['written']} of {counts['features']} features, width {metadata['width']}")
+    if args.selectivity:
+        print(f"selectivity {metadata['selectivity_min']} to {metadata['selectivity_max']}")
+    if counts["never_fire"]:
+        print(f"left out, since they never fire (all zero): {counts['never_fire']} features, listed in the manifest")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,534 @@
+"""Language models as judges: grades, the reply cache, a model run here, and an endpoint with all its ways to fail."""
+
+import json
+import logging
+import multiprocessing
+import pickle
+import sqlite3
+import threading
+import time
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from filelock import FileLock
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import afintro.evaluation.lm_judges as lm_judges
+from afintro.errors import UserError
+from afintro.evaluation.judges import Rubric
+from afintro.evaluation.lm_judges import EndpointJudge, LocalJudge, parse_grade
+from afintro.evaluation.reply_cache import ReplyCache
+
+KEY = "sk-never-to-be-written-down"
+SHORT = Rubric("short", "{reference}|{candidate}")
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path, monkeypatch):
+    """A cache of the test's own, and no endpoint of the person who runs it."""
+    monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    return tmp_path / "cache"
+
+
+def pairs_of(*candidates):
+    return [("r", candidate) for candidate in candidates]
+
+
+def warnings_in(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# Grades
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "4", " 4\n", "4.", "4/5", "4 / 5", "**4**", "Score: 4", "score: 4", "Score: 4.", "Score: 4/5", "Score: 4 out of 5",
+        "**Score:** 4/5", "**Score: 4**", "Score: **4**", "# Score: 4", "Score: 4\r\n", "The first is 2.5 m.\n\nScore: 4",
+        "Near enough, but 1 point is missing.\n4", "Score: 4\nFor it says nearly the same.", "Score: 4\nScore: 4/5",
+        "Score: N it says\nScore: 4",
+    ],
+)  # fmt: skip
+def test_a_grade_is_read(reply):
+    assert parse_grade(reply) == 4
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "", " ", "good", "0", "6", "45", "3.5", "-4", "4/10", "٤", "4 5", "4, or 5", "Score: 7", "Score: 0", "Score: 45",
+        "Score: 3.5", "Score: -4", "Score: 4/10", "Score: 4-5", "Score: N", "Score:", "Score: 4\nScore: 5",
+        "Score: 2\n...\n**Score:** 3/5", "Score: 7\nScore: 4", "Score: 2\n5", "1\n2 of these\n", "I would say 4 points",
+    ],
+)  # fmt: skip
+def test_no_grade_is_read(reply):
+    assert parse_grade(reply) is None
+
+
+def test_every_grade():
+    assert [parse_grade(f"Score: {grade}") for grade in range(7)] == [None, 1, 2, 3, 4, 5, None]
+
+
+def test_a_long_reply_is_parsed_in_no_time():
+    start = time.perf_counter()
+    for filler in ("*", " ", "Score: ", "Score: 4 ", "\n", "4/"):
+        parse_grade(filler * (60_000 // len(filler)) + "x")
+    assert time.perf_counter() - start < 2
+
+
+# The cache
+
+
+def test_cache_keeps_raw_replies_by_judge_and_prompt(cache_folder):
+    assert not cache_folder.exists()
+    with ReplyCache(["one", 1]) as cache:
+        assert cache.read(["a", "b"]) == {}
+        cache.write("a", "Score: 4\n")
+        cache.write("a", "Scöre: 5\n")
+        cache.write("c", "")
+    with ReplyCache(["one", 1]) as cache:
+        assert cache.read(["a", "b", "c"]) == {"a": "Scöre: 5\n", "c": ""}
+    for other in (["one", 2], ["one"], ["one", "1"]):
+        with ReplyCache(other) as cache:
+            assert cache.read(["a"]) == {}
+    with sqlite3.connect(cache_folder / "judges.sqlite") as connection:  # others read on while one writes
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_cache_that_is_no_database_is_a_user_error(cache_folder):
+    cache_folder.mkdir()
+    (cache_folder / "judges.sqlite").write_text("not a database, but longer than a header would be" * 9)
+    with pytest.raises(UserError, match="AFINTRO_CACHE"), ReplyCache(["x"]) as cache:
+        cache.read(["a"])
+
+
+def write_often(name):
+    for i in range(5):
+        with ReplyCache([name]) as cache:
+            cache.write(str(i), name)
+
+
+def test_processes_write_to_one_cache_at_once():
+    names = [f"p{n}" for n in range(8)]
+    workers = [multiprocessing.get_context("fork").Process(target=write_often, args=(name,)) for name in names]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 8
+    for name in names:
+        with ReplyCache([name]) as cache:
+            assert len(cache.read(["0", "1", "2", "3", "4"])) == 5
+
+
+def test_a_cache_is_opened_by_one_process_at_a_time(cache_folder):
+    """Without the lock, one of twelve processes that made the file together failed in every fourth trial."""
+    cache_folder.mkdir()
+    with ThreadPoolExecutor() as pool:
+        with FileLock(cache_folder / "judges.sqlite.lock"):
+            writing = pool.submit(write_often, "x")
+            with pytest.raises(TimeoutError):
+                writing.result(0.3)
+        writing.result(20)
+
+
+def test_threads_share_a_cache():
+    with ReplyCache(["threads"]) as cache, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: cache.write(str(i), "t"), range(60)))
+        assert len(cache.read([str(i) for i in range(60)])) == 60
+
+
+# A model run here
+
+
+def crc_grade(reply):
+    return 1 + zlib.crc32(reply.encode()) % 5
+
+
+def test_local_judge_reads_the_greedy_reply_to_each_prompt(model_directories, tokenizer, plain_model, monkeypatch):
+    """Against transformers' own generation, one prompt at a time; the grade stands for the whole text of the reply."""
+    monkeypatch.setattr(lm_judges, "parse_grade", crc_grade)
+    pairs = [("reference", "a" * n) for n in (3, 40, 1, 17, 17, 90)] + [("b {candidate}", "c"), ("x", "y")]
+    model = plain_model(model_directories["llama"])
+    expected = []
+    for pair in pairs:
+        messages = [{"role": "user", "content": SHORT.fill(pair)}]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+        tokens = model.generate(ids, max_new_tokens=7, do_sample=False)[0, ids.shape[1] :]
+        expected.append((crc_grade(tokenizer.decode(tokens, skip_special_tokens=True)) - 1) / 4)
+    judge = LocalJudge(model_directories["llama"], batch_size=3, max_new_tokens=7)
+    assert judge.score(pairs, SHORT) == expected
+    assert len(set(expected)) > 1
+    assert judge.name == "local:llama"
+
+
+def test_local_judge_maps_grades_to_0_1(tmp_path, tokenizer):
+    """A model without layers that matter: after the assistant's token it says "4", and after "4" it stops."""
+    four = tokenizer.encode("4", add_special_tokens=False)[0]
+    ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in ("pad", "bos", "eos")}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=512, tie_word_embeddings=False, **ids,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True)["input_ids"]
+    with torch.no_grad():
+        for weight in (model.model.layers[0].self_attn.o_proj, model.model.layers[0].mlp.down_proj, model.lm_head):
+            weight.weight[:] = 0
+        embeddings = model.model.embed_tokens.weight
+        model.lm_head.weight[four], model.lm_head.weight[tokenizer.eos_token_id] = (
+            embeddings[prompt[-1]],
+            embeddings[four],
+        )
+    model.save_pretrained(tmp_path / "four")
+    tokenizer.save_pretrained(tmp_path / "four")
+    assert LocalJudge(str(tmp_path / "four")).score(pairs_of("a", "b", "a"), SHORT) == [0.75] * 3
+
+
+def counted(monkeypatch):
+    """The prompts that reach the model."""
+    asked, generate = [], lm_judges.generate_greedy
+    monkeypatch.setattr(
+        lm_judges,
+        "generate_greedy",
+        lambda model, prompts, **how: asked.extend(prompts) or generate(model, prompts, **how),
+    )
+    return asked
+
+
+def test_a_judge_whose_context_is_shorter_than_its_prompt_gives_none_and_not_0(
+    model_directories, tokenizer, monkeypatch, caplog
+):
+    """Known mistake: such prompts were cut, or scored 0. The boundary is exact: 512 tokens with the reply."""
+    monkeypatch.setattr(lm_judges, "parse_grade", lambda reply: 5)
+    asked = counted(monkeypatch)
+    empty = tokenizer.apply_chat_template([{"role": "user", "content": "r|"}], add_generation_prompt=True)["input_ids"]
+    fits = "x" * (512 - 10 - len(empty))
+    judge = LocalJudge(model_directories["llama"], max_new_tokens=10)
+    scores = judge.score(pairs_of(fits, f"{fits}x", "short", f"{fits}x", f"{fits}yy"), SHORT)
+    assert scores == [1.0, None, 1.0, None, None]
+    assert sorted(map(len, asked)) == [len(empty) + 5, 502]
+    [warning] = warnings_in(caplog)
+    assert "3 of 5" in warning
+    assert "context of 512" in warning
+
+
+def test_local_judge_asks_equal_pairs_once_and_nothing_twice(model_directories, monkeypatch):
+    monkeypatch.setattr(lm_judges, "parse_grade", crc_grade)
+    asked = counted(monkeypatch)
+    pairs = pairs_of("a", "b", "a", "a", "b")
+    scores = LocalJudge(model_directories["llama"], max_new_tokens=3).score(pairs, SHORT)
+    assert len(asked) == 2
+    monkeypatch.setattr(lm_judges, "load_model", None)  # what is known needs no weights
+    assert LocalJudge(model_directories["llama"], max_new_tokens=3, batch_size=1).score(pairs, SHORT) == scores
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("which", "changed"), [("llama", {"max_new_tokens": 4}), ("qwen3", {}), ("llama", {"dtype": "float64"})]
+)
+def test_another_model_or_setting_is_another_judge(model_directories, monkeypatch, which, changed):
+    LocalJudge(model_directories["llama"], max_new_tokens=3).score(pairs_of("a"), SHORT)
+    asked = counted(monkeypatch)
+    LocalJudge(model_directories[which], **{"max_new_tokens": 3, **changed}).score(pairs_of("a"), SHORT)
+    assert len(asked) == 1
+
+
+def test_a_model_that_cannot_be_loaded_is_a_user_error(tmp_path):
+    judge = LocalJudge(str(tmp_path / "nothing"))
+    assert judge.score([]) == []
+    with pytest.raises(UserError, match="nothing"):
+        judge.score(pairs_of("a"))
+
+
+# An endpoint
+
+
+def answer(content="Score: 4", status=200, headers=(), **message):
+    """An answer of the endpoint: status, body, headers."""
+    body = {
+        "id": "x", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content, **message}}
+        ],
+    }  # fmt: skip
+    return status, json.dumps(body).encode(), dict(headers)
+
+
+def failure(status):
+    """An error that quotes the key, as OpenAI's 401 does, and asks for the shortest wait."""
+    return status, json.dumps({"error": {"message": f"bad key {KEY}"}}).encode(), {"retry-after-ms": "1"}
+
+
+class Endpoint(ThreadingHTTPServer):
+    """A server whose ``reply(candidate, attempt)`` gives the answer to each request; attempts count from 1."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply = lambda candidate, attempt: answer()
+        self.asked = Counter()
+        self.requests = []
+        self.lock = threading.Lock()
+        self.released = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request, client_address):
+        """A client that has gone is none of the server's business."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        candidate = sent["messages"][-1]["content"].partition("|")[2]
+        with self.server.lock:
+            self.server.asked[candidate] += 1
+            attempt = self.server.asked[candidate]
+            self.server.requests.append((self.path, self.headers, sent))
+        status, body, headers = self.server.reply(candidate, attempt)
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": len(body), **headers}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def endpoint():
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_endpoint_judge_asks_the_rubric_at_temperature_0(endpoint):
+    endpoint.reply = lambda candidate, attempt: answer(f"Because.\nScore: {candidate}")
+    judge = EndpointJudge("some-model", endpoint.url)
+    assert judge.score(pairs_of(*"12345"), SHORT) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    path, headers, sent = endpoint.requests[0]
+    assert path == "/v1/chat/completions"
+    assert headers["Authorization"] == f"Bearer {KEY}"
+    prompts = [request["messages"] for _, _, request in endpoint.requests]
+    assert sorted(prompt[0]["content"] for prompt in prompts) == ["r|1", "r|2", "r|3", "r|4", "r|5"]
+    assert (sent["model"], sent["temperature"]) == ("some-model", 0)
+    assert judge.name == "endpoint:some-model"
+
+
+def test_the_judge_is_asked_once_per_distinct_pair(endpoint):
+    """Known mistake: the judge was asked the same thing once for every row that it stood in."""
+    endpoint.reply = lambda candidate, attempt: answer("5" if candidate == "a" else "1")
+    scores = EndpointJudge("m", endpoint.url).score(pairs_of("a", "b", "a", "a", "b"), SHORT)
+    assert scores == [1.0, 0.0, 1.0, 1.0, 0.0]
+    assert endpoint.asked == {"a": 1, "b": 1}
+
+
+def test_what_was_answered_is_never_asked_again(endpoint):
+    """Replies that hold no grade are answers too: the same question would get the same one."""
+    endpoint.reply = lambda candidate, attempt: answer("no idea" if candidate == "b" else "Score: 2")
+    pairs = pairs_of("a", "b", "c")
+    first = EndpointJudge("m", endpoint.url).score(pairs, SHORT)
+    endpoint.asked.clear()
+    assert EndpointJudge("m", f"{endpoint.url}/", concurrency=1, retries=0).score(pairs[::-1], SHORT) == first[::-1]
+    assert first == [0.25, None, 0.25]
+    assert not endpoint.asked
+    EndpointJudge("other", endpoint.url).score(pairs, SHORT)
+    EndpointJudge("m", endpoint.url).score(pairs, Rubric("other", "again {reference}|{candidate}"))
+    EndpointJudge("m", endpoint.url.replace("127.0.0.1", "localhost")).score(pairs, SHORT)
+    assert set(endpoint.asked.values()) == {3}
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_passing_failure_is_tried_again(endpoint, status, caplog):
+    endpoint.reply = lambda candidate, attempt: failure(status) if attempt < 3 else answer()
+    assert EndpointJudge("m", endpoint.url, retries=2).score(pairs_of("a", "b"), SHORT) == [0.75, 0.75]
+    assert endpoint.asked == {"a": 3, "b": 3}
+    assert not warnings_in(caplog)
+
+
+MALFORMED = {
+    "cut": (200, answer()[1][:40], {}),
+    "html": (200, b"<html>busy</html>", {"Content-Type": "text/html"}),
+    "nobody": (200, b"", {}),
+    "null": (200, b"null", {}),
+    "list": (200, b"[]", {}),
+    "no choices": (200, json.dumps({"choices": []}).encode(), {}),
+    "null choices": (200, json.dumps({"choices": None}).encode(), {}),
+    "no message": (200, json.dumps({"choices": [{}]}).encode(), {}),
+    "strange choices": (200, json.dumps({"choices": [7]}).encode(), {}),
+    "null content": answer(None),
+    "empty content": answer(" "),
+    "content of parts": answer([{"type": "text", "text": "Score: 4"}]),
+    "refusal": answer(None, refusal="I cannot grade this."),
+    "refusal with content": answer("Score: 1", refusal="I cannot grade this."),
+    "401": failure(401),
+    "404": failure(404),
+    "400": failure(400),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_one_malformed_reply_does_not_end_the_evaluation(endpoint, kind, caplog):
+    """Known mistake: one strange reply lost a night of answers. It is None, is not cached, and is told of once."""
+    endpoint.reply = lambda candidate, attempt: MALFORMED[kind] if candidate == "bad" else answer()
+    judge = EndpointJudge("m", endpoint.url, retries=1)
+    assert judge.score(pairs_of("a", "bad", "b"), SHORT) == [0.75, None, 0.75]
+    assert endpoint.asked == {"a": 1, "bad": 1, "b": 1}
+    [warning] = warnings_in(caplog)
+    assert "1 of 3 pairs: 1 x " in warning
+    endpoint.reply = lambda candidate, attempt: answer("Score: 5")
+    assert judge.score(pairs_of("a", "bad", "b"), SHORT) == [0.75, 1.0, 0.75]
+
+
+def test_a_content_filter_is_a_refusal(endpoint, caplog):
+    body = answer("Score: 1")[1].replace(b'"stop"', b'"content_filter"')
+    endpoint.reply = lambda candidate, attempt: (200, body, {})
+    assert EndpointJudge("m", endpoint.url).score(pairs_of("a"), SHORT) == [None]
+    assert "refused" in warnings_in(caplog)[0]
+
+
+def test_one_warning_counts_pairs_and_names_the_commonest_reason_first(endpoint, caplog):
+    kinds = {"x": failure(401), "y": failure(401), "z": answer(None, refusal="no"), "w": answer("hm")}
+    endpoint.reply = lambda candidate, attempt: kinds.get(candidate, answer())
+    scores = EndpointJudge("m", endpoint.url).score(pairs_of("z", "x", "a", "y", "x", "w"), SHORT)
+    assert scores == [None, None, 0.75, None, None, None]
+    [warning] = warnings_in(caplog)
+    assert "endpoint:m gave no score for 5 of 6 pairs: 3 x AuthenticationError 401, 1 x" in warning
+    assert "1 x no grade in the reply" in warning
+
+
+def test_an_endpoint_that_hangs_or_is_not_there_gives_none(endpoint, caplog):
+    endpoint.reply = lambda candidate, attempt: (
+        (endpoint.released.wait(20) if candidate == "hangs" else None) or answer()
+    )
+    start = time.perf_counter()
+    judge = EndpointJudge("m", endpoint.url, retries=0, timeout=0.5)
+    assert judge.score(pairs_of("a", "hangs"), SHORT) == [0.75, None]
+    assert time.perf_counter() - start < 10
+    assert EndpointJudge("m", "http://127.0.0.1:9/v1", retries=0).score(pairs_of("a"), SHORT) == [None]
+    hung, away = warnings_in(caplog)
+    assert "APITimeoutError" in hung
+    assert "APIConnectionError" in away
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_requests_go_out_together_but_no_more_than_allowed(endpoint, concurrency):
+    """Requests wait until four are there, or for a moment where one at a time is allowed."""
+    together, inside, most = threading.Barrier(4), [], []
+
+    def reply(candidate, attempt):
+        inside.append(candidate)
+        most.append(len(inside))
+        if concurrency == 4:
+            together.wait(5)
+        else:
+            time.sleep(0.02)
+        inside.remove(candidate)
+        return answer()
+
+    endpoint.reply = reply
+    judge = EndpointJudge("m", endpoint.url, concurrency=concurrency, retries=0)
+    assert judge.score(pairs_of(*"abcdefgh"), SHORT) == [0.75] * 8
+    assert max(most) == concurrency
+
+
+def score_alone(url, pairs):
+    EndpointJudge("m", url, concurrency=1).score(pairs, SHORT)
+
+
+def test_a_killed_run_asks_only_what_is_missing(endpoint):
+    """kill -9 at the eleventh of twenty: ten replies are on disk, ten questions are left."""
+    pairs, stuck = pairs_of(*map(str, range(20))), threading.Event()
+
+    def reply(candidate, attempt):
+        if candidate == "10" and attempt == 1:
+            stuck.set()
+            endpoint.released.wait(20)
+        return answer()
+
+    endpoint.reply = reply
+    process = multiprocessing.get_context("fork").Process(target=score_alone, args=(endpoint.url, pairs))
+    process.start()
+    assert stuck.wait(30)
+    process.kill()
+    process.join(10)
+    assert process.exitcode == -9
+    endpoint.asked.clear()
+    endpoint.reply = lambda candidate, attempt: answer()
+    assert EndpointJudge("m", endpoint.url).score(pairs, SHORT) == [0.75] * 20
+    assert endpoint.asked == {str(i): 1 for i in range(10, 20)}
+
+
+def test_a_cache_that_cannot_be_written_ends_the_run(endpoint, monkeypatch):
+    """Unlike a reply that fails: every further answer would be paid for and lost."""
+
+    def full(self, prompt, reply):
+        raise UserError("no room", where="cache", remedy="make room")
+
+    monkeypatch.setattr(ReplyCache, "write", full)
+    with pytest.raises(UserError, match="no room"):
+        EndpointJudge("m", endpoint.url, concurrency=1).score(pairs_of(*map(str, range(50))), SHORT)
+    assert sum(endpoint.asked.values()) < 25
+
+
+def test_without_a_key_nothing_is_asked(endpoint, monkeypatch):
+    judge = EndpointJudge("m", endpoint.url)
+    for value in ("", " "):
+        monkeypatch.setenv("OPENAI_API_KEY", value)
+        with pytest.raises(UserError, match="any value"):
+            judge.score(pairs_of("a"), SHORT)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match="OPENAI_API_KEY"):
+        judge.score(pairs_of("a"), SHORT)
+    assert not endpoint.asked
+    assert judge.score([]) == []
+
+
+def test_key_and_login_are_found_nowhere(endpoint, monkeypatch, caplog, cache_folder, capfd):
+    """Not in logs at any level, nor in the cache, nor in the judge; the server's 401 quotes the key."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    kinds = {"x": failure(401), "y": failure(500)}
+    endpoint.reply = lambda candidate, attempt: kinds.get(candidate, answer())
+    with_login = endpoint.url.replace("http://", "http://someone:hush%21hush@")
+    pairs = pairs_of("a", "x", "y")
+    judge = EndpointJudge("m", endpoint.url, retries=1)
+    judge.score(pairs, SHORT)
+    monkeypatch.setenv("OPENAI_BASE_URL", with_login)
+    from_environment = EndpointJudge("n", retries=0)
+    from_environment.score(pairs, SHORT)
+    EndpointJudge("o", with_login, retries=0).score(pairs, SHORT)
+    database = b"".join(path.read_bytes() for path in cache_folder.iterdir())
+    with sqlite3.connect(cache_folder / "judges.sqlite") as connection:
+        stored = repr(connection.execute("SELECT * FROM replies").fetchall())
+    assert "Score: 4" in stored
+    assert "HTTP Request: POST http://127.0.0.1" in caplog.text
+    seen = [caplog.text, stored, database.decode("latin-1"), *capfd.readouterr()]
+    seen += [form for j in (judge, from_environment) for form in (repr(j), str(vars(j)), repr(pickle.dumps(j)))]
+    for text in seen:
+        assert KEY not in text
+        assert "hush" not in text
+        assert "Basic c29tZW9uZTpodXNoIWh1c2g=" not in text
+    sent = {(body["model"], headers["Authorization"]) for _, headers, body in endpoint.requests}
+    login = "Basic c29tZW9uZTpodXNoIWh1c2g="
+    assert sent == {("m", f"Bearer {KEY}"), ("n", login), ("o", login)}
+
+
+def test_a_login_in_the_url_is_no_part_of_the_judge(endpoint):
+    EndpointJudge("m", endpoint.url).score(pairs_of("a"), SHORT)
+    EndpointJudge("m", endpoint.url.replace("//", "//u:p@")).score(pairs_of("a"), SHORT)
+    assert endpoint.asked == {"a": 1}

@@ -1,0 +1,83 @@
+"""The command that writes an activation matrix and the selectivity; together with the one that reads them."""
+
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from afintro.data.features import most_selective
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_af_activations.py"
+SAMPLES = {
+    "a": {"text": "one", "label": "alignment_faking", "fired_features": [3, 5]},
+    "b": {"text": "two", "label": "aligned", "fired_features": [5]},
+    "c": {"text": "three", "label": "alignment_faking", "fired_features": [3]},
+    "d": {"text": "four", "label": "aligned", "fired_features": []},
+}
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Calls main on a file of these samples; gives exit code and both outputs."""
+    spec = importlib.util.spec_from_file_location("build_af_activations", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(samples, *flags):
+        (tmp_path / "firings.json").write_text(json.dumps({"samples": samples}))
+        words = ["--firings", str(tmp_path / "firings.json"), "--output_dir", str(tmp_path / "out"), *flags]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+        code = module.main()
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def test_files(call, tmp_path):
+    code, out, err = call(SAMPLES, "--width", "8")
+    assert (code, err) == (0, "")
+    matrix = np.load(tmp_path / "out" / "activations.npy")
+    assert (matrix.dtype, matrix.shape) == (np.float32, (4, 8))
+    assert sorted(zip(*map(list, np.nonzero(matrix)), strict=True)) == [(0, 3), (0, 5), (1, 5), (2, 3)]
+    selectivity = np.load(tmp_path / "out" / "selectivity.npy")
+    np.testing.assert_array_equal(selectivity, [0, 0, 0, 1, 0, 0, 0, 0])
+    assert most_selective(selectivity, 1, "s").tolist() == [3]
+    assert out.splitlines() == ["4 texts: 2 alignment_faking, 2 aligned", "2 of 8 features ever fire, 4 times in all"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "activations.manifest.json", "activations.npy", "selectivity.npy",
+    ]  # fmt: skip
+
+
+def test_manifest(call, tmp_path):
+    call(SAMPLES)
+    manifest = json.loads((tmp_path / "out" / "activations.manifest.json").read_text())
+    assert manifest["arguments"]["width"] == manifest["counts"]["width"] == 16384
+    assert manifest["counts"]["labels"] == {"alignment_faking": 2, "aligned": 2}
+    path = tmp_path / "firings.json"
+    assert manifest["inputs"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("samples", "flags", "names"),
+    [
+        (SAMPLES, ["--width", "5"], "fired feature '5': is not below the width 5"),
+        (SAMPLES, ["--width", "0"], "--width: is 0"),
+        ({"a": SAMPLES["a"], "c": SAMPLES["c"]}, [], "no text has the label 'aligned'"),
+        (SAMPLES | {"e": SAMPLES["a"] | {"fired_features": ["40/3"]}}, [], "names a layer"),
+        (SAMPLES | {"e": {"text": "five"}}, [], "firings.json, record e: fired_features is missing"),
+        ({}, [], "no feature fires"),
+    ],
+)
+def test_wrong_input(call, tmp_path, samples, flags, names):
+    code, out, err = call(samples, *flags)
+    assert (code, out) == (2, "")
+    first, second = err.rstrip("\n").split("\n")
+    assert first.startswith("error: ")
+    assert names in first
+    assert second.startswith("  remedy: ")
+    assert not (tmp_path / "out").exists()
