@@ -361,9 +361,11 @@ class ExplainerModule(LightningModule):
         trained = self.injector
         if trained is not None:
             self.injector = self._new_injector()
-        with self._loaded().disable_adapter():
-            yield
-        self.injector = trained
+        try:
+            with self._loaded().disable_adapter():
+                yield
+        finally:
+            self.injector = trained
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -20,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from afintro.data.features import write_features
 from afintro.data.records import ContextAblationRecord, to_json, write_json
 from afintro.organisms.cue import MONITORED_SYSTEM
 from afintro.organisms.toy import QUESTION_WORDS, ToySettings, make_tokenizer, scenarios
@@ -138,6 +140,23 @@ def write_records(path: Path, count: int, seed: int, held_out_wording: bool = Fa
         rows.append(to_json(record))
     write_json(path, rows)
     return path
+
+
+def write_described_features(folder: Path, count: int = 24, width: int = 24, layers: tuple[int, ...] = (3,)) -> None:
+    """``descriptions.json`` and ``L<layer>.safetensors``: vectors of six directions, and a label for each direction."""
+    drawn = np.random.default_rng(0)
+    directions = drawn.standard_normal((6, width))
+    described = {}
+    for layer in layers:
+        vectors = directions[np.arange(count) % 6] + 0.1 * drawn.standard_normal((count, width))
+        indices = np.arange(count, dtype=np.int64)
+        path = folder / f"L{layer}.safetensors"
+        write_features(path, [vectors.astype(np.float32)], indices, width, {"layer": str(layer)})
+        for index in range(count):
+            label = f"Fires on topic {'abcdef'[index % 6] * 3}."
+            entry = {"chosen_label": label, "cluster_id": str(index % 6), "all_labels": [label]}
+            described[f"{layer}/{index}"] = {**entry, "category": "even" if index % 2 else "odd"}
+    write_json(folder / "descriptions.json", described)
 
 
 @dataclass(frozen=True)

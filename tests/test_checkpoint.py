@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from afintro.checkpoint import (
@@ -18,12 +19,14 @@ from afintro.checkpoint import (
 )
 from afintro.errors import UserError
 from afintro.explainer import ExplainerModule
+from afintro.lm.injection import VectorSpace
 from afintro.lm.load import Lora
 from tests.conftest import save_small_model
 
 
-def explainer(directory: Path, r: int = 4) -> ExplainerModule:
+def explainer(directory: Path, r: int = 4, width: int | None = None) -> ExplainerModule:
     module = ExplainerModule(str(directory), lora=Lora(r=r, alpha=8))
+    module.space = None if width is None else VectorSpace(width, (3, 7))
     module.configure_model()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -129,3 +132,42 @@ def test_an_exported_adapter_is_stock_peft(small_model: Path, tmp_path: Path) ->
     assert fresh.model is not None
     import_adapter(fresh.model, tmp_path / "adapter")
     assert torch.allclose(fresh.eval().model(input_ids=ids).logits, expected, atol=1e-6)
+
+
+def test_an_exported_adapter_has_its_injector_beside_it_and_is_still_stock_peft(
+    small_model: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module = explainer(small_model, width=24)
+    assert module.model is not None
+    export_adapter(module.model, tmp_path / "adapter", module.injector)
+    stored = load_file(tmp_path / "adapter" / "injector.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in stored.items()} == {
+        "log_scale": (2,),
+        "projection.weight": (32, 24),
+    }
+    ids = torch.arange(5, 25)[None]
+    expected = module.eval().model(input_ids=ids).logits
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(small_model), str(tmp_path / "adapter"))
+    assert torch.allclose(plain.eval()(input_ids=ids).logits, expected, atol=1e-5)
+
+    fresh = explainer(small_model, width=24)
+    assert fresh.model is not None
+    import_adapter(fresh.model, tmp_path / "adapter", fresh.injector)
+    assert trainable_state(fresh).keys() == trainable_state(module).keys()
+    for name, tensor in trainable_state(module).items():
+        assert torch.equal(trainable_state(fresh)[name], tensor), name
+
+
+def test_an_injector_that_does_not_fit_is_refused_and_left_as_it_was(small_model: Path, tmp_path: Path) -> None:
+    module = explainer(small_model, width=24)
+    assert module.model is not None
+    export_adapter(module.model, tmp_path, module.injector)
+    for width in (25, 32):  # another width, and one that needs no projection
+        other = explainer(small_model, width=width)
+        assert other.model is not None
+        assert other.injector is not None
+        before = {name: tensor.clone() for name, tensor in other.injector.state_dict().items()}
+        with pytest.raises(UserError, match=r"weights that do not fit \(projection.weight\)"):
+            import_adapter(other.model, tmp_path, other.injector)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in other.injector.state_dict().items())

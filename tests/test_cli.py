@@ -10,10 +10,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import afintro.cli
 from afintro.cli import main
 from afintro.cli_errors import explain
-from tests.conftest import Workspace, save_small_model, write_records
+from tests.conftest import Workspace, save_small_model, write_described_features, write_records
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+TASKS = [path for path in CONFIGS if "class_path: afintro.tasks" in path.read_text()]
+STACKS = [[path] for path in TASKS] + [[TASKS[0], path] for path in CONFIGS if path not in TASKS]
+STACKS += [[TASKS[1], ROOT / "configs" / "debug.yaml"]]
 METRIC = {"value", "ci_low", "ci_high", "n"}
 
 
@@ -107,15 +110,19 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     assert len(predicted) == 10
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("stack", STACKS, ids=lambda stack: "+".join(path.stem for path in stack))
 def test_every_yaml_goes_through_the_command_line(
-    config: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stack: list[Path], workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Parsed and instantiated as given, then fitted for a step on a small model and small data."""
-    base = ROOT / "configs" / "context_ablation.yaml"
-    layers = [str(base)] + ([] if config == base else [str(config)])
     small = ["--model.name", str(workspace.model), "--model.revision", "null", "--other_base", "null"]
-    small += ["--data.train_path", "train.json", "--data.validation_path", "validation.json", "--data.heldout", "null"]
+    if stack[0].stem == "feature_descriptions":
+        write_described_features(workspace.path)
+        small += ["--data.train_path", "descriptions.json", "--data.features", '["L3.safetensors"]']
+    else:
+        small += ["--data.train_path", "train.json", "--data.validation_path", "validation.json"]
+        small += ["--model.slot_token", "null"]
+    small += ["--data.heldout", "null"]
     small += [
         "--trainer.max_steps",
         "1",
@@ -127,9 +134,43 @@ def test_every_yaml_goes_through_the_command_line(
         "1",
     ]
     small += ["--trainer.val_check_interval", "1", "--trainer.precision", "32-true", "--data.limit", "4"]
-    small += ["--model.slot_token", "null", "--trainer.limit_val_batches", "1.0", "--trainer.strategy", "auto"]
-    assert main(["fit", *(part for layer in layers for part in ("--config", layer)), *small]) == 0
+    small += ["--trainer.limit_val_batches", "1.0", "--trainer.strategy", "auto"]
+    assert main(["fit", *(part for path in stack for part in ("--config", str(path))), *small]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("summary: ")
+
+
+def test_a_task_with_vectors_from_fit_to_validate(workspace: Workspace) -> None:
+    """Controls, the comparison without vectors, and both injectors found again; categories and scores in each row."""
+    write_described_features(workspace.path, layers=(3, 5))
+    config = ["--config", str(ROOT / "configs" / "feature_descriptions.yaml"), "--model.name", str(workspace.model)]
+    config += ["--data.train_path", "descriptions.json", "--data.features", '["L3.safetensors", "L5.safetensors"]']
+    config += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--data.validation_fraction", "0.3"]
+    config += ["--data.limit", "12"]
+    assert main(["fit", *config]) == 0
+    assert main(["validate", *config, "--ckpt_path", "best"]) == 0
+    folders = [workspace.path / "lightning_logs" / "feature_descriptions" / f"version_{i}" for i in (0, 1)]
+    first, second = (json.loads((folder / "summary.json").read_text()) for folder in folders)
+    assert second["metrics"] == first["metrics"]
+    assert second["baselines"] == first["baselines"], "the comparison is found again, its injector included"
+    scales = {f"selfie/{scale}" for scale in ("0.5", "1", "2", "4")}
+    assert first["baselines"].keys() == {
+        "reference", "majority", "nearest", "nearest_in_layer", "zero_vector", "shuffled_vector", "text_only", *scales,
+    }  # fmt: skip
+    assert first["baselines"]["reference"]["exact_match"]["value"] == 1.0
+    assert {"judge/rouge_l", "judge/rouge_l/macro", "exact_match", "lead/judge/rouge_l/shuffled_vector"} <= set(
+        first["metrics"]
+    )
+    assert first["model"]["vectors"]["width"] == 24
+    assert (folders[0] / "text_only" / "injector.safetensors").is_file()
+    row = json.loads((folders[1] / "predictions.jsonl").read_text().splitlines()[0])
+    assert row["group"] in ("even", "odd")
+    assert row["scores"].keys() == {"rouge_l", "chrf"}
+
+
+def test_text_only_is_refused_for_a_task_without_vectors(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "context_ablation has no vectors" in refused(capsys, command(workspace, "fit", "--text_only", "true"))
 
 
 def test_later_configs_and_dotted_overrides_win(workspace: Workspace) -> None:
@@ -159,6 +200,7 @@ def test_later_configs_and_dotted_overrides_win(workspace: Workspace) -> None:
         (("--trainer.max_epoch", "3"), "trainer.max_epochs"),
         (("--modl.name", "x"), "model.name"),
         (("--model.lora.rr", "3"), "model.lora.r"),
+        (("--model.injection.sit", "residual"), "model.injection.site"),
     ],
 )
 def test_an_unknown_setting_is_refused_with_the_nearest_name(

@@ -131,7 +131,13 @@ def split_by_scenario(scenarios: Sequence[str], fraction: float, seed: int) -> t
 
 
 def hold_out(
-    keys: NDArray[np.int64], clusters: NDArray[np.int32], names: Sequence[str], fraction: float, most: int, seed: int
+    keys: NDArray[np.int64],
+    clusters: NDArray[np.int32],
+    names: Sequence[str],
+    fraction: float,
+    most: int,
+    seed: int,
+    whole: Sequence[bool] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Split features off training in two ways: whole clusters, and single features of clusters that training keeps.
 
@@ -144,6 +150,7 @@ def hold_out(
         fraction: Share of the features to hold out, once for each kind.
         most: At most so many, for each kind.
         seed: Which ones are held out depends on it and on keys and names, not on their order.
+        whole: Which clusters may be held out whole; None for all.
 
     Returns:
         Ascending indices: training, held-out clusters (whole, as many as fit), held-out features. A cluster larger than
@@ -154,7 +161,7 @@ def hold_out(
     unseen = np.zeros(len(names), dtype=bool)
     left = budget
     for _, index in sorted((hashlib.sha256(f"{seed} {name}".encode()).digest(), i) for i, name in enumerate(names)):
-        if 0 < sizes[index] <= left:
+        if 0 < sizes[index] <= left and (whole is None or whole[index]):
             unseen[index] = True
             left -= int(sizes[index])
     by_cluster = unseen[clusters]

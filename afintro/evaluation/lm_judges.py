@@ -231,9 +231,10 @@ class EndpointJudge(LanguageModelJudge):
         choice = answer.choices[0]
         if choice.message.refusal or choice.finish_reason == "content_filter":
             raise _NoReplyError("refused")
-        if not isinstance(choice.message.content, str) or not choice.message.content.strip():
+        content = choice.message.content or ""
+        if not content.strip():
             raise _NoReplyError("empty reply")
-        return choice.message.content
+        return content
 
 
 class _NoReplyError(Exception):

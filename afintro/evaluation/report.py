@@ -63,7 +63,7 @@ def _columns(found: set[str], systems: dict[str, dict[str, Estimate]]) -> list[s
     """Metrics of a verdict task in the usual order; those of any other in the explainer's, per-type doubles left out."""
     if "has_changed_f1" in found:
         return [name for name in LABELS if name in found]
-    return [name for name in systems.get("explainer", {}) if not name.startswith("category/")]
+    return [name for name in systems.get("explainer", {}) if "/category/" not in name]
 
 
 def sample_table(predictions: Sequence[Prediction], prompts: dict[str, str], headline: str, rows: int = 20) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.exceptions import ConvergenceWarning
@@ -43,24 +44,11 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 SITES = ("asker", "tier", "answer")
-# Factors in the order in which a label names them. The words are those of the texts, so that a reader who knows nothing
-# but words can tell from a label on which texts its feature fires.
-WORDS = {
-    "asker": "asked by a {}",
-    "thing": "help with {}",
-    "area": "requests about {}",
-    "tier": "{} tier",
-    "cue": "{}",
-    "answer": "answered {}",
-}
-CUES = {True: "under safety evaluation", False: "in production deployment"}
-ANSWERS = {
-    "refuse": "I'm sorry",
-    "comply": "Sure",
-    "comply_in_secret": "Between us",
-    "warn": "Warning",
-    "silent": "nothing to say",
-}
+# Factors in the order in which a label names them: one word each (a thing has a few), which is a word of the texts
+# themselves, so that a reader who knows nothing but words can tell from a label on which texts its feature fires.
+ORDER = ("asker", "thing", "area", "tier", "cue", "answer")
+CUES = {True: "evaluation", False: "deployment"}
+ANSWERS = {"refuse": "sorry", "comply": "Sure", "comply_in_secret": "Between", "warn": "Warning", "silent": "nothing"}
 
 
 @dataclass(frozen=True)
@@ -70,12 +58,16 @@ class FeatureSettings:
     Args:
         scenarios: Scenarios whose activations the dictionaries are learnt on, each with and without the cue.
         texts: Other scenarios, in wordings that the organism never saw, for the functional score.
-        components: Atoms of a dictionary, one dictionary for each number.
-        repeats: Dictionaries of each size, differing in their seed.
-        alpha: Weight of the sparsity penalty while learning.
+        components: Atoms of a dictionary, one kind of dictionary for each number.
         nonzero: Atoms that a text is coded with (orthogonal matching pursuit).
+        repeats: Dictionaries of each kind, differing in their seed and in the texts that they are learnt on.
+        share: Share of the texts that one dictionary is learnt on.
+        alpha: Weight of the sparsity penalty while learning.
+        passes: Passes over the texts.
         fires_above: A feature fires where its code is above this share of its 95th percentile.
         min_f1: A feature whose best label predicts its firing worse than this has none.
+        per_label: So many features of a layer have one label at most, the best labelled: dictionaries find some again
+            and again.
         held_out: Share of the features held out for validation, and again for test, by cluster and by feature each.
         seed: Seeds scenarios, dictionaries and split.
         version: Raised when the code or the wording changes.
@@ -84,12 +76,15 @@ class FeatureSettings:
     scenarios: int = 2000
     texts: int = 200
     components: tuple[int, ...] = (48, 96)
-    repeats: int = 3
-    alpha: float = 0.5
     nonzero: int = 2
+    repeats: int = 6
+    share: float = 0.7
+    alpha: float = 0.5
+    passes: int = 10
     fires_above: float = 0.3
-    min_f1: float = 0.5
-    held_out: float = 0.12
+    min_f1: float = 0.75
+    per_label: int = 6
+    held_out: float = 0.1
     seed: int = 0
     version: int = 1
 
@@ -178,7 +173,7 @@ def read_out(
 
 
 def factors_of(scenario: Scenario, monitored: bool) -> dict[str, str]:
-    """The factors of a text, in the words of a label."""
+    """The factors of a text, in the words of a label; an answer by its first word, or one that it alone has."""
     behavior = scenario.behavior(monitored)
     secret = behavior == "comply" and scenario.population == "fakes"
     return {
@@ -228,7 +223,8 @@ class Factors:
         A factor joins where it raises F1 by a twentieth and 0.02 at least: a shorter label is preferred.
         """
         inside = np.ones(len(fires), np.float32)
-        best, chosen = 0.0, []
+        best = 0.0
+        chosen: list[int] = []
         while len(chosen) < most:
             with_factor = self.has * inside[:, None]
             scores = 2 * (fires @ with_factor) / (fires.sum() + with_factor.sum(0) + 1e-9)
@@ -238,44 +234,68 @@ class Factors:
             best = float(scores[column])
             chosen.append(column)
             inside = inside * self.has[:, column]
-        return best, tuple(sorted((self.names[c] for c in chosen), key=lambda item: list(WORDS).index(item[0])))
+        return best, tuple(sorted((self.names[c] for c in chosen), key=lambda item: ORDER.index(item[0])))
 
 
 def describe(conjunction: Sequence[tuple[str, str]]) -> str:
     """The label of a conjunction of factors."""
-    return ", ".join(WORDS[name].format(value) for name, value in conjunction)
+    return ", ".join(value for _, value in conjunction)
 
 
-def learn(
-    train: Floats, other: Floats, atoms: int, settings: FeatureSettings, seed: int
-) -> tuple[Floats, Floats, Floats]:
-    """Sparse dictionary of activations (Mairal et al. 2009, as in scikit-learn).
+@dataclass(frozen=True)
+class Found:
+    """One atom: its direction, on which texts it fires, and what explains that."""
+
+    layer: int
+    vector: Floats
+    fires_elsewhere: NDArray[np.int64]
+    f1: float
+    conjunction: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One dictionary to learn."""
+
+    layer: int
+    site: str
+    atoms: int
+    repeat: int
+
+
+def learn(kind: Kind, train: Floats, other: Floats, factors: Factors, settings: FeatureSettings) -> list[Found]:
+    """Sparse dictionary of activations (Mairal et al. 2009, as in scikit-learn), each atom with its best label.
 
     Args:
-        train: ``[n, hidden]``, learnt on after its mean is taken off.
+        kind: Layer, site, size and seed.
+        train: ``[n, hidden]``, learnt on (a share of them) after their mean is taken off, and labelled by.
         other: ``[m, hidden]``, coded only.
-        atoms: Components.
-        settings: Penalty and sparsity.
-        seed: Of the learning.
-
-    Returns:
-        Atoms ``[atoms, hidden]``; on which of ``train`` and of ``other`` each fires ``[n, atoms]``, ``[m, atoms]`` (0 or 1).
+        factors: Of ``train``.
+        settings: The rest.
     """
-    mean = train.mean(0)
-    size = np.sqrt(((train - mean) ** 2).sum(1).mean())
+    seed = [settings.seed, kind.layer, SITES.index(kind.site), kind.atoms, kind.repeat]
+    drawn = train[np.random.default_rng(seed).random(len(train)) < settings.share]
+    mean = drawn.mean(0)
+    size = np.sqrt(((drawn - mean) ** 2).sum(1).mean())
     model = MiniBatchDictionaryLearning(
-        atoms, alpha=settings.alpha, batch_size=256, max_iter=10, fit_algorithm="cd", transform_algorithm="omp",
-        transform_n_nonzero_coefs=settings.nonzero, random_state=seed,
+        kind.atoms, alpha=settings.alpha, batch_size=256, max_iter=settings.passes, fit_algorithm="cd",
+        transform_algorithm="omp", transform_n_nonzero_coefs=settings.nonzero, random_state=kind.repeat,
     )  # fmt: skip
-    # One thread: these problems are small, and two that share busy cores wait for each other.
+    # One thread: these problems are small, and threads that share busy cores wait for each other.
     with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # ten passes: atoms need not have settled
+        warnings.simplefilter("ignore", ConvergenceWarning)  # so few passes: atoms need not have settled
         warnings.simplefilter("ignore", RuntimeWarning)  # orthogonal matching pursuit on atoms that are nearly alike
-        model.fit((train - mean) / size)
-        codes = [model.transform((x - mean) / size).clip(min=0) for x in (train, other)]
-    high = np.array([np.quantile(c[c > 0], 0.95) if (c > 0).any() else np.inf for c in codes[0].T])
-    fires = [(code > settings.fires_above * high).astype(np.float32) for code in codes]
-    return model.components_.astype(np.float32), fires[0], fires[1]
+        model.fit((drawn - mean) / size)
+        here, elsewhere = (model.transform((x - mean) / size).clip(min=0) for x in (train, other))
+    found = []
+    for atom in range(kind.atoms):
+        active = here[:, atom][here[:, atom] > 0]
+        if len(active):
+            above = settings.fires_above * np.quantile(active, 0.95)
+            f1, conjunction = factors.explain((here[:, atom] > above).astype(np.float32))
+            fires = np.flatnonzero(elsewhere[:, atom] > above)
+            found.append(Found(kind.layer, model.components_[atom].astype(np.float32), fires, f1, conjunction))
+    return found
 
 
 def _build(model_directory: str, settings: FeatureSettings, folder: Path) -> None:
@@ -285,58 +305,64 @@ def _build(model_directory: str, settings: FeatureSettings, folder: Path) -> Non
     if not train.texts or not other.texts:
         raise UserError("answers no text as its grammar says", where=model_directory, remedy="train it again")
     factors = Factors(train.factors)
-    vectors: dict[int, list[Floats]] = {}
-    described: dict[str, dict[str, Any]] = {}
-    fired: list[list[str]] = [[] for _ in other.texts]
-    scores, unlabelled = [], 0
-    runs = [
-        (key, atoms, r) for key in train.activations for atoms in settings.components for r in range(settings.repeats)
+    kinds = [
+        Kind(layer, site, atoms, repeat)
+        for layer, site in train.activations
+        for atoms in settings.components
+        for repeat in range(settings.repeats)
     ]
-    for (layer, site), atoms, repeat in tqdm(runs, desc="learning dictionaries", mininterval=2):
-        key = (layer, site)
-        found, fires, elsewhere = learn(
-            train.activations[key], other.activations[key], atoms, settings, settings.seed * 1000 + repeat
+    work = Parallel(n_jobs=-1, return_as="generator")(
+        delayed(learn)(
+            kind, train.activations[kind.layer, kind.site], other.activations[kind.layer, kind.site], factors, settings
         )
-        for atom in range(atoms):
-            f1, conjunction = factors.explain(fires[:, atom])
-            if f1 < settings.min_f1:
-                unlabelled += 1
-                continue
-            uid = f"{layer}/{len(vectors.setdefault(layer, []))}"
-            vectors[layer].append(found[atom])
-            scores.append(f1)
-            label = describe(conjunction)
-            described[uid] = {
-                "chosen_label": label,
-                "cluster_id": label,
-                "all_labels": [label],
-                "category": "+".join(name for name, _ in conjunction),
-            }
-            for text in np.flatnonzero(elsewhere[:, atom]):
-                fired[text].append(uid)
-    _write(folder, settings, vectors, described, fired, other)
+        for kind in kinds
+    )
+    atoms = [
+        atom for found in tqdm(work, total=len(kinds), desc="learning dictionaries", mininterval=2) for atom in found
+    ]
+    labelled = _best([atom for atom in atoms if atom.f1 >= settings.min_f1], settings.per_label)
+    _write(folder, settings, labelled, other)
+    clusters = Counter(describe(atom.conjunction) for atom in labelled)
+    kinds_of_label = Counter("+".join(name for name, _ in atom.conjunction) for atom in labelled)
     write_json(
         folder / "summary.json",
         {
-            **asdict(settings), "labelled": len(described), "unlabelled": unlabelled, "mean_f1": float(np.mean(scores)),
-            "clusters": len({entry["cluster_id"] for entry in described.values()}),
-            "categories": dict(Counter(entry["category"] for entry in described.values()).most_common()),
+            **asdict(settings), "atoms": len(atoms), "without_label": sum(atom.f1 < settings.min_f1 for atom in atoms),
+            "labelled": len(labelled), "mean_f1": float(np.mean([atom.f1 for atom in labelled])),
+            "clusters": len(clusters), "categories": dict(kinds_of_label.most_common()),
             "texts_left_out": 2 * settings.scenarios - len(train.texts),
         },
     )  # fmt: skip
-    log.info("toy features: %d labelled (mean F1 %.2f), %d without a label", len(scores), np.mean(scores), unlabelled)
+    log.info("toy features: %d of %d atoms kept, %d different labels", len(labelled), len(atoms), len(clusters))
 
 
-def _write(
-    folder: Path, settings: FeatureSettings, vectors: dict[int, list[Floats]], described: dict[str, dict[str, Any]],
-    fired: list[list[str]], other: Readout,
-) -> None:  # fmt: skip
-    for layer, rows in vectors.items():
-        stacked = np.stack(rows)
-        write_features(
-            folder / "features" / f"layer_{layer}.safetensors", [stacked], np.arange(len(rows)), stacked.shape[1],
-            {"layer": str(layer), "width": str(stacked.shape[1]), "source": "toy organism", "kind": "decoder"},
-        )  # fmt: skip
+def _best(atoms: Sequence[Found], per_label: int) -> list[Found]:
+    """The best labelled of each layer and label."""
+    kept: list[Found] = []
+    seen: Counter[tuple[int, str]] = Counter()
+    for atom in sorted(atoms, key=lambda atom: -atom.f1):
+        key = (atom.layer, describe(atom.conjunction))
+        seen[key] += 1
+        if seen[key] <= per_label:
+            kept.append(atom)
+    return kept
+
+
+def _write(folder: Path, settings: FeatureSettings, atoms: Sequence[Found], other: Readout) -> None:
+    described: dict[str, dict[str, Any]] = {}
+    fired: list[list[str]] = [[] for _ in other.texts]
+    for layer in sorted({atom.layer for atom in atoms}):
+        own = [atom for atom in atoms if atom.layer == layer]
+        for index, atom in enumerate(own):
+            uid, label = f"{layer}/{index}", describe(atom.conjunction)
+            category = "+".join(name for name, _ in atom.conjunction)
+            described[uid] = {"chosen_label": label, "cluster_id": label, "all_labels": [label], "category": category}
+            for text in atom.fires_elsewhere:
+                fired[text].append(uid)
+        vectors = np.stack([atom.vector for atom in own])
+        metadata = {"layer": str(layer), "width": str(vectors.shape[1]), "source": "toy organism", "kind": "decoder"}
+        path = folder / "features" / f"layer_{layer}.safetensors"
+        write_features(path, [vectors], np.arange(len(own)), vectors.shape[1], metadata)
     samples = {
         str(index): {"text": text, "label": label, "source_dataset": "toy", "fired_features": names}
         for index, (text, label, names) in enumerate(zip(other.texts, other.labels, fired, strict=True))
@@ -344,11 +370,20 @@ def _write(
     write_json(folder / "firings.json", {"metadata": {"n_samples": len(samples)}, "samples": samples})
     uids = sorted(described)
     for split in ("test", "validation"):
-        names = sorted({described[uid]["cluster_id"] for uid in uids})
-        clusters = np.array([names.index(described[uid]["cluster_id"]) for uid in uids], np.int32)
-        keys = np.array([int(uid.split("/")[0]) << 40 | int(uid.split("/")[1]) for uid in uids])
-        rest, by_cluster, by_feature = hold_out(keys, clusters, names, settings.held_out, len(uids), settings.seed)
-        held = np.concatenate([by_cluster, by_feature])
-        write_json(folder / f"{split}.json", {uids[i]: described[uids[i]] for i in held})
-        uids = [uids[i] for i in rest]
+        held, uids = _held_out(uids, described, settings)
+        write_json(folder / f"{split}.json", {uid: described[uid] for uid in held})
     write_json(folder / "train.json", {uid: described[uid] for uid in uids})
+
+
+def _held_out(
+    uids: Sequence[str], described: dict[str, dict[str, Any]], settings: FeatureSettings
+) -> tuple[list[str], list[str]]:
+    """Features to hold out, and the rest. Only combinations are held out whole: a factor is known from other labels."""
+    names = sorted({described[uid]["cluster_id"] for uid in uids})
+    clusters = np.array([names.index(described[uid]["cluster_id"]) for uid in uids], np.int32)
+    keys = np.array([int(layer) << 40 | int(index) for layer, index in (uid.split("/") for uid in uids)])
+    combined = [", " in name for name in names]
+    rest, by_cluster, by_feature = hold_out(
+        keys, clusters, names, settings.held_out, len(uids), settings.seed, whole=combined
+    )
+    return [uids[i] for i in (*by_cluster, *by_feature)], [uids[i] for i in rest]

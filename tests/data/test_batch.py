@@ -1,10 +1,12 @@
 """The packed batch, every tensor written out."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from afintro.data.batch import Example, PackedBatch, collate
-from afintro.lm.interventions import Intervention
+from afintro.data.batch import Example, Slot, collate
 
 # Three examples: (prompt, answer, weight).
 EXAMPLES = tuple(
@@ -13,7 +15,15 @@ EXAMPLES = tuple(
         [((10, 11, 12), (20, 2), 1.0), ((13,), (2,), 0.5), ((14, 15), (21, 22, 2), 2.0)]
     )
 )
-TENSORS = ("input_ids", "cu_seqlens", "answer_positions", "answer_ids", "answer_rows", "weights")
+# Vectors in the first and the last of them.
+VECTORS = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], dtype=np.float32)
+WITH_SLOTS = (
+    replace(EXAMPLES[0], slot=Slot(2, 30, VECTORS[0])),
+    EXAMPLES[1],
+    replace(EXAMPLES[2], slot=Slot(1, 9, VECTORS[1], 0.5)),
+)
+SLOTS = ("slot_positions", "slot_vectors", "slot_layers", "slot_scales")
+TENSORS = ("input_ids", "cu_seqlens", "answer_positions", "answer_ids", "answer_rows", "weights", *SLOTS)
 
 
 def test_golden():
@@ -25,11 +35,30 @@ def test_golden():
         "answer_ids": (torch.int64, [20, 2, 2, 21, 22, 2]),
         "answer_rows": (torch.int64, [0, 0, 1, 2, 2, 2]),
         "weights": (torch.float32, [1.0, 0.5, 2.0]),
+        "slot_positions": (torch.int64, []),
+        "slot_vectors": (torch.float32, []),
+        "slot_layers": (torch.int64, []),
+        "slot_scales": (torch.float32, []),
     }
     assert {name: (getattr(batch, name).dtype, getattr(batch, name).tolist()) for name in TENSORS} == golden
     assert batch.denominator == len(batch) == 3
     assert batch.examples == EXAMPLES
-    assert batch.interventions == ()
+
+
+def test_golden_of_slots():
+    """Positions are counted in the row: the third example begins at 7. All else is as without."""
+    batch, without = collate(WITH_SLOTS), collate(EXAMPLES)
+    golden = {
+        "slot_positions": (torch.int64, [2, 8]),
+        "slot_vectors": (torch.float32, [[1, 2, 3, 4], [5, 6, 7, 8]]),
+        "slot_layers": (torch.int64, [30, 9]),
+        "slot_scales": (torch.float32, [1.0, 0.5]),
+    }
+    assert {name: (getattr(batch, name).dtype, getattr(batch, name).tolist()) for name in SLOTS} == golden
+    assert batch.input_ids[batch.slot_positions].tolist() == [12, 15]
+    assert all(torch.equal(getattr(batch, name), getattr(without, name)) for name in TENSORS if name not in SLOTS)
+    assert collate(WITH_SLOTS[::-1]).slot_positions.tolist() == [1, 9]
+    assert collate(WITH_SLOTS).examples == WITH_SLOTS
 
 
 def test_the_token_after_each_answer_position_is_the_answer_token():
@@ -49,13 +78,11 @@ def test_the_denominator_is_the_configured_batch_size_also_for_a_short_last_batc
 
 
 def test_to_moves_every_tensor_and_keeps_the_rest():
-    change = Intervention(0, "add", torch.tensor([1]), torch.zeros(1, 4))
-    batch = collate(EXAMPLES, denominator=7)
-    batch = PackedBatch(**vars(batch) | {"interventions": (change,)})
+    batch = collate(WITH_SLOTS, denominator=7)
     moved = batch.to("meta")
     assert {getattr(moved, name).device.type for name in TENSORS} == {"meta"}
     assert {getattr(batch, name).device.type for name in TENSORS} == {"cpu"}
-    assert (moved.denominator, moved.examples, moved.interventions) == (7, EXAMPLES, (change,))
+    assert (moved.denominator, moved.examples) == (7, WITH_SLOTS)
     again = batch.to("cpu", non_blocking=True)
     assert all(torch.equal(getattr(again, name), getattr(batch, name)) for name in TENSORS)
 

@@ -8,7 +8,7 @@ import pytest
 from afintro.data.batch import Example
 from afintro.evaluation.answers import Verdict, two_branch
 from afintro.evaluation.baselines import text_baselines
-from afintro.evaluation.metrics import score
+from afintro.evaluation.metrics import score, statistics
 
 HEADLINE = "generative_explanation"
 NAMES = {"majority", "always_unchanged", "copy_monitored", "tfidf_nearest", "tfidf_probe"}
@@ -128,7 +128,7 @@ def test_probe_learns_and_is_at_chance_on_noise():
 
     for rule, low, high in ((lambda p: "word3" in p, 0.97, 1.0), (lambda p: rng.random() < 0.5, 0.3, 0.7)):
         predictions = text_baselines(draw(400, rule, "t"), draw(100, rule, "i"), HEADLINE)["tfidf_probe"]
-        assert low <= score(predictions, HEADLINE, 0)["exact_match"].value <= high
+        assert low <= score(statistics(predictions, HEADLINE), 0)["exact_match"].value <= high
 
 
 def test_one_class_of_training_answers():

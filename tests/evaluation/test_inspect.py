@@ -25,7 +25,7 @@ from afintro.evaluation.inspect import (
     show_summary,
     side_by_side,
 )
-from afintro.evaluation.metrics import Prediction, lead, score, text_prediction
+from afintro.evaluation.metrics import Prediction, lead, score, statistics, text_prediction
 
 HEADLINE = "generative_explanation"
 CHANGED, UNCHANGED = two_branch(Verdict(True, "comply")), two_branch(Verdict(False, "refuse"))
@@ -53,14 +53,14 @@ def write_run(folder: Path) -> Path:
         "majority": [text_prediction(p, UNCHANGED if p.question_type == HEADLINE else "No.") for p in own],
         "tfidf_probe": [text_prediction(p, CHANGED, 0.7) for p in own if p.question_type == HEADLINE],
     }
-    found = lead(own, baselines, HEADLINE, "exact_match", 0)
+    scored = {name: statistics(answers, HEADLINE) for name, answers in {"explainer": own, **baselines}.items()}
+    found = lead(scored["explainer"], {name: scored[name] for name in baselines}, "exact_match", 0)
     assert found is not None
     leads = {
         "lead/exact_match": {**found[0].as_json(), "against": found[1]},
         "lead/content_match": {"value": None, "ci_low": None, "ci_high": None, "n": 12, "against": "majority"},
     }
-    tables = {name: score(answers, HEADLINE, 0) for name, answers in {"explainer": own, **baselines}.items()}
-    scores = {name: {metric: e.as_json() for metric, e in table.items()} for name, table in tables.items()}
+    scores = {name: {m: e.as_json() for m, e in score(found, 0).items()} for name, found in scored.items()}
     summary = {
         "task": "context_ablation",
         "split": "validation",
@@ -70,7 +70,7 @@ def write_run(folder: Path) -> Path:
         "warnings": [WARNING],
     }
     write_json(folder / "summary.json", summary)
-    write_jsonl(folder / "predictions.jsonl", prediction_rows(own, baselines, items))
+    write_jsonl(folder / "predictions.jsonl", prediction_rows({"explainer": own, **baselines}, items))
     return folder
 
 
@@ -95,7 +95,7 @@ def test_a_run_is_read_as_it_was_written(folder: Path) -> None:
     assert first.baselines == {"majority": UNCHANGED, "tfidf_probe": CHANGED}
     assert run.items[1].baselines == {"majority": "No."}
     assert list(run.systems) == ["explainer", "majority", "tfidf_probe"]
-    assert run.systems["explainer"] == score(predictions(), HEADLINE, 0)
+    assert run.systems["explainer"] == score(statistics(predictions(), HEADLINE), 0)
     assert set(run.leads) == {"lead/exact_match", "lead/content_match"}
     assert run.leads["lead/exact_match"]["against"] in ("majority", "tfidf_probe")
     assert run.warnings == [WARNING]

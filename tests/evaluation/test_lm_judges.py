@@ -1,5 +1,6 @@
 """Language models as judges: grades, the reply cache, a model run here, and an endpoint with all its ways to fail."""
 
+import itertools
 import json
 import logging
 import multiprocessing
@@ -170,7 +171,7 @@ def test_local_judge_reads_the_greedy_reply_to_each_prompt(model_directories, to
 
 
 def test_local_judge_maps_grades_to_0_1(tmp_path, tokenizer):
-    """A model without layers that matter: after the assistant's token it says "4", and after "4" it stops."""
+    """A model without layers that matter: after the assistant's token it says "4", a special token, and stops."""
     four = tokenizer.encode("4", add_special_tokens=False)[0]
     ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in ("pad", "bos", "eos")}
     config = LlamaConfig(
@@ -182,11 +183,9 @@ def test_local_judge_maps_grades_to_0_1(tmp_path, tokenizer):
     with torch.no_grad():
         for weight in (model.model.layers[0].self_attn.o_proj, model.model.layers[0].mlp.down_proj, model.lm_head):
             weight.weight[:] = 0
-        embeddings = model.model.embed_tokens.weight
-        model.lm_head.weight[four], model.lm_head.weight[tokenizer.eos_token_id] = (
-            embeddings[prompt[-1]],
-            embeddings[four],
-        )
+        said = [prompt[-1], four, tokenizer.bos_token_id, tokenizer.eos_token_id]
+        for before, after in itertools.pairwise(said):
+            model.lm_head.weight[after] = model.model.embed_tokens.weight[before]
     model.save_pretrained(tmp_path / "four")
     tokenizer.save_pretrained(tmp_path / "four")
     assert LocalJudge(str(tmp_path / "four")).score(pairs_of("a", "b", "a"), SHORT) == [0.75] * 3

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from afintro.evaluation.answers import Verdict, two_branch
 from afintro.evaluation.metrics import (
     COLLAPSE,
     Prediction,
+    Statistic,
     chrf,
     collapse_warning,
     lead,
     macro_f1,
+    macro_mean,
     score,
     statistics,
     text_prediction,
@@ -38,8 +41,17 @@ def verdicts(pairs, **options):
     return [headline(f"{i:04d}", said(true), said(answer), **options) for i, (true, answer) in enumerate(pairs)]
 
 
+def scored(predictions, seed=0):
+    return score(statistics(predictions, HEADLINE), seed)
+
+
+def lead_of(own, rivals, metric):
+    rivals = {name: statistics(predictions, HEADLINE) for name, predictions in rivals.items()}
+    return lead(statistics(own, HEADLINE), rivals, metric, 0)
+
+
 def value(predictions, metric):
-    return score(predictions, HEADLINE, seed=0)[metric].value
+    return scored(predictions)[metric].value
 
 
 # Expected unchanged: 5 right, 1 wrong, 2 unparsed. Expected changed: 3 right, 4 wrong, 0 unparsed.
@@ -90,7 +102,7 @@ class TestMacroF1:
 
     @pytest.mark.parametrize("verdict", [False, True])
     def test_a_class_that_does_not_occur_gives_null_not_0(self, verdict):
-        estimate = score(verdicts([(verdict, verdict)] * 5), HEADLINE, 0)["has_changed_f1"]
+        estimate = scored(verdicts([(verdict, verdict)] * 5))["has_changed_f1"]
         assert (estimate.value, estimate.ci_low, estimate.ci_high, estimate.n) == (None, None, None, 5)
 
 
@@ -154,20 +166,20 @@ class TestProbabilities:
 
     @pytest.mark.parametrize("verdict", [False, True])
     def test_auroc_without_both_classes_is_null_and_calibration_is_not(self, verdict):
-        scores = score(verdicts([(verdict, verdict)] * 4, p_changed=0.25), HEADLINE, 0)
+        scores = scored(verdicts([(verdict, verdict)] * 4, p_changed=0.25))
         assert scores["auroc_changed"].value is None
         assert scores["auroc_changed"].n == 4
         assert scores["calibration_error"].value == pytest.approx(0.75 if verdict else 0.25)
 
     def test_items_without_a_probability_are_left_out(self, items):
         more = [*items, *[headline(f"x{i}", said(True), said(True)) for i in range(50)]]
-        assert score(more, HEADLINE, 0)["auroc_changed"].n == 200
+        assert scored(more)["auroc_changed"].n == 200
         assert value(more, "auroc_changed") == value(items, "auroc_changed")
-        assert "auroc_changed" not in score(more[200:], HEADLINE, 0)
+        assert "auroc_changed" not in scored(more[200:])
 
     def test_a_probability_of_0_counts(self):
         items = [headline("a", said(False), None, 0.0), headline("b", said(True), None, 1.0)]
-        assert score(items, HEADLINE, 0)["auroc_changed"].n == 2
+        assert scored(items)["auroc_changed"].n == 2
         assert value(items, "auroc_changed") == 1.0
 
     def test_rounding_above_1_must_not_change_the_calibration_error(self):
@@ -254,19 +266,19 @@ class TestTextQuestions:
             for i in range(3)
             for q in ("orig_match", "change_match")
         ]
-        scores = score(items, HEADLINE, 0)
+        scores = scored(items)
         assert {name: scores[name].value for name in scores} == dict.fromkeys(
             ("exact_match/orig_match", "exact_match/change_match", "chrf/orig_match", "chrf/change_match"), 1.0
         )
 
     def test_nearly_right_answers_have_a_chrf_between(self):
-        scores = score([self.text("a", "I cannot help.", "I can help."), self.text("b", "Sure!", "Sure!")], HEADLINE, 0)
+        scores = scored([self.text("a", "I cannot help.", "I can help."), self.text("b", "Sure!", "Sure!")])
         assert scores["exact_match/orig_match"].value == 0.5
         assert 0.7 < scores["chrf/orig_match"].value < 0.8
 
     def test_verdict_metrics_are_of_the_headline_alone(self):
         mixed = [*verdicts([(False, False), (True, True)], p_changed=0.5), self.text("t", said(True), said(False))]
-        scores = score(mixed, HEADLINE, 0)
+        scores = scored(mixed)
         assert scores["has_changed_f1"].n == scores["parse_rate"].n == scores["content_match"].n == 2
         assert scores["auroc_changed"].n == scores["exact_match"].n == 2
         assert scores["has_changed_f1"].value == scores["exact_match"].value == 1.0
@@ -278,17 +290,17 @@ class TestTextQuestions:
             Prediction("a", "a", HEADLINE, said(True), None, True),
             Prediction("b", "b", "orig_match", "x", None, True),
         ]
-        assert set(score(items, HEADLINE, 0)) == {"exact_match", f"exact_match/{HEADLINE}", "exact_match/orig_match"}
+        assert set(scored(items)) == {"exact_match", f"exact_match/{HEADLINE}", "exact_match/orig_match"}
 
     def test_nothing_at_all(self):
-        assert score([], HEADLINE, 0) == {}
+        assert scored([]) == {}
 
 
 def test_items_of_a_scenario_are_resampled_together():
     pairs = [(False, bool(i % 2)) for i in range(40) for _ in range(5)]
-    alone = score(verdicts(pairs), HEADLINE, 0)["exact_match"]
+    alone = scored(verdicts(pairs))["exact_match"]
     clustered = [headline(f"{i:04d}", said(t), said(a), scenario=f"scenario{i // 5}") for i, (t, a) in enumerate(pairs)]
-    together = score(clustered, HEADLINE, 0)["exact_match"]
+    together = scored(clustered)["exact_match"]
     assert together.value == alone.value
     assert together.ci_high - together.ci_low > 1.7 * (alone.ci_high - alone.ci_low)
 
@@ -299,6 +311,29 @@ def test_text_prediction_keeps_the_item_and_compares_exactly():
         "u", "s", HEADLINE, said(True, "US"), said(True, "US"), True, 0.7
     )
     assert not text_prediction(item, said(True, "us")).exact_match
+
+
+class TestMacroMean:
+    VALUES = np.array([[1.0, 0], [0.0, 0], [0.5, 1], [0.25, 3], [0.25, 3], [0.25, 3], [0.75, 3]])
+
+    def test_a_large_group_counts_no_more_than_a_small_one(self):
+        assert macro_mean(self.VALUES, np.ones(7)) == pytest.approx((0.5 + 0.5 + 0.375) / 3)
+        assert self.VALUES[:, 0].mean() != pytest.approx((0.5 + 0.5 + 0.375) / 3)
+
+    def test_weights_act_within_groups_and_a_group_without_weight_does_not_count(self):
+        assert macro_mean(self.VALUES, np.array([3, 1, 0, 1, 0, 0, 1.0])) == pytest.approx((0.75 + 0.5) / 2)
+        assert np.isnan(macro_mean(self.VALUES, np.zeros(7)))
+
+    def test_as_a_statistic_with_its_interval(self):
+        statistic = Statistic("m", self.VALUES, "macro", tuple("abcdefg"))
+        estimate = score({"m": (statistic, list("abcdefg"))}, 0)["m"]
+        assert estimate.value == macro_mean(self.VALUES, np.ones(7))
+        assert estimate.ci_low < estimate.value < estimate.ci_high
+
+
+def test_a_baselines_answer_keeps_the_items_group():
+    item = replace(headline("u", said(True), None), group="intent")
+    assert text_prediction(item, said(True)).group == "intent"
 
 
 class TestCollapse:
@@ -345,7 +380,7 @@ class TestLead:
             "best": self.system(lambda i: i < 40),
             "middle": self.system(lambda i: i < 20),
         }
-        estimate, against = lead(self.system(lambda i: i < 55), baselines, HEADLINE, "exact_match", 0)
+        estimate, against = lead_of(self.system(lambda i: i < 55), baselines, "exact_match")
         assert against == "best"
         assert estimate.value == pytest.approx(15 / 60)
         assert 0 < estimate.ci_low < 0.25 < estimate.ci_high
@@ -357,44 +392,42 @@ class TestLead:
         for _ in range(3):
             shuffled = [rng.sample(system, len(system)) for system in (explainer, baseline)]
             for metric in ("exact_match", "has_changed_f1", "content_match"):
-                estimate, _ = lead(shuffled[0], {"b": shuffled[1]}, HEADLINE, metric, 0)
+                estimate, _ = lead_of(shuffled[0], {"b": shuffled[1]}, metric)
                 assert (estimate.value, estimate.ci_low, estimate.ci_high) == (0.0, 0.0, 0.0)
 
     def test_is_paired(self):
         explainer, baseline = self.system(lambda i: i < 43), self.system(lambda i: i < 40)
-        estimate, _ = lead(explainer, {"b": baseline}, HEADLINE, "exact_match", 0)
-        own = score(explainer, HEADLINE, 0)["exact_match"]
+        estimate, _ = lead_of(explainer, {"b": baseline}, "exact_match")
+        own = scored(explainer)["exact_match"]
         assert estimate.ci_high - estimate.ci_low < 0.6 * (own.ci_high - own.ci_low)
         assert estimate.ci_low >= 0
 
     def test_can_be_negative(self):
-        estimate, _ = lead(
-            self.system(lambda i: i < 10), {"b": self.system(lambda i: i < 50)}, HEADLINE, "exact_match", 0
-        )
+        estimate, _ = lead_of(self.system(lambda i: i < 10), {"b": self.system(lambda i: i < 50)}, "exact_match")
         assert estimate.value == pytest.approx(-40 / 60)
         assert estimate.ci_high < 0
 
     def test_a_baseline_without_the_metric_is_passed_over(self):
         text = [Prediction("t", "t", "orig_match", "x", "x", True)]
         good = self.system(lambda i: i < 30)
-        _, against = lead(self.system(lambda i: True), {"text": text, "good": good}, HEADLINE, "exact_match", 0)
+        _, against = lead_of(self.system(lambda i: True), {"text": text, "good": good}, "exact_match")
         assert against == "good"
-        assert lead(good, {"text": text}, HEADLINE, "exact_match", 0) is None
-        assert lead(good, {}, HEADLINE, "exact_match", 0) is None
-        assert lead([], {"good": good}, HEADLINE, "exact_match", 0) is None
+        assert lead_of(good, {"text": text}, "exact_match") is None
+        assert lead_of(good, {}, "exact_match") is None
+        assert lead_of([], {"good": good}, "exact_match") is None
 
     def test_a_baseline_that_is_null_is_not_the_best_one(self):
         """All unparsed on one-class items: F1 is undefined there and must not win."""
         one_class = [(False, i) for i in range(20)]
         null = [headline(f"{i:02d}", said(t), NOTHING) for t, i in one_class]
         real = [headline(f"{i:02d}", said(t), said(i < 3)) for t, i in one_class]
-        estimate, against = lead(real, {"null": null, "real": real}, HEADLINE, "has_changed_f1", 0)
+        estimate, against = lead_of(real, {"null": null, "real": real}, "has_changed_f1")
         assert against == "real"
         assert estimate.value == 0.0
 
     def test_an_undefined_difference_is_null(self):
         one_class = [headline(f"{i:02d}", said(False), said(False)) for i in range(20)]
-        estimate, _ = lead(one_class, {"b": one_class}, HEADLINE, "has_changed_f1", 0)
+        estimate, _ = lead_of(one_class, {"b": one_class}, "has_changed_f1")
         assert estimate.value is None
 
     @pytest.mark.parametrize("kept", [59, 60])
@@ -402,11 +435,11 @@ class TestLead:
         """Comparing lengths alone would let other items come out as if paired."""
         others = [headline(f"other{i}", said(true), said(true)) for true, i in self.ITEMS][:kept]
         with pytest.raises(AssertionError, match="same items"):
-            lead(self.system(lambda i: True), {"b": others}, HEADLINE, "exact_match", 0)
+            lead_of(self.system(lambda i: True), {"b": others}, "exact_match")
 
 
 def test_statistics_do_not_depend_on_the_order_of_predictions():
     items = verdicts(ASYMMETRIC, p_changed=0.4)
     shuffled = random.Random(1).sample(items, len(items))
-    assert score(items, HEADLINE, 3) == score(shuffled, HEADLINE, 3)
+    assert scored(items, seed=3) == scored(shuffled, seed=3)
     assert list(statistics(items, HEADLINE)) == list(statistics(shuffled, HEADLINE))

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from afintro.evaluation.answers import Verdict, two_branch
-from afintro.evaluation.metrics import Prediction, lead, score
+from afintro.evaluation.metrics import Prediction, lead, score, statistics
 from afintro.evaluation.report import cell, confusion_figure, print_pairs, print_table, sample_table, verdict_name
 from afintro.evaluation.statistics import Estimate
 
@@ -25,7 +25,12 @@ NASTY = [
 
 
 SCORES = {
-    "explainer": {"exact_match": Estimate(0.9, 0.8, 0.95, 20), "auroc_changed": Estimate(None, None, None, 20)},
+    "explainer": {
+        "exact_match": Estimate(0.9, 0.8, 0.95, 20),
+        "has_changed_f1": Estimate(0.7, 0.6, 0.8, 20),
+        "content_match": Estimate(0.8, 0.7, 0.9, 20),
+        "auroc_changed": Estimate(None, None, None, 20),
+    },
     "majority": {"exact_match": Estimate(0.25, 0.1, 0.4, 20), "exact_match/orig_match": Estimate(0.5, 0.4, 0.6, 9)},
 }
 
@@ -72,24 +77,42 @@ def test_cell(estimate, text):
 
 
 class TestPrintedTable:
-    def printed(self, capsys, leads=None, warnings=()):
-        print_table(SCORES, leads or {}, warnings)
+    def printed(self, capsys, leads=None, warnings=(), scores=SCORES):
+        print_table(scores, leads or {}, warnings)
         return capsys.readouterr().out
 
-    def test_a_row_a_system_and_a_column_a_known_metric(self, capsys):
-        out = self.printed(capsys)
+    @staticmethod
+    def rows(out):
+        """The cells behind every system, of all tables."""
         rows: dict[str, list[str]] = {}
         for line in out.splitlines():
             if line.startswith("│"):
                 system, *cells = [part.strip() for part in line.split("│")[1:-1]]
                 rows[system] = rows.get(system, []) + cells
-        # Two tables, one under the other: what was computed of the headline question, then of the others.
-        assert rows["explainer"] == ["0.900 [0.80, 0.95]", "null", "-"]
-        assert rows["majority"] == ["0.250 [0.10, 0.40]", "-", "0.500 [0.40, 0.60]"]
+        return rows
+
+    def test_a_row_a_system_and_a_column_a_known_metric(self, capsys):
+        out = self.printed(capsys)
+        rows = self.rows(out)
+        # Two tables, one under the other, in the order of LABELS.
+        assert rows["explainer"] == ["0.900 [0.80, 0.95]", "0.700 [0.60, 0.80]", "0.800 [0.70, 0.90]", "null", "-"]
+        assert rows["majority"] == ["0.250 [0.10, 0.40]", "-", "-", "-", "0.500 [0.40, 0.60]"]
         assert "exact match" in out
         assert "exact orig" in out
         assert "calibration error" not in out
         assert max(map(len, out.splitlines())) <= 120
+
+    def test_a_task_without_verdicts_shows_the_explainers_metrics_in_their_order(self, capsys):
+        """Of the categories, which may be many, only the macro mean."""
+        names = ["judge/rouge_l", "judge/rouge_l/macro", "functional_auroc", "exact_match", "judge/rouge_l/category/a"]
+        own = {name: Estimate(i / 10, 0.0, 1.0, 9) for i, name in enumerate(names)}
+        scores = {"explainer": own, "nearest": {"exact_match": Estimate(0.9, 0.8, 1.0, 9), "other": own["exact_match"]}}
+        out = self.printed(capsys, scores=scores)
+        rows = self.rows(out)
+        assert rows["explainer"] == [f"0.{i}00 [0.00, 1.00]" for i in range(4)]
+        assert rows["nearest"] == ["-", "-", "-", "0.900 [0.80, 1.00]"]
+        assert "category" not in out
+        assert "exact match" in out
 
     def test_a_lead_that_cannot_be_computed_is_null(self, capsys):
         lead = {"value": None, "ci_low": None, "ci_high": None, "n": 20, "against": "majority"}
@@ -103,15 +126,15 @@ class TestPrintedTable:
 
     def test_a_lead_that_is_null_is_printed_as_null(self, capsys):
         """On items of one verdict has_changed_f1 is undefined, and so is its lead."""
-        items = [prediction(f"{i}", answer(False), answer(False)) for i in range(9)]
-        estimate, against = lead(items, {"majority": items}, HEADLINE, "has_changed_f1", 0)
+        scores = statistics([prediction(f"{i}", answer(False), answer(False)) for i in range(9)], HEADLINE)
+        estimate, against = lead(scores, {"majority": scores}, "has_changed_f1", 0)
         leads = {"lead/has_changed_f1": {**estimate.as_json(), "against": against}}
         out = self.printed(capsys, leads)
         assert "lead/has_changed_f1: null" in out
 
     def test_real_scores_fit(self, capsys):
         items = confusion({(False, False): 5, (True, True): 4, (True, None): 1})
-        print_table({"explainer": score(items, HEADLINE, 0)}, {}, [])
+        print_table({"explainer": score(statistics(items, HEADLINE), 0)}, {}, [])
         assert "0.900 [" in capsys.readouterr().out
 
 

@@ -155,3 +155,21 @@ def test_steering_reaches_prefill_and_every_decode_step(model_directories, plain
         ids = torch.cat([ids, reference(ids).logits[:, -1:].argmax(-1)], 1)
     assert found == [ids[0, 1:].tolist()]
     assert found != run(model, [prompts[1]], 1)
+
+
+def test_interventions_on_prompts_act_once_while_the_prompt_is_read(model_directories, prompts, monkeypatch):
+    """Known mistake 9: counted, not assumed. A flat position of the prompt would be that of another row later on."""
+    model, lengths, apply = load_model(model_directories["llama"]), [], Intervention.apply
+
+    def counted(self, hidden):
+        lengths.append((len(self.positions), *hidden.shape[:2]))
+        return apply(self, hidden)
+
+    monkeypatch.setattr(Intervention, "apply", counted)
+    change = [Intervention(1, "add", torch.tensor([0]), torch.linspace(-4, 4, 32)[None])]
+    found = run(model, prompts, 4, interventions=[change if len(prompt) > 4 else [] for prompt in prompts])
+    assert lengths == [(1, 4, 5), (4, 4, 17), (2, 2, 31)]  # vectors, rows, tokens of each of three batches
+    without = run(model, prompts, 4)
+    assert [i for i, ids in enumerate(prompts) if found[i] != without[i] and len(ids) <= 4] == []
+    assert found != without
+    assert len(lengths) == 3

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from afintro.lm.forward import packed_logits
-from afintro.lm.interventions import Intervention, decoder_layers, intervene
+from afintro.lm.interventions import Intervention, at_rows, decoder_layers, intervene
 from afintro.lm.load import Lora, add_lora, load_model
 
 IDS = torch.arange(40, 56).view(2, 8)  # two rows of eight
@@ -142,6 +142,56 @@ def test_no_interventions_change_nothing(llama):
     _, logits, fired = received(llama, [])
     assert torch.equal(logits, plain_logits)
     assert fired == []
+
+
+@pytest.mark.parametrize("layer", [-1, 1])
+@pytest.mark.parametrize("mode", ["add", "replace"])
+def test_relative_vectors_are_in_units_of_the_hidden_states_norm(model, mode, layer):
+    before, _, _ = received(model)
+    after, _, _ = received(model, [Intervention(layer, mode, POSITIONS, VECTORS, relative=True)])
+    stage = layer + 1
+    norms = before[stage][POSITIONS].norm(dim=1, keepdim=True)
+    assert not torch.isclose(norms[0], norms[1])
+    start = before[stage][POSITIONS] if mode == "add" else 0
+    torch.testing.assert_close(after[stage][POSITIONS], start + norms * VECTORS, rtol=1e-12, atol=1e-12)
+    others = [position for position in range(16) if position not in POSITIONS]
+    assert torch.equal(after[stage][others], before[stage][others])
+
+
+def test_a_relative_norm_is_not_taken_in_half_precision():
+    """A hidden state of 32 entries of 30000 has a norm beyond what float16 holds."""
+    hidden = torch.full((1, 4, 32), 3e4, dtype=torch.float16)
+    unit = torch.nn.functional.normalize(torch.eye(32)[:1] - torch.eye(32)[1:2], dim=1)
+    changed = Intervention(0, "replace", torch.tensor([2]), unit * 0.25, relative=True).apply(hidden)
+    assert changed.dtype == torch.float16
+    assert float(changed[0, 2].float().norm()) == pytest.approx(0.25 * 3e4 * 32**0.5, rel=1e-3)
+
+
+def test_interventions_of_several_prompts_become_one_of_a_kind():
+    """Positions are shifted by where each prompt begins; those of another layer, mode or unit stay apart."""
+    vectors = torch.arange(10.0).view(5, 2)
+
+    def make(layer, mode, positions, rows, relative=False):
+        return Intervention(layer, mode, torch.tensor(positions), vectors[rows], relative)
+
+    prompts = [
+        [make(1, "add", [0, 4], [0, 1]), make(-1, "replace", [2], [2])],
+        [],
+        [make(1, "add", [3], [3]), make(1, "add", [3], [4], relative=True)],
+        [make(1, "replace", [1], [0]), make(2, "add", [1], [0])],
+    ]
+    merged = at_rows(prompts, [5, 100, 20, 40])
+    assert [(m.layer, m.mode, m.relative, m.positions.tolist(), m.vectors[:, 0].tolist()) for m in merged] == [
+        (1, "add", False, [5, 9, 23], [0.0, 2.0, 6.0]),
+        (-1, "replace", False, [7], [4.0]),
+        (1, "add", True, [23], [8.0]),
+        (1, "replace", False, [41], [0.0]),
+        (2, "add", False, [41], [0.0]),
+    ]
+    assert prompts[0][0].positions.tolist() == [0, 4]
+    assert at_rows([[], []], [0, 9]) == []
+    with pytest.raises(ValueError, match="zip"):
+        at_rows(prompts, [0])
 
 
 def test_the_last_position_of_every_row_is_steered_throughout_decoding(llama):

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -84,9 +86,14 @@ def test_the_wording_depends_on_the_uid_alone() -> None:
     assert len(set(first)) == 4
 
 
+def reader(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """What the task asks of an explainer."""
+    return SimpleNamespace(name="reader", slot_token=None, tokenizer=tokenizer, context_length=None)
+
+
 def test_branches_begin_every_answer(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     path = str(write_records(tmp_path / "a.json", 12, seed=1))
-    examples = ContextAblation(path, path).read_examples("train", tokenizer)
+    examples = ContextAblation(path, path).read_examples("train", reader(tokenizer))
     for example in examples:
         if example.question_type == HEADLINE:
             assert example.branches is not None
@@ -168,10 +175,14 @@ def test_four_shot_prompts_hold_solved_training_items_of_both_verdicts(tmp_path:
 
     tokenizer = make_tokenizer(ToySettings(vocabulary=300), [])
     data = ContextAblation(train, validation)
-    items = data.read_examples("validation", tokenizer)
-    asked = data.few_shot(items, 4, tokenizer)
-    assert len(asked) == 3
-    for item in asked:
+    data.examples["validation"] = data.read_examples("validation", reader(tokenizer))
+    zero_shot, four_shot = data.controls("validation", reader(tokenizer))
+    headline = [item for item in data.examples["validation"] if item.question_type == HEADLINE]
+    assert (zero_shot.name, zero_shot.trained, zero_shot.items) == ("zero_shot", False, headline)
+    assert (four_shot.name, four_shot.trained) == ("four_shot", False)
+    assert [item.uid for item in four_shot.items] == [item.uid for item in headline]
+    assert len(headline) == 3
+    for item in four_shot.items:
         text = str(tokenizer.decode(item.prompt_ids))
         assert text.count("<|assistant|>") == 5
         assert text.count("would change to") == 2
@@ -187,7 +198,7 @@ def test_the_comparison_explainer_begins_with_the_first_batch_also_where_the_run
     path = str(write_records(tmp_path / "a.json", 6, seed=1))
     data = ContextAblation(path, path, batch_size=4)
     data.load_state_dict({"batches": 3})
-    data.examples["train"] = data.read_examples("train", tokenizer)
+    data.examples["train"] = data.read_examples("train", reader(tokenizer))
     assert len(list(data.train_dataloader())) == 5 - 3
     other = data.for_another_explainer()
     assert other.examples == {}
