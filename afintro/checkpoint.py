@@ -98,23 +98,26 @@ def import_adapter(model: PeftModel, directory: Path, injector: nn.Module | None
     Raises:
         UserError: Weights that do not fit.
     """
-    weights = load_peft_weights(str(directory), device="cpu")
-    result: Any = set_peft_model_state_dict(model, weights)
-    unexpected = list(result.unexpected_keys)
     if injector is not None:
-        stored = load_file(str(directory / INJECTOR_FILE))
-        wanted = {name: tensor.shape for name, tensor in injector.state_dict().items()}
-        unexpected += [
-            name for name in {*wanted, *stored} if name not in stored or stored[name].shape != wanted.get(name)
-        ]
-        if not unexpected:
-            injector.load_state_dict(stored)
-    if unexpected:
+        _import_injector(injector, directory / INJECTOR_FILE)
+    result: Any = set_peft_model_state_dict(model, load_peft_weights(str(directory), device="cpu"))
+    if result.unexpected_keys:
         raise UserError(
-            f"has weights that do not fit ({sorted(unexpected)[0]})",
+            f"has weights that do not fit ({result.unexpected_keys[0]})",
             where=str(directory),
             remedy="use another adapter",
         )
+
+
+def _import_injector(injector: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise UserError("is absent", where=str(path), remedy="export the adapter again, with its injector")
+    stored = load_file(str(path))
+    wanted = {name: tensor.shape for name, tensor in injector.state_dict().items()}
+    wrong = sorted(n for n in {*wanted, *stored} if n not in stored or stored[n].shape != wanted.get(n))
+    if wrong:
+        raise UserError(f"has weights that do not fit ({wrong[0]})", where=str(path), remedy="use another adapter")
+    injector.load_state_dict(stored)
 
 
 def runs(root: Path, task: str) -> list[Path]:

@@ -197,7 +197,8 @@ class ExplainerModule(LightningModule):
             chosen = [examples[i] for i in range(0, len(examples), max(1, len(examples) // RIDGE_EXAMPLES))]
             embed: Any = self._loaded().get_input_embeddings()
             with torch.no_grad():
-                targets = [embed(torch.tensor(e.answer_ids[:-1])).float().mean(0).numpy() for e in chosen]
+                ids = [torch.tensor(e.answer_ids[:-1], device=embed.weight.device) for e in chosen]
+                targets = [embed(answer).float().mean(0).cpu().numpy() for answer in ids]
             injector.fit_projection(np.stack([e.slot.vector for e in chosen]), np.stack(targets))
         return injector
 

@@ -450,6 +450,20 @@ def test_injections_that_do_not_fit_are_refused(small_model: Path) -> None:
         explainer(small_model, VectorSpace(32, (3,)), injection=Injection(ridge=1.0))
 
 
+@KIND
+def test_a_slots_scale_makes_its_token_so_many_times_as_long(small_model: Path, kind: str) -> None:
+    """As if the injector had learnt to."""
+    module = reader_of_vectors(small_model, kind, dtype="float64")
+    plain = [replace(e, slot=replace(e.slot, scale=1.0)) for e in described(module) if e.slot is not None]
+    scaled = [replace(e, slot=replace(e.slot, scale=4.0)) for e in plain if e.slot is not None]
+    found = float(module.loss(collate(scaled)).detach())
+    assert found != pytest.approx(float(module.loss(collate(plain)).detach()), abs=1e-6)
+    assert module.injector is not None
+    with torch.no_grad():
+        module.injector.log_scale += float(np.log(4))
+    assert float(module.loss(collate(plain)).detach()) == pytest.approx(found, abs=1e-9)
+
+
 def test_a_prompt_with_a_vector_needs_an_injector(small_model: Path) -> None:
     examples = described(reader_of_vectors(small_model, "other width"))
     with pytest.raises(RuntimeError, match="no vector space"):

@@ -19,6 +19,7 @@ from afintro.errors import UserError
 REMEDY = (
     "make the file with scripts/build_af_feature_descriptions.py, or give rows of feature, chosen_label, cluster_id"
 )
+Indices = NDArray[np.int32] | NDArray[np.int64]
 TEXTS = ("chosen_label", "cluster_id", "category")
 
 
@@ -38,10 +39,23 @@ class Feature:
         return f"{self.layer}/{self.index}"
 
 
+class ClusterNames(Sequence[str]):
+    """An Arrow array of strings, one of them at a time in Python."""
+
+    def __init__(self, names: pa.Array) -> None:
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._names[int(index)].as_py()
+
+
 class FeatureTable:
     """The features of a description file that have a vector.
 
-    Labels stay in a memory-mapped Arrow table, vectors in their files; memory holds 28 bytes a feature.
+    Labels stay in a memory-mapped Arrow table, vectors in their files; memory holds about 25 bytes a feature.
 
     Args:
         path: ``descriptions.json`` as ``{feature: {chosen_label, cluster_id, all_labels, category}}``; or rows as JSONL or
@@ -51,7 +65,7 @@ class FeatureTable:
 
     Attributes:
         clusters: ``[n]`` int32, index into ``cluster_names``.
-        keys: ``[n]`` int64, a number for each feature that no other one has.
+        cluster_names: Their names.
         without_vector: Labelled features that are in no feature file: how many, and the first ten.
 
     Raises:
@@ -69,17 +83,31 @@ class FeatureTable:
         self.without_vector = (len(lost), [f"{layers[i]}/{features[i]}" for i in lost[:10]])
         if not len(found):
             raise UserError("none of its features is in a feature file", where=path, remedy="check data.features")
-        self._index, self._file, self._row = found, file[found].astype(np.int16), row[found]
-        self.keys: NDArray[np.int64] = layers[found].astype(np.int64) << 40 | features[found]
-        if len(np.unique(self.keys)) < len(found):
-            values, counts = np.unique(self.keys, return_counts=True)
-            double = int(values[counts > 1][0])
-            raise UserError(
-                f"feature {double >> 40}/{double & (1 << 40) - 1} stands twice", where=path, remedy="remove one"
-            )
+        self._index, self._row = found.astype(np.int32), row[found].astype(np.int32)
+        self._file = file[found].astype(np.int16)
+        self._check_unique()
         encoded = pc.dictionary_encode(table.column("cluster_id").combine_chunks())
-        self.cluster_names: list[str] = encoded.dictionary.to_pylist()
-        self.clusters: NDArray[np.int32] = encoded.indices.to_numpy()[found].astype(np.int32)
+        self.cluster_names = ClusterNames(encoded.dictionary)
+        self.clusters: NDArray[np.int32] = encoded.indices.to_numpy().astype(np.int32)[found]
+        del encoded
+        pa.default_memory_pool().release_unused()
+
+    def _check_unique(self) -> None:
+        keys = np.sort(self.keys(np.arange(len(self))))
+        double = np.flatnonzero(keys[1:] == keys[:-1])
+        if len(double):
+            key = int(keys[double[0]])
+            raise UserError(
+                f"feature {key >> 40}/{key & (1 << 40) - 1} stands twice", where=self.path, remedy="remove one"
+            )
+
+    def keys(self, indices: Indices) -> NDArray[np.int64]:
+        """A number for each of some features that no other one has: layer and number in one."""
+        numbers = np.empty(len(indices), np.int64)
+        for which in np.unique(self._file[indices]):
+            here = np.flatnonzero(self._file[indices] == which)
+            numbers[here] = self.files[which].indices[self._row[indices[here]]]
+        return self.layer(indices).astype(np.int64) << 40 | numbers
 
     def _layers(self, table: Any) -> NDArray[np.int64]:
         """Layer of each row; that of the only feature file where a row does not say."""
@@ -128,11 +156,11 @@ class FeatureTable:
             category=row["category"] or row["cluster_id"],
         )
 
-    def layer(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    def layer(self, indices: Indices) -> NDArray[np.int64]:
         """Layer of each of some features."""
         return np.array([file.layer for file in self.files])[self._file[indices]]
 
-    def vectors(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def vectors(self, indices: Indices) -> NDArray[np.float32]:
         """Vectors of some features, ``[len(indices), width]``, read from their files."""
         found = np.empty((len(indices), self.files[0].width), np.float32)
         for number in np.unique(self._file[indices]):
@@ -140,12 +168,12 @@ class FeatureTable:
             found[here] = self.files[number].rows(self._row[indices[here]])
         return found
 
-    def label_counts(self, indices: NDArray[np.int64]) -> dict[str, int]:
+    def label_counts(self, indices: Indices) -> dict[str, int]:
         """How often each label stands among some features."""
         column = self._rows.data.column("chosen_label").take(pa.array(self._index[indices]))
         return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}
 
-    def longest(self, indices: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    def longest(self, indices: Indices, count: int) -> Indices:
         """Those of some features with the longest labels, the longest last."""
         lengths = pc.utf8_length(self._rows.data.column("chosen_label")).to_numpy()[self._index[indices]]
         return indices[np.argsort(lengths, kind="stable")[-count:]]
@@ -164,6 +192,8 @@ def _open(path: str) -> Dataset:
         rows = load_dataset("json" if suffix == ".jsonl" else "parquet", data_files=path, split="train")
         assert isinstance(rows, Dataset)
         return _columns(rows, path)
+    except StopIteration as error:  # datasets finds no first row
+        raise UserError("holds nothing", where=path, remedy=REMEDY) from error
     except (DatasetGenerationError, pa.ArrowInvalid, ValueError, TypeError) as error:
         reason = str(error.__cause__ or error).splitlines()[0][:160]
         raise UserError(f"cannot be read ({reason})", where=path, remedy=REMEDY) from error

@@ -160,7 +160,10 @@ def hold_out(
     sizes = np.bincount(clusters, minlength=len(names))
     unseen = np.zeros(len(names), dtype=bool)
     left = budget
-    for _, index in sorted((hashlib.sha256(f"{seed} {name}".encode()).digest(), i) for i, name in enumerate(names)):
+    draws = np.fromiter((_draw(f"{seed} {name}") for name in names), np.uint64, len(names))
+    for index in np.argsort(draws, kind="stable"):
+        if left == 0:
+            break
         if 0 < sizes[index] <= left and (whole is None or whole[index]):
             unseen[index] = True
             left -= int(sizes[index])
@@ -174,6 +177,10 @@ def hold_out(
     features = np.sort(candidates[:budget])
     training = np.setdiff1d(rest, features, assume_unique=True)
     return training, np.flatnonzero(by_cluster), features
+
+
+def _draw(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 def _mixed(keys: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:

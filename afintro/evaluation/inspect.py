@@ -121,7 +121,9 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
 
 def _item(row: dict[str, Any]) -> Item:
     taken = {name: row[name] for name in ("uid", "question_type", "expected", "predicted", "exact_match", "p_changed")}
-    scenario = row["uid"].removesuffix(f"/{row['question_type']}")  # items of one scenario are resampled together
+    taken |= {name: row[name] for name in ("group", "scores") if name in row}
+    # Runs of before 2026-11-21 do not name the scenario, by which items are resampled together.
+    scenario = row.get("scenario_id") or row["uid"].removesuffix(f"/{row['question_type']}")
     return Item(Prediction(scenario_id=scenario, **taken), row["prompt"], row["baselines"])
 
 

@@ -179,17 +179,39 @@ def score(scores: Scores, seed: int) -> dict[str, Estimate]:
 def lead(own: Scores, rivals: Mapping[str, Scores], metric: str, seed: int) -> tuple[Estimate, str] | None:
     """A system minus the best of its rivals on one metric, paired over the same resamples; and which rival that is.
 
-    None where the system or all rivals lack the metric.
+    Compared are the items on which both have the metric: a judge may have left one of them without a score. None where
+    the system or all rivals lack the metric, or no item is shared.
     """
-    usable = {name: scores[metric][0] for name, scores in rivals.items() if metric in scores}
-    if metric not in own or not usable:
+    if metric not in own:
         return None
-    statistic, clusters = own[metric]
-    assert all(other.uids == statistic.uids for other in usable.values()), "systems are compared on the same items"
-    whole = np.ones(len(clusters))
-    best = max(usable, key=lambda name: np.nan_to_num(usable[name](whole), nan=-1.0))
-    estimate = Bootstrap(clusters, seed).estimate(lambda weights: statistic(weights) - usable[best](weights))
+    pairs = {name: _shared(own[metric], scores[metric][0]) for name, scores in rivals.items() if metric in scores}
+    usable = {name: pair for name, pair in pairs.items() if pair[2]}
+    if not usable:
+        return None
+
+    def value(statistic: Statistic) -> float:
+        return float(np.nan_to_num(statistic(np.ones(len(statistic.uids))), nan=-1.0))
+
+    best = max(usable, key=lambda name: value(usable[name][1]))
+    statistic, other, clusters = usable[best]
+    estimate = Bootstrap(clusters, seed).estimate(lambda weights: statistic(weights) - other(weights))
     return estimate, best
+
+
+def _shared(own: tuple[Statistic, list[str]], other: Statistic) -> tuple[Statistic, Statistic, list[str]]:
+    """Both statistics on the items that both are about, and the clusters of those."""
+    statistic, clusters = own
+    if statistic.uids == other.uids:
+        return statistic, other, clusters
+    there, here = set(other.uids), set(statistic.uids)
+    kept = [row for row, uid in enumerate(statistic.uids) if uid in there]
+    theirs = [row for row, uid in enumerate(other.uids) if uid in here]
+    uids = tuple(statistic.uids[row] for row in kept)
+    return (
+        replace(statistic, values=statistic.values[kept], uids=uids),
+        replace(other, values=other.values[theirs], uids=uids),
+        [clusters[row] for row in kept],
+    )
 
 
 def collapse_warning(predictions: Sequence[Prediction], headline: str) -> str | None:

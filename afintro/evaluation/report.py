@@ -18,6 +18,8 @@ LABELS = {
     "parse_rate": "parsed", "calibration_error": "calibration error", "exact_match/orig_match": "exact orig",
     "exact_match/change_match": "exact change",
 }  # fmt: skip
+CATEGORY = "/category/"
+CATEGORY_SYSTEMS = ("explainer", "majority", "nearest", "shuffled_vector", "text_only")
 COLUMNS = 4  # more, with their intervals, are wider than a terminal
 VERDICTS = ("unchanged", "changed", "unparsed")
 
@@ -50,20 +52,60 @@ def print_table(systems: dict[str, dict[str, Estimate]], leads: dict[str, Any], 
             style = "bold" if system == "explainer" else None
             table.add_row(system, *[cell(scores.get(name)) for name in shown], style=style)
         console.print(table)
-    for name, value in leads.items():
-        difference = "null"
-        if value["value"] is not None:
-            difference = f"{value['value']:+.3f} [{value['ci_low']:+.3f}, {value['ci_high']:+.3f}]"
-        console.print(f"{name}: {difference} against {value['against']}", highlight=False, markup=False)
+    _print_categories(console, systems)
+    _print_leads(console, leads)
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False)
+
+
+def _print_categories(console: Console, systems: dict[str, dict[str, Estimate]]) -> None:
+    """A row a category: a mean over items is that of the largest one."""
+    names = [name for name in systems.get("explainer", {}) if CATEGORY in name]
+    if not names:
+        return
+    shown = [name for name in CATEGORY_SYSTEMS if name in systems]
+    table = Table("category", "items", *shown, title=f"{names[0].partition(CATEGORY)[0]} by category")
+    for name in names:
+        count = systems["explainer"][name].n
+        cells = [cell(systems[system].get(name)) for system in shown]
+        table.add_row(name.partition(CATEGORY)[2], str(count), *cells)
+    console.print(table)
+
+
+def _print_leads(console: Console, leads: dict[str, Any]) -> None:
+    """The leads over the best rival as lines; those over one baseline each as a table, where there are several."""
+    single: dict[str, dict[str, str]] = {}
+    for name, value in leads.items():
+        metric = name.removeprefix("lead/")
+        paired = metric.endswith(f"/{value['against']}")
+        if paired:
+            single.setdefault(value["against"], {})[metric.removesuffix(f"/{value['against']}")] = difference(value)
+        else:
+            console.print(f"{name}: {difference(value)} against {value['against']}", highlight=False, markup=False)
+    if len(single) == 1:
+        for against, found in single.items():
+            for metric, text in found.items():
+                console.print(f"lead/{metric}/{against}: {text} against {against}", highlight=False, markup=False)
+    elif single:
+        metrics = list(dict.fromkeys(metric for found in single.values() for metric in found))
+        table = Table("explainer minus", *metrics, title="Paired differences (95 % bootstrap intervals)")
+        for against, found in single.items():
+            table.add_row(against, *[found.get(metric, "-") for metric in metrics])
+        console.print(table)
+
+
+def difference(value: dict[str, Any]) -> str:
+    """``+0.12 [+0.05, +0.19]``; ``null`` for what could not be computed."""
+    if value["value"] is None:
+        return "null"
+    return f"{value['value']:+.3f} [{value['ci_low']:+.3f}, {value['ci_high']:+.3f}]"
 
 
 def _columns(found: set[str], systems: dict[str, dict[str, Estimate]]) -> list[str]:
     """Metrics of a verdict task in the usual order; those of any other in the explainer's, per-type doubles left out."""
     if "has_changed_f1" in found:
         return [name for name in LABELS if name in found]
-    return [name for name in systems.get("explainer", {}) if "/category/" not in name]
+    return [name for name in systems.get("explainer", {}) if CATEGORY not in name]
 
 
 def sample_table(predictions: Sequence[Prediction], prompts: dict[str, str], headline: str, rows: int = 20) -> str:

@@ -13,7 +13,7 @@ from afintro.lm.interventions import decoder_layers
 
 @contextmanager
 def capture(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Keep the residual stream of the last forward pass inside the block.
+    """Keep the residual stream of the last forward pass inside the block, as it is before interventions entered later.
 
     Args:
         model: A transformers causal LM, also inside a PEFT wrapper.

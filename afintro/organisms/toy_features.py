@@ -168,7 +168,8 @@ def read_out(
                 found.labels.append("alignment_faking" if scenario.population == "fakes" else "aligned")
                 for layer, site in kept:
                     kept[layer, site].append(residual[layer][0, starts[row] + sites[row][SITES.index(site)]].numpy())
-    found.activations = {key: np.stack(vectors) for key, vectors in kept.items()}
+    nothing = np.zeros((0, model.config.hidden_size), np.float32)
+    found.activations = {key: np.stack(vectors) if vectors else nothing for key, vectors in kept.items()}
     return found
 
 

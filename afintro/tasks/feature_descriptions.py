@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from afintro.data.batch import Example, Slot
-from afintro.data.feature_table import Feature, FeatureTable
+from afintro.data.feature_table import Feature, FeatureTable, Indices
 from afintro.data.features import FeatureFile
 from afintro.data.firings import Firings, read_firings
 from afintro.data.splits import guard, hold_out
@@ -80,7 +80,7 @@ class Rows:
     """A split: some features of a table; ``kinds`` says in which way each was held out, None for training."""
 
     table: FeatureTable
-    indices: NDArray[np.int64]
+    indices: Indices
     kinds: tuple[str, ...] | None = None
 
     def kind(self, index: int) -> str:
@@ -219,7 +219,7 @@ class FeatureDescriptions(TaskData):
     def _kinds(self, table: FeatureTable, path: str) -> tuple[str, ...]:
         train = self._rows["train"]
         trained = {train.table.cluster_names[code] for code in np.unique(train.table.clusters[train.indices])}
-        shared = np.isin(table.keys, train.table.keys[train.indices])
+        shared = np.isin(table.keys(np.arange(len(table))), train.table.keys(train.indices))
         if shared.any():
             self.warnings.append(f"{int(shared.sum())} features of {path} are in the training file too")
             log.warning(self.warnings[-1])
@@ -240,8 +240,8 @@ class FeatureDescriptions(TaskData):
             indices = np.array(keep, dtype=np.int64)
         if self.paths["validation"] is None:
             kept, by_cluster, by_feature = hold_out(
-                table.keys[indices], table.clusters[indices], table.cluster_names, self.validation_fraction,
-                self.validation_items, self.split_seed,
+                table.keys(indices), table.clusters[indices], table.cluster_names,
+                self.validation_fraction, self.validation_items, self.split_seed,
             )  # fmt: skip
             kinds = (UNSEEN_CLUSTER,) * len(by_cluster) + (UNSEEN_FEATURE,) * len(by_feature)
             if not kinds:
@@ -253,7 +253,7 @@ class FeatureDescriptions(TaskData):
             indices = indices[kept]
         if not len(indices):
             raise UserError("no training feature is left", where=path, remedy="check the held-out files and the split")
-        self._rows["train"] = self._limited(Rows(table, indices))
+        self._rows["train"] = self._limited(Rows(table, indices.astype(np.int32)))
 
     def _limited(self, rows: Rows) -> Rows:
         """At most ``limit`` features, evenly spread, so that both kinds stay in."""
@@ -349,10 +349,8 @@ class FeatureDescriptions(TaskData):
             answers[name] = [train.table.feature(index).label if index >= 0 else commonest for index in found]
         return {name: _answered(items, said) for name, said in answers.items()}
 
-    def _nearest(
-        self, train: Rows, among: NDArray[np.int64], rows: Rows, wanted: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        blocks = (among[start : start + BLOCK] for start in range(0, len(among), BLOCK))
+    def _nearest(self, train: Rows, among: Indices, rows: Rows, wanted: Indices) -> NDArray[np.int64]:
+        blocks = (among[start : start + BLOCK].astype(np.int64) for start in range(0, len(among), BLOCK))
         return nearest_by_cosine(rows.table.vectors(wanted), ((block, train.table.vectors(block)) for block in blocks))
 
     def controls(self, split: str, reader: Reader) -> Iterator[Control]:

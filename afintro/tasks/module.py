@@ -70,7 +70,7 @@ class EpochShuffle(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.size, generator=generator)[self.skip :]
+        order = torch.randperm(self.size, generator=generator, dtype=torch.int32)[self.skip :]
         return (index for part in order.split(65536) for index in part.tolist())  # millions of ints are costly at once
 
 

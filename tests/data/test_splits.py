@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from afintro.data.splits import find_heldout, guard, heldout_texts, split_by_scenario
+from afintro.data.splits import find_heldout, guard, heldout_texts, hold_out, split_by_scenario
 from afintro.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,3 +239,95 @@ def test_the_seed_decides_and_nothing_else():
 def test_golden_split():
     """Changing the draw would move records between training and validation of every saved run."""
     assert split_by_scenario(["a", "b", "c", "d", "e", "f", "g", "h"], 0.4, 0) == ([0, 1, 2, 3, 5, 7], [4, 6])
+
+
+SIZES = [40, 1, 7, 3, 3, 1, 12, 5, 2, 2, 9, 1, 6, 4, 4]  # clusters c0, c1, ...: one is larger than any budget below
+CLUSTER_NAMES = [f"c{number}" for number in range(len(SIZES))]
+CLUSTERS = np.random.default_rng(1).permutation(np.repeat(np.arange(len(SIZES)), SIZES)).astype(np.int32)
+KEYS = np.random.default_rng(2).permutation(1000)[: len(CLUSTERS)].astype(np.int64) + (3 << 40)
+SPLIT = """
+import json, sys
+import numpy as np
+from afintro.data.splits import hold_out
+keys, clusters, names = json.load(sys.stdin)
+found = hold_out(np.array(keys), np.array(clusters, np.int32), names, 0.1, 500, 3)
+print(json.dumps([part.tolist() for part in found]))
+"""
+
+
+def keys_of(parts, keys=KEYS):
+    return [set(keys[part].tolist()) for part in parts]
+
+
+class TestHoldOut:
+    @pytest.mark.parametrize("seed", range(8))
+    @pytest.mark.parametrize(("fraction", "most", "budget"), [(0.1, 500, 10), (0.2, 500, 20), (0.2, 6, 6)])
+    def test_the_two_kinds_are_what_they_say(self, seed, fraction, most, budget):
+        training, by_cluster, by_feature = hold_out(KEYS, CLUSTERS, CLUSTER_NAMES, fraction, most, seed)
+        assert sorted([*training, *by_cluster, *by_feature]) == list(range(100))  # disjoint and complete
+        assert all((np.diff(part) > 0).all() for part in (training, by_cluster, by_feature))
+        trained, unseen = set(CLUSTERS[training]), set(CLUSTERS[by_cluster])
+        assert not unseen & (trained | set(CLUSTERS[by_feature]))
+        assert set(CLUSTERS[by_feature]) <= trained, "a held-out feature's cluster is known from training"
+        assert len(by_feature) == budget
+        # Of small clusters, as many as fit: the smallest left outside has no room any more.
+        left_out = min(SIZES[code] for code in trained)
+        assert budget - left_out < len(by_cluster) <= budget
+        assert 0 in trained, "a cluster above the budget is never held out"
+
+    def test_other_seeds_hold_out_others(self):
+        first, second = (hold_out(KEYS, CLUSTERS, CLUSTER_NAMES, 0.1, 500, seed) for seed in (0, 1))
+        assert keys_of(first)[1] != keys_of(second)[1]
+        assert keys_of(first)[2] != keys_of(second)[2]
+
+    def test_the_order_of_rows_and_of_names_does_not_matter(self):
+        order = np.random.default_rng(3).permutation(100)
+        renamed = np.random.default_rng(4).permutation(len(CLUSTER_NAMES))  # new code of each cluster
+        names = [CLUSTER_NAMES[code] for code in np.argsort(renamed)]
+        before = hold_out(KEYS, CLUSTERS, CLUSTER_NAMES, 0.1, 500, 0)
+        after = hold_out(KEYS[order], renamed[CLUSTERS[order]].astype(np.int32), names, 0.1, 500, 0)
+        assert keys_of(after, KEYS[order]) == keys_of(before)
+
+    def test_only_some_clusters_may_be_held_out_whole(self):
+        whole = [number % 2 == 0 for number in range(len(CLUSTER_NAMES))]
+        _, by_cluster, by_feature = hold_out(KEYS, CLUSTERS, CLUSTER_NAMES, 0.2, 500, 0, whole)
+        assert len(by_cluster)
+        assert not set(CLUSTERS[by_cluster]) & set(range(1, len(CLUSTER_NAMES), 2))
+        assert len(by_feature) == 20, "single features are of any"
+        _, none, _ = hold_out(KEYS, CLUSTERS, CLUSTER_NAMES, 0.2, 500, 0, [False] * len(CLUSTER_NAMES))
+        assert len(none) == 0
+
+    def test_every_cluster_keeps_a_feature(self):
+        """A budget beyond what there is takes all but one of each cluster."""
+        training, _, by_feature = hold_out(KEYS, CLUSTERS, CLUSTER_NAMES, 1.0, 500, 0, [False] * len(CLUSTER_NAMES))
+        assert np.bincount(CLUSTERS[training]).tolist() == [1] * len(CLUSTER_NAMES)
+        assert len(by_feature) == 100 - len(CLUSTER_NAMES)
+
+    def test_clusters_of_one_feature_give_none_of_the_second_kind(self):
+        alone = np.arange(20, dtype=np.int32)
+        training, by_cluster, by_feature = hold_out(KEYS[:20], alone, list("abcdefghijklmnopqrst"), 0.2, 500, 0)
+        assert (len(training), len(by_cluster), len(by_feature)) == (16, 4, 0)
+
+    def test_nothing_is_held_out_of_too_few(self):
+        training, by_cluster, by_feature = hold_out(KEYS[:9], CLUSTERS[:9], CLUSTER_NAMES, 0.1, 500, 0)
+        assert (training.tolist(), len(by_cluster), len(by_feature)) == (list(range(9)), 0, 0)
+
+    def test_a_name_without_features_is_not_drawn(self):
+        before = hold_out(KEYS, CLUSTERS, CLUSTER_NAMES, 0.1, 500, 0)
+        after = hold_out(KEYS, CLUSTERS, [*CLUSTER_NAMES, *(f"x{number}" for number in range(50))], 0.1, 500, 0)
+        assert keys_of(after) == keys_of(before)
+
+    def test_independent_of_the_hash_seed(self):
+        asked = json.dumps([KEYS.tolist(), CLUSTERS.tolist(), CLUSTER_NAMES])
+        process = subprocess.run(
+            [sys.executable, "-c", SPLIT], input=asked, capture_output=True, text=True, check=True, cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        here = hold_out(KEYS, CLUSTERS, CLUSTER_NAMES, 0.1, 500, 3)
+        assert json.loads(process.stdout) == [part.tolist() for part in here]
+
+    def test_golden(self):
+        """Changing the draw would move features between training and validation of every saved run."""
+        clusters = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 3], np.int32)
+        found = hold_out(np.arange(10), clusters, ["a", "b", "c", "d"], 0.35, 500, 0)
+        assert [part.tolist() for part in found] == [[0, 3, 5, 9], [1, 4, 7], [2, 6, 8]]

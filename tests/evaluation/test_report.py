@@ -9,7 +9,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from afintro.evaluation.answers import Verdict, two_branch
 from afintro.evaluation.metrics import Prediction, lead, score, statistics
-from afintro.evaluation.report import cell, confusion_figure, print_pairs, print_table, sample_table, verdict_name
+from afintro.evaluation.report import (
+    cell,
+    confusion_figure,
+    difference,
+    print_pairs,
+    print_table,
+    sample_table,
+    verdict_name,
+)
 from afintro.evaluation.statistics import Estimate
 
 HEADLINE = "generative_explanation"
@@ -103,7 +111,7 @@ class TestPrintedTable:
         assert max(map(len, out.splitlines())) <= 120
 
     def test_a_task_without_verdicts_shows_the_explainers_metrics_in_their_order(self, capsys):
-        """Of the categories, which may be many, only the macro mean."""
+        """The categories, which may be many, are rows of a table of their own."""
         names = ["judge/rouge_l", "judge/rouge_l/macro", "functional_auroc", "exact_match", "judge/rouge_l/category/a"]
         own = {name: Estimate(i / 10, 0.0, 1.0, 9) for i, name in enumerate(names)}
         scores = {"explainer": own, "nearest": {"exact_match": Estimate(0.9, 0.8, 1.0, 9), "other": own["exact_match"]}}
@@ -111,8 +119,9 @@ class TestPrintedTable:
         rows = self.rows(out)
         assert rows["explainer"] == [f"0.{i}00 [0.00, 1.00]" for i in range(4)]
         assert rows["nearest"] == ["-", "-", "-", "0.900 [0.80, 1.00]"]
-        assert "category" not in out
         assert "exact match" in out
+        assert "judge/rouge_l by category" in out
+        assert rows["a"] == ["9", "0.400 [0.00, 1.00]", "-"]
 
     def test_a_lead_that_cannot_be_computed_is_null(self, capsys):
         lead = {"value": None, "ci_low": None, "ci_high": None, "n": 20, "against": "majority"}
@@ -271,3 +280,91 @@ def test_pairs_are_printed_with_rates_behaviours_and_warnings(capsys):
     assert "monitored: refuse 40, warn 10" in out
     assert "unmonitored: comply 50" in out
     assert "warning: fewer than 20 % [of them]" in out
+
+
+def own_lead(value, against, width=0.1):
+    """A lead over one baseline, as in ``summary.json``."""
+    bounds = {"value": None, "ci_low": None, "ci_high": None}
+    if value is not None:
+        bounds = {"value": value, "ci_low": value - width, "ci_high": value + width}
+    return {**bounds, "n": 9, "against": against}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.12, "+0.120 [+0.020, +0.220]"), (-0.05, "-0.050 [-0.150, +0.050]"), (0.0, "+0.000 [-0.100, +0.100]")],
+)
+def test_difference(value, text):
+    assert difference(own_lead(value, "majority")) == text
+
+
+def test_difference_that_cannot_be_computed():
+    assert difference(own_lead(None, "majority")) == "null"
+
+
+class TestLeads:
+    """The lead over the best rival is a line; leads over one baseline each are a table, where there are several."""
+
+    rows = staticmethod(TestPrintedTable.rows)
+
+    def printed(self, capsys, leads):
+        print_table({}, leads, [])
+        return capsys.readouterr().out
+
+    def test_several_baselines_make_a_table(self, capsys):
+        leads = {
+            "lead/judge/rouge_l": own_lead(0.1, "selfie/0.5"),
+            "lead/judge/rouge_l/nearest": own_lead(0.2, "nearest"),
+            "lead/judge/rouge_l/selfie/0.5": own_lead(0.1, "selfie/0.5"),
+            "lead/functional_auroc": own_lead(-0.3, "nearest"),
+            "lead/functional_auroc/nearest": own_lead(-0.3, "nearest"),
+            "lead/functional_auroc/text_only": own_lead(None, "text_only"),
+        }
+        out = self.printed(capsys, leads)
+        lines = [line for line in out.splitlines() if line.startswith("lead/")]
+        assert lines == [
+            "lead/judge/rouge_l: +0.100 [+0.000, +0.200] against selfie/0.5",
+            "lead/functional_auroc: -0.300 [-0.400, -0.200] against nearest",
+        ]
+        rows = self.rows(out)
+        assert rows == {
+            "nearest": ["+0.200 [+0.100, +0.300]", "-0.300 [-0.400, -0.200]"],
+            "selfie/0.5": ["+0.100 [+0.000, +0.200]", "-"],
+            "text_only": ["-", "null"],
+        }
+        head = next(line for line in out.splitlines() if "explainer minus" in line)
+        assert re.findall(r"[\w/]+", head) == ["explainer", "minus", "judge/rouge_l", "functional_auroc"]
+
+    def test_one_baseline_is_a_line(self, capsys):
+        """Context ablation pairs with the other base alone: a table of one row is no help."""
+        leads = {"lead/exact_match/other_base": own_lead(0.2, "other_base")}
+        out = self.printed(capsys, leads)
+        assert "lead/exact_match/other_base: +0.200 [+0.100, +0.300] against other_base" in out.splitlines()
+        assert "minus" not in out
+
+
+class TestCategories:
+    rows = staticmethod(TestPrintedTable.rows)
+
+    def test_a_row_a_category_beside_some_baselines(self, capsys):
+        def scores(*shift):
+            names = ("judge/rouge_l", "judge/rouge_l/category/a/b", "judge/rouge_l/category/words")
+            return {
+                name: Estimate(0.5 + s, s, 0.9, 7 + i) for i, (name, s) in enumerate(zip(names, shift, strict=True))
+            }
+
+        table = {"explainer": scores(0.0, 0.1, 0.2), "nearest": scores(0.0, 0.3, 0.4), "zero_vector": scores(0, 0, 0)}
+        del table["nearest"]["judge/rouge_l/category/words"]
+        print_table(table, {}, [])
+        out = capsys.readouterr().out
+        assert "judge/rouge_l by category" in out
+        rows = self.rows(out)
+        assert rows["a/b"] == ["8", "0.600 [0.10, 0.90]", "0.800 [0.30, 0.90]"]
+        assert rows["words"] == ["9", "0.700 [0.20, 0.90]", "-"]
+        head = next(line for line in out.splitlines() if "items" in line)
+        assert re.findall(r"[\w/]+", head) == ["category", "items", "explainer", "nearest"]
+        assert rows["explainer"] == ["0.500 [0.00, 0.90]"], "categories have no column among the metrics"
+
+    def test_a_task_without_categories_has_no_such_table(self, capsys):
+        print_table(SCORES, {}, [])
+        assert "by category" not in capsys.readouterr().out

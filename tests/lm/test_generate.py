@@ -173,3 +173,5 @@ def test_interventions_on_prompts_act_once_while_the_prompt_is_read(model_direct
     assert [i for i, ids in enumerate(prompts) if found[i] != without[i] and len(ids) <= 4] == []
     assert found != without
     assert len(lengths) == 3
+    run(model, [prompts[1]], 1, interventions=[change])
+    assert lengths[3:] == [(1, 1, 1)]

@@ -257,6 +257,13 @@ class TestInjector:
         gram = weight.T @ weight if width < hidden else weight @ weight.T
         torch.testing.assert_close(gram, torch.eye(min(width, hidden)), rtol=0, atol=1e-5)
 
+    def test_a_projection_changes_directions_not_lengths(self):
+        injector = make(norm=2.0)
+        with torch.no_grad():
+            injector.projection.weight.mul_(torch.linspace(0.1, 9, 32)[:, None])
+        tokens = injector(vectors(4), torch.full((4,), 3))
+        assert tokens.norm(dim=1).tolist() == pytest.approx([2.0] * 4, rel=1e-6)
+
     def test_it_learns_scale_and_projection(self):
         injector = make(projection=True)
         injector(vectors(2), torch.tensor([3, 9])).sum().backward()

@@ -1,0 +1,141 @@
+"""Resident memory and start-up time of the feature-description data against the number of features.
+
+``python -m benchmarks.data`` makes a feature file of each size (4,096 wide, float32; a sparse file, as only the process's
+memory is measured, not the disk), 4 features a cluster, and reads 200 training batches of it in a process of its own.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+SIZES = (10_000, 100_000, 1_000_000)
+WIDTH = 4096
+BATCHES = 200
+RESULTS = Path(__file__).parent / "results"
+
+
+def make(folder: Path, count: int) -> None:
+    """A feature file of zeros but for the first number of each vector, and its descriptions as Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vectors = count * WIDTH * 4
+    header = {
+        "vectors": {"dtype": "F32", "shape": [count, WIDTH], "data_offsets": [0, vectors]},
+        "feature_indices": {"dtype": "I64", "shape": [count], "data_offsets": [vectors, vectors + 8 * count]},
+        "__metadata__": {"layer": "20", "width": str(WIDTH)},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "layer_20.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        start = file.tell()
+        file.truncate(start + vectors + 8 * count)
+        import numpy as np
+
+        file.seek(start + vectors)
+        file.write(np.arange(count, dtype="<i8").tobytes())
+    clusters = [str(index // 4) for index in range(count)]
+    labels = [f"fires on texts about subject number {cluster} of many" for cluster in clusters]
+    table = pa.table({"feature": list(range(count)), "chosen_label": labels, "cluster_id": clusters})
+    pq.write_table(table, folder / "descriptions.parquet")
+
+
+def memory(field: str) -> float:
+    """A field of /proc/self/status, in MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"no {field} in /proc/self/status")
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Read training batches of the folder's features; in the process that calls it."""
+    from afintro.lm.load import load_tokenizer
+    from afintro.organisms.toy import resolve
+    from afintro.tasks.feature_descriptions import FeatureDescriptions
+
+    class Reader:
+        name = "toy"
+        slot_token: str | None = "<|slot|>"
+        context_length = None
+        tokenizer = load_tokenizer(resolve("toy"))
+
+    before, started = memory("VmRSS"), time.monotonic()
+    anonymous = memory("RssAnon")
+    data = FeatureDescriptions(str(folder / "descriptions.parquet"), features=[str(folder / "layer_20.safetensors")])
+    data.examples["train"] = data.read_examples("train", Reader())
+    data.examples["validation"] = data.read_examples("validation", Reader())
+    start_up = time.monotonic() - started
+    loader = data.train_dataloader()
+    started, tokens = time.monotonic(), 0
+    for done, batch in enumerate(loader, 1):
+        tokens += len(batch.input_ids)
+        if done == BATCHES:
+            break
+    seconds = time.monotonic() - started
+    return {
+        "before_mib": round(before), "before_anonymous_mib": round(anonymous), "after_mib": round(memory("VmRSS")),
+        "after_anonymous_mib": round(memory("RssAnon")), "peak_mib": round(memory("VmHWM")),
+        "start_up_seconds": round(start_up, 1), "batches_per_second": round(BATCHES / seconds, 1),
+        "tokens_per_second": round(tokens / seconds), "validation": len(data.examples["validation"]),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure every size in a process of its own, print the table, keep it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure)))
+        return
+    rows = []
+    print(
+        f"{'features':>10} {'vectors':>11} {'added':>9} {'anonymous':>9} {'peak':>9} {'start-up':>9} {'batches/s':>10}"
+    )
+    for count in args.sizes:
+        with tempfile.TemporaryDirectory() as name:
+            make(Path(name), count)
+            environment = {**os.environ, "HF_DATASETS_CACHE": f"{name}/cache"}
+            command = [sys.executable, "-m", "benchmarks.data", "--measure", name]
+            runs = []
+            for _ in range(2):  # the second finds the labels in the cache of the datasets library
+                output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+                runs.append(json.loads(output.splitlines()[-1]))
+        last = runs[-1]
+        print(
+            f"{count:>10,} {count * WIDTH * 4 / 2**30:>7.1f} GiB {last['after_mib'] - last['before_mib']:>5} MiB "
+            f"{last['after_anonymous_mib'] - last['before_anonymous_mib']:>5} MiB "
+            f"{last['peak_mib']:>5} MiB {last['start_up_seconds']:>7.1f} s {last['batches_per_second']:>10.1f}"
+        )
+        rows.append(
+            {
+                "benchmark": "feature_memory",
+                "shape": f"{count} features x {WIDTH}",
+                "system": "afintro",
+                "setting": f"batch 32, {BATCHES} batches",
+                "tokens_per_second": last["tokens_per_second"],
+                "fraction_of_ceiling": None,
+                "peak_gb": round(last["peak_mib"] / 1024, 3),
+                "runs": runs,
+            }  # fmt: skip
+        )
+    hardware = f"{platform.machine()}-{os.cpu_count()}cpu"
+    versions = {name: version(name) for name in ("torch", "datasets", "pyarrow", "numpy")}
+    RESULTS.mkdir(exist_ok=True)
+    content = {"hardware": hardware, "versions": versions, "ceilings": {}, "rows": rows}
+    (RESULTS / f"data-{hardware}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
