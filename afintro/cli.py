@@ -131,6 +131,11 @@ def main(args: Sequence[str] | None = None) -> int:
         return _refuse(str(error), error)
     except ArgumentError as error:
         return _refuse(explain(str(error)), error)
+    except ValueError as error:
+        # jsonargparse tries every type that a setting may have, and wraps what a constructor refused.
+        if not isinstance(error.__cause__, UserError):
+            raise
+        return _refuse(str(error.__cause__), error)
     except SIGTERMException:
         print("afintro: stopped by SIGTERM\n  remedy: --ckpt_path last goes on from where it stopped", file=sys.stderr)
         return 128 + signal.SIGTERM

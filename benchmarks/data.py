@@ -128,7 +128,7 @@ def main() -> None:
                 "fraction_of_ceiling": None,
                 "peak_gb": round(last["peak_mib"] / 1024, 3),
                 "runs": runs,
-            }  # fmt: skip
+            }
         )
     hardware = f"{platform.machine()}-{os.cpu_count()}cpu"
     versions = {name: version(name) for name in ("torch", "datasets", "pyarrow", "numpy")}
