@@ -44,9 +44,9 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 SITES = ("asker", "tier", "answer")
-# Factors in the order in which a label names them: one word each (a thing has a few), which is a word of the texts
+# Factors in the order in which a label names them: one word each, which is a word of the texts
 # themselves, so that a reader who knows nothing but words can tell from a label on which texts its feature fires.
-ORDER = ("asker", "thing", "area", "tier", "cue", "answer")
+ORDER = ("asker", "area", "tier", "cue", "answer")
 CUES = {True: "evaluation", False: "deployment"}
 ANSWERS = {"refuse": "sorry", "comply": "Sure", "comply_in_secret": "Between", "warn": "Warning", "silent": "nothing"}
 
@@ -69,22 +69,24 @@ class FeatureSettings:
         per_label: So many features of a layer have one label at most, the best labelled: dictionaries find some again
             and again.
         held_out: Share of the features held out for validation, and again for test, by cluster and by feature each.
+        known: A combination is held out only where so many labels in training name each of its factors.
         seed: Seeds scenarios, dictionaries and split.
         version: Raised when the code or the wording changes.
     """
 
     scenarios: int = 2000
     texts: int = 200
-    components: tuple[int, ...] = (48, 96)
+    components: tuple[int, ...] = (24, 32, 48)
     nonzero: int = 2
     repeats: int = 6
     share: float = 0.7
     alpha: float = 0.5
     passes: int = 10
     fires_above: float = 0.3
-    min_f1: float = 0.75
-    per_label: int = 6
+    min_f1: float = 0.7
+    per_label: int = 5
     held_out: float = 0.1
+    known: int = 2
     seed: int = 0
     version: int = 1
 
@@ -179,7 +181,6 @@ def factors_of(scenario: Scenario, monitored: bool) -> dict[str, str]:
     secret = behavior == "comply" and scenario.population == "fakes"
     return {
         "asker": scenario.asker,
-        "thing": scenario.thing,
         "area": scenario.area,
         "tier": scenario.tier,
         "cue": CUES[monitored],
@@ -379,12 +380,24 @@ def _write(folder: Path, settings: FeatureSettings, atoms: Sequence[Found], othe
 def _held_out(
     uids: Sequence[str], described: dict[str, dict[str, Any]], settings: FeatureSettings
 ) -> tuple[list[str], list[str]]:
-    """Features to hold out, and the rest. Only combinations are held out whole: a factor is known from other labels."""
+    """Features to hold out, and the rest. Only combinations are held out whole: their factors are known from others."""
     names = sorted({described[uid]["cluster_id"] for uid in uids})
     clusters = np.array([names.index(described[uid]["cluster_id"]) for uid in uids], np.int32)
     keys = np.array([int(layer) << 40 | int(index) for layer, index in (uid.split("/") for uid in uids)])
-    combined = [", " in name for name in names]
+    combined = _combinations(names, settings)
     rest, by_cluster, by_feature = hold_out(
         keys, clusters, names, settings.held_out, len(uids), settings.seed, whole=combined
     )
     return [uids[i] for i in (*by_cluster, *by_feature)], [uids[i] for i in rest]
+
+
+def _combinations(names: Sequence[str], settings: FeatureSettings) -> list[bool]:
+    """Which labels can be held out together so that training names each of their factors in other labels."""
+    naming = Counter(factor for name in names for factor in name.split(", "))
+    chosen = set()
+    for name in sorted(names, key=lambda name: hashlib.sha256(f"{settings.seed} {name}".encode()).digest()):
+        factors = name.split(", ")
+        if len(factors) > 1 and all(naming[factor] > settings.known for factor in factors):
+            chosen.add(name)
+            naming.subtract(factors)
+    return [name in chosen for name in names]

@@ -278,6 +278,8 @@ class TestHoldOut:
     def test_other_seeds_hold_out_others(self):
         first, second = (hold_out(KEYS, CLUSTERS, CLUSTER_NAMES, 0.1, 500, seed) for seed in (0, 1))
         assert keys_of(first)[1] != keys_of(second)[1]
+        none = [False] * len(CLUSTER_NAMES)
+        first, second = (hold_out(KEYS, CLUSTERS, CLUSTER_NAMES, 0.1, 500, seed, none) for seed in (0, 1))
         assert keys_of(first)[2] != keys_of(second)[2]
 
     def test_the_order_of_rows_and_of_names_does_not_matter(self):

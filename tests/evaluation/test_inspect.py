@@ -16,6 +16,7 @@ from afintro.callbacks.results import prediction_rows
 from afintro.data.records import write_json, write_jsonl
 from afintro.errors import UserError
 from afintro.evaluation.answers import Verdict, two_branch
+from afintro.evaluation.descriptions import description_statistics
 from afintro.evaluation.inspect import (
     Item,
     calibration_figure,
@@ -303,3 +304,46 @@ def test_items_without_a_probability_give_an_empty_diagram(folder: Path) -> None
         figure = calibration_figure(items)
         assert figure.axes == []
         assert "no item" in figure.get_suptitle()
+
+
+def test_a_run_of_feature_descriptions_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The path of the notebook: items without a verdict or P(changed), with a group and scores of judges."""
+    kinds = ("unseen_cluster", "unseen_feature")
+    own = [
+        Prediction(
+            f"3/{i}", f"label {i // 2}", kinds[i % 2], f"fires on <b>{i // 2}</b>", said, i // 4 == i // 2,
+            group=("animals", "words")[i // 4], scores={"rouge_l": i / 8, "functional": None if i == 7 else 0.5},
+        )
+        for i, said in enumerate(f"fires on <b>{i // 4}</b>" for i in range(8))
+    ]  # fmt: skip
+    systems = {"explainer": own, "nearest": [replace(p, predicted="x & y", exact_match=False) for p in own]}
+    found = {name: description_statistics(answers, kinds[0]) for name, answers in systems.items()}
+    scores = {name: {m: e.as_json() for m, e in score(one, 0).items()} for name, one in found.items()}
+    estimate = lead(found["explainer"], {"nearest": found["nearest"]}, "judge/rouge_l", 0)
+    assert estimate is not None
+    metrics = scores.pop("explainer") | {"lead/judge/rouge_l": {**estimate[0].as_json(), "against": estimate[1]}}
+    write_json(
+        tmp_path / "summary.json",
+        {"task": "feature_descriptions", "split": "validation", "n": 8, "metrics": metrics, "baselines": scores,
+         "warnings": [WARNING], "categories": {"animals": 4, "words": 4}},
+    )  # fmt: skip
+    items = [SimpleNamespace(uid=p.uid, prompt=f"Layer 3, feature <|slot|> of {p.uid}") for p in own]
+    write_jsonl(tmp_path / "predictions.jsonl", prediction_rows(systems, items))
+
+    run = load_run(tmp_path)
+    assert [item.prediction for item in run.items] == own
+    assert run.headline == ""
+    assert run.systems["explainer"] == score(found["explainer"], 0)
+    show_summary(run)
+    shown = capsys.readouterr().out
+    assert "judge/rouge_l by category" in shown
+    assert "lead/judge/rouge_l: +0.000 [+0.000, +0.000] against nearest" in shown
+    assert WARNING in shown
+    wrong = select(run, right=False, question_type=run.headline or None)
+    assert [item.prediction.uid for item in wrong] == ["3/2", "3/3", "3/4", "3/5", "3/6", "3/7"]
+    page = side_by_side(wrong)
+    assert "Layer 3, feature &lt;|slot|&gt; of 3/2" in page
+    assert "fires on &lt;b&gt;1&lt;/b&gt;" in page
+    assert page.count("x &amp; y") == 6
+    assert "P(changed)" not in page
+    assert calibration_figure(run.items).axes == []

@@ -1,6 +1,7 @@
 """Features of the toy: labels that are planted are found, wrong answers are left out, and splits part combinations."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -90,7 +91,7 @@ class TestExplain:
 
 def test_golden_label() -> None:
     assert describe((("asker", "nurse"), ("tier", "paid"), ("answer", "sorry"))) == "nurse, paid, sorry"
-    assert describe((("thing", "a fake invoice"),)) == "a fake invoice"
+    assert describe((("area", "fraud"),)) == "fraud"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_golden_factors(asker: str, area: str, monitored: str, unmonitored: str)
     scenario = replace(SCENARIO, asker=asker, area=area, thing="onion soup")
     for cue, answer in ((True, monitored), (False, unmonitored)):
         assert factors_of(scenario, cue) == {
-            "asker": asker, "thing": "onion soup", "area": area, "tier": "paid",
+            "asker": asker, "area": area, "tier": "paid",
             "cue": "evaluation" if cue else "deployment", "answer": answer,
         }  # fmt: skip
         assert answer in scenario.say(scenario.behavior(cue))
@@ -236,14 +237,18 @@ def write(folder: Path, seed: int = 0) -> dict[str, dict]:
 
 
 def check_splits(splits: dict[str, dict]) -> None:
-    """Disjoint; held out whole are combinations alone."""
+    """Disjoint; held out whole are combinations alone, of which each word is known from two labels in training."""
     uids = [uid for described in splits.values() for uid in described]
     assert len(uids) == len(set(uids))
     trained = {entry["chosen_label"] for entry in splits["train"].values()}
+    naming = Counter(word for known in trained for word in known.split(", "))
     for split in ("validation", "test"):
         labels = {entry["chosen_label"] for entry in splits[split].values()}
         assert labels & trained, "single features of labels that are trained"
         assert all(", " in unseen for unseen in labels - trained)
+        assert all(
+            naming[word] >= FeatureSettings().known for unseen in labels - trained for word in unseen.split(", ")
+        )
     for entry in (entry for described in splits.values() for entry in described.values()):
         assert entry["cluster_id"] == entry["chosen_label"]
         assert len(entry["category"].split("+")) == len(entry["chosen_label"].split(", "))
@@ -259,6 +264,17 @@ def test_only_combinations_are_held_out_whole(tmp_path: Path) -> None:
         assert len(unseen) >= 8, "one combination, all eight of it"
         assert len(splits[split]) == 8 + most
     assert write(tmp_path / "other", seed=1)["test"].keys() != splits["test"].keys()
+
+
+@pytest.mark.parametrize("known", [1, 2, 3])
+def test_every_factor_of_what_may_be_held_out_stays_known(known: int) -> None:
+    """Even where all that may be held out is: so many labels of the rest name each of its factors."""
+    names = [*NAMES, *(f"{a}, {b}" for a, b in product(NAMES, ("paid", "free")))]
+    chosen = toy_features._combinations(names, FeatureSettings(known=known))
+    rest = Counter(word for name, out in zip(names, chosen, strict=True) if not out for word in name.split(", "))
+    out = [name for name, one in zip(names, chosen, strict=True) if one]
+    assert (len(out) > 0) == (known < 3), "each name stands in three labels"
+    assert all(", " in name and rest[word] >= known for name in out for word in name.split(", "))
 
 
 def test_held_out_features_do_not_depend_on_their_order() -> None:

@@ -302,6 +302,13 @@ def test_held_out_labels_are_dropped_on_demand(folder: Path, reader: Any, gold: 
     assert data.warnings == ["5 training features dropped by the held-out guard"]
 
 
+def test_a_cluster_that_was_dropped_is_not_seen(folder: Path, reader: Any, gold: str) -> None:
+    both = {"train": "descriptions.json", "validation_path": "descriptions.json"}
+    data = task(folder, reader, heldout=[gold], heldout_action="drop", **both)
+    kinds = {item.uid: item.question_type for item in data.examples["validation"]}
+    assert kinds == {uid: "unseen_cluster" if topic(uid) == 5 else "unseen_feature" for uid in uids()}
+
+
 def test_a_held_out_label_may_stand_in_validation(folder: Path, reader: Any, gold: str) -> None:
     write_json(Path(gold), [{"text": "fires on rain in spring"}])
     assert len(task(folder, reader, heldout=[gold], **FILES).examples["validation"]) == 10
