@@ -68,7 +68,7 @@ class FeatureSettings:
         min_f1: A feature whose best label predicts its firing worse than this has none.
         per_label: So many features of a layer have one label at most, the best labelled: dictionaries find some again
             and again.
-        held_out: Share of the features held out for validation, and again for test, by cluster and by feature each.
+        held_out: Share of the features held out by cluster, and again by feature; half of each for validation and for test.
         known: A combination is held out only where so many labels in training name each of its factors.
         seed: Seeds scenarios, dictionaries and split.
         version: Raised when the code or the wording changes.
@@ -78,15 +78,15 @@ class FeatureSettings:
     texts: int = 200
     components: tuple[int, ...] = (24, 32, 48)
     nonzero: int = 2
-    repeats: int = 6
+    repeats: int = 4
     share: float = 0.7
     alpha: float = 0.5
-    passes: int = 10
+    passes: int = 6
     fires_above: float = 0.3
     min_f1: float = 0.7
     per_label: int = 5
-    held_out: float = 0.1
-    known: int = 2
+    held_out: float = 0.16
+    known: int = 3
     seed: int = 0
     version: int = 1
 
@@ -370,17 +370,18 @@ def _write(folder: Path, settings: FeatureSettings, atoms: Sequence[Found], othe
         for index, (text, label, names) in enumerate(zip(other.texts, other.labels, fired, strict=True))
     }
     write_json(folder / "firings.json", {"metadata": {"n_samples": len(samples)}, "samples": samples})
-    uids = sorted(described)
-    for split in ("test", "validation"):
-        held, uids = _held_out(uids, described, settings)
-        write_json(folder / f"{split}.json", {uid: described[uid] for uid in held})
-    write_json(folder / "train.json", {uid: described[uid] for uid in uids})
+    train, held = _held_out(sorted(described), described, settings)
+    for split, uids in (("train", train), ("validation", held[0::2]), ("test", held[1::2])):
+        write_json(folder / f"{split}.json", {uid: described[uid] for uid in uids})
 
 
 def _held_out(
     uids: Sequence[str], described: dict[str, dict[str, Any]], settings: FeatureSettings
 ) -> tuple[list[str], list[str]]:
-    """Features to hold out, and the rest. Only combinations are held out whole: their factors are known from others."""
+    """Features to train on, and those held out. Only combinations are held out whole: their factors are known from others.
+
+    Every second one is for test: validation and test ask for the same unseen combinations, by other features.
+    """
     names = sorted({described[uid]["cluster_id"] for uid in uids})
     clusters = np.array([names.index(described[uid]["cluster_id"]) for uid in uids], np.int32)
     keys = np.array([int(layer) << 40 | int(index) for layer, index in (uid.split("/") for uid in uids)])
@@ -388,7 +389,8 @@ def _held_out(
     rest, by_cluster, by_feature = hold_out(
         keys, clusters, names, settings.held_out, len(uids), settings.seed, whole=combined
     )
-    return [uids[i] for i in (*by_cluster, *by_feature)], [uids[i] for i in rest]
+    held = [sorted((described[uids[i]]["cluster_id"], uids[i]) for i in kind) for kind in (by_cluster, by_feature)]
+    return [uids[i] for i in rest], [uid for kind in held for _, uid in kind]
 
 
 def _combinations(names: Sequence[str], settings: FeatureSettings) -> list[bool]:
