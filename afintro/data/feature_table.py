@@ -223,6 +223,9 @@ def _columns(rows: Dataset, path: str) -> Dataset:
         if name not in rows.column_names:
             rows = rows.add_column(name, [None] * len(rows), feature=Value("int64" if name == "layer" else "string"))
     rows = rows.select_columns(["layer", "feature", *TEXTS])
-    return rows.cast(
+    cast = rows.cast(
         Features({"layer": Value("int64"), "feature": Value("int64"), **{name: Value("string") for name in TEXTS}})
     )
+    if pc.any(pc.equal(pc.utf8_trim_whitespace(cast.data.column("chosen_label")), "")).as_py():
+        raise UserError("column 'chosen_label' has empty entries", where=path, remedy=REMEDY)
+    return cast

@@ -26,7 +26,8 @@ def description_statistics(predictions: Sequence[Prediction], headline: str) -> 
     """
     found: Scores = {}
     ordered = sorted(predictions, key=lambda prediction: prediction.uid)
-    judges = sorted({name for prediction in ordered for name in prediction.scores} - {FUNCTIONAL})
+    named = dict.fromkeys(name for prediction in ordered for name in prediction.scores)  # the first judge first
+    judges = [name for name in named if name != FUNCTIONAL]
 
     def put(name: str, kind: str, items: Sequence[Prediction], rows: Sequence[Sequence[float]]) -> None:
         if items:

@@ -74,31 +74,35 @@ def _print_categories(console: Console, systems: dict[str, dict[str, Estimate]])
 
 def _print_leads(console: Console, leads: dict[str, Any]) -> None:
     """The leads over the best rival as lines; those over one baseline each as a table, where there are several."""
-    single: dict[str, dict[str, str]] = {}
+    single: dict[str, dict[str, Any]] = {}
     for name, value in leads.items():
         metric = name.removeprefix("lead/")
         paired = metric.endswith(f"/{value['against']}")
         if paired:
-            single.setdefault(value["against"], {})[metric.removesuffix(f"/{value['against']}")] = difference(value)
+            single.setdefault(value["against"], {})[metric.removesuffix(f"/{value['against']}")] = value
         else:
             console.print(f"{name}: {difference(value)} against {value['against']}", highlight=False, markup=False)
     if len(single) == 1:
         for against, found in single.items():
-            for metric, text in found.items():
-                console.print(f"lead/{metric}/{against}: {text} against {against}", highlight=False, markup=False)
+            for metric, value in found.items():
+                text = f"lead/{metric}/{against}: {difference(value)} against {against}"
+                console.print(text, highlight=False, markup=False)
     elif single:
         metrics = list(dict.fromkeys(metric for found in single.values() for metric in found))
-        table = Table("explainer minus", *metrics, title="Paired differences (95 % bootstrap intervals)")
+        table = Table("explainer minus", title="Paired differences (95 % bootstrap intervals)")
+        for metric in metrics:
+            table.add_column(metric, overflow="fold", justify="right")
         for against, found in single.items():
-            table.add_row(against, *[found.get(metric, "-") for metric in metrics])
+            cells = [difference(found[metric], 2) if metric in found else "-" for metric in metrics]
+            table.add_row(against, *cells)
         console.print(table)
 
 
-def difference(value: dict[str, Any]) -> str:
-    """``+0.12 [+0.05, +0.19]``; ``null`` for what could not be computed."""
+def difference(value: dict[str, Any], digits: int = 3) -> str:
+    """``+0.123 [+0.051, +0.190]``; ``null`` for what could not be computed."""
     if value["value"] is None:
         return "null"
-    return f"{value['value']:+.3f} [{value['ci_low']:+.3f}, {value['ci_high']:+.3f}]"
+    return f"{value['value']:+.{digits}f} [{value['ci_low']:+.{digits}f}, {value['ci_high']:+.{digits}f}]"
 
 
 def _columns(found: set[str], systems: dict[str, dict[str, Estimate]]) -> list[str]:

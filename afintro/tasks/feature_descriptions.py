@@ -189,8 +189,9 @@ class FeatureDescriptions(TaskData):
     @property
     def headline(self) -> str:  # type: ignore[override]
         """Held-out clusters, where the split has any; else held-out features."""
-        kinds = {kind for rows in self._rows.values() for kind in rows.kinds or ()}
-        return UNSEEN_CLUSTER if UNSEEN_CLUSTER in kinds or not kinds else UNSEEN_FEATURE
+        evaluated = next((split for split in ("test", "validation") if split in self.examples), "validation")
+        kinds = self._rows[evaluated].kinds if evaluated in self._rows else None
+        return UNSEEN_CLUSTER if not kinds or UNSEEN_CLUSTER in kinds else UNSEEN_FEATURE
 
     def rows(self, split: str) -> Rows:
         """The features of a split.
@@ -205,7 +206,9 @@ class FeatureDescriptions(TaskData):
             if path is None:
                 raise UserError("is absent", where=f"data.{split}_path", remedy=f"give the file of {split} features")
             table = self._open(path)
-            self._rows[split] = self._limited(Rows(table, np.arange(len(table)), self._kinds(table, path)))
+            self._warn_of_shared(table, path)
+            indices = np.arange(len(table))
+            self._rows[split] = self._limited(Rows(table, indices, self._kinds(table, indices)))
         return self._rows[split]
 
     def _open(self, path: str) -> FeatureTable:
@@ -216,14 +219,18 @@ class FeatureDescriptions(TaskData):
             log.warning(self.warnings[-1])
         return table
 
-    def _kinds(self, table: FeatureTable, path: str) -> tuple[str, ...]:
+    def _warn_of_shared(self, table: FeatureTable, path: str) -> None:
         train = self._rows["train"]
-        trained = {train.table.cluster_names[code] for code in np.unique(train.table.clusters[train.indices])}
         shared = np.isin(table.keys(np.arange(len(table))), train.table.keys(train.indices))
         if shared.any():
             self.warnings.append(f"{int(shared.sum())} features of {path} are in the training file too")
             log.warning(self.warnings[-1])
-        names = [table.cluster_names[code] for code in table.clusters]
+
+    def _kinds(self, table: FeatureTable, indices: Indices) -> tuple[str, ...]:
+        """In which way each feature is held out: with its cluster, or alone."""
+        train = self._rows["train"]
+        trained = {train.table.cluster_names[code] for code in np.unique(train.table.clusters[train.indices])}
+        names = (table.cluster_names[code] for code in table.clusters[indices])
         return tuple(UNSEEN_FEATURE if name in trained else UNSEEN_CLUSTER for name in names)
 
     def _read_training(self) -> None:
@@ -243,17 +250,17 @@ class FeatureDescriptions(TaskData):
                 table.keys(indices), table.clusters[indices], table.cluster_names,
                 self.validation_fraction, self.validation_items, self.split_seed,
             )  # fmt: skip
-            kinds = (UNSEEN_CLUSTER,) * len(by_cluster) + (UNSEEN_FEATURE,) * len(by_feature)
-            if not kinds:
+            held = np.concatenate([indices[by_cluster], indices[by_feature]])
+            if not len(held):
                 raise UserError(
                     f"{len(indices)} features leave none for validation", where=path, remedy="give data.validation_path"
                 )
-            held = np.concatenate([indices[by_cluster], indices[by_feature]])
-            self._rows["validation"] = self._limited(Rows(table, held, kinds))
             indices = indices[kept]
         if not len(indices):
             raise UserError("no training feature is left", where=path, remedy="check the held-out files and the split")
         self._rows["train"] = self._limited(Rows(table, indices.astype(np.int32)))
+        if self.paths["validation"] is None:
+            self._rows["validation"] = self._limited(Rows(table, held, self._kinds(table, held)))
 
     def _limited(self, rows: Rows) -> Rows:
         """At most ``limit`` features, evenly spread, so that both kinds stay in."""

@@ -328,8 +328,8 @@ class TestLeads:
         ]
         rows = self.rows(out)
         assert rows == {
-            "nearest": ["+0.200 [+0.100, +0.300]", "-0.300 [-0.400, -0.200]"],
-            "selfie/0.5": ["+0.100 [+0.000, +0.200]", "-"],
+            "nearest": ["+0.20 [+0.10, +0.30]", "-0.30 [-0.40, -0.20]"],
+            "selfie/0.5": ["+0.10 [+0.00, +0.20]", "-"],
             "text_only": ["-", "null"],
         }
         head = next(line for line in out.splitlines() if "explainer minus" in line)
