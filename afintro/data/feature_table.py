@@ -55,7 +55,8 @@ class ClusterNames(Sequence[str]):
 class FeatureTable:
     """The features of a description file that have a vector.
 
-    Labels stay in a memory-mapped Arrow table, vectors in their files; memory holds about 25 bytes a feature.
+    Labels stay in a memory-mapped Arrow table, vectors in their files; memory holds some 35 bytes a feature,
+    besides what Arrow keeps.
 
     Args:
         path: ``descriptions.json`` as ``{feature: {chosen_label, cluster_id, all_labels, category}}``; or rows as JSONL or
