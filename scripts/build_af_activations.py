@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from afintro.data.features import new_file
 from afintro.data.firings import activation_matrix, read_firings, selectivity
-from afintro.data.records import file_sha256, write_json
+from afintro.data.records import file_sha256, new_file, write_json
 from afintro.errors import UserError
 
 

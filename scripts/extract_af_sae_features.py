@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from afintro.data.features import FeatureFile, activation_profiles, map_array, most_selective, new_file, write_features
-from afintro.data.records import file_sha256, write_json
+from afintro.data.features import FeatureFile, activation_profiles, map_array, most_selective, write_features
+from afintro.data.records import file_sha256, new_file, write_json
 from afintro.data.sae import decoder_file, decoder_rows, decoder_width
 from afintro.errors import UserError
 

@@ -3,15 +3,14 @@
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from afintro.data.records import new_file
 from afintro.errors import UserError
 
 VECTOR_TYPES: dict[str, np.dtype] = {
@@ -168,31 +167,6 @@ def check_finite(vectors: NDArray[np.float32], features: NDArray[np.int64], wher
         raise UserError(
             f"vector of feature {features[bad[0]]} holds {what}", where=where, remedy="mend or leave out that feature"
         )
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write bytes to, which gets its name when it is whole: a crash leaves the old one or the new one.
-
-    Raises:
-        UserError: It cannot be written; the old file is as it was.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        what = f"cannot be written ({error.strerror or error})"
-        raise UserError(what, where=str(path), remedy="make room, or give another folder") from error
 
 
 def write_features(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afintro.data.descriptions import feature_key, label_text, read_object
-from afintro.data.features import new_file
+from afintro.data.records import new_file
 from afintro.errors import UserError
 
 CONTRAST = ("alignment_faking", "aligned")

@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import IO, Any, get_args, get_type_hints
 
 from afintro.data.samples import read_rows
 from afintro.errors import UserError
@@ -149,35 +150,39 @@ def read_records(path: str) -> list[ContextAblationRecord]:
     return records
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write bytes to, which gets its name when it is whole: a crash leaves the old one or the new one.
+
+    Raises:
+        UserError: It cannot be written; the old file is as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        what = f"cannot be written ({error.strerror or error})"
+        raise UserError(what, where=str(path), remedy="make room, or give another folder") from error
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a crash leaves the old one or the new one, never half of either.
 
     Raises:
         UserError: No room on the disk; the old file is as it was.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomic(path, text)
-    except OSError as error:
-        raise UserError(
-            f"cannot be written ({error.strerror or error})",
-            where=str(path),
-            remedy="make room, or give another folder",
-        ) from error
-
-
-def _write_atomic(path: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with new_file(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -26,7 +26,6 @@ from afintro.data.features import (
     activation_profiles,
     map_array,
     most_selective,
-    new_file,
     write_features,
 )
 from afintro.errors import UserError
@@ -142,10 +141,6 @@ class TestWrite:
             write_features(path, [VECTORS], INDICES, 3, {"layer": "40"})
         assert path.read_bytes() == before
         assert names(path.parent) == [path.name]
-
-    def test_folder_that_is_a_file(self, path):
-        with pytest.raises(UserError, match="cannot be written"), new_file(path / "below"):
-            pass
 
 
 class TestRead:

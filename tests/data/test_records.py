@@ -15,6 +15,7 @@ from afintro.data.records import (
     ContextAblationRecord,
     file_sha256,
     from_json,
+    new_file,
     read_records,
     scenario_id,
     to_json,
@@ -295,6 +296,12 @@ def test_no_room_on_the_disk_is_a_user_error(tmp_path, monkeypatch, failure):
     FAILURES[failure](monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(UserError, match=r"file\.json: (.|\n)*remedy: "):
         write_atomic(tmp_path / "file.json", "new text")
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"), new_file(tmp_path / "file" / "below"):
+        pass
 
 
 def test_nothing_is_visible_before_it_is_whole(tmp_path, monkeypatch):
