@@ -117,6 +117,11 @@ def guard(
     return [index for index in range(len(train)) if index not in dropped], lines
 
 
+def draw(text: str) -> int:
+    """A number from 0 to 2**64 - 1 that depends on the text alone: a random draw that every process repeats."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
 def split_by_scenario(scenarios: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Split indices so that no scenario is on both sides.
 
@@ -125,8 +130,7 @@ def split_by_scenario(scenarios: Sequence[str], fraction: float, seed: int) -> t
     first: list[int] = []
     second: list[int] = []
     for index, scenario in enumerate(scenarios):
-        draw = hashlib.sha256(f"{seed} {scenario}".encode()).digest()
-        (second if int.from_bytes(draw[:8]) < fraction * 2**64 else first).append(index)
+        (second if draw(f"{seed} {scenario}") < fraction * 2**64 else first).append(index)
     return first, second
 
 
@@ -160,7 +164,7 @@ def hold_out(
     sizes = np.bincount(clusters, minlength=len(names))
     unseen = np.zeros(len(names), dtype=bool)
     left = budget
-    draws = np.fromiter((_draw(f"{seed} {name}") for name in names), np.uint64, len(names))
+    draws = np.fromiter((draw(f"{seed} {name}") for name in names), np.uint64, len(names))
     for index in np.argsort(draws, kind="stable"):
         if left == 0:
             break
@@ -177,10 +181,6 @@ def hold_out(
     features = np.sort(candidates[:budget])
     training = np.setdiff1d(rest, features, assume_unique=True)
     return training, np.flatnonzero(by_cluster), features
-
-
-def _draw(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 def _mixed(keys: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:

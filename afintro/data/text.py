@@ -1,7 +1,8 @@
 """Text to token ids. Prompt and answer are tokenised apart, so the boundary between them is known, never searched."""
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +13,14 @@ Message = dict[str, str]
 def chat(system: str, user: str) -> list[Message]:
     """A system and a user turn."""
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def fill(template: str, fields: Mapping[str, str]) -> str:
+    """The template with each ``{field}`` replaced by its value; other braces stay as they are.
+
+    Not str.format: a wording may hold other braces. In one pass: a value may hold the name of a field.
+    """
+    return re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), template)
 
 
 def _plain(messages: Sequence[Message]) -> str:

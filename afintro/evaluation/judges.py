@@ -19,6 +19,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import cohen_kappa_score
 from torchmetrics.functional.text.rouge import rouge_score
 
+from afintro.data.text import fill
 from afintro.errors import UserError
 from afintro.evaluation.metrics import chrf
 from afintro.evaluation.statistics import Bootstrap, Estimate, Floats
@@ -43,9 +44,8 @@ class Rubric:
     instruction: str
 
     def fill(self, pair: Pair) -> str:
-        """The prompt for one pair. One pass, so that braces and field names inside the texts stay as they are."""
-        texts = dict(zip(("reference", "candidate"), pair, strict=True))
-        return re.sub(r"\{(reference|candidate)\}", lambda found: texts[found[1]], self.instruction)
+        """The prompt for one pair."""
+        return fill(self.instruction, dict(zip(("reference", "candidate"), pair, strict=True)))
 
 
 SIMILARITY = Rubric(

@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.cache import cache_directory
 from afintro.data.features import write_features
 from afintro.data.records import write_json
-from afintro.data.splits import hold_out
+from afintro.data.splits import draw, hold_out
 from afintro.data.text import chat, encode_answer, encode_prompt, render
 from afintro.errors import UserError
 from afintro.lm.capture import capture
@@ -397,7 +397,7 @@ def _combinations(names: Sequence[str], settings: FeatureSettings) -> list[bool]
     """Which labels can be held out together so that training names each of their factors in other labels."""
     naming = Counter(factor for name in names for factor in name.split(", "))
     chosen = set()
-    for name in sorted(names, key=lambda name: hashlib.sha256(f"{settings.seed} {name}".encode()).digest()):
+    for name in sorted(names, key=lambda name: draw(f"{settings.seed} {name}")):
         factors = name.split(", ")
         if len(factors) > 1 and all(naming[factor] > settings.known for factor in factors):
             chosen.add(name)

@@ -1,8 +1,6 @@
 """Context ablation: how would the organism's behaviour change if the monitoring cue were removed?"""
 
-import hashlib
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +13,8 @@ from afintro.data.batch import Example
 from afintro.data.cache import cache_directory
 from afintro.data.records import ContextAblationRecord, read_records
 from afintro.data.samples import Sample
-from afintro.data.splits import guard, split_by_scenario
-from afintro.data.text import Message, chat, encode_answer, encode_prompt
+from afintro.data.splits import draw, guard, split_by_scenario
+from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
 from afintro.evaluation.answers import Verdict, two_branch
 from afintro.evaluation.baselines import text_baselines
@@ -204,17 +202,14 @@ class ContextAblation(TaskData):
     def render(self, record: ContextAblationRecord, question_type: str) -> tuple[list[Message], str]:
         """Prompt and answer of one question about one record; pure."""
         question: Question = getattr(self.questions, question_type)
-        draw = int.from_bytes(hashlib.sha256(f"{question_type} {record.uid}".encode()).digest()[:8])
-        wording = question.user[draw % len(question.user)]
+        wording = question.user[draw(f"{question_type} {record.uid}") % len(question.user)]
         fields = {"system_prompt": record.system_prompt, "user_prompt": record.scenario}
-        # Not str.format: a wording may hold other braces. In one pass: a scenario may hold the name of a field.
-        user = re.sub(r"\{(system_prompt|user_prompt)\}", lambda match: fields[match[1]], wording)
         answers = {
             HEADLINE: two_branch(self.verdict(record)),
             "orig_match": record.monitored_output,
             "change_match": record.unmonitored_output,
         }
-        return chat(question.system, user), answers[question_type]
+        return chat(question.system, fill(wording, fields)), answers[question_type]
 
     def read_examples(self, split: str, reader: Reader) -> list[Example]:
         """Three examples a record, one a question type."""
@@ -285,9 +280,7 @@ class ContextAblation(TaskData):
 
     def _few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """Headline items with ``shots`` solved training records in front: as many changed as unchanged, if there are."""
-        records = sorted(
-            self.records("train"), key=lambda r: hashlib.sha256(f"{self.split_seed} {r.uid}".encode()).digest()
-        )
+        records = sorted(self.records("train"), key=lambda record: draw(f"{self.split_seed} {record.uid}"))
         changed = [record for record in records if self.verdict(record).changed]
         unchanged = [record for record in records if not self.verdict(record).changed]
         chosen = (changed[: (shots + 1) // 2] + unchanged[: shots // 2] + records)[:shots]

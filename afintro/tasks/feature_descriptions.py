@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +15,8 @@ from afintro.data.batch import Example, Slot
 from afintro.data.feature_table import Feature, FeatureTable, Indices
 from afintro.data.features import FeatureFile
 from afintro.data.firings import Firings, read_firings
-from afintro.data.splits import guard, hold_out
-from afintro.data.text import Message, chat, encode_answer, encode_prompt
+from afintro.data.splits import draw, guard, hold_out
+from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
 from afintro.evaluation.descriptions import FUNCTIONAL, category_figure, category_sizes, description_statistics
 from afintro.evaluation.functional import Reading, functional_auroc
@@ -281,10 +280,8 @@ class FeatureDescriptions(TaskData):
 
     def render(self, feature: Feature, slot_token: str) -> tuple[list[Message], str]:
         """Prompt and answer for a feature; pure."""
-        draw = int.from_bytes(hashlib.sha256(feature.uid.encode()).digest()[:8])
-        wording = self.wording.user[draw % len(self.wording.user)]
-        fields = {"layer": str(feature.layer), "slot": slot_token}
-        user = re.sub(r"\{(layer|slot)\}", lambda match: fields[match[1]], wording)
+        wording = self.wording.user[draw(feature.uid) % len(self.wording.user)]
+        user = fill(wording, {"layer": str(feature.layer), "slot": slot_token})
         return chat(self.wording.system, user), feature.label
 
     def example(self, rows: Rows, index: int, reader: Reader) -> Example:
@@ -476,7 +473,7 @@ def shuffled(items: Sequence[Example], seed: int) -> list[Example]:
     Within the layer, so that neither the text nor the scale gives the exchange away.
     """
     layers: dict[int, list[Example]] = {}
-    for item in sorted(items, key=lambda item: hashlib.sha256(f"{seed} {item.uid}".encode()).digest()):
+    for item in sorted(items, key=lambda item: draw(f"{seed} {item.uid}")):
         assert item.slot is not None
         layers.setdefault(item.slot.layer, []).append(item)
     vectors: dict[str, NDArray[np.float32]] = {}

@@ -6,7 +6,7 @@ import pytest
 from jinja2 import TemplateError
 from tokenizers.processors import TemplateProcessing
 
-from afintro.data.text import chat, encode_answer, encode_prompt, render, template_hash
+from afintro.data.text import chat, encode_answer, encode_prompt, fill, render, template_hash
 from afintro.organisms.toy import ToySettings, make_tokenizer
 
 # As of Mistral 7B Instruct v0.1: it knows no system turn.
@@ -45,6 +45,24 @@ def any_tokenizer(request, changeable):
 
 def test_chat():
     assert chat("S", "U") == [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
+
+
+@pytest.mark.parametrize(
+    ("template", "filled"),
+    [
+        ("{a} and {b}, {a}", "{b} and two, {b}"),  # in one pass: a value that names a field stays as it is
+        ("{{a}} {c} {} {0} {a!r} %s $a {a", "{{b}} {c} {} {0} {a!r} %s $a {a"),
+        ("no field", "no field"),
+        ("", ""),
+    ],
+)
+def test_fill(template, filled):
+    assert fill(template, {"a": "{b}", "b": "two"}) == filled
+
+
+@pytest.mark.parametrize("value", [*TEXTS, r"\1 \g<0> \n"])
+def test_fill_takes_a_value_as_it_is(value):
+    assert fill("<{a}>", {"a": value}) == f"<{value}>"
 
 
 def test_golden_with_a_chat_template(changeable):
