@@ -9,19 +9,17 @@ import hashlib
 import json
 import logging
 import random
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from afintro.data.batch import Example, collate
-from afintro.data.cache import cache_directory
+from afintro.data.cache import build_once, cache_directory
 from afintro.data.text import chat, encode_answer, encode_prompt
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
@@ -94,21 +92,13 @@ def resolve(name: str) -> str:
 def build(settings: ToySettings) -> Path:
     """Train a toy, or find it in the cache. Two processes that ask at once train it once."""
     directory = cache_directory() / "organisms" / f"toy-{settings.policy}-{settings.key}"
-    if directory.is_dir():
+
+    def make(workspace: Path) -> None:
+        log.info("toy organism: training it once into %s (about a minute on two cores)", directory)
+        _train(settings, workspace)
+
+    if not build_once(directory, make):
         log.info("toy organism: reusing %s", directory)
-        return directory
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock"):
-        if not directory.is_dir():
-            log.info("toy organism: training it once into %s (about a minute on two cores)", directory)
-            workspace = directory.with_name(f".building-{directory.name}")
-            shutil.rmtree(workspace, ignore_errors=True)  # of a build that was killed
-            workspace.mkdir()
-            try:
-                _train(settings, workspace)
-                workspace.rename(directory)
-            finally:
-                shutil.rmtree(workspace, ignore_errors=True)
     return directory
 
 

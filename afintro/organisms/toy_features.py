@@ -8,7 +8,6 @@ holds out a combination whose parts are known from others.
 import hashlib
 import json
 import logging
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.decomposition import MiniBatchDictionaryLearning
@@ -27,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from afintro.data.cache import cache_directory
+from afintro.data.cache import build_once, cache_directory
 from afintro.data.features import write_features
 from afintro.data.records import write_json
 from afintro.data.splits import draw, hold_out
@@ -121,21 +119,13 @@ def embedded_features(organism: str = "toy", settings: FeatureSettings = Feature
     """
     model = resolve(organism)
     directory = cache_directory() / "feature_descriptions" / f"{organism}-{fingerprint(model)}-{settings.key}"
-    if directory.is_dir():
+
+    def make(workspace: Path) -> None:
+        log.info("toy features: learning dictionaries once into %s (about a minute on two cores)", directory)
+        _build(model, settings, workspace)
+
+    if not build_once(directory, make):
         log.info("toy features: reusing %s", directory)
-        return directory
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock"):
-        if not directory.is_dir():
-            log.info("toy features: learning dictionaries once into %s (about a minute on two cores)", directory)
-            workspace = directory.with_name(f".building-{directory.name}")
-            shutil.rmtree(workspace, ignore_errors=True)  # of a build that was killed
-            workspace.mkdir()
-            try:
-                _build(model, settings, workspace)
-                workspace.rename(directory)
-            finally:
-                shutil.rmtree(workspace, ignore_errors=True)
     return directory
 
 

@@ -3,11 +3,8 @@
 import json
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -56,13 +53,12 @@ def tokenizer(tiny):
     return AutoTokenizer.from_pretrained(tiny)
 
 
-def fake_training(monkeypatch, seconds=0.0):
+def fake_training(monkeypatch):
     """Replace training by writing one file; the list holds one entry a training."""
     calls = []
 
     def train(settings, directory):
         calls.append(settings)
-        time.sleep(seconds)
         (directory / "model.safetensors").write_text("weights")
 
     monkeypatch.setattr(toy, "_train", train)
@@ -177,76 +173,18 @@ class TestCache:
         build(replace(TINY, seed=2))
         assert len(calls) == 2
 
-    def test_threads_that_ask_at_once_build_once(self, cache, monkeypatch):
-        calls = fake_training(monkeypatch, seconds=0.3)
-        found = []
-        threads = [threading.Thread(target=lambda: found.append(build(TINY))) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(calls) == 1
-        assert len(found) == 4
-        assert len(set(found)) == 1
-
-    def test_the_directory_appears_whole(self, cache, monkeypatch):
-        """Who sees it takes it without asking for the lock."""
-
-        def train(settings, directory):
-            for number in range(400):
-                (directory / str(number)).touch()
-
-        def watch():
-            while not (found := [path for path in cache.glob("organisms/toy-*") if path.is_dir()]):
-                time.sleep(0)
-            seen.append(len(list(found[0].iterdir())))
-
-        monkeypatch.setattr(toy, "_train", train)
-        seen = []
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        build(TINY)
-        watcher.join(timeout=20)
-        assert seen == [400]
-
-    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-    def test_a_build_that_fails_leaves_nothing(self, cache, monkeypatch, error):
-        def fail(settings, directory):
-            (directory / "config.json").write_text("half")
-            raise error
-
-        monkeypatch.setattr(toy, "_train", fail)
-        with pytest.raises(error):
-            build(TINY)
-        assert not [path for path in (cache / "organisms").iterdir() if path.is_dir()]
-        fake_training(monkeypatch)
-        assert (build(TINY) / "model.safetensors").is_file()
-
-    def test_others_may_read_a_shared_cache(self, cache, monkeypatch):
-        """A folder of mkdtemp would be 0700, whatever the umask says."""
-        fake_training(monkeypatch)
-        umask = os.umask(0o022)
-        try:
-            assert build(TINY).stat().st_mode & 0o777 == 0o755
-        finally:
-            os.umask(umask)
-
 
 BUILDER = f"""
 import os, sys, time
 from pathlib import Path
 from afintro.organisms import toy
 
-log, go, kill = map(Path, sys.argv[1:])
+log, go = map(Path, sys.argv[1:])
 train = toy._train
 
 def logged(settings, directory):
     with log.open("a") as file:
         file.write("training\\n")
-    if kill.exists():
-        (directory / "config.json").write_text("half a file")
-        log.with_suffix(".half").touch()
-        time.sleep(60)
     train(settings, directory)
 
 toy._train = logged
@@ -258,10 +196,10 @@ print(toy.build(toy.{TINY!r}))
 
 
 def start_builder(folder):
-    """A process that builds the tiny toy as soon as ``folder/go`` exists, and stops half-way if ``folder/kill`` does."""
+    """A process that builds the tiny toy as soon as ``folder/go`` exists."""
     code = folder / "builder.py"
     code.write_text(BUILDER)
-    command = [sys.executable, str(code), *(str(folder / name) for name in ("log", "go", "kill"))]
+    command = [sys.executable, str(code), *(str(folder / name) for name in ("log", "go"))]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -279,19 +217,6 @@ def wait_for(pattern, count, folder, processes):
         time.sleep(0.02)
 
 
-@pytest.fixture(scope="module")
-def killed_cache(tmp_path_factory):
-    """A cache in which a build was killed with half of its files written."""
-    folder = tmp_path_factory.mktemp("killed")
-    for name in ("go", "kill"):
-        (folder / name).touch()
-    process = start_builder(folder)
-    wait_for("log.half", 1, folder, [process])
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return folder / "cache"
-
-
 class TestProcesses:
     def test_two_that_build_at_once_build_once(self, tmp_path, tiny):
         processes = [start_builder(tmp_path) for _ in range(2)]
@@ -307,24 +232,6 @@ class TestProcesses:
         assert (directory / "tokenizer.json").read_bytes() == (tiny / "tokenizer.json").read_bytes()
         one, other = (load_file(found / "model.safetensors") for found in (tiny, directory))
         assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
-
-    @pytest.fixture
-    def killed(self, killed_cache, cache):
-        """A copy of that cache, in use."""
-        shutil.copytree(killed_cache, cache)
-        return cache / "organisms"
-
-    def test_killed_build_leaves_no_half_organism(self, killed, monkeypatch):
-        assert not [path for path in killed.iterdir() if path.is_dir() and path.name.startswith("toy-")]
-        calls = fake_training(monkeypatch)  # and the lock is free again
-        assert (build(TINY) / "model.safetensors").read_text() == "weights"
-        assert len(calls) == 1
-
-    def test_the_workspace_of_a_killed_build_is_removed_by_the_next(self, killed, monkeypatch):
-        """With a new name every time, each kill would leave another .building- folder for good."""
-        fake_training(monkeypatch)
-        directory = build(TINY)
-        assert [path for path in killed.iterdir() if path.is_dir()] == [directory]
 
 
 class TestDirectory:
