@@ -4,14 +4,17 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import IO, Any, get_args, get_type_hints
+from typing import IO, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from afintro.data.samples import read_rows
 from afintro.errors import UserError
+
+Record = TypeVar("Record")
 
 
 def scenario_id(text: str) -> str:
@@ -70,6 +73,7 @@ class ContextAblationRecord:
         object.__setattr__(self, "changed", self.monitored_output != self.unmonitored_output)
 
 
+MAKER = "scripts/generate_af_context_ablation.py"
 # Our name -> the parent framework's. A field that is not here has the same name on both sides.
 PARENT_NAMES = {
     "scenario": "ablation_prompt",
@@ -100,33 +104,56 @@ def from_json(row: Any, where: str) -> ContextAblationRecord:
     Raises:
         UserError: A missing field or a wrong type.
     """
+    required = ("scenario", "system_prompt", "monitored_output", "unmonitored_output")
+    return parse_record(ContextAblationRecord, row, PARENT_NAMES, required, MAKER, where)
+
+
+def parse_record(
+    kind: type[Record], row: Any, names: Mapping[str, str], required: Sequence[str], maker: str, where: str
+) -> Record:
+    """Check one object against the fields of a record type.
+
+    Args:
+        kind: A dataclass with plain types: str, bool, int, float, dict, list, or one of them or None.
+        row: The object.
+        names: Name in the file of the fields that have another one there.
+        required: Fields that must be there.
+        maker: The script that makes such files, for the remedy.
+        where: File and record, for the error.
+
+    Raises:
+        UserError: A missing field or a wrong type.
+    """
     if not isinstance(row, dict):
         raise UserError(f"is {type(row).__name__}, not an object", where=where, remedy="give one object a record")
-    hints = get_type_hints(ContextAblationRecord)
+    hints = _types(kind)  # type: ignore[arg-type]  # mypy doubts that a class can be hashed
     values: dict[str, Any] = {}
-    for name in ContextAblationRecord.__dataclass_fields__:
-        theirs = PARENT_NAMES.get(name, name)
+    for name, allowed in hints.items():
+        theirs = names.get(name, name)
         if theirs not in row:
+            if name in required:
+                raise UserError(f"has no field {theirs!r}", where=where, remedy=f"make the file with {maker}")
             continue
-        allowed = tuple(getattr(kind, "__origin__", kind) for kind in get_args(hints[name]) or (hints[name],))
-        if hints[name] == dict[str, Any]:
-            allowed = (dict,)
-        if not isinstance(row[theirs], allowed):
-            expected = " or ".join(kind.__name__ for kind in allowed)
+        if not isinstance(row[theirs], allowed) or (isinstance(row[theirs], bool) and bool not in allowed):
+            expected = " or ".join(one.__name__ for one in allowed)
             raise UserError(
                 f"field {theirs!r} is {type(row[theirs]).__name__}, not {expected}",
                 where=where,
-                remedy="make the file with scripts/generate_af_context_ablation.py, or mend the field",
+                remedy=f"make the file with {maker}, or mend the field",
             )
         values[name] = row[theirs]
-    for name in ("scenario", "system_prompt", "monitored_output", "unmonitored_output"):
-        if name not in values:
-            raise UserError(
-                f"has no field {PARENT_NAMES.get(name, name)!r}",
-                where=where,
-                remedy="make the file with scripts/generate_af_context_ablation.py from your samples",
-            )
-    return ContextAblationRecord(**values)
+    return kind(**values)
+
+
+@cache
+def _types(kind: type) -> dict[str, tuple[type, ...]]:
+    """What each field may be in JSON; a whole number is a float too."""
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        options = (hint,) if get_origin(hint) in (dict, list) else get_args(hint) or (hint,)
+        allowed = tuple(get_origin(option) or option for option in options)
+        found[name] = (*allowed, int) if float in allowed else allowed
+    return found
 
 
 def read_records(path: str) -> list[ContextAblationRecord]:
@@ -138,16 +165,21 @@ def read_records(path: str) -> list[ContextAblationRecord]:
     records = [from_json(row, f"{path}, record {index}") for index, row in enumerate(read_rows(path))]
     if not records:
         raise UserError("holds no record", where=path, remedy="make it with scripts/generate_af_context_ablation.py")
+    check_unique([record.uid for record in records], path)
+    return records
+
+
+def check_unique(uids: Sequence[str], path: str) -> None:
+    """Raise a UserError where two records of a file have one uid."""
     seen: dict[str, int] = {}
-    for index, record in enumerate(records):
-        if record.uid in seen:
+    for index, uid in enumerate(uids):
+        if uid in seen:
             raise UserError(
-                f"uid {record.uid!r} stands in record {seen[record.uid]} already",
+                f"uid {uid!r} stands in record {seen[uid]} already",
                 where=f"{path}, record {index}",
                 remedy="give every record its own uid, or remove the double",
             )
-        seen[record.uid] = index
-    return records
+        seen[uid] = index
 
 
 @contextmanager

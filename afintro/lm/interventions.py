@@ -53,6 +53,36 @@ class Intervention:
         return changed.view_as(hidden)
 
 
+@dataclass(frozen=True)
+class Steering:
+    """Add a vector to the residual stream while a prompt is continued.
+
+    Args:
+        layer: 0-based decoder layer after which it is added; ``-1`` is the embedding output.
+        vector: ``[hidden]`` float, already times its strength.
+        positions: ``last`` is the last position of the prompt, whose logits choose the first new token; ``decode`` is
+            that position and every new token's, so that no token is chosen without the vector; ``all`` is every position
+            of prompt and continuation.
+        relative: The vector is in units of the hidden state's own norm at each position.
+    """
+
+    layer: int
+    vector: Tensor
+    positions: Literal["last", "decode", "all"] = "decode"
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if self.positions not in ("last", "decode", "all"):
+            raise ValueError(f"positions is {self.positions!r}, not 'last', 'decode' or 'all'")
+        if self.vector.ndim != 1:
+            raise ValueError(f"vector {tuple(self.vector.shape)} is not [hidden]")
+
+    def on(self, positions: Sequence[int]) -> Intervention:
+        """The intervention that adds the vector at flat positions."""
+        vectors = self.vector.expand(len(positions), -1)
+        return Intervention(self.layer, "add", torch.tensor(positions, dtype=torch.long), vectors, self.relative)
+
+
 def at_rows(interventions: Sequence[Sequence[Intervention]], offsets: Sequence[int]) -> list[Intervention]:
     """Interventions of several prompts as interventions on one forward pass; like ones become one.
 

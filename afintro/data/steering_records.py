@@ -1,0 +1,124 @@
+"""Steering records on disk, in the activation-patching schema of the parent framework."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from afintro.data.records import check_unique, parse_record, scenario_id
+from afintro.data.samples import read_rows
+from afintro.errors import UserError
+
+
+@dataclass(frozen=True)
+class SteeringRecord:
+    """One prompt, continued by the organism without and with a vector added to its residual stream.
+
+    Args:
+        prompt: The whole prompt, as the organism read it.
+        direction: Name of the vector.
+        layer: 0-based decoder layer after which it was added.
+        alpha: How many times it was added.
+        original_output: The organism's greedy output without steering.
+        steered_output: Its output with it.
+        scenario: The user's text in the prompt; the prompt if absent.
+        system_prompt: The system prompt in it.
+        alpha_unit: ``raw`` times the vector as saved, or ``residual_norm``: times the norm of the residual stream at the
+            position, in the vector's direction.
+        positions: ``last``, ``decode`` or ``all``: where it was added, see :class:`afintro.lm.interventions.Steering`.
+        norm: Norm of the vector as saved; None in files of the parent framework.
+        changed: Whether the two outputs differ as strings.
+        label: The sample's label, or "unknown".
+        uid: Unique in its file.
+        scenario_id: Records of one scenario share it.
+        original_behavior: Behaviour label of the original output; None in files of the parent framework.
+        original_behavior_rule: The rule that gave the label.
+        steered_behavior: Behaviour label of the steered output.
+        steered_behavior_rule: The rule that gave the label.
+        behavior_changed: Whether the two labels differ.
+        coherent: False where the steered text broke: its label then says nothing.
+        perplexity: Of the steered output under the unsteered organism.
+        repetition: Share of its 4-grams of tokens that it had before.
+        provenance: Model, revision, template hash, batch size, dtype, seed.
+    """
+
+    prompt: str
+    direction: str
+    layer: int
+    alpha: float
+    original_output: str
+    steered_output: str
+    scenario: str = ""
+    system_prompt: str = ""
+    alpha_unit: str = "raw"
+    positions: str = "last"
+    norm: float | None = None
+    changed: bool | None = None
+    label: str = "unknown"
+    uid: str = ""
+    scenario_id: str = ""
+    original_behavior: str | None = None
+    original_behavior_rule: str | None = None
+    steered_behavior: str | None = None
+    steered_behavior_rule: str | None = None
+    behavior_changed: bool | None = None
+    coherent: bool = True
+    perplexity: float | None = None
+    repetition: float | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "scenario", self.scenario or self.prompt)
+        put(self, "scenario_id", self.scenario_id or scenario_id(self.scenario))
+        put(self, "uid", self.uid or self.condition)
+        put(self, "changed", self.original_output != self.steered_output)
+
+    @property
+    def condition(self) -> str:
+        """Prompt and condition, in one string."""
+        return f"{scenario_id(self.prompt)}/{self.direction}/{self.layer}/{self.alpha:g}"
+
+
+# Our name -> the parent framework's. A field that is not here has the same name on both sides.
+PARENT_NAMES = {
+    "original_output": "original_continuation",
+    "steered_output": "ablated_continuation",
+    "changed": "is_different",
+}
+REQUIRED = ("prompt", "direction", "layer", "alpha", "original_output", "steered_output")
+MAKER = "scripts/generate_af_steering_data.py"
+
+
+def to_json(record: SteeringRecord) -> dict[str, Any]:
+    """The record under the parent framework's names, ``layer`` as a list; unset optional fields are left out."""
+    row = {PARENT_NAMES.get(name, name): getattr(record, name) for name in record.__dataclass_fields__}
+    return {name: value for name, value in row.items() if value is not None} | {"layer": [record.layer]}
+
+
+def from_json(row: Any, where: str) -> SteeringRecord:
+    """Check one object and make a record of it; ``where`` names file and record in the error.
+
+    Raises:
+        UserError: A missing field, a wrong type, or several layers.
+    """
+    if isinstance(row, Mapping) and isinstance(row.get("layer"), list):
+        layers = row["layer"]
+        if len(layers) != 1:
+            raise UserError(
+                f"field 'layer' names {len(layers)} layers", where=where, remedy="give one record for each layer"
+            )
+        row = {**row, "layer": layers[0]}
+    return parse_record(SteeringRecord, row, PARENT_NAMES, REQUIRED, MAKER, where)
+
+
+def read_steering_records(path: str) -> list[SteeringRecord]:
+    """Read a JSON, JSONL or Parquet file of steering records.
+
+    Raises:
+        UserError: Names file, record and field; also for two records of one uid.
+    """
+    records = [from_json(row, f"{path}, record {index}") for index, row in enumerate(read_rows(path))]
+    if not records:
+        raise UserError("holds no record", where=path, remedy=f"make it with {MAKER}")
+    check_unique([record.uid for record in records], path)
+    return records
