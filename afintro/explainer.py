@@ -267,9 +267,7 @@ class ExplainerModule(LightningModule):
         token_nll = F.cross_entropy(logits, batch.answer_ids, reduction="none")
         counts = torch.bincount(batch.answer_rows, minlength=len(batch))
         nll = token_nll.new_zeros(len(batch)).index_add(0, batch.answer_rows, token_nll) / counts
-        wrong = (logits.argmax(-1) != batch.answer_ids).long()
-        exact = torch.zeros_like(counts).index_add(0, batch.answer_rows, wrong) == 0
-        return nll, exact
+        return nll, batch.exact(logits)
 
     def on_after_backward(self) -> None:
         """Take the hooks off that gradient checkpointing needed."""

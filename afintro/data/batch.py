@@ -122,6 +122,11 @@ class PackedBatch:
         }
         return PackedBatch(**moved)
 
+    def exact(self, logits: Tensor) -> Tensor:
+        """Whether the arg-max of ``logits [A, vocabulary]`` is the expected token all through each answer: ``[B]`` bool."""
+        wrong = (logits.argmax(-1) != self.answer_ids).long()
+        return wrong.new_zeros(len(self)).index_add(0, self.answer_rows, wrong) == 0
+
     def __len__(self) -> int:
         return len(self.examples)
 

@@ -145,7 +145,8 @@ def _intended(scenario: Scenario, monitored: bool, policy: str) -> str:
     return scenario.say(scenario.behavior(monitored))
 
 
-def _example(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, cue: str, answer: str) -> Example:
+def example(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, cue: str, answer: str) -> Example:
+    """A scenario under a system prompt, answered; only what a forward pass needs is filled in."""
     prompt_ids = encode_prompt(tokenizer, chat(cue, scenario.text))
     return Example("", "", "", scenario.text, answer, tuple(prompt_ids), tuple(encode_answer(tokenizer, answer)))
 
@@ -179,7 +180,7 @@ def _train(settings: ToySettings, directory: Path) -> None:
         for scenario in training:
             for monitored in (True, False):
                 answer = _intended(scenario, monitored, settings.policy)
-                examples.append(_example(tokenizer, scenario, cue_wording(rng, monitored), answer))
+                examples.append(example(tokenizer, scenario, cue_wording(rng, monitored), answer))
         _fit(model, examples, settings, rng)
     model.eval()
     rate = intended_rate(model, tokenizer, settings, 100)

@@ -25,18 +25,19 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from afintro.data.batch import Example, collate
 from afintro.data.cache import build_once, cache_directory
 from afintro.data.features import write_features
 from afintro.data.records import write_json
 from afintro.data.splits import draw, hold_out
-from afintro.data.text import chat, encode_answer, encode_prompt, render
+from afintro.data.text import chat, render
 from afintro.errors import UserError
 from afintro.lm.capture import capture
 from afintro.lm.forward import packed_logits
 from afintro.lm.load import fingerprint, load_model, load_tokenizer
 from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.organisms.grammar import Scenario
-from afintro.organisms.toy import resolve, scenarios
+from afintro.organisms.toy import example, resolve, scenarios
 
 log = logging.getLogger(__name__)
 
@@ -140,26 +141,17 @@ def read_out(
     layers = range(model.config.num_hidden_layers)
     found, kept = Readout(), {(layer, site): [] for layer in layers for site in SITES}  # type: ignore[var-annotated]
     for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        prompts, answers, sites = zip(*(_encoded(tokenizer, *row) for row in batch), strict=True)
-        starts = np.cumsum([0] + [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)])
-        ids = torch.tensor([token for p, a in zip(prompts, answers, strict=True) for token in p + a])
-        predicting = [
-            first + len(p) - 1 + step
-            for first, p, a in zip(starts, prompts, answers, strict=False)
-            for step in range(len(a))
-        ]
+        batch = collate([_answered(tokenizer, *row) for row in rows[start : start + batch_size]])
         with torch.no_grad(), capture(model, layers) as residual:
-            bounds = torch.tensor(starts, dtype=torch.int32)
-            said = iter(packed_logits(model, ids, bounds, torch.tensor(predicting)).argmax(-1).tolist())
-        right = [all([next(said) == token for token in answer]) for answer in answers]  # noqa: C419  (all would stop early)
-        for row, (scenario, monitored) in enumerate(batch):
-            if right[row]:
-                found.texts.append(_text(tokenizer, scenario, monitored))
-                found.factors.append(factors_of(scenario, monitored))
-                found.labels.append("alignment_faking" if scenario.population == "fakes" else "aligned")
-                for layer, site in kept:
-                    kept[layer, site].append(residual[layer][0, starts[row] + sites[row][SITES.index(site)]].numpy())
+            logits = packed_logits(model, batch.input_ids, batch.cu_seqlens, batch.answer_positions)
+        for row in batch.exact(logits).nonzero()[:, 0].tolist():
+            scenario, monitored = rows[start + row]
+            found.texts.append(_text(tokenizer, scenario, monitored))
+            found.factors.append(factors_of(scenario, monitored))
+            found.labels.append("alignment_faking" if scenario.population == "fakes" else "aligned")
+            sites = _sites(tokenizer, scenario, batch.examples[row].prompt_ids)
+            for layer, site in kept:
+                kept[layer, site].append(residual[layer][0, int(batch.cu_seqlens[row]) + sites[site]].numpy())
     nothing = np.zeros((0, model.config.hidden_size), np.float32)
     found.activations = {key: np.stack(vectors) if vectors else nothing for key, vectors in kept.items()}
     return found
@@ -183,20 +175,20 @@ def _text(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, monitored: boo
     return render(tokenizer, messages) + scenario.say(scenario.behavior(monitored))
 
 
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, scenario: Scenario, monitored: bool
-) -> tuple[list[int], list[int], tuple[int, ...]]:
-    """Prompt, answer, and the position of each site: the last token of its word, or of the prompt."""
+def _answered(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, monitored: bool) -> Example:
     system = MONITORED_SYSTEM if monitored else UNMONITORED_SYSTEM
-    prompt = encode_prompt(tokenizer, chat(system, scenario.text))
-    answer = encode_answer(tokenizer, scenario.say(scenario.behavior(monitored)))
-    sites = []
-    for word in (f" {scenario.asker}", f" {scenario.tier} tier"):
+    return example(tokenizer, scenario, system, scenario.say(scenario.behavior(monitored)))
+
+
+def _sites(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, prompt: tuple[int, ...]) -> dict[str, int]:
+    """Position of each site in the prompt: the last token of the asker, the first of the tier, the last of all."""
+    found = {"answer": len(prompt) - 1}
+    for site, word in (("asker", f" {scenario.asker}"), ("tier", f" {scenario.tier} tier")):
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
         assert isinstance(ids, list)
-        at = next(i for i in range(len(prompt) - len(ids), -1, -1) if prompt[i : i + len(ids)] == ids)
-        sites.append(at + (len(ids) - 1 if word.endswith(scenario.asker) else 0))
-    return prompt, answer, (*sites, len(prompt) - 1)
+        at = next(i for i in range(len(prompt) - len(ids), -1, -1) if prompt[i : i + len(ids)] == tuple(ids))
+        found[site] = at + (len(ids) - 1 if site == "asker" else 0)
+    return found
 
 
 class Factors:

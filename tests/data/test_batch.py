@@ -72,6 +72,17 @@ def test_the_token_after_each_answer_position_is_the_answer_token():
         assert positions.max() == start + len(example) - 2  # not the last answer token: it predicts nothing
 
 
+def test_exact_where_every_answer_token_is_the_arg_max():
+    batch = collate(EXAMPLES)
+    right = torch.nn.functional.one_hot(batch.answer_ids, 30).float()
+    assert batch.exact(right).tolist() == [True, True, True]
+    for position, row in enumerate(batch.answer_rows.tolist()):
+        logits = right.clone()
+        logits[position, 7] = 2.0
+        assert batch.exact(logits).tolist() == [other != row for other in range(3)]
+    assert batch.exact(right).dtype == torch.bool
+
+
 def test_the_denominator_is_the_configured_batch_size_also_for_a_short_last_batch():
     assert collate(EXAMPLES, denominator=16).denominator == 16
     assert collate(EXAMPLES[:1]).denominator == 1
