@@ -59,9 +59,8 @@ class Wording:
 class FeatureExamples(Sequence[Example]):
     """Examples of some features, made when they are asked for: only then is a vector read and a text tokenised."""
 
-    def __init__(self, data: "FeatureDescriptions", split: str, rows: "Rows", reader: Reader) -> None:
+    def __init__(self, data: "FeatureDescriptions", rows: "Rows", reader: Reader) -> None:
         self._data, self._rows, self._reader = data, rows, reader
-        self._split = split
 
     def __len__(self) -> int:
         return len(self._rows.indices)
@@ -298,30 +297,30 @@ class FeatureDescriptions(TaskData):
         messages, answer = self.render(feature, reader.slot_token)
         prompt_ids = encode_prompt(reader.tokenizer, messages)
         slot_id = reader.tokenizer.convert_tokens_to_ids(reader.slot_token)
-        if prompt_ids.count(slot_id) != 1:  # type: ignore[arg-type]
+        assert isinstance(slot_id, int)
+        if prompt_ids.count(slot_id) != 1:
             raise UserError(
-                f"holds the slot token {prompt_ids.count(slot_id)} times",  # type: ignore[arg-type]
+                f"holds the slot token {prompt_ids.count(slot_id)} times",
                 where=f"prompt of feature {feature.uid}",
                 remedy="write {slot} once in every wording of data.wording.user",
             )
         return Example(
             uid=feature.uid,
-            scenario_id=hashlib.sha256(answer.encode()).hexdigest()[
-                :16
-            ],  # features of one label are resampled together
+            # Features of one label are resampled together. (records.scenario_id would fold white space, and labels hold it.)
+            scenario_id=hashlib.sha256(answer.encode()).hexdigest()[:16],
             question_type=rows.kind(index),
             prompt=messages[-1]["content"],
             answer=answer,
             prompt_ids=tuple(prompt_ids),
             answer_ids=tuple(encode_answer(reader.tokenizer, answer)),
             weight=self.question_weights.get(QUESTION, 1.0),
-            slot=Slot(prompt_ids.index(slot_id), feature.layer, np.zeros_like(vector) if self.blind else vector),  # type: ignore[arg-type]
+            slot=Slot(prompt_ids.index(slot_id), feature.layer, np.zeros_like(vector) if self.blind else vector),
             group=feature.category,
         )
 
     def read_examples(self, split: str, reader: Reader) -> Sequence[Example]:
         """One example a feature: made on the way for training, at once for the few that are evaluated."""
-        examples = FeatureExamples(self, split, self.rows(split), reader)
+        examples = FeatureExamples(self, self.rows(split), reader)
         return examples if split == "train" else list(examples)
 
     def longest(self, split: str, count: int) -> list[Example]:
