@@ -1,23 +1,14 @@
-"""Pair generation: every scenario answered by the organism with and without the cue, greedily and crash-safely.
+"""Pair generation: every scenario answered by the organism with and without the cue, greedily and crash-safely."""
 
-Work is done in chunks of 100 samples, each written by atomic rename, so a killed run loses one chunk at most. What a
-chunk holds depends on the settings and its samples alone: a run that was killed and continued gives the same bytes.
-"""
-
-import fcntl
 import hashlib
 import json
 import logging
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.data.records import ContextAblationRecord, from_json, scenario_id, to_json, write_json
@@ -29,6 +20,7 @@ from afintro.lm.load import context_length, eos_ids, fingerprint, load_config, l
 from afintro.organisms.behavior import BehaviorLabeler, RuleLabeler
 from afintro.organisms.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
 from afintro.organisms.pair_summary import summarise
+from afintro.organisms.run_folder import finish, in_chunks, run_folder
 from afintro.organisms.toy import resolve
 
 log = logging.getLogger(__name__)
@@ -82,40 +74,21 @@ def generate_pairs(
     directory = resolve(settings.model)
     tokenizer = load_tokenizer(directory, settings.revision)
     identity = _identity(samples, splits, settings, directory, tokenizer)
-    _make(output_dir)
-    with _locked(output_dir):
-        return _generate_once(samples, splits, output_dir, settings, device, directory, tokenizer, identity)
-
-
-def _generate_once(
-    samples: Sequence[Sample],
-    splits: dict[str, int],
-    output_dir: Path,
-    settings: PairSettings,
-    device: str,
-    directory: str,
-    tokenizer: PreTrainedTokenizerBase,
-    identity: dict[str, Any],
-) -> dict[str, Any]:
-    _refuse_other_data(output_dir, identity)
-    done = output_dir / "summary.json"
-    if done.is_file() and all((output_dir / f"{name}.json").is_file() for name in splits):
-        log.info("pairs: reusing %s", output_dir)
-        summary = json.loads(done.read_text())
-        assert isinstance(summary, dict)
+    with run_folder(output_dir, identity, [f"{name}.json" for name in splits]) as finished:
+        if finished is not None:
+            log.info("pairs: reusing %s", output_dir)
+            return finished
+        prompts = _prompts(samples, tokenizer, context_length(load_config(directory, settings.revision)), settings)
+        model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
+        generator = _Generator(model, tokenizer, settings, directory)
+        records, noise = generator.run(samples, prompts, output_dir, identity)
+        start = 0
+        for name, size in splits.items():
+            write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
+            start += size
+        summary = summarise(records, noise, tokenizer, settings.seed)
+        finish(output_dir, summary)
         return summary
-    prompts = _prompts(samples, tokenizer, context_length(load_config(directory, settings.revision)), settings)
-    model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
-    write_json(output_dir / "settings.json", identity)  # from here on the folder is this run's
-    records, noise = _Generator(model, tokenizer, settings, directory).run(samples, prompts, output_dir / "partial")
-    start = 0
-    for name, size in splits.items():
-        write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
-        start += size
-    summary = summarise(records, noise, tokenizer, settings.seed)
-    write_json(done, summary)
-    shutil.rmtree(output_dir / "partial")
-    return summary
 
 
 def _identity(
@@ -133,48 +106,6 @@ def _identity(
         "model_fingerprint": fingerprint(directory),
         "template_hash": template_hash(tokenizer),
     }
-
-
-def _make(output_dir: Path) -> None:
-    """A folder that cannot be made is found out before the model loads."""
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot be made ({error.strerror})", where=str(output_dir), remedy="use another --output_dir"
-        ) from error
-
-
-@contextmanager
-def _locked(output_dir: Path) -> Iterator[None]:
-    """Two runs at once into one folder take turns; the second finds the work done. The lock ends with the process."""
-    descriptor = os.open(output_dir, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _refuse_other_data(output_dir: Path, identity: dict[str, Any]) -> None:
-    """Two runs are never mixed in one folder."""
-    path = output_dir / "settings.json"
-    if path.is_file():
-        other = json.loads(path.read_text())
-        keys = sorted(key for key in {*identity, *other} if identity.get(key) != other.get(key))
-        if keys:
-            differences = "; ".join(f"{key}: {other.get(key)!r} there, {identity.get(key)!r} now" for key in keys)
-            raise UserError(
-                f"holds data of other settings ({differences})",
-                where=str(output_dir),
-                remedy="use another --output_dir, or the settings of that run to continue it",
-            )
-        return
-    found = [name for name in ("train.json", "test.json", "summary.json") if (output_dir / name).exists()]
-    if found:
-        raise UserError(
-            f"holds {', '.join(found)} of unknown origin", where=str(output_dir), remedy="use another --output_dir"
-        )
 
 
 def _prompts(
@@ -215,23 +146,24 @@ class _Generator:
         }
 
     def run(
-        self, samples: Sequence[Sample], prompts: Sequence[list[list[int]]], partial: Path
+        self,
+        samples: Sequence[Sample],
+        prompts: Sequence[list[list[int]]],
+        output_dir: Path,
+        identity: dict[str, Any],
     ) -> tuple[list[ContextAblationRecord], list[list[bool]]]:
         """All records, and for each control whether string and behaviour differ alone; from old chunks and new ones."""
         controls = _evenly(len(samples), self.settings.control_samples)
-        uids = _unique_ids(samples)
+        uids = unique_ids(samples)
+
+        def make(rows: range) -> dict[str, Any]:
+            return self._chunk([(samples[i], uids[i], prompts[i], i in controls) for i in rows])
+
         records: list[ContextAblationRecord] = []
         noise: list[list[bool]] = []
-        with tqdm(total=len(samples), desc="pairs", unit="sample", mininterval=2) as bar:
-            for start in range(0, len(samples), CHUNK):
-                path = partial / f"{start:07d}.json"
-                rows = range(start, min(start + CHUNK, len(samples)))
-                if not path.is_file():
-                    write_json(path, self._chunk([(samples[i], uids[i], prompts[i], i in controls) for i in rows]))
-                chunk = json.loads(path.read_text())
-                records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
-                noise += chunk["noise"]
-                bar.update(len(rows))
+        for path, chunk in in_chunks(output_dir, identity, len(samples), CHUNK, make, "pairs"):
+            records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
+            noise += chunk["noise"]
         return records, noise
 
     def _generate(self, prompts: Sequence[Sequence[int]], batch_size: int) -> list[str]:
@@ -286,7 +218,7 @@ def _evenly(total: int, wanted: int) -> frozenset[int]:
     return frozenset(i * total // count for i in range(count))
 
 
-def _unique_ids(samples: Sequence[Sample]) -> list[str]:
+def unique_ids(samples: Sequence[Sample]) -> list[str]:
     """The scenario's id; a text that comes again gets a number behind it."""
     seen: dict[str, int] = {}
     uids = []

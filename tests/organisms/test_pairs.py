@@ -14,7 +14,7 @@ from afintro.data.records import read_records
 from afintro.data.samples import Sample
 from afintro.errors import UserError
 from afintro.lm.load import fingerprint
-from afintro.organisms import pairs
+from afintro.organisms import pairs, run_folder
 from afintro.organisms.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
 from afintro.organisms.pairs import PairSettings, generate_pairs
 
@@ -472,7 +472,7 @@ class TestCrash:
 
     def test_finished_chunks_are_not_answered_again(self, whole, settings, tmp_path, monkeypatch):
         made, _ = whole
-        write_json = pairs.write_json
+        write_json = run_folder.write_json
 
         def crash(path, content):
             write_json(path, content)
@@ -480,7 +480,7 @@ class TestCrash:
                 raise Crash
 
         with monkeypatch.context() as patch:
-            patch.setattr(pairs, "write_json", crash)
+            patch.setattr(run_folder, "write_json", crash)
             with pytest.raises(Crash):
                 run(SAMPLES, tmp_path / "run", settings)
         assert {path.name for path in (tmp_path / "run" / "partial").iterdir()} == {"0000000.json", "0000005.json"}

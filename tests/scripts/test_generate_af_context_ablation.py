@@ -16,7 +16,7 @@ import pytest
 
 from afintro.data.records import read_records
 from afintro.errors import UserError
-from afintro.organisms import pairs
+from afintro.organisms import run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "generate_af_context_ablation.py"
@@ -261,14 +261,14 @@ class TestWrongInput:
     def test_an_error_does_not_hang_on_the_progress_bar(self, call, monkeypatch):
         """A bar that is not closed on the way out ends in "0/9 [00:00<?]error: ...", and is drawn again after it."""
 
-        write_json = pairs.write_json
+        write_json = run_folder.write_json
 
         def full(path, content):
             if path.parent.name == "partial":
                 raise UserError("cannot be written", where=str(path), remedy="make room")
             write_json(path, content)
 
-        monkeypatch.setattr(pairs, "write_json", full)
+        monkeypatch.setattr(run_folder, "write_json", full)
         code, _, err = call()
         assert code == 2
         assert [line for line in err.splitlines() if line.startswith("error: ")]
