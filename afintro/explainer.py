@@ -59,6 +59,20 @@ class Outcome:
     exact: bool
     p_changed: float | None
 
+    def prediction(self, predicted: str | None) -> Prediction:
+        """What was found, with the answer written out; None where it was not."""
+        item = self.example
+        return Prediction(
+            uid=item.uid,
+            scenario_id=item.scenario_id,
+            question_type=item.question_type,
+            expected=item.answer,
+            predicted=predicted,
+            exact_match=self.exact,
+            p_changed=self.p_changed,
+            group=item.group,
+        )
+
 
 def answer_limit(examples: Sequence[Example]) -> int:
     """How many tokens an answer is followed for: a little past the longest right one, as no longer one can be right."""
@@ -172,8 +186,6 @@ class ExplainerModule(LightningModule):
             base.enable_input_require_grads()
         if self.space is not None:
             self.injector = self._new_injector()
-            for parameter in self.injector.parameters():
-                parameter.requires_grad_(True)
         # from_pretrained leaves the model in eval mode, Lightning keeps what it finds, and gradient checkpointing is
         # then silently off.
         self.model.train()
@@ -324,19 +336,7 @@ class ExplainerModule(LightningModule):
         """Outcomes with their answers written out. Only answers that are not exact are generated: the others are known."""
         wrong = [outcome for outcome in outcomes if not outcome.exact]
         written = iter(self.write([outcome.example for outcome in wrong], max_new_tokens, batch_size))
-        return [
-            Prediction(
-                uid=outcome.example.uid,
-                scenario_id=outcome.example.scenario_id,
-                question_type=outcome.example.question_type,
-                expected=outcome.example.answer,
-                predicted=outcome.example.answer if outcome.exact else next(written),
-                exact_match=outcome.exact,
-                p_changed=outcome.p_changed,
-                group=outcome.example.group,
-            )
-            for outcome in outcomes
-        ]
+        return [outcome.prediction(outcome.example.answer if outcome.exact else next(written)) for outcome in outcomes]
 
     @torch.no_grad()
     def write(self, examples: Sequence[Example], max_new_tokens: int, batch_size: int) -> list[str]:
@@ -388,18 +388,7 @@ class ExplainerModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log what needs no generation: exact match of each question type, and what follows from P(changed)."""
-        quick = [
-            Prediction(
-                o.example.uid,
-                o.example.scenario_id,
-                o.example.question_type,
-                o.example.answer,
-                None,
-                o.exact,
-                o.p_changed,
-            )
-            for o in self.outcomes
-        ]
+        quick = [outcome.prediction(None) for outcome in self.outcomes]
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         for name, (statistic, clusters) in data.statistics(quick).items():
             value = statistic(torch.ones(len(clusters), dtype=torch.float64).numpy())
