@@ -3,11 +3,11 @@
 A feature is written "123", or "40/123" with its layer.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from afintro.data.samples import read_object as read_object  # exported: direction files import it from here
 from afintro.errors import UserError
 
 REMAKE = "make the file again with scripts/build_af_feature_descriptions.py"
@@ -133,37 +133,6 @@ def read_descriptions(path: str | Path) -> dict[str, Description]:
             description["category"] = texts["category"]
         described[feature_key(key, where)] = description
     return described
-
-
-def read_object(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object that holds something and names nothing twice.
-
-    Raises:
-        UserError: Names file and line, or the name that stands twice.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except OSError as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise UserError(what, where=str(path), remedy="check the path") from error
-    except json.JSONDecodeError as error:
-        what = f"malformed JSON: {error.msg} (column {error.colno})"
-        raise UserError(what, where=f"{path}, line {error.lineno}", remedy="mend the file") from error
-    except ValueError as error:  # not UTF-8, or a name twice
-        raise UserError(f"cannot be read: {error}", where=str(path), remedy="mend the file") from error
-    if not isinstance(content, dict):
-        raise UserError(f"is {type(content).__name__}, not an object", where=str(path), remedy="give a JSON object")
-    if not content:
-        raise UserError("holds nothing", where=str(path), remedy="check the file")
-    return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
-    return content
 
 
 def feature_key(value: Any, where: str) -> str:

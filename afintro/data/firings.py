@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from afintro.data.descriptions import feature_key, label_text, read_object
+from afintro.data.descriptions import feature_key, label_text
 from afintro.data.records import new_file
+from afintro.data.samples import read_object
 from afintro.errors import UserError
 
 CONTRAST = ("alignment_faking", "aligned")

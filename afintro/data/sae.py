@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from afintro.data.descriptions import read_object
 from afintro.data.features import check_finite
+from afintro.data.samples import read_object
 from afintro.errors import UserError
 
 BLOCK_FEATURES = 1024

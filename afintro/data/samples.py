@@ -1,4 +1,7 @@
-"""Input samples: texts with an optional label, in the shapes in which people have them. Files are only ever read."""
+"""Input samples: texts with an optional label, in the shapes in which people have them; and JSON objects, strictly read.
+
+Files are only ever read.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -149,3 +152,34 @@ def _dataset_rows(source: str, split: str) -> Iterator[Any]:
             where=source,
             remedy="check the path or hub id and the split (HF_HOME and HF_HUB_OFFLINE are honoured)",
         ) from error
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object that holds something and names nothing twice.
+
+    Raises:
+        UserError: Names file and line, or the name that stands twice.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except OSError as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise UserError(what, where=str(path), remedy="check the path") from error
+    except json.JSONDecodeError as error:
+        what = f"malformed JSON: {error.msg} (column {error.colno})"
+        raise UserError(what, where=f"{path}, line {error.lineno}", remedy="mend the file") from error
+    except ValueError as error:  # not UTF-8, or a name twice
+        raise UserError(f"cannot be read: {error}", where=str(path), remedy="mend the file") from error
+    if not isinstance(content, dict):
+        raise UserError(f"is {type(content).__name__}, not an object", where=str(path), remedy="give a JSON object")
+    if not content:
+        raise UserError("holds nothing", where=str(path), remedy="check the file")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return content

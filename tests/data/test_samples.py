@@ -1,6 +1,7 @@
 """Every shape in which samples come, every way in which they can be wrong; and input files stay as they were."""
 
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -8,7 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from afintro.data.samples import Sample, read_rows, read_samples
+from afintro.data.samples import Sample, read_object, read_rows, read_samples
 from afintro.errors import UserError
 
 # What real texts hold: braces, quotes, several scripts, and separators that str.splitlines would split at.
@@ -202,3 +203,27 @@ def test_a_file_that_may_not_be_read_is_a_user_error(folder, monkeypatch, name):
 def test_an_unknown_dataset_offline(source):
     with pytest.raises(UserError, match=f"{source}: no such file, and no dataset with split 'train'"):
         read_samples(source)
+
+
+def test_read_object(folder):
+    (folder / "object.json").write_text('{"b": {"a": 1}, "a": [{"é": 2}]}', encoding="utf-8")
+    assert read_object(str(folder / "object.json")) == {"b": {"a": 1}, "a": [{"é": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "object.json: no such file"),
+        ('{"a":\n 1,}', "object.json, line 2: malformed JSON"),
+        (b'{"a": "\xff"}', "object.json: cannot be read"),
+        ('{"a": {"b": 1, "c": 2, "b": 1}}', "object.json: cannot be read: 'b' stands there twice"),
+        ("[1]", "object.json: is list, not an object"),
+        ("{}", "object.json: holds nothing"),
+    ],
+)
+def test_what_is_no_such_object(folder, content, message):
+    path = folder / "object.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_object(path)
