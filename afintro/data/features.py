@@ -114,16 +114,6 @@ class FeatureFile:
         check_finite(values, self.indices[wanted], str(self.path))
         return values
 
-    def find(self, feature: int) -> int | None:
-        """Row of a feature; None if the file has no vector of it."""
-        row = int(np.searchsorted(self.indices, feature))
-        return row if row < self.count and self.indices[row] == feature else None
-
-    def blocks(self, size: int) -> Iterator[NDArray[np.float32]]:
-        """All vectors in order, at most ``size`` at a time: float32 [<=size, width]."""
-        for first in range(0, self.count, size):
-            yield self.rows(range(first, min(first + size, self.count)))
-
 
 def _opened(path: Path) -> IO[bytes]:
     try:

@@ -163,16 +163,6 @@ class TestRead:
         with pytest.raises(IndexError):
             FeatureFile(path).rows(rows)
 
-    def test_find(self, path):
-        found = [FeatureFile(path).find(feature) for feature in (0, 1, 2, 3, 12, 13, 14, 40, 41)]
-        assert found == [None, 0, None, 1, 2, 3, None, 4, None]
-
-    @pytest.mark.parametrize(("size", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])])
-    def test_blocks(self, path, size, sizes):
-        blocks = list(FeatureFile(path).blocks(size))
-        assert [len(block) for block in blocks] == sizes
-        np.testing.assert_array_equal(np.concatenate(blocks), VECTORS)
-
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
     def test_other_writers_and_types(self, tmp_path, dtype):
         """As torch converts, which is exact to float32; with tensors in another order and one more."""
@@ -223,7 +213,8 @@ class TestRead:
             file = FeatureFile(sys.argv[1])
             vectors = file.rows(np.random.default_rng(0).integers(0, file.count, 200))
             print(resident() - before)
-            for block in file.blocks(256):
+            for first in range(0, file.count, 256):
+                file.rows(range(first, first + 256))
                 highest = resident()
             print(highest - before)
             """,
