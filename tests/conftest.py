@@ -159,6 +159,20 @@ def write_described_features(folder: Path, count: int = 24, width: int = 24, lay
     write_json(folder / "descriptions.json", described)
 
 
+# Of a configuration file; lines of its own, e.g. max_epochs, go below.
+TRAINER = """\
+trainer:
+  accelerator: cpu
+  num_sanity_val_steps: 0
+  log_every_n_steps: 1
+  enable_progress_bar: false
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {monitor: val/loss, mode: min, filename: "best-{epoch}-{step}"}
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {filename: last, enable_version_counter: false, save_on_exception: true}"""
+
+
 @dataclass(frozen=True)
 class Workspace:
     """An empty folder to run the command line in, with records and a configuration on a small random model."""
@@ -206,17 +220,8 @@ model:
 data:
   class_path: afintro.tasks.context_ablation.ContextAblation
   init_args: {{train_path: train.json, validation_path: validation.json, test_path: validation.json, batch_size: 8}}
-trainer:
+{TRAINER}
   max_epochs: 2
-  accelerator: cpu
-  num_sanity_val_steps: 0
-  log_every_n_steps: 1
-  enable_progress_bar: false
-  callbacks:
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {{monitor: val/loss, mode: min, filename: "best-{{epoch}}-{{step}}"}}
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {{filename: last, enable_version_counter: false, save_on_exception: true}}
 """
     )
     return Workspace(tmp_path, config, small_model)

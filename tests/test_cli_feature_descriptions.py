@@ -19,7 +19,7 @@ from afintro.cli import ExplainerCLI, main
 from afintro.evaluation.inspect import load_run, show_summary, side_by_side
 from afintro.evaluation.judges import ChrF, RougeL, Tfidf
 from afintro.tasks.feature_descriptions import FeatureDescriptions
-from tests.conftest import Workspace
+from tests.conftest import TRAINER, Workspace
 from tests.tasks.test_feature_descriptions import write_small_data
 
 ROOT = Path(__file__).parents[1]
@@ -88,17 +88,8 @@ data:
     features: [L1.safetensors, L4.safetensors]
     firings: firings.json
     batch_size: 8
-trainer:
+{TRAINER}
   max_epochs: 3
-  accelerator: cpu
-  num_sanity_val_steps: 0
-  log_every_n_steps: 1
-  enable_progress_bar: false
-  callbacks:
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {{monitor: val/loss, mode: min, filename: "best-{{epoch}}-{{step}}"}}
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {{filename: last, enable_version_counter: false, save_on_exception: true}}
 """
     )
     with pytest.MonkeyPatch.context() as patch:
