@@ -16,6 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from afintro.data.records import write_json
+
 SIZES = (10_000, 100_000, 1_000_000)
 WIDTH = 4096
 BATCHES = 200
@@ -39,8 +43,6 @@ def make(folder: Path, count: int) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         start = file.tell()
         file.truncate(start + vectors + 8 * count)
-        import numpy as np
-
         file.seek(start + vectors)
         file.write(np.arange(count, dtype="<i8").tobytes())
     clusters = [str(index // 4) for index in range(count)]
@@ -132,9 +134,8 @@ def main() -> None:
         )
     hardware = f"{platform.machine()}-{os.cpu_count()}cpu"
     versions = {name: version(name) for name in ("torch", "datasets", "pyarrow", "numpy")}
-    RESULTS.mkdir(exist_ok=True)
     content = {"hardware": hardware, "versions": versions, "ceilings": {}, "rows": rows}
-    (RESULTS / f"data-{hardware}.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_json(RESULTS / f"data-{hardware}.json", content)
 
 
 if __name__ == "__main__":
