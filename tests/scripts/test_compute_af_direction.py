@@ -1,0 +1,302 @@
+"""The command that computes steering directions: what it writes, what it refuses, and that it writes the same again."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from afintro.data.directions import read_direction
+from afintro.data.records import scenario_id
+from afintro.data.text import chat, template_hash
+from afintro.evaluation.statistics import Estimate
+from afintro.lm.load import fingerprint, load_model, load_tokenizer
+from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.organisms.directions import Computed, Parts, difference_of_means, last_token_activations
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "compute_af_direction.py"
+METHODS = ["mean_difference", "logistic_probe", "principal_component"]
+LABELS = ["aligned", "alignment_faking", "alignment_faking", "potential_faking"]
+TEXTS = [
+    f"Sample {i}: {'please ' * (i % 5)}help me{'.' if LABELS[i % 4] == 'aligned' else ', in secret!'}"
+    for i in range(24)
+]
+
+
+@pytest.fixture(scope="module")
+def module():
+    """The script, imported from where it lies."""
+    spec = importlib.util.spec_from_file_location("compute_af_direction", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def call(module, model_directories, tmp_path, monkeypatch, capsys):
+    """Calls main on a byte-level Llama of three layers with any more flags; gives exit code and both outputs."""
+    rows = [{"text": text, "label": LABELS[i % 4]} for i, text in enumerate(TEXTS)]
+    (tmp_path / "samples.json").write_text(json.dumps(rows))
+
+    def run(*switches, **flags):
+        values = {
+            "input_path": tmp_path / "samples.json", "output_dir": tmp_path / "out",
+            "model_name": model_directories["llama"], "methods": "mean_difference", "device": "cpu",
+        } | flags  # fmt: skip
+        words = [
+            word for name, value in values.items() if value is not None for word in (f"--{name}", *str(value).split())
+        ]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words, *switches])
+        capsys.readouterr()
+        code = module.main()
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def sidecar(folder, method="mean_difference"):
+    return json.loads((folder / f"{method}.json").read_text())
+
+
+def contents(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+class TestMonitoring:
+    def test_points_from_monitored_to_unmonitored(self, call, tmp_path, model_directories):
+        code, out, _ = call()
+        assert code == 0
+        assert sorted(contents(tmp_path / "out")) == ["mean_difference.json", "mean_difference.safetensors"]
+        found = read_direction(str(tmp_path / "out" / "mean_difference.safetensors"))
+        assert found.name == "unmonitored"
+        assert list(found.vectors) == [0, 1, 2]
+        found.check(32, 3, "out")
+        about = sidecar(tmp_path / "out")
+        model, tokenizer = load_model(model_directories["llama"]), load_tokenizer(model_directories["llama"])
+        read = [
+            last_token_activations(model, tokenizer, [chat(cue, text) for text in TEXTS], [0, 1, 2], 8)
+            for cue in (MONITORED_SYSTEM, UNMONITORED_SYSTEM)
+        ]
+        train = [i for i, text in enumerate(TEXTS) if draw(text, seed=0) >= 0.3]
+        assert about["n"]["monitored"] == {"train": len(train), "heldout": 24 - len(train)}
+        for layer in range(3):
+            vector = difference_of_means(read[0][layer][train], read[1][layer][train])
+            np.testing.assert_allclose(found.at(layer), vector, rtol=1e-4, atol=1e-5)
+            row = about["per_layer"][str(layer)]
+            assert row["norm"] == pytest.approx(np.linalg.norm(vector), rel=1e-4)
+            assert row["residual_norm"] > row["norm"]
+            assert row["auroc"]["n"] == 2 * (24 - len(train))
+        best = about["best_layer"]
+        values = [about["per_layer"][str(layer)]["auroc"]["value"] for layer in range(3)]
+        assert values[best] == max(values)
+        assert best == values.index(max(values))
+        assert f"best: mean_difference at layer {best}, AUROC {max(values):.3f} [" in out
+
+    def test_sidecar(self, call, tmp_path, model_directories):
+        call(layers="0.5 2", site="mean", holdout=0.4, seed=3, limit=20, batch_size=3)
+        about = sidecar(tmp_path / "out")
+        about.pop("n"), about.pop("per_layer"), about.pop("best_layer")
+        assert about == {
+            "name": "unmonitored", "contrast": "monitoring", "classes": ["monitored", "unmonitored"], "layers": [2],
+            "site": "mean", "method": "mean_difference", "model": model_directories["llama"], "model_type": "llama",
+            "revision": None, "fingerprint": fingerprint(model_directories["llama"]), "split": None, "limit": 20,
+            "template_hash": template_hash(load_tokenizer(model_directories["llama"])), "dtype": "float32",
+            "device": "cpu", "batch_size": 3, "source": str(tmp_path / "samples.json"), "holdout": 0.4, "seed": 3,
+            "source_sha256": hashlib.sha256((tmp_path / "samples.json").read_bytes()).hexdigest(), "left_out": {},
+        }  # fmt: skip
+        assert list(read_direction(str(tmp_path / "out" / "mean_difference.safetensors")).vectors) == [2]
+
+    def test_every_method_by_default(self, call, tmp_path):
+        code, out, _ = call(methods=None, layers=1)
+        assert code == 0
+        assert sorted(contents(tmp_path / "out")) == sorted(
+            f"{m}.{e}" for m in METHODS for e in ("json", "safetensors")
+        )
+        norms = [sidecar(tmp_path / "out", method)["per_layer"]["1"]["norm"] for method in METHODS]
+        assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
+        assert all(method in out for method in METHODS)
+
+
+def test_of_equal_layers_the_lowest_is_best(module):
+    auroc = {layer: Estimate(value, None, None, 9) for layer, value in ((0, 0.8), (1, 0.9), (4, 0.9), (5, None))}
+    assert module.best_layer(Computed({}, {"m": auroc}, {}, Parts(([], []), ([], []))), "m") == 1
+
+
+def draw(text, seed):
+    """Where a scenario falls, from 0 to 1, as the splits say."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {scenario_id(text)}".encode()).digest()[:8]) / 2**64
+
+
+class TestLabel:
+    def test_other_labels_are_left_out(self, call, tmp_path, model_directories):
+        code, out, _ = call(contrast="label", layers=1, holdout=0.5)
+        assert code == 0
+        assert "left out: 6 samples labelled potential_faking" in out
+        about = sidecar(tmp_path / "out")
+        assert about["left_out"] == {"potential_faking": 6}
+        assert {name: sum(counts.values()) for name, counts in about["n"].items()} == {
+            "aligned": 6,
+            "alignment_faking": 12,
+        }
+        found = read_direction(str(tmp_path / "out" / "mean_difference.safetensors"))
+        assert found.name == "alignment_faking"
+        model, tokenizer = load_model(model_directories["llama"]), load_tokenizer(model_directories["llama"])
+        x = last_token_activations(model, tokenizer, [chat(MONITORED_SYSTEM, text) for text in TEXTS], [1], 8)[1]
+        train = [i for i, text in enumerate(TEXTS) if draw(text, seed=0) >= 0.5]
+        sides = [[i for i in train if LABELS[i % 4] == label] for label in ("aligned", "alignment_faking")]
+        expected = difference_of_means(x[sides[0]], x[sides[1]])
+        np.testing.assert_allclose(found.at(1), expected, rtol=1e-4, atol=1e-5)
+
+    def test_a_class_without_samples(self, call, tmp_path):
+        (tmp_path / "samples.json").write_text(json.dumps([{"text": text, "label": "aligned"} for text in TEXTS]))
+        code, _, err = call(contrast="label")
+        assert code == 2
+        assert "class 'alignment_faking' has 0 conversations to fit and 0 held out, of 0" in err
+
+
+WRONG = {  # what is wrong: (flags, what the message names)
+    "layer beyond the model": ({"layers": "0 3"}, "--layers: layer 3 of a model with 3 layers (0 to 2)"),
+    "negative layer": ({"layers": "-1"}, "--layers: '-1' is neither a layer"),
+    "no relative depth": ({"layers": "1.5"}, "'1.5' is neither a layer (a whole number, 0 to 2)"),
+    "no such file": ({"input_path": "absent.json"}, "absent.json: no such file"),
+    "no such model": ({"model_name": "absent/model"}, "model 'absent/model': cannot be loaded"),
+    "too few samples": ({"limit": 2}, "class 'monitored' has "),
+    "holdout": ({"holdout": 1.0}, "--holdout: is 1.0"),
+    "batch size": ({"batch_size": 0}, "--batch_size: is 0"),
+    "limit": ({"limit": 0}, "--limit: is 0"),
+    "device": ({"device": "cuda:99"}, "--device: 'cuda:99' is no device here"),
+    "nonsense device": ({"device": "abacus"}, "--device: 'abacus' is no device here"),
+}
+
+
+class TestWrongInput:
+    @pytest.mark.parametrize("what", WRONG)
+    def test_two_lines_exit_code_2_nothing_written(self, call, tmp_path, what):
+        flags, names = WRONG[what]
+        code, out, err = call(**flags)
+        lines = err.rstrip("\n").split("\n")
+        assert (code, out, len(lines)) == (2, "", 2), err
+        assert lines[0].startswith("error: ")
+        assert names in lines[0]
+        assert lines[1].startswith("  remedy: ")
+        assert not (tmp_path / "out").exists()
+
+    def test_prompt_beyond_the_context_before_the_model_loads(self, call, module, tmp_path, monkeypatch):
+        rows = [{"text": text} for text in [*TEXTS, "x" * 600]]
+        (tmp_path / "samples.json").write_text(json.dumps(rows))
+        monkeypatch.setattr(module, "load_model", None)
+        code, _, err = call()
+        assert code == 2
+        assert "class 'monitored', conversation 24: the prompt has " in err
+        assert "the model's context is 512" in err
+
+    def test_output_folder_is_a_file(self, call, module, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "load_model", None)
+        code, _, err = call(output_dir=tmp_path / "samples.json" / "out")
+        assert code == 2
+        assert "cannot be made" in err
+
+    def test_gguf_that_cannot_be_written_before_anything_else(self, call, module, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "load_model", None)
+        monkeypatch.setitem(sys.modules, "gguf", None)
+        code, _, err = call("--gguf")
+        assert code == 2
+        assert "pip install gguf" in err
+        monkeypatch.setattr(module, "gguf_writer", lambda where: None)
+        code, _, err = call("--gguf", layers="0")
+        assert code == 2
+        assert "--layers: is layer 0 alone" in err
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="an optional library")
+def test_gguf(call, tmp_path):
+    from gguf import GGUFReader
+
+    code, out, _ = call("--gguf")
+    assert code == 0
+    assert "mean_difference.gguf: without layer 0" in " ".join(out.split())
+    reader = GGUFReader(tmp_path / "out" / "mean_difference.gguf")
+    assert [tensor.name for tensor in reader.tensors] == ["direction.1", "direction.2"]
+    found = read_direction(str(tmp_path / "out" / "mean_difference.safetensors"))
+    np.testing.assert_array_equal(reader.tensors[0].data, found.at(1))
+
+
+class TestAgain:
+    def test_other_settings_are_refused(self, call, tmp_path):
+        call(layers=1)
+        before = contents(tmp_path / "out")
+        for flags in (
+            {"layers": 2},
+            {"layers": 1, "site": "mean"},
+            {"layers": 1, "seed": 1},
+            {"layers": 1, "limit": 20},
+        ):
+            code, _, err = call(**flags)
+            assert code == 2
+            assert f"{tmp_path / 'out' / 'mean_difference.json'}: is of other settings (" in err
+        assert "limit: None there, 20 now" in err
+        assert contents(tmp_path / "out") == before
+        assert call(layers=1)[0] == 0
+        assert contents(tmp_path / "out") == before
+
+    def test_another_method_lies_beside(self, call, tmp_path):
+        call(layers=1)
+        assert call(layers=1, methods="principal_component principal_component")[0] == 0
+        assert len(contents(tmp_path / "out")) == 4
+
+    def test_vectors_of_unknown_origin(self, call, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mean_difference.safetensors").write_bytes(b"precious")
+        code, _, err = call()
+        assert code == 2
+        assert "mean_difference.safetensors: exists, without a sidecar" in err
+        assert (tmp_path / "out" / "mean_difference.safetensors").read_bytes() == b"precious"
+
+    def test_killed_between_the_two_files(self, call, tmp_path):
+        call()
+        before = contents(tmp_path / "out")
+        (tmp_path / "out" / "mean_difference.safetensors").unlink()
+        assert call()[0] == 0
+        assert contents(tmp_path / "out") == before
+
+
+class TestFromTheShell:
+    """In processes of their own, as a user calls it."""
+
+    @pytest.fixture
+    def shell(self, call, model_directories, tmp_path):
+        def run(output, *more):
+            return subprocess.run(
+                [sys.executable, str(SCRIPT), "--input_path", str(tmp_path / "samples.json"), "--model_name",
+                 model_directories["llama"], "--output_dir", output, "--device", "cpu", *more],
+                cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                capture_output=True, text=True, timeout=120, check=False,
+            )  # fmt: skip
+
+        return run
+
+    def test_writes_the_same_bytes_in_any_process(self, shell, call, tmp_path):
+        there = shell("there", "--layers", "0.5")
+        assert there.returncode == 0, there.stderr
+        assert "48/48" in there.stderr  # the progress bar
+        code, out, _ = call(methods=None, layers=0.5, output_dir=tmp_path / "here")
+        assert (code, out) == (0, there.stdout)
+        assert contents(tmp_path / "here") == contents(tmp_path / "there")
+        assert len(contents(tmp_path / "here")) == 6
+
+    def test_exit_code_2(self, shell, tmp_path):
+        found = shell("there", "--layers", "0.5", "3")
+        assert found.returncode == 2
+        assert found.stderr == (
+            "error: --layers: layer 3 of a model with 3 layers (0 to 2)\n"
+            "  remedy: use layers below 3, or relative depths such as 0.5\n"
+        )
+        assert not (tmp_path / "there").exists()
