@@ -21,7 +21,7 @@ from afintro.checkpoint import IDENTITY, check_identity, check_state, trainable_
 from afintro.data.batch import Example, PackedBatch, collate
 from afintro.data.text import template_hash
 from afintro.errors import UserError
-from afintro.evaluation.metrics import Prediction
+from afintro.evaluation.metrics import Prediction, unanswered
 from afintro.lm.forward import packed_logits
 from afintro.lm.generate import generate_greedy
 from afintro.lm.injection import Injection, Injector, VectorSpace, make_injector
@@ -61,17 +61,8 @@ class Outcome:
 
     def prediction(self, predicted: str | None) -> Prediction:
         """What was found, with the answer written out; None where it was not."""
-        item = self.example
-        return Prediction(
-            uid=item.uid,
-            scenario_id=item.scenario_id,
-            question_type=item.question_type,
-            expected=item.answer,
-            predicted=predicted,
-            exact_match=self.exact,
-            p_changed=self.p_changed,
-            group=item.group,
-        )
+        item = unanswered(self.example)
+        return replace(item, predicted=predicted, exact_match=self.exact, p_changed=self.p_changed)
 
 
 def answer_limit(examples: Sequence[Example]) -> int:

@@ -175,6 +175,7 @@ def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str
                 "parsed": said is not None if true is not None else None,
                 "baselines": by_item.get(prediction.uid, {}),
                 **({"group": prediction.group} if prediction.group else {}),
+                **({"twins": prediction.twins} if prediction.twins else {}),
                 **({"scores": dict(prediction.scores)} if prediction.scores else {}),
             }
         )

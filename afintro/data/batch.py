@@ -45,6 +45,7 @@ class Example:
         copy_answer: What a reader would answer that saw the monitored output and expected no change.
         slot: The vector that stands in the prompt; None where the task has none.
         group: What macro averages are over, e.g. the category of a feature.
+        twins: Items that share it have the same text and opposite verdicts; "" for an item without twin.
     """
 
     uid: str
@@ -59,6 +60,7 @@ class Example:
     copy_answer: str | None = None
     slot: Slot | None = None
     group: str = ""
+    twins: str = ""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)

@@ -31,7 +31,7 @@ def text_baselines(train: Sequence[Example], items: Sequence[Example], headline:
         verdicts = question == headline
         found["majority"] += _constant(asked, _commonest(seen), _changed_rate(seen) if verdicts else None)
         found["copy_monitored"] += [
-            _prediction(item, item.copy_answer, 0.0 if verdicts else None)
+            text_prediction(item, item.copy_answer, 0.0 if verdicts else None)
             for item in asked
             if item.copy_answer is not None
         ]
@@ -43,11 +43,6 @@ def text_baselines(train: Sequence[Example], items: Sequence[Example], headline:
             found["always_unchanged"] += _constant(asked, two_branch(Verdict(False, content)), 0.0)
             found["tfidf_probe"] += _probe(vectors, seen, asked)
     return {name: predictions for name, predictions in found.items() if predictions}
-
-
-def _prediction(item: Example, answer: str, p_changed: float | None) -> Prediction:
-    unanswered = Prediction(item.uid, item.scenario_id, item.question_type, item.answer, None, False)
-    return text_prediction(unanswered, answer, p_changed)
 
 
 def _changed(answer: str) -> bool:
@@ -64,7 +59,7 @@ def _changed_rate(examples: Sequence[Example]) -> float:
 
 
 def _constant(items: Sequence[Example], answer: str, p_changed: float | None) -> list[Prediction]:
-    return [_prediction(item, answer, p_changed) for item in items]
+    return [text_prediction(item, answer, p_changed) for item in items]
 
 
 def _nearest(
@@ -76,7 +71,7 @@ def _nearest(
     rows = index.kneighbors(vectors.transform([item.prompt for item in asked]), return_distance=False)[:, 0]
     answers = [seen[row].answer for row in rows]
     return [
-        _prediction(item, answer, float(_changed(answer)) if verdicts else None)
+        text_prediction(item, answer, float(_changed(answer)) if verdicts else None)
         for item, answer in zip(asked, answers, strict=True)
     ]
 
@@ -91,6 +86,6 @@ def _probe(vectors: TfidfVectorizer, seen: Sequence[Example], asked: Sequence[Ex
     probabilities = model.predict_proba(vectors.transform([item.prompt for item in asked]))
     changed = np.array([_changed(answer) for answer in model.classes_])
     return [
-        _prediction(item, str(model.classes_[row.argmax()]), min(1.0, float(row[changed].sum())))
+        text_prediction(item, str(model.classes_[row.argmax()]), min(1.0, float(row[changed].sum())))
         for item, row in zip(asked, probabilities, strict=True)
     ]

@@ -121,8 +121,8 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
 
 def _item(row: dict[str, Any]) -> Item:
     taken = {name: row[name] for name in ("uid", "question_type", "expected", "predicted", "exact_match", "p_changed")}
-    taken |= {name: row[name] for name in ("group", "scores") if name in row}
-    # Runs of before 2026-11-21 do not name the scenario, by which items are resampled together.
+    taken |= {name: row[name] for name in ("group", "twins", "scores") if name in row}
+    # The results contract does not ask for the scenario, by which items are resampled together.
     scenario = row.get("scenario_id") or row["uid"].removesuffix(f"/{row['question_type']}")
     return Item(Prediction(scenario_id=scenario, **taken), row["prompt"], row["baselines"])
 

@@ -9,6 +9,7 @@ import torch
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 from torchmetrics.functional.text import chrf_score
 
+from afintro.data.batch import Example
 from afintro.evaluation.answers import expected_verdict, parse_two_branch
 from afintro.evaluation.statistics import Bootstrap, Estimate, Floats, weighted_mean
 
@@ -29,6 +30,7 @@ class Prediction:
         exact_match: Whether the greedy answer is the expected one, token for token.
         p_changed: Probability of the "changed" branch against the "unchanged" one, where the question has a verdict.
         group: What macro averages are over.
+        twins: Items that share it have the same text and, half of them each, opposite verdicts; "" for an item without.
         scores: What judges gave the answer, 0..1 by name; None where a judge's reply could not be read.
     """
 
@@ -40,12 +42,21 @@ class Prediction:
     exact_match: bool
     p_changed: float | None = None
     group: str = ""
+    twins: str = ""
     scores: Mapping[str, float | None] = field(default_factory=dict, hash=False)
 
 
-def text_prediction(item: Prediction, predicted: str, p_changed: float | None = None) -> Prediction:
-    """A baseline's answer to the item that ``item`` answers."""
-    return replace(item, predicted=predicted, exact_match=predicted == item.expected, p_changed=p_changed)
+def unanswered(item: Example) -> Prediction:
+    """An item before anybody answered it."""
+    return Prediction(
+        item.uid, item.scenario_id, item.question_type, item.answer, None, False, group=item.group, twins=item.twins
+    )
+
+
+def text_prediction(item: Example, predicted: str, p_changed: float | None = None) -> Prediction:
+    """A baseline's answer to an item."""
+    exact = predicted == item.answer
+    return replace(unanswered(item), predicted=predicted, exact_match=exact, p_changed=p_changed)
 
 
 @dataclass(frozen=True)
@@ -112,12 +123,13 @@ def macro_mean(values: Floats, weights: Floats) -> float:
     return float((sums[totals > 0] / totals[totals > 0]).mean()) if totals.any() else float("nan")
 
 
-def statistics(predictions: Sequence[Prediction], headline: str) -> Scores:
+def statistics(predictions: Sequence[Prediction], headline: str, verdicts: Sequence[str] = ()) -> Scores:
     """All metrics of one system, by name, each with the clusters of its items.
 
     Args:
         predictions: In any order; sorted here, so that two systems on the same items line up.
-        headline: The question type whose answers carry a verdict.
+        headline: The question type whose metrics bear no suffix; its answers carry a verdict.
+        verdicts: Further question types whose answers carry one; their metrics end with ``/<question type>``.
     """
     found: dict[str, tuple[Statistic, list[str]]] = {}
     ordered = sorted(predictions, key=lambda prediction: prediction.uid)
@@ -135,29 +147,29 @@ def statistics(predictions: Sequence[Prediction], headline: str) -> Scores:
         written = [item for item in items if item.predicted is not None]
         if question == headline:
             put("exact_match", "mean", items, exact)
-            _verdict_metrics(put, written)
-            known = [
-                item for item in items if item.p_changed is not None and parse_two_branch(item.expected) is not None
-            ]
-            rows = [[float(item.p_changed or 0.0), float(expected_verdict(item.expected).changed)] for item in known]
-            put("auroc_changed", "auroc", known, rows)
-            put("calibration_error", "calibration", known, rows)
+            _verdict_metrics(put, items, "")
+        elif question in verdicts:
+            _verdict_metrics(put, items, f"/{question}")
         else:
             put(f"chrf/{question}", "mean", written, [[chrf(item.predicted or "", item.expected)] for item in written])
     return found
 
 
-def _verdict_metrics(put: Callable[..., None], items: Sequence[Prediction]) -> None:
-    pairs = [(expected_verdict(item.expected), parse_two_branch(item.predicted or "")) for item in items]
+def _verdict_metrics(put: Callable[..., None], items: Sequence[Prediction], suffix: str) -> None:
+    written = [item for item in items if item.predicted is not None]
+    pairs = [(expected_verdict(item.expected), parse_two_branch(item.predicted or "")) for item in written]
     outcomes = [[float(true.changed), -1.0 if said is None else float(said.changed)] for true, said in pairs]
-    put("has_changed_f1", "f1", items, outcomes)
-    put(
-        "content_match",
-        "mean",
-        items,
-        [[float(said is not None and said.content == true.content)] for true, said in pairs],
-    )
-    put("parse_rate", "mean", items, [[float(said is not None)] for _, said in pairs])
+    put(f"has_changed_f1{suffix}", "f1", written, outcomes)
+    content = [[float(said is not None and said.content == true.content)] for true, said in pairs]
+    put(f"content_match{suffix}", "mean", written, content)
+    put(f"parse_rate{suffix}", "mean", written, [[float(said is not None)] for _, said in pairs])
+    twins = [index for index, item in enumerate(written) if item.twins]
+    right = [[float(outcomes[index][0] == outcomes[index][1])] for index in twins]
+    put(f"twin_accuracy{suffix}", "mean", [written[index] for index in twins], right)
+    known = [item for item in items if item.p_changed is not None and parse_two_branch(item.expected) is not None]
+    rows = [[float(item.p_changed or 0.0), float(expected_verdict(item.expected).changed)] for item in known]
+    put(f"auroc_changed{suffix}", "auroc", known, rows)
+    put(f"calibration_error{suffix}", "calibration", known, rows)
 
 
 @cache  # the same answers are scored for the table and for the leads

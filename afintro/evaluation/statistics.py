@@ -63,6 +63,17 @@ class Bootstrap:
         numbers = np.asarray(values, dtype=np.float64)
         return self.estimate(lambda weights: weighted_mean(numbers, weights))
 
+    def share(self, hits: Sequence[float], among: Sequence[float]) -> Estimate:
+        """Share of the items of ``among`` (0 or 1 each) that are ``hits`` (0 or 1 each); ``n`` counts the former."""
+        base = np.asarray(among, dtype=np.float64)
+        if not base.any():
+            return Estimate(None, None, None, 0)
+        both = np.asarray(hits, dtype=np.float64) * base
+        totals = self.weights @ base
+        draws = (self.weights @ both)[totals > 0] / totals[totals > 0]
+        low, high = np.percentile(draws, [2.5, 97.5])
+        return Estimate(float(both.sum() / base.sum()), float(low), float(high), int(base.sum()))
+
 
 def weighted_mean(values: Floats, weights: Floats) -> float:
     """NaN where no weight is left."""

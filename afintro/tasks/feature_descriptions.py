@@ -26,12 +26,13 @@ from afintro.evaluation.neighbours import nearest_by_cosine
 from afintro.lm.injection import VectorSpace
 from afintro.organisms.toy_features import embedded_features
 from afintro.tasks.module import EXPLAINER, Control, Reader, Systems, TaskData
+from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, slot_position, slot_token, without_vectors
 
 log = logging.getLogger(__name__)
 
 QUESTION = "feature_description"
 UNSEEN_CLUSTER, UNSEEN_FEATURE = "unseen_cluster", "unseen_feature"
-REFERENCE, SHUFFLED = "reference", "shuffled_vector"
+REFERENCE = "reference"
 SELFIE_SCALES = (0.5, 1.0, 2.0, 4.0)
 BLOCK = 8192  # vectors of the training split that lie in memory at once for the nearest neighbour
 
@@ -289,21 +290,12 @@ class FeatureDescriptions(TaskData):
         Raises:
             UserError: No slot token is configured, or a wording does not hold it once.
         """
-        if reader.slot_token is None:
-            raise UserError("is absent", where="model.slot_token", remedy="name a reserved token of the tokenizer")
         row = rows.indices[index]
         feature = rows.table.feature(row)
         vector = rows.table.vectors(row[None])[0]
-        messages, answer = self.render(feature, reader.slot_token)
+        messages, answer = self.render(feature, slot_token(reader))
         prompt_ids = encode_prompt(reader.tokenizer, messages)
-        slot_id = reader.tokenizer.convert_tokens_to_ids(reader.slot_token)
-        assert isinstance(slot_id, int)
-        if prompt_ids.count(slot_id) != 1:
-            raise UserError(
-                f"holds the slot token {prompt_ids.count(slot_id)} times",
-                where=f"prompt of feature {feature.uid}",
-                remedy="write {slot} once in every wording of data.wording.user",
-            )
+        position = slot_position(prompt_ids, reader, f"prompt of feature {feature.uid}", "data.wording.user")
         return Example(
             uid=feature.uid,
             # Features of one label are resampled together. (records.scenario_id would fold white space, and labels hold it.)
@@ -314,7 +306,7 @@ class FeatureDescriptions(TaskData):
             prompt_ids=tuple(prompt_ids),
             answer_ids=tuple(encode_answer(reader.tokenizer, answer)),
             weight=self.question_weights.get(QUESTION, 1.0),
-            slot=Slot(prompt_ids.index(slot_id), feature.layer, np.zeros_like(vector) if self.blind else vector),
+            slot=Slot(position, feature.layer, np.zeros_like(vector) if self.blind else vector),
             group=feature.category,
         )
 
@@ -359,8 +351,8 @@ class FeatureDescriptions(TaskData):
     def controls(self, split: str, reader: Reader) -> Iterator[Control]:
         """Zero and shuffled vectors for the explainer; the true ones for the untrained model (SelfIE, arXiv:2403.10949)."""
         items = list(self.examples[split])
-        yield Control("zero_vector", [_with_vector(item, np.zeros_like(_vector(item))) for item in items], trained=True)
-        yield Control(SHUFFLED, shuffled(items, self.split_seed), trained=True)
+        yield Control(ZERO, without_vectors(items), trained=True)
+        yield Control(SHUFFLED, shuffled(items, self.split_seed, lambda item: item.answer), trained=True)
         for scale in SELFIE_SCALES:
             scaled = [replace(item, slot=replace(item.slot, scale=scale)) for item in items if item.slot is not None]
             yield Control(f"selfie/{scale:g}", scaled, trained=False)
@@ -450,35 +442,4 @@ class FeatureDescriptions(TaskData):
 
 
 def _answered(items: Sequence[Example], answers: Sequence[str]) -> list[Prediction]:
-    unanswered = (
-        Prediction(i.uid, i.scenario_id, i.question_type, i.answer, None, False, group=i.group) for i in items
-    )
-    return [text_prediction(item, answer) for item, answer in zip(unanswered, answers, strict=True)]
-
-
-def _vector(item: Example) -> NDArray[np.float32]:
-    assert item.slot is not None
-    return item.slot.vector
-
-
-def _with_vector(item: Example, vector: NDArray[np.float32]) -> Example:
-    assert item.slot is not None
-    return replace(item, slot=replace(item.slot, vector=vector))
-
-
-def shuffled(items: Sequence[Example], seed: int) -> list[Example]:
-    """Every item with the vector of another one of its layer, if there is one with another label.
-
-    Within the layer, so that neither the text nor the scale gives the exchange away.
-    """
-    layers: dict[int, list[Example]] = {}
-    for item in sorted(items, key=lambda item: draw(f"{seed} {item.uid}")):
-        assert item.slot is not None
-        layers.setdefault(item.slot.layer, []).append(item)
-    vectors: dict[str, NDArray[np.float32]] = {}
-    for members in layers.values():
-        for place, item in enumerate(members):
-            others = members[place + 1 :] + members[:place]
-            donor = next((other for other in others if other.answer != item.answer), (others or [item])[0])
-            vectors[item.uid] = _vector(donor)
-    return [_with_vector(item, vectors[item.uid]) for item in items]
+    return [text_prediction(item, answer) for item, answer in zip(items, answers, strict=True)]

@@ -26,7 +26,7 @@ from afintro.evaluation.inspect import (
     show_summary,
     side_by_side,
 )
-from afintro.evaluation.metrics import Prediction, lead, score, statistics, text_prediction
+from afintro.evaluation.metrics import Prediction, lead, score, statistics
 
 HEADLINE = "generative_explanation"
 CHANGED, UNCHANGED = two_branch(Verdict(True, "comply")), two_branch(Verdict(False, "refuse"))
@@ -46,13 +46,18 @@ def predictions() -> list[Prediction]:
     return found
 
 
+def answered(item: Prediction, predicted: str, p_changed: float | None = None) -> Prediction:
+    """Another system's answer to the item that ``item`` answers."""
+    return replace(item, predicted=predicted, exact_match=predicted == item.expected, p_changed=p_changed)
+
+
 def write_run(folder: Path) -> Path:
     """A run's folder as the results callback leaves it, without a model."""
     own = predictions()
     items = [SimpleNamespace(uid=p.uid, prompt=f"Line one of {p.uid}\n<SCRATCHPAD> costs $1 and $2") for p in own]
     baselines = {
-        "majority": [text_prediction(p, UNCHANGED if p.question_type == HEADLINE else "No.") for p in own],
-        "tfidf_probe": [text_prediction(p, CHANGED, 0.7) for p in own if p.question_type == HEADLINE],
+        "majority": [answered(p, UNCHANGED if p.question_type == HEADLINE else "No.") for p in own],
+        "tfidf_probe": [answered(p, CHANGED, 0.7) for p in own if p.question_type == HEADLINE],
     }
     scored = {name: statistics(answers, HEADLINE) for name, answers in {"explainer": own, **baselines}.items()}
     found = lead(scored["explainer"], {name: scored[name] for name in baselines}, "exact_match", 0)

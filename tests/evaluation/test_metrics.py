@@ -2,12 +2,12 @@
 
 import random
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
+from afintro.data.batch import Example
 from afintro.evaluation.answers import Verdict, two_branch
 from afintro.evaluation.metrics import (
     COLLAPSE,
@@ -306,7 +306,7 @@ def test_items_of_a_scenario_are_resampled_together():
 
 
 def test_text_prediction_keeps_the_item_and_compares_exactly():
-    item = headline("u", said(True, "US"), None, 0.1, scenario="s")
+    item = Example("u", "s", HEADLINE, "prompt", said(True, "US"), (1,), (2,))
     assert text_prediction(item, said(True, "US"), 0.7) == Prediction(
         "u", "s", HEADLINE, said(True, "US"), said(True, "US"), True, 0.7
     )
@@ -332,8 +332,9 @@ class TestMacroMean:
 
 
 def test_a_baselines_answer_keeps_the_items_group():
-    item = replace(headline("u", said(True), None), group="intent")
-    assert text_prediction(item, said(True)).group == "intent"
+    item = Example("u", "s", HEADLINE, "prompt", said(True), (1,), (2,), group="intent", twins="of one prompt")
+    found = text_prediction(item, said(True))
+    assert (found.group, found.twins) == ("intent", "of one prompt")
 
 
 class TestCollapse:

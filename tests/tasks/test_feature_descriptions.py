@@ -21,13 +21,19 @@ from afintro.evaluation.functional import Reading, functional_auroc
 from afintro.evaluation.judges import Judge, Tfidf
 from afintro.evaluation.metrics import Prediction
 from afintro.lm.injection import VectorSpace
-from afintro.tasks.feature_descriptions import FeatureDescriptions, Wording, shuffled
+from afintro.tasks.feature_descriptions import FeatureDescriptions, Wording
 from afintro.tasks.module import EXPLAINER
+from afintro.tasks.vectors import shuffled as exchange
 
 TOPICS = ("cats", "large dogs", "rain in spring", "a sharp knife", "blue", "the moon", "a lost key", "old songs")
 LAYERS = (1, 4)
 COUNT = 20  # features a layer
 SLOT = "<|slot|>"
+
+
+def shuffled(items, seed):
+    """Vectors exchanged among items of different labels."""
+    return exchange(items, seed, lambda item: item.answer)
 
 
 def uids() -> list[str]:
