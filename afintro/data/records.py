@@ -227,6 +227,15 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def write_json_rows(path: Path, rows: Iterable[Any]) -> None:
+    """:func:`write_atomic` of a JSON list with one element a line; the rows need not fit into memory at once."""
+    with new_file(path) as file:
+        file.write(b"[")
+        for index, row in enumerate(rows):
+            file.write((",\n" if index else "\n").encode() + json.dumps(row, ensure_ascii=False).encode())
+        file.write(b"\n]\n")
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:

@@ -1,6 +1,7 @@
 """The two-branch answer: verdict and content in one line, in the wording of the published systems."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 UNCHANGED = "The output would remain unchanged from <<<{content}>>>."
@@ -37,3 +38,20 @@ def expected_verdict(answer: str) -> Verdict:
     verdict = parse_two_branch(answer)
     assert verdict is not None
     return verdict
+
+
+def branch_stems(
+    contents: Sequence[str], encode: Callable[[str], Sequence[int]]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids that all answers of a branch begin with, unchanged and changed, whatever the content.
+
+    Found by comparing: a tokenizer may merge across the edge of the content.
+    """
+    stems = []
+    for changed in (False, True):
+        answers = [encode(two_branch(Verdict(changed, content))) for content in contents]
+        common = 0
+        while len({tuple(ids[: common + 1]) for ids in answers}) == 1:
+            common += 1
+        stems.append(tuple(answers[0][:common]))
+    return stems[0], stems[1]

@@ -132,7 +132,7 @@ def _markdown_cell(text: str) -> str:
     return line
 
 
-def confusion_figure(predictions: Sequence[Prediction], headline: str) -> Figure:
+def confusion_figure(predictions: Sequence[Prediction], headline: str, title: str) -> Figure:
     """Counts of expected against predicted verdict."""
     counts = np.zeros((2, 3), dtype=int)
     for item in predictions:
@@ -153,7 +153,7 @@ def confusion_figure(predictions: Sequence[Prediction], headline: str) -> Figure
     axes.set_yticks(range(2), VERDICTS[:2])
     axes.set_xlabel("predicted")
     axes.set_ylabel("expected")
-    axes.set_title("Does the behaviour change without the cue?", fontsize=11)
+    axes.set_title(title, fontsize=11)
     figure.colorbar(image, ax=axes, label="items", shrink=0.75)
     return figure
 
@@ -172,5 +172,32 @@ def print_pairs(summary: dict[str, Any]) -> None:
     console.print(table)
     for side, counts in summary["behaviors"].items():
         console.print(f"{side}: " + ", ".join(f"{label} {count}" for label, count in counts.items()), highlight=False)
+    for warning in summary["warnings"]:
+        console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
+
+
+def print_steering(summary: dict[str, Any]) -> None:
+    """What steering found: a row a direction and layer, a column a dose; guards and warnings below."""
+    doses = summary["doses"]
+    alphas = sorted({dose["alpha"] for dose in doses})
+    table = Table(
+        "direction", "layer", *[f"alpha {alpha:g}" for alpha in alphas],
+        title=f"{summary['samples']} scenarios: behaviour changed [95 % interval] (text broke)",
+    )  # fmt: skip
+    rows: dict[tuple[str, int], dict[float, str]] = {}
+    for dose in doses:
+        changed, broken = Estimate(**dose["behavior_changed"]), dose["broken"]["value"]
+        text = cell(changed) + (f" ({broken:.2f})" if broken else "")
+        rows.setdefault((dose["direction"], dose["layer"]), {})[dose["alpha"]] = text
+    for (direction, layer), cells in rows.items():
+        table.add_row(direction, str(layer), *[cells.get(alpha, "-") for alpha in alphas])
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(table)
+    guards = summary["guards"]
+    console.print(
+        f"guards: alpha 0 differs in {guards['zero_differs']} of {guards['prompts']} prompts; alone differ "
+        f"{guards['alone_differs']} of {guards['controls']} (behaviour: {guards['alone_behaves_otherwise']})",
+        highlight=False,
+    )
     for warning in summary["warnings"]:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)

@@ -118,8 +118,8 @@ def generate_steered(
 @torch.inference_mode()
 def continuation_nll(
     model: nn.Module, prompts: Sequence[Prompt], continuations: Sequence[Sequence[Prompt]], *, batch_size: int
-) -> list[list[float]]:
-    """How surprising continuations are to the unsteered model.
+) -> list[list[list[float]]]:
+    """How surprising each token of a continuation is to the unsteered model.
 
     Args:
         model: Any causal LM, in eval mode.
@@ -128,9 +128,9 @@ def continuation_nll(
         batch_size: Rows a forward pass; all continuations of a prompt run together.
 
     Returns:
-        Mean negative log-likelihood of a token, in nats, by prompt and continuation; 0 for an empty one.
+        Negative log-likelihood of every token, in nats, by prompt and continuation.
     """
-    results = [[0.0] * len(given) for given in continuations]
+    results: list[list[list[float]]] = [[[] for _ in given] for given in continuations]
     rows_a_prompt = max(map(len, continuations), default=1)
     for group in _by_length(prompts, max(1, batch_size // max(1, rows_a_prompt))):
         rows = [(p, i) for p in group for i in range(len(continuations[p])) if len(continuations[p][i])]
@@ -146,9 +146,8 @@ def continuation_nll(
         batch.positions = batch.positions + torch.arange(longest, device=batch.ids.device)
         logits = _forward(model, batch, [], longest).float()
         nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(len(rows), -1)
-        means = nll.sum(1) / (wanted >= 0).sum(1)
-        for (prompt, index), value in zip(rows, means.tolist(), strict=True):
-            results[prompt][index] = value
+        for (prompt, index), target, found in zip(rows, targets, nll.tolist(), strict=True):
+            results[prompt][index] = found[: len(target)]
     return results
 
 

@@ -13,10 +13,10 @@ from afintro.data.batch import Example
 from afintro.data.cache import cache_directory
 from afintro.data.records import ContextAblationRecord, read_records
 from afintro.data.samples import Sample
-from afintro.data.splits import draw, guard, split_by_scenario
+from afintro.data.splits import draw, split_by_scenario
 from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
-from afintro.evaluation.answers import Verdict, two_branch
+from afintro.evaluation.answers import Verdict, branch_stems, two_branch
 from afintro.evaluation.baselines import text_baselines
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
@@ -146,13 +146,7 @@ class ContextAblation(TaskData):
         assert train_path is not None
         records = [self._labelled(record) for record in read_records(path)]
         if split == "train":
-            names = [f"{path}, record {index}" for index in range(len(records))]
-            keep, dropped = guard([r.scenario for r in records], names, self.heldout, self.heldout_action)
-            for line in dropped:
-                log.warning("held-out guard: dropped %s", line)
-            if self.heldout:
-                log.info("held-out guard: %d files compared, %d records dropped", len(self.heldout), len(dropped))
-                self.warnings += [f"{len(dropped)} training records dropped by the held-out guard"] if dropped else []
+            keep = self.guarded([r.scenario for r in records], [f"{path}, record {i}" for i in range(len(records))])
             records = [records[index] for index in keep]
             if self.paths["validation"] is None:
                 left, right = split_by_scenario(
@@ -214,7 +208,7 @@ class ContextAblation(TaskData):
     def read_examples(self, split: str, reader: Reader) -> list[Example]:
         """Three examples a record, one a question type."""
         tokenizer = reader.tokenizer
-        branches = self._branches(tokenizer)
+        branches = branch_stems(LABELS, lambda answer: encode_answer(tokenizer, answer))
         examples = []
         for record in self.records(split):
             for question_type in QUESTION_TYPES:
@@ -239,17 +233,6 @@ class ContextAblation(TaskData):
 
     def _monitored_content(self, record: ContextAblationRecord) -> str:
         return record.monitored_output if self.answer_form == "text" else (record.monitored_behavior or "other")
-
-    def _branches(self, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids that all answers of a branch begin with, whatever the content: a tokenizer may merge across its edge."""
-        stems = []
-        for changed in (False, True):
-            answers = [encode_answer(tokenizer, two_branch(Verdict(changed, label))) for label in LABELS]
-            common = 0
-            while len({tuple(ids[: common + 1]) for ids in answers}) == 1:
-                common += 1
-            stems.append(tuple(answers[0][:common]))
-        return stems[0], stems[1]
 
     def baselines(self, split: str) -> Systems:
         """Systems that see the text alone."""
@@ -276,7 +259,7 @@ class ContextAblation(TaskData):
 
     def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
         """Expected against predicted verdicts."""
-        return {"verdicts": confusion_figure(predictions, HEADLINE)}
+        return {"verdicts": confusion_figure(predictions, HEADLINE, "Does the behaviour change without the cue?")}
 
     def _few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """Headline items with ``shots`` solved training records in front: as many changed as unchanged, if there are."""

@@ -15,7 +15,7 @@ from afintro.data.batch import Example, Slot
 from afintro.data.feature_table import Feature, FeatureTable, Indices
 from afintro.data.features import FeatureFile
 from afintro.data.firings import Firings, read_firings
-from afintro.data.splits import draw, guard, hold_out
+from afintro.data.splits import draw, hold_out
 from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
 from afintro.evaluation.descriptions import FUNCTIONAL, category_figure, category_sizes, description_statistics
@@ -240,9 +240,7 @@ class FeatureDescriptions(TaskData):
         if self.heldout:
             names = [f"{path}, feature {table.feature(index).uid}" for index in indices]
             labels = [table.feature(index).label for index in indices]
-            keep, dropped = guard(labels, names, self.heldout, self.heldout_action)
-            log.info("held-out guard: %d files compared, %d features dropped", len(self.heldout), len(dropped))
-            self.warnings += [f"{len(dropped)} training features dropped by the held-out guard"] if dropped else []
+            keep = self.guarded(labels, names)
             indices = np.array(keep, dtype=np.int64)
         if self.paths["validation"] is None:
             kept, by_cluster, by_feature = hold_out(

@@ -1,6 +1,7 @@
 """What every task's data module shares: where the files are, the held-out guard, loaders over packed batches."""
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example, PackedBatch, collate
 from afintro.data.records import file_sha256
+from afintro.data.splits import guard
 from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction, Scores, statistics
 from afintro.lm.injection import VectorSpace
+
+log = logging.getLogger(__name__)
 
 EXPLAINER = "explainer"
 OTHER_BASE = "other_base"
@@ -211,6 +215,21 @@ class TaskData(LightningDataModule):
         other.warnings = []
         other._train_loader = other._train_state = None
         return other
+
+    def guarded(self, texts: Sequence[str], names: Sequence[str]) -> list[int]:
+        """Indices of the training texts that the held-out files leave; ``names`` says in a message which each is.
+
+        Raises:
+            UserError: A hit under ``heldout_action: error``.
+        """
+        keep, dropped = guard(texts, names, self.heldout, self.heldout_action)
+        for line in dropped:
+            log.warning("held-out guard: dropped %s", line)
+        if self.heldout:
+            log.info("held-out guard: %d files compared, %d records dropped", len(self.heldout), len(dropped))
+        if dropped:
+            self.warnings.append(f"{len(dropped)} training records dropped by the held-out guard")
+        return keep
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs. The training split is read for every stage: the text baselines learn from it."""

@@ -1,0 +1,346 @@
+"""Steering data: every prompt continued by the organism without and with vectors added to its residual stream."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from afintro.data.directions import Direction, write_direction
+from afintro.data.records import write_json_rows
+from afintro.data.samples import Sample
+from afintro.data.steering_records import SteeringRecord, from_json, to_json
+from afintro.data.text import chat, encode_prompt, render, template_hash
+from afintro.errors import UserError
+from afintro.lm.generate import generate_greedy, generate_steered
+from afintro.lm.interventions import Steering
+from afintro.lm.load import context_length, eos_ids, fingerprint, load_config, load_model, load_tokenizer
+from afintro.organisms.behavior import RuleLabeler
+from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.organisms.directions import last_token_activations
+from afintro.organisms.pairs import unique_ids
+from afintro.organisms.readings import Reading, read_outputs
+from afintro.organisms.run_folder import finish, in_chunks, run_folder
+from afintro.organisms.steering_summary import Guards, dose_response_figure, summarise, write_figure
+from afintro.organisms.toy import resolve
+
+log = logging.getLogger(__name__)
+
+CHUNK = 25
+CUES = {"monitored": MONITORED_SYSTEM, "unmonitored": UNMONITORED_SYSTEM}
+RESIDUAL = "residual_mean"
+RESIDUAL_PROMPTS = 200
+
+
+@dataclass(frozen=True)
+class SteeringSettings:
+    """What decides the records, beside the samples and the directions.
+
+    Args:
+        model: Hub id, local directory, adapter directory, or a toy's name.
+        layers: 0-based decoder layers after which the vectors are added, one at a time.
+        alphas: How many times they are added.
+        revision: Branch, tag or commit on the hub.
+        alpha_unit: ``raw`` times the vector as saved, or ``residual_norm``: times the norm of the residual stream at the
+            position, in the vector's direction.
+        positions: ``last``, ``decode`` or ``all``, see :class:`afintro.lm.interventions.Steering`.
+        cues: Under which cue the prompts are asked: ``monitored``, ``unmonitored``, or both.
+        cells_per_prompt: So many (layer, alpha) cells are drawn for each prompt, with all directions; None for all cells.
+        batch_size: Rows a forward pass; the conditions of one prompt always run together.
+        max_new_tokens: Length of an answer at most.
+        dtype: The organism's dtype.
+        control_samples: So many samples, evenly spread, are answered once more one by one, for the label-noise floor.
+        seed: Seeds the control vectors, the draws and the intervals; generation itself is greedy.
+    """
+
+    model: str
+    layers: tuple[int, ...]
+    alphas: tuple[float, ...]
+    revision: str | None = None
+    alpha_unit: Literal["raw", "residual_norm"] = "raw"
+    positions: Literal["last", "decode", "all"] = "last"
+    cues: tuple[str, ...] = ("monitored",)
+    cells_per_prompt: int | None = None
+    batch_size: int = 64
+    max_new_tokens: int = 256
+    dtype: str = "float32"
+    control_samples: int = 20
+    seed: int = 0
+
+
+def generate_steering(
+    samples: Sequence[Sample],
+    splits: dict[str, int],
+    directions: Sequence[Direction],
+    output_dir: Path,
+    settings: SteeringSettings,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Write ``<split>.json`` for every split, ``directions/``, ``dose_response.png`` and ``summary.json``.
+
+    Continues where a run stopped.
+
+    Args:
+        samples: Input samples, in the order in which the splits take them.
+        splits: Name and size of each split; the sizes add up to the number of samples.
+        directions: Controls included, see :func:`with_controls`.
+        output_dir: Made if absent.
+        settings: What to generate with.
+        device: Where the organism runs.
+
+    Returns:
+        The summary.
+
+    Raises:
+        UserError: The folder holds another run's data, the model cannot be loaded, a prompt, a layer or a direction does
+            not fit it.
+        RuntimeError: In float32 a vector of length 0 changed an output, or a hook fired at the wrong time.
+    """
+    assert sum(splits.values()) == len(samples)
+    directory = resolve(settings.model)
+    tokenizer = load_tokenizer(directory, settings.revision)
+    config = load_config(directory, settings.revision)
+    _check(directions, settings, config)
+    identity = _identity(samples, splits, directions, settings, directory, tokenizer)
+    with run_folder(output_dir, identity, [f"{name}.json" for name in splits]) as finished:
+        if finished is not None:
+            log.info("steering: reusing %s", output_dir)
+            return finished
+        prompts = _prompts(samples, tokenizer, context_length(config), settings)
+        model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
+        generator = _Generator(model, tokenizer, settings, directions, directory)
+        records, guards = generator.run(samples, prompts, output_dir, identity)
+        for direction in [*directions, generator.mean_residual(samples[: splits.get("train", 0)] or samples)]:
+            write_direction(output_dir / "directions" / f"{direction.name.replace('/', '-')}.safetensors", direction)
+        start = 0
+        for name, size in splits.items():
+            chosen = set(unique_ids(samples)[start : start + size])
+            rows = (to_json(record) for record in records if record.uid.split("/")[0] in chosen)
+            write_json_rows(output_dir / f"{name}.json", rows)
+            start += size
+        summary = summarise(records, guards, [d.name for d in directions], settings.seed)
+        write_figure(dose_response_figure(summary), output_dir / "dose_response.png")
+        finish(output_dir, summary)
+        return summary
+
+
+def _check(directions: Sequence[Direction], settings: SteeringSettings, config: Any) -> None:
+    text: Any = config.get_text_config()
+    depth, width = text.num_hidden_layers, text.hidden_size
+    for layer in settings.layers:
+        if not 0 <= layer < depth:
+            raise UserError(
+                f"layer {layer} of a model with {depth} layers (0 to {depth - 1})",
+                where="--layers",
+                remedy="use layers below that, or relative depths such as 0.5",
+            )
+    names = [direction.name for direction in directions]
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        raise UserError(f"two directions are called {', '.join(double)}", where="--direction", remedy="rename one")
+    for direction in directions:
+        direction.check(width, depth, f"direction {direction.name!r}")
+        for layer in settings.layers:
+            if not np.linalg.norm(direction.at(layer)) > 0:
+                raise UserError(
+                    f"is zero at layer {layer}", where=f"direction {direction.name!r}", remedy="leave it out"
+                )
+
+
+def _identity(
+    samples: Sequence[Sample],
+    splits: dict[str, int],
+    directions: Sequence[Direction],
+    settings: SteeringSettings,
+    directory: str,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Any]:
+    content = json.dumps([[sample.text, sample.label] for sample in samples])
+    vectors = hashlib.sha256()
+    for direction in directions:
+        for layer in settings.layers:
+            vectors.update(f"{direction.name} {layer} ".encode() + direction.at(layer).astype("<f4").tobytes())
+    plain = json.loads(json.dumps(asdict(settings)))  # tuples as the lists that they are once written
+    return {
+        **plain,
+        "splits": splits,
+        "samples_sha256": hashlib.sha256(content.encode()).hexdigest(),
+        "directions": [direction.name for direction in directions],
+        "directions_sha256": vectors.hexdigest(),
+        "model_fingerprint": fingerprint(directory),
+        "template_hash": template_hash(tokenizer),
+    }
+
+
+def _prompts(
+    samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, limit: int | None, settings: SteeringSettings
+) -> list[list[list[int]]]:
+    """The prompt of every sample under every cue, checked against the context before the model loads."""
+    found = []
+    for index, sample in enumerate(samples):
+        prompts = [encode_prompt(tokenizer, chat(CUES[cue], sample.text)) for cue in settings.cues]
+        longest = max(map(len, prompts)) + settings.max_new_tokens
+        if limit is not None and longest > limit:
+            raise UserError(
+                f"prompt and answer need {longest} tokens, the model's context is {limit}",
+                where=f"sample {index}",
+                remedy="shorten the text, lower --max_new_tokens, or use a model with a longer context",
+            )
+        found.append(prompts)
+    return found
+
+
+@dataclass(frozen=True)
+class Dose:
+    """One condition: a direction, where and how much of it."""
+
+    direction: str
+    layer: int
+    alpha: float
+
+
+class _Generator:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: SteeringSettings,
+        directions: Sequence[Direction],
+        directory: str,
+    ) -> None:
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.directions = {direction.name: direction for direction in directions}
+        self.label = cache(RuleLabeler())
+        self.eos = eos_ids(model, tokenizer)
+        self.provenance = {
+            "model": settings.model,
+            "revision": settings.revision or getattr(model.config, "_commit_hash", None),
+            "fingerprint": fingerprint(directory),
+            "template_hash": template_hash(tokenizer),
+            "batch_size": settings.batch_size,
+            "max_new_tokens": settings.max_new_tokens,
+            "dtype": settings.dtype,
+            "seed": settings.seed,
+        }
+
+    def run(
+        self, samples: Sequence[Sample], prompts: Sequence[list[list[int]]], output_dir: Path, identity: dict[str, Any]
+    ) -> tuple[list[SteeringRecord], Guards]:
+        """All records, and what the guards found; from old chunks and new ones."""
+        count = min(len(samples), self.settings.control_samples)
+        controls = frozenset(i * len(samples) // count for i in range(count))
+        uids = unique_ids(samples)
+
+        def make(rows: range) -> dict[str, Any]:
+            return self._chunk([(samples[i], uids[i], prompts[i], i in controls) for i in rows])
+
+        records: list[SteeringRecord] = []
+        guards = Guards()
+        for path, chunk in in_chunks(output_dir, identity, len(samples), CHUNK, make, "steering"):
+            records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
+            guards = guards + Guards(**chunk["guards"])
+        return records, guards
+
+    def doses(self, uid: str) -> list[Dose]:
+        """The conditions of one prompt."""
+        cells = [(layer, alpha) for layer in self.settings.layers for alpha in self.settings.alphas]
+        if self.settings.cells_per_prompt is not None:
+            cells.sort(key=lambda cell: hashlib.sha256(f"{self.settings.seed} {uid} {cell}".encode()).digest())
+            cells = sorted(cells[: self.settings.cells_per_prompt])
+        return [Dose(name, layer, alpha) for layer, alpha in cells for name in self.directions]
+
+    def steering(self, dose: Dose) -> Steering:
+        """The vector of a dose, as long as it is added."""
+        vector = torch.from_numpy(self.directions[dose.direction].at(dose.layer))
+        relative = self.settings.alpha_unit == "residual_norm"
+        unit = vector / vector.norm() if relative else vector
+        return Steering(dose.layer, (dose.alpha * unit).to(self.model.device), self.settings.positions, relative)
+
+    def _chunk(self, items: list[tuple[Sample, str, list[list[int]], bool]]) -> dict[str, Any]:
+        asked = [
+            (sample, f"{uid}/{cue}", cue, prompt, control)
+            for sample, uid, prompts, control in items
+            for cue, prompt in zip(self.settings.cues, prompts, strict=True)
+        ]
+        prompts = [prompt for *_, prompt, _ in asked]
+        doses = [self.doses(uid) for _, uid, *_ in asked]
+        # Beside the doses: not steered, and steered by nothing at all.
+        nothing = [(self.steering(replace(own[0], alpha=0.0)),) for own in doses]
+        conditions = [
+            [(), zero, *((self.steering(dose),) for dose in own)] for own, zero in zip(doses, nothing, strict=True)
+        ]
+        size, new = self.settings.batch_size, self.settings.max_new_tokens
+        outputs = generate_steered(
+            self.model, prompts, conditions, max_new_tokens=new, eos_ids=self.eos, batch_size=size
+        )
+        readings = read_outputs(self.model, prompts, outputs, self._text, self.label, new, self.eos[0], size)
+        records = []
+        for (sample, uid, cue, _, _), own, texts in zip(asked, doses, readings, strict=True):
+            records += [
+                self._record(sample, uid, cue, dose, texts[0], text) for dose, text in zip(own, texts[2:], strict=True)
+            ]
+        alone = [index for index, (*_, control) in enumerate(asked) if control]
+        again = generate_greedy(
+            self.model, [prompts[i] for i in alone], max_new_tokens=new, eos_ids=self.eos, batch_size=1
+        )
+        guards = Guards(
+            prompts=len(asked),
+            zero_differs=sum(own[0] != own[1] for own in outputs),
+            controls=len(alone),
+            alone_differs=sum(outputs[i][0] != ids for i, ids in zip(alone, again, strict=True)),
+            alone_behaves_otherwise=sum(
+                readings[i][0].behavior.label != self.label(self._text(ids)).label
+                for i, ids in zip(alone, again, strict=True)
+            ),
+        )
+        if self.settings.dtype == "float32" and guards.zero_differs:
+            raise RuntimeError(f"a vector of length 0 changed {guards.zero_differs} outputs in float32")
+        return {"records": [to_json(record) for record in records], "guards": asdict(guards)}
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _record(
+        self, sample: Sample, uid: str, cue: str, dose: Dose, original: Reading, steered: Reading
+    ) -> SteeringRecord:
+        system = CUES[cue]
+        return SteeringRecord(
+            prompt=render(self.tokenizer, chat(system, sample.text)),
+            direction=dose.direction,
+            layer=dose.layer,
+            alpha=dose.alpha,
+            original_output=original.text,
+            steered_output=steered.text,
+            scenario=sample.text,
+            system_prompt=system,
+            alpha_unit=self.settings.alpha_unit,
+            positions=self.settings.positions,
+            norm=float(np.linalg.norm(self.directions[dose.direction].at(dose.layer))),
+            label=sample.label,
+            uid=f"{uid}/{dose.direction}/{dose.layer}/{dose.alpha:g}",
+            original_behavior=original.behavior.label,
+            original_behavior_rule=original.behavior.rule,
+            steered_behavior=steered.behavior.label,
+            steered_behavior_rule=steered.behavior.rule,
+            behavior_changed=original.behavior.label != steered.behavior.label,
+            coherent=steered.coherent,
+            perplexity=round(steered.coherence.perplexity, 4),
+            repetition=round(steered.coherence.repetition, 4),
+            provenance=self.provenance,
+        )
+
+    def mean_residual(self, samples: Sequence[Sample]) -> Direction:
+        """Mean residual stream at the last position of prompts: what a probe multiplies vectors with."""
+        chosen = samples[:RESIDUAL_PROMPTS]
+        conversations = [chat(CUES[cue], sample.text) for sample in chosen for cue in self.settings.cues]
+        found = last_token_activations(
+            self.model, self.tokenizer, conversations, self.settings.layers, self.settings.batch_size, "last"
+        )
+        return Direction(RESIDUAL, {layer: x.mean(0) for layer, x in found.items()})

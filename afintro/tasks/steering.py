@@ -1,0 +1,357 @@
+"""Steering prediction: how would the organism's behaviour change if a vector were added to its residual stream?"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from afintro.data.batch import Example, Slot
+from afintro.data.directions import Direction, read_direction
+from afintro.data.splits import draw, split_by_scenario
+from afintro.data.steering_records import SteeringRecord, read_steering_records
+from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
+from afintro.data.twins import Chosen, choose, unseen_directions
+from afintro.errors import UserError
+from afintro.evaluation.answers import Verdict, branch_stems, two_branch
+from afintro.evaluation.baselines import text_baselines
+from afintro.evaluation.metrics import Prediction, Scores, collapse_warning, statistics
+from afintro.evaluation.report import confusion_figure
+from afintro.evaluation.steering_baselines import Dose, steering_baselines
+from afintro.lm.injection import VectorSpace
+from afintro.organisms.behavior import LABELS, RuleLabeler
+from afintro.organisms.steering import RESIDUAL
+from afintro.organisms.toy_steering import embedded_steering
+from afintro.tasks.module import EXPLAINER, OTHER_BASE, TEXT_ONLY, Control, Reader, Systems, TaskData
+from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, slot_position, slot_token, without_vectors
+
+log = logging.getLogger(__name__)
+
+UNSEEN_SCENARIO, UNSEEN_DIRECTION = "unseen_scenario", "unseen_direction"
+TRAINING = "steering_prediction"
+
+
+@dataclass
+class SteeringWording:
+    """How the explainer is asked.
+
+    Args:
+        system: System prompt.
+        user: One or several wordings with the fields ``{system_prompt}``, ``{user_prompt}``, ``{layer}``, ``{alpha}`` and
+            ``{slot}``, the last one once; which one a prompt gets depends on the prompt alone.
+    """
+
+    system: str = "You predict how steering changes the behavior of a language model."
+    user: list[str] = field(
+        default_factory=lambda: [
+            "{system_prompt}\n\n{user_prompt}\n\n"
+            "If {alpha} times the vector {slot} were added at layer {layer}, how would the model's response change?"
+        ]
+    )
+
+
+class SteeringPrediction(TaskData):
+    """Data of the steering task.
+
+    Args:
+        train_path: Training records; None for the embedded default.
+        validation_path: Validation records; None splits ``validation_fraction`` of the scenarios off training.
+        test_path: Test records.
+        directions: Folder of the vectors; None for ``directions`` beside the training file.
+        heldout: Files whose texts must never be trained on.
+        heldout_action: ``error`` stops the run at a hit, ``drop`` removes the training records.
+        limit: At most so many records a split.
+        split_seed: Seeds the splits, the choice of twins and the order of training.
+        question_weights: Weight in the loss of the only question type.
+        batch_size: Examples a step.
+        validation_fraction: Share of scenarios split off where there is no validation file.
+        unseen_fraction: Share of the directions that are never trained on.
+        pairs: At most so many pairs of twins of one prompt, layer and alpha.
+        wording: How the explainer is asked.
+    """
+
+    task = "steering"
+    headline = UNSEEN_SCENARIO
+    question_types = (TRAINING,)
+    leads = tuple(
+        f"{metric}{suffix}"
+        for suffix in ("", f"/{UNSEEN_DIRECTION}")
+        for metric in ("has_changed_f1", "twin_accuracy", "content_match")
+    )
+    has_vectors = True
+
+    def __init__(
+        self,
+        train_path: str | None = None,
+        validation_path: str | None = None,
+        test_path: str | None = None,
+        directions: str | None = None,
+        heldout: list[str] | None = None,
+        heldout_action: Literal["error", "drop"] = "error",
+        limit: int | None = None,
+        split_seed: int = 0,
+        question_weights: dict[str, float] = {TRAINING: 1.0},  # noqa: B006
+        batch_size: int = 32,
+        validation_fraction: float = 0.1,
+        unseen_fraction: float = 0.2,
+        pairs: int = 2,
+        wording: SteeringWording | None = None,
+    ) -> None:
+        super().__init__(
+            train_path, validation_path, test_path, heldout, heldout_action, limit, split_seed, dict(question_weights),
+            batch_size, validation_fraction,
+        )  # fmt: skip
+        self.directions_path = directions
+        self.unseen_fraction, self.pairs = unseen_fraction, pairs
+        self.wording = wording or SteeringWording()
+        self.blind = False
+        self._directions: dict[str, Direction] = {}
+        self._records: dict[str, list[SteeringRecord]] = {}
+        self._chosen: dict[str, dict[str, SteeringRecord]] = {}
+        self.unseen: frozenset[str] = frozenset()
+
+    def prepare_data(self) -> None:
+        """Without a training file: steer the toy organism along directions of its own, once."""
+        if self.paths["train"] is None:
+            folder = embedded_steering()
+            self.paths = {split: str(folder / f"{split}.json") for split in self.paths}
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """The vectors, by name.
+
+        Raises:
+            UserError: No folder of direction files.
+        """
+        if not self._directions:
+            train = self.paths["train"]
+            assert train is not None
+            folder = Path(self.directions_path) if self.directions_path else Path(train).parent / "directions"
+            paths = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".npy", ".pt"))
+            if not paths:
+                raise UserError(
+                    "holds no direction", where=str(folder), remedy="set data.directions to the folder of the vectors"
+                )
+            found = [read_direction(str(path)) for path in paths]
+            self._directions = {direction.name: direction for direction in found}
+        return self._directions
+
+    def records(self, split: str) -> list[SteeringRecord]:
+        """The records of a split, checked by the held-out guard; training is without the unseen directions.
+
+        Raises:
+            UserError: A bad file, a held-out text in training, a record without a vector, or no file for this split.
+        """
+        if "train" not in self._records:
+            self._read_training()
+        if split not in self._records:
+            path = self.paths[split]
+            if path is None:
+                raise UserError("is absent", where=f"data.{split}_path", remedy=f"give the file of {split} records")
+            records = self._read(path)
+            shared = {r.scenario_id for r in records} & {r.scenario_id for r in self._records["train"]}
+            if shared:
+                self.warnings.append(f"{len(shared)} scenarios of {path} are in the training file too")
+                log.warning(self.warnings[-1])
+            self._records[split] = records[: self.limit]
+        return self._records[split]
+
+    def _read(self, path: str) -> list[SteeringRecord]:
+        records = [labelled(record) for record in read_steering_records(path)]
+        for index, record in enumerate(records):
+            if record.direction not in self.directions:
+                raise UserError(
+                    f"direction {record.direction!r} is not among the vectors ({', '.join(sorted(self.directions))})",
+                    where=f"{path}, record {index}",
+                    remedy="set data.directions to the folder of the vectors that the records name",
+                )
+        return records
+
+    def _read_training(self) -> None:
+        path = self.paths["train"]
+        assert path is not None
+        records = self._read(path)
+        kept = self.guarded([r.scenario for r in records], [f"{path}, record {i}" for i in range(len(records))])
+        records = [records[index] for index in kept]
+        self.unseen = unseen_directions([r.direction for r in records], self.unseen_fraction, self.split_seed)
+        if self.paths["validation"] is None:
+            left, right = split_by_scenario([r.scenario_id for r in records], self.validation_fraction, self.split_seed)
+            if not right:
+                raise UserError(
+                    f"{len(records)} records leave none for validation", where=path, remedy="give data.validation_path"
+                )
+            self._records["validation"] = [records[i] for i in right][: self.limit]
+            records = [records[i] for i in left]
+        records = [record for record in records if record.direction not in self.unseen]
+        if not records:
+            raise UserError("no training record is left", where=path, remedy="check the held-out files and the split")
+        self._records["train"] = records[: self.limit]
+        layers = {record.layer for record in records}
+        widths = {len(direction.at(layer)) for direction in self.directions.values() for layer in layers}
+        if len(widths) > 1:
+            raise UserError(
+                f"vectors of width {' and '.join(map(str, sorted(widths)))}",
+                where="data.directions",
+                remedy="give vectors of one model",
+            )
+        self.space = VectorSpace(widths.pop(), tuple(sorted(layers)))
+
+    # Examples.
+
+    def for_another_explainer(self, blind: bool = False) -> "SteeringPrediction":
+        """As for every task; ``blind`` puts zero vectors into all slots."""
+        other = super().for_another_explainer(blind)
+        assert isinstance(other, SteeringPrediction)
+        other.blind = blind
+        return other
+
+    def chosen(self, split: str) -> list[tuple[str, Chosen]]:
+        """The records that are asked about, each with its question type: balanced within known and unseen directions."""
+        records = self.records(split)
+        if split == "train":
+            found = [(TRAINING, one) for one in choose(records, self.pairs, self.split_seed)]
+        else:
+            known = [record for record in records if record.direction not in self.unseen]
+            other = [record for record in records if record.direction in self.unseen]
+            found = [
+                (kind, one)
+                for kind, own in ((UNSEEN_SCENARIO, known), (UNSEEN_DIRECTION, other))
+                for one in choose(own, self.pairs, self.split_seed)
+            ]
+        if not any(kind != UNSEEN_DIRECTION for kind, _ in found):
+            raise UserError(
+                f"no cell of layer and alpha has both changed and unchanged behaviours among {len(records)} records",
+                where=f"{split} records",
+                remedy="steer with other alphas, at other layers, or along other directions",
+            )
+        return found
+
+    def verdict(self, record: SteeringRecord) -> Verdict:
+        """What the answer says of a record."""
+        assert record.steered_behavior is not None
+        return Verdict(bool(record.behavior_changed), record.steered_behavior)
+
+    def render(self, record: SteeringRecord, slot: str) -> tuple[list[Message], str]:
+        """Prompt and answer for a record; pure. Twins get the same prompt."""
+        wording = self.wording.user[draw(record.prompt) % len(self.wording.user)]
+        fields = {
+            "system_prompt": record.system_prompt,
+            "user_prompt": record.scenario,
+            "layer": str(record.layer),
+            "alpha": f"{record.alpha:g}",
+            "slot": slot,
+        }
+        return chat(self.wording.system, fill(wording, fields)), two_branch(self.verdict(record))
+
+    def read_examples(self, split: str, reader: Reader) -> list[Example]:
+        """One example a chosen record."""
+        found = self.chosen(split)
+        self._chosen[split] = {one.record.uid: one.record for _, one in found}
+        branches = branch_stems(LABELS, lambda answer: encode_answer(reader.tokenizer, answer))
+        return [self._example(kind, one, reader, branches) for kind, one in found]
+
+    def _example(self, kind: str, one: Chosen, reader: Reader, branches: Any) -> Example:
+        record = one.record
+        messages, answer = self.render(record, slot_token(reader))
+        prompt_ids = encode_prompt(reader.tokenizer, messages)
+        where = f"prompt of {record.uid}"
+        position = slot_position(prompt_ids, reader, where, "data.wording.user, and never in a scenario")
+        vector = self.directions[record.direction].at(record.layer)
+        return Example(
+            uid=record.uid,
+            scenario_id=record.scenario_id,
+            question_type=kind,
+            prompt=messages[-1]["content"],
+            answer=answer,
+            prompt_ids=tuple(prompt_ids),
+            answer_ids=tuple(encode_answer(reader.tokenizer, answer)),
+            weight=self.question_weights.get(TRAINING, 1.0),
+            branches=branches,
+            copy_answer=two_branch(Verdict(False, record.original_behavior or "other")),
+            slot=Slot(position, record.layer, np.zeros_like(vector) if self.blind else vector),
+            twins=one.twins,
+        )
+
+    # Evaluation.
+
+    def baselines(self, split: str) -> Systems:
+        """Tables over doses, the probe of the vector, and the systems that see the text alone."""
+        train, items = self.examples["train"], self.examples[split]
+        found = steering_baselines(self._asked("train"), self._asked(split))
+        as_headline = [[replace(item, question_type=UNSEEN_SCENARIO) for item in own] for own in (train, items)]
+        texts = text_baselines(as_headline[0], as_headline[1], UNSEEN_SCENARIO)
+        kinds = {item.uid: item.question_type for item in items}
+        for name in ("tfidf_nearest", "tfidf_probe"):
+            found[name] = [replace(p, question_type=kinds[p.uid]) for p in texts[name]]
+        return found
+
+    def _asked(self, split: str) -> list[tuple[Example, Dose]]:
+        mean = self.directions.get(RESIDUAL)
+        found = []
+        for example in self.examples[split]:
+            record = self._chosen[split][example.uid]
+            vector, projection = self.directions[record.direction].at(record.layer), 0.0
+            if mean is not None:
+                residual = mean.at(record.layer)
+                projection = float(vector @ residual / np.linalg.norm(vector) / np.linalg.norm(residual))
+            found.append((example, Dose(record.direction, record.layer, record.alpha, projection)))
+        return found
+
+    def controls(self, split: str, reader: Reader) -> Iterator[Control]:
+        """Zero and shuffled vectors for the explainer; the true ones for the untrained model."""
+        items = list(self.examples[split])
+        yield Control(ZERO, without_vectors(items), trained=True)
+        chosen = self._chosen[split]
+        yield Control(SHUFFLED, shuffled(items, self.split_seed, lambda item: chosen[item.uid].direction), trained=True)
+        yield Control("untrained", items, trained=False)
+
+    def statistics(self, predictions: Sequence[Prediction]) -> Scores:
+        """The metrics of verdicts, for unseen directions under names of their own."""
+        return statistics(predictions, self.headline, (UNSEEN_DIRECTION,))
+
+    def rivals(self, baselines: Sequence[str]) -> list[str]:
+        """What could explain the score away without reading the vector and the prompt together."""
+        trained = (OTHER_BASE, TEXT_ONLY, ZERO, SHUFFLED)
+        return [name for name in baselines if name not in trained]
+
+    def remarks(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
+        """Whether the explainer reads its vectors, and whether it says one verdict nearly always."""
+        collapsed = collapse_warning(systems[EXPLAINER], self.headline)
+        found = [] if collapsed is None else [collapsed]
+        cost = leads.get(f"lead/twin_accuracy/{SHUFFLED}")
+        if cost is not None and (cost["ci_low"] is None or cost["ci_low"] <= 0):
+            found.append("shuffling the vectors costs less than the interval: the explainer is not reading them")
+        if RESIDUAL not in self.directions:
+            found.append(f"no {RESIDUAL} among the directions: vector_probe sees alpha and layer alone")
+        return found
+
+    def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
+        """Expected against predicted verdicts."""
+        return {"verdicts": confusion_figure(predictions, self.headline, "Does the behaviour change when steered?")}
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """As for every task, and the directions that training never saw."""
+        counts = {
+            kind: sum(e.question_type == kind for e in self.examples[split])
+            for kind in (UNSEEN_SCENARIO, UNSEEN_DIRECTION)
+        }
+        return {**super().describe(split), **counts, "unseen_directions": sorted(self.unseen)}
+
+
+def labelled(record: SteeringRecord) -> SteeringRecord:
+    """Files of the parent framework come without behaviour labels."""
+    if record.original_behavior is not None and record.steered_behavior is not None:
+        return replace(record, behavior_changed=record.original_behavior != record.steered_behavior)
+    labeler = RuleLabeler()
+    before, after = labeler(record.original_output), labeler(record.steered_output)
+    return replace(
+        record,
+        original_behavior=before.label,
+        original_behavior_rule=before.rule,
+        steered_behavior=after.label,
+        steered_behavior_rule=after.rule,
+        behavior_changed=before.label != after.label,
+    )
