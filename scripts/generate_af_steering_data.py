@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from afintro.data.directions import Direction, read_direction, resolve_layers
 from afintro.data.samples import read_samples
 from afintro.errors import UserError
@@ -72,6 +74,11 @@ def check_arguments(args: argparse.Namespace) -> None:
             )
     if len({f"{alpha:g}" for alpha in args.alphas}) < len(args.alphas) or len(set(args.cues)) < len(args.cues):
         raise UserError("names one twice", where="--alphas or --cues", remedy="name each once")
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        what = f"{args.device!r} is no device here"
+        raise UserError(what, where="--device", remedy="use cpu, or cuda where there is one") from error
 
 
 def read_all(paths: Sequence[str]) -> list[Direction]:

@@ -1,5 +1,6 @@
 """Steering records on disk, in the activation-patching schema of the parent framework."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,7 +100,7 @@ def from_json(row: Any, where: str) -> SteeringRecord:
     """Check one object and make a record of it; ``where`` names file and record in the error.
 
     Raises:
-        UserError: A missing field, a wrong type, or several layers.
+        UserError: A missing field, a wrong type, several layers, or an ``alpha`` that is not finite.
     """
     if isinstance(row, Mapping) and isinstance(row.get("layer"), list):
         layers = row["layer"]
@@ -108,7 +109,10 @@ def from_json(row: Any, where: str) -> SteeringRecord:
                 f"field 'layer' names {len(layers)} layers", where=where, remedy="give one record for each layer"
             )
         row = {**row, "layer": layers[0]}
-    return parse_record(SteeringRecord, row, PARENT_NAMES, REQUIRED, MAKER, where)
+    record = parse_record(SteeringRecord, row, PARENT_NAMES, REQUIRED, MAKER, where)
+    if not math.isfinite(record.alpha):
+        raise UserError(f"field 'alpha' is {record.alpha}, not finite", where=where, remedy="mend the field")
+    return record
 
 
 def read_steering_records(path: str) -> list[SteeringRecord]:

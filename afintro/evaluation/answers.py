@@ -51,7 +51,7 @@ def branch_stems(
     for changed in (False, True):
         answers = [encode(two_branch(Verdict(changed, content))) for content in contents]
         common = 0
-        while len({tuple(ids[: common + 1]) for ids in answers}) == 1:
+        while common < len(answers[0]) and len({tuple(ids[: common + 1]) for ids in answers}) == 1:
             common += 1
         stems.append(tuple(answers[0][:common]))
     return stems[0], stems[1]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from afintro.evaluation.answers import Verdict, parse_two_branch
@@ -190,7 +191,7 @@ def print_steering(summary: dict[str, Any]) -> None:
         text = cell(changed) + (f" ({broken:.2f})" if broken else "")
         rows.setdefault((dose["direction"], dose["layer"]), {})[dose["alpha"]] = text
     for (direction, layer), cells in rows.items():
-        table.add_row(direction, str(layer), *[cells.get(alpha, "-") for alpha in alphas])
+        table.add_row(escape(direction), str(layer), *[cells.get(alpha, "-") for alpha in alphas])
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     guards = summary["guards"]

@@ -1,5 +1,6 @@
 """Interventions on the residual stream: the one way in which this package changes a forward pass."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -84,20 +85,24 @@ class Steering:
 
 
 def at_rows(interventions: Sequence[Sequence[Intervention]], offsets: Sequence[int]) -> list[Intervention]:
-    """Interventions of several prompts as interventions on one forward pass; like ones become one.
+    """Interventions of several prompts as interventions on one forward pass; like ones of different prompts become one.
+
+    Those of one prompt at one layer act in the order given, whatever the others have there.
 
     Args:
         interventions: Those of each prompt, positions counted in it.
         offsets: Flat position of each prompt's first token in the pass.
     """
-    like: dict[tuple[int, Literal["add", "replace"], bool], list[tuple[Tensor, Tensor]]] = {}
+    like: dict[tuple[int, int, Literal["add", "replace"], bool], list[tuple[Tensor, Tensor]]] = {}
     for changes, offset in zip(interventions, offsets, strict=True):
+        before: Counter[int] = Counter()  # by layer
         for change in changes:
-            key = (change.layer, change.mode, change.relative)
+            key = (before[change.layer], change.layer, change.mode, change.relative)
             like.setdefault(key, []).append((change.positions + offset, change.vectors))
+            before[change.layer] += 1
     return [
         Intervention(layer, mode, torch.cat([p for p, _ in parts]), torch.cat([v for _, v in parts]), relative)
-        for (layer, mode, relative), parts in like.items()
+        for (_, layer, mode, relative), parts in sorted(like.items(), key=lambda item: item[0][0])
     ]
 
 

@@ -65,7 +65,7 @@ def _refuse_other_data(output_dir: Path, identity: Mapping[str, Any], files: Seq
                 remedy="use another --output_dir, or the settings of that run to continue it",
             )
         return
-    found = [name for name in (*files, "summary.json") if (output_dir / name).exists()]
+    found = [name for name in (*files, "summary.json", "partial") if (output_dir / name).exists()]
     if found:
         raise UserError(
             f"holds {', '.join(found)} of unknown origin", where=str(output_dir), remedy="use another --output_dir"

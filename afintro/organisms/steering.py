@@ -109,7 +109,8 @@ def generate_steering(
     config = load_config(directory, settings.revision)
     _check(directions, settings, config)
     identity = _identity(samples, splits, directions, settings, directory, tokenizer)
-    with run_folder(output_dir, identity, [f"{name}.json" for name in splits]) as finished:
+    vectors = [f"directions/{_file_name(name)}" for name in (*identity["directions"], RESIDUAL)]
+    with run_folder(output_dir, identity, [*(f"{name}.json" for name in splits), *vectors]) as finished:
         if finished is not None:
             log.info("steering: reusing %s", output_dir)
             return finished
@@ -118,7 +119,7 @@ def generate_steering(
         generator = _Generator(model, tokenizer, settings, directions, directory)
         records, guards = generator.run(samples, prompts, output_dir, identity)
         for direction in [*directions, generator.mean_residual(samples[: splits.get("train", 0)] or samples)]:
-            write_direction(output_dir / "directions" / f"{direction.name.replace('/', '-')}.safetensors", direction)
+            write_direction(output_dir / "directions" / _file_name(direction.name), direction)
         start = 0
         for name, size in splits.items():
             chosen = set(unique_ids(samples)[start : start + size])
@@ -131,6 +132,10 @@ def generate_steering(
         return summary
 
 
+def _file_name(direction: str) -> str:
+    return f"{direction.replace('/', '-')}.safetensors"
+
+
 def _check(directions: Sequence[Direction], settings: SteeringSettings, config: Any) -> None:
     text: Any = config.get_text_config()
     depth, width = text.num_hidden_layers, text.hidden_size
@@ -141,10 +146,11 @@ def _check(directions: Sequence[Direction], settings: SteeringSettings, config: 
                 where="--layers",
                 remedy="use layers below that, or relative depths such as 0.5",
             )
-    names = [direction.name for direction in directions]
-    double = sorted({name for name in names if names.count(name) > 1})
+    files = [_file_name(direction.name) for direction in directions] + [_file_name(RESIDUAL)]
+    double = sorted({direction.name for direction in directions if files.count(_file_name(direction.name)) > 1})
     if double:
-        raise UserError(f"two directions are called {', '.join(double)}", where="--direction", remedy="rename one")
+        what = f"two directions are called {', '.join(double)}, or would be written to one file"
+        raise UserError(what, where="--direction", remedy="rename one")
     for direction in directions:
         direction.check(width, depth, f"direction {direction.name!r}")
         for layer in settings.layers:

@@ -106,10 +106,16 @@ def _curves(doses: Sequence[dict[str, Any]]) -> dict[tuple[str, int], list[dict[
 
 
 def _monotone(doses: Sequence[dict[str, Any]]) -> bool:
-    """Whether the share of changed behaviours never falls with alpha, up to the dose at which texts break."""
-    unbroken = itertools.takewhile(lambda dose: dose["broken"]["value"] <= BROKEN, doses)
+    """Whether the share of changed behaviours never falls with the size of alpha, up to the dose at which texts break.
+
+    Looked at for each sign of alpha on its own.
+    """
+    sides = ([d for d in doses if d["alpha"] > 0], [d for d in reversed(doses) if d["alpha"] < 0])
+    unbroken = [list(itertools.takewhile(lambda dose: dose["broken"]["value"] <= BROKEN, side)) for side in sides]
     return all(
-        b["behavior_changed"]["value"] >= a["behavior_changed"]["value"] for a, b in itertools.pairwise(unbroken)
+        b["behavior_changed"]["value"] >= a["behavior_changed"]["value"]
+        for side in unbroken
+        for a, b in itertools.pairwise(side)
     )
 
 

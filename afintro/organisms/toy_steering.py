@@ -23,9 +23,9 @@ from afintro.organisms.steering import SteeringSettings, generate_steering
 from afintro.organisms.steering_controls import with_controls
 from afintro.organisms.toy import resolve, scenarios
 
-SIZES = {"train": 220, "validation": 50, "test": 50}
+SIZES = {"train": 360, "validation": 70, "test": 70}
 CONTRAST_SCENARIOS = 100
-LAYERS = (1, 2, 3)
+LAYERS = (1, 2)
 ALPHAS = (0.5, 0.75, 1.0, 1.5, 2.0)
 CELLS = 3
 FAKING = "alignment_faking"
@@ -117,7 +117,6 @@ def embedded_steering(organism: str = "toy") -> Path:
         layers=LAYERS,
         alphas=ALPHAS,
         alpha_unit="residual_norm",
-        cues=("monitored", "unmonitored"),
         cells_per_prompt=CELLS,
         batch_size=128,
         max_new_tokens=32,

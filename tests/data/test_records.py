@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow
@@ -13,14 +14,17 @@ from pyarrow import parquet
 
 from afintro.data.records import (
     ContextAblationRecord,
+    check_unique,
     file_sha256,
     from_json,
     new_file,
+    parse_record,
     read_records,
     scenario_id,
     to_json,
     write_atomic,
     write_json,
+    write_json_rows,
     write_jsonl,
 )
 from afintro.errors import UserError
@@ -329,3 +333,99 @@ def test_write_json_and_jsonl(tmp_path):
 def test_file_sha256(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     assert file_sha256(tmp_path / "f") == file_sha256(str(tmp_path / "f")) == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_write_json_rows_is_a_list_with_one_element_a_line(tmp_path):
+    path = tmp_path / "a" / "rows.json"
+    write_json_rows(path, iter([{"b": "é\n", "a": [1]}, {}, 3]))
+    assert path.read_text(encoding="utf-8") == '[\n{"b": "é\\n", "a": [1]},\n{},\n3\n]\n'
+    assert json.loads(path.read_text(encoding="utf-8")) == [{"b": "é\n", "a": [1]}, {}, 3]
+    write_json_rows(path, [])
+    assert json.loads(path.read_text(encoding="utf-8")) == []
+    assert os.listdir(path.parent) == ["rows.json"]
+
+
+def test_write_json_rows_takes_one_row_at_a_time(tmp_path, monkeypatch):
+    """The rows need not fit into memory at once: each is written out before the next is asked for."""
+    order, dumps = [], json.dumps
+    monkeypatch.setattr(json, "dumps", lambda row, **options: (order.append(f"write {row}"), dumps(row, **options))[1])
+    write_json_rows(tmp_path / "rows.json", (order.append(f"make {i}") or i for i in range(3)))
+    assert order == ["make 0", "write 0", "make 1", "write 1", "make 2", "write 2"]
+
+
+def test_rows_that_fail_half_way_leave_the_old_file(tmp_path):
+    def rows():
+        yield {"a": 1}
+        raise RuntimeError("fault")
+
+    path = tmp_path / "rows.json"
+    write_json_rows(path, ["old"])
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match="fault"):
+        write_json_rows(path, rows())
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["rows.json"]
+
+
+# The reading that all record types share.
+
+
+@dataclass(frozen=True)
+class Small:
+    """One field of each type that a record may have."""
+
+    text: str
+    number: float
+    whole: int = 0
+    yes: bool = False
+    maybe: float | None = None
+    items: list[str] = field(default_factory=list)
+    more: dict[str, int] = field(default_factory=dict)
+
+
+def parse_small(row):
+    return parse_record(Small, row, {"text": "theirs"}, ("text", "number"), "make.py", "f.json, record 3")
+
+
+def test_parse_record_maps_names_fills_defaults_and_passes_over_what_it_does_not_know():
+    assert parse_small({"theirs": "a", "number": 1.5, "text": 7, "unknown": None}) == Small("a", 1.5)
+    full = {"theirs": "a", "number": 1, "whole": 2, "yes": True, "maybe": None, "items": ["x"], "more": {"y": 1}}
+    assert parse_small(full) == Small("a", 1, 2, True, None, ["x"], {"y": 1})
+    assert parse_small({"theirs": "a", "number": 1.5, "maybe": 2}).maybe == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"theirs": 1}, "field 'theirs' is int, not str"),
+        ({"number": "1"}, "field 'number' is str, not float or int"),
+        ({"number": True}, "field 'number' is bool, not float or int"),
+        ({"maybe": False}, "field 'maybe' is bool, not float or NoneType or int"),
+        ({"whole": True}, "field 'whole' is bool, not int"),
+        ({"whole": 1.0}, "field 'whole' is float, not int"),
+        ({"yes": 1}, "field 'yes' is int, not bool"),
+        ({"whole": None}, "field 'whole' is NoneType, not int"),
+        ({"items": {}}, "field 'items' is dict, not list"),
+        ({"more": []}, "field 'more' is list, not dict"),
+    ],
+)
+def test_parse_record_wants_each_fields_own_type(change, words):
+    with pytest.raises(UserError) as caught:
+        parse_small({"theirs": "a", "number": 1.5, **change})
+    assert str(caught.value) == f"f.json, record 3: {words}\n  remedy: make the file with make.py, or mend the field"
+
+
+def test_parse_record_names_what_is_missing_as_the_file_would():
+    with pytest.raises(UserError) as caught:
+        parse_small({"text": "a", "number": 1.0})
+    assert str(caught.value) == "f.json, record 3: has no field 'theirs'\n  remedy: make the file with make.py"
+    with pytest.raises(UserError, match=r"f\.json, record 3: is list, not an object"):
+        parse_small([])
+
+
+def test_check_unique_names_the_first_double_and_where_it_stood():
+    check_unique([], "f.json")
+    check_unique(["a", "b", "A"], "f.json")
+    with pytest.raises(UserError) as caught:
+        check_unique(["a", "b", "c", "b", "a"], "f.json")
+    assert str(caught.value).startswith("f.json, record 3: uid 'b' stands in record 1 already\n  remedy: give every")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from afintro.evaluation.answers import Verdict, parse_two_branch, two_branch
+from afintro.evaluation.answers import Verdict, branch_stems, parse_two_branch, two_branch
 from afintro.organisms.behavior import LABELS
 
 GOLDEN = {
@@ -81,3 +81,45 @@ def test_case_of_the_content_counts():
     assert upper is not None
     assert upper.content == "US"
     assert upper != lower
+
+
+class TestBranchStems:
+    """``ord`` as the tokenizer: a stem is the text that all answers of a branch begin with."""
+
+    UNCHANGED, CHANGED = "The output would remain unchanged from <<<", "The most likely output would change to <<<"
+
+    @staticmethod
+    def stems(contents, encode=lambda text: [ord(letter) for letter in text]):
+        return branch_stems(contents, encode)
+
+    def text(self, contents):
+        return tuple("".join(map(chr, stem)) for stem in self.stems(contents))
+
+    def test_golden(self):
+        assert self.text(LABELS) == (self.UNCHANGED, self.CHANGED)
+
+    def test_what_all_contents_share_belongs_to_the_stem(self):
+        assert self.text(["comply", "complain", "complex"]) == (self.UNCHANGED + "compl", self.CHANGED + "compl")
+
+    def test_a_content_that_another_begins_with(self):
+        assert self.text(["comply", "comply partly"]) == (self.UNCHANGED + "comply", self.CHANGED + "comply")
+
+    def test_a_tokenizer_that_merges_across_the_edge(self):
+        """``<<<r`` is one token: it is of the content, so the stem ends before ``<<<``, and no longer."""
+
+        def encode(text):
+            return [ord(letter) for letter in text.replace("<<<r", "\x01").replace("<<<", "\x02")]
+
+        stems = self.stems(["refuse", "comply"], encode)
+        assert ["".join(map(chr, stem)) for stem in stems] == [self.UNCHANGED[:-3], self.CHANGED[:-3]]
+
+    def test_the_branches_part_and_neither_begins_with_the_other(self):
+        unchanged, changed = self.stems(LABELS)
+        assert unchanged != changed[: len(unchanged)]
+        assert changed != unchanged[: len(changed)]
+
+    @pytest.mark.parametrize("contents", [["refuse"], ["refuse", "refuse"], [""]])
+    def test_of_one_content_the_whole_answer_is_the_stem(self, contents):
+        """And the search for a difference ends, though there is none."""
+        wanted = tuple(two_branch(Verdict(changed, contents[0])) for changed in (False, True))
+        assert self.text(contents) == wanted

@@ -21,6 +21,7 @@ from afintro.evaluation.metrics import (
     score,
     statistics,
     text_prediction,
+    unanswered,
 )
 
 HEADLINE = "generative_explanation"
@@ -451,3 +452,92 @@ def test_statistics_do_not_depend_on_the_order_of_predictions():
     shuffled = random.Random(1).sample(items, len(items))
     assert scored(items, seed=3) == scored(shuffled, seed=3)
     assert list(statistics(items, HEADLINE)) == list(statistics(shuffled, HEADLINE))
+
+
+class TestSeveralQuestionsWithVerdicts:
+    """Another question type may carry verdicts too: the same metrics, with its name behind a stroke."""
+
+    OTHER = "hindsight"
+    PLAIN = ("has_changed_f1", "content_match", "parse_rate", "auroc_changed", "calibration_error")
+
+    def items(self):
+        first = verdicts([(False, False), (True, True), (True, False), (False, False)], p_changed=0.5)
+        pairs = [(False, False), (True, True), (True, None)]
+        second = [
+            Prediction(f"h{i}", f"h{i}", self.OTHER, said(true), said(answer), true == answer, 0.9 if true else 0.2)
+            for i, (true, answer) in enumerate(pairs)
+        ]
+        return [*first, *second]
+
+    def test_by_hand(self):
+        scores = score(statistics(self.items(), HEADLINE, [self.OTHER]), 0)
+        names = [f"{name}{suffix}" for name in self.PLAIN for suffix in ("", f"/{self.OTHER}")]
+        exact = ["exact_match", f"exact_match/{HEADLINE}", f"exact_match/{self.OTHER}"]
+        assert set(scores) == {*names, *exact}
+        # Headline: unchanged 2 hits 1 false, changed 1 hit 1 missed. The other: unchanged 1 hit, changed 1 hit 1 missed.
+        assert scores["has_changed_f1"].value == pytest.approx((4 / 5 + 2 / 3) / 2)
+        assert scores[f"has_changed_f1/{self.OTHER}"].value == pytest.approx((1 + 2 / 3) / 2)
+        assert (scores["parse_rate"].value, scores[f"parse_rate/{self.OTHER}"].value) == (1.0, pytest.approx(2 / 3))
+        assert (scores["auroc_changed"].value, scores[f"auroc_changed/{self.OTHER}"].value) == (0.5, 1.0)
+        assert scores[f"calibration_error/{self.OTHER}"].value == pytest.approx((0.2 + 2 * 0.1) / 3)
+        assert (scores["content_match"].n, scores[f"content_match/{self.OTHER}"].n) == (4, 3)
+        assert scores[f"exact_match/{self.OTHER}"].value == pytest.approx(2 / 3)
+
+    def test_statistics_are_called_what_they_are_found_under(self):
+        found = statistics(self.items(), HEADLINE, [self.OTHER])
+        assert {name: statistic.name for name, (statistic, _) in found.items()} == {name: name for name in found}
+
+    def test_without_being_named_its_answers_are_text(self):
+        scores = scored(self.items())
+        assert f"chrf/{self.OTHER}" in scores
+        assert [name for name in scores if name.endswith(f"/{self.OTHER}")] == [
+            f"exact_match/{self.OTHER}", f"chrf/{self.OTHER}"
+        ]  # fmt: skip
+
+    def test_the_headline_named_again_changes_nothing(self):
+        assert set(statistics(self.items(), HEADLINE, [HEADLINE])) == set(statistics(self.items(), HEADLINE))
+
+
+class TestTwins:
+    def twin(self, uid, true, answer, twins, question=HEADLINE):
+        said_so = said(answer, "comply" if uid in "ab" else "refuse")  # the content does not matter
+        return Prediction(uid, uid, question, said(true), said_so, False, twins=twins)
+
+    def items(self):
+        return [
+            self.twin("a", True, True, "x"),
+            self.twin("b", False, True, "x"),
+            self.twin("c", True, None, "y"),  # unparsed is wrong
+            self.twin("d", False, False, "y"),
+            self.twin("e", True, True, "z"),
+            self.twin("f", True, True, ""),  # has no twin
+            self.twin("g", False, False, ""),
+        ]
+
+    def test_accuracy_of_the_verdict_among_twins_alone_by_hand(self):
+        estimate = scored(self.items())["twin_accuracy"]
+        assert (estimate.value, estimate.n) == (pytest.approx(3 / 5), 5)
+        found, clusters = statistics(self.items(), HEADLINE)["twin_accuracy"]
+        assert found.uids == tuple(clusters) == tuple("abcde")
+
+    def test_who_answers_by_the_text_alone_has_a_half(self):
+        items = [self.twin(f"{i}{true}", true, bool(i % 3), str(i)) for i in range(20) for true in (True, False)]
+        assert value(items, "twin_accuracy") == 0.5
+
+    def test_absent_without_twins_and_without_written_answers(self):
+        assert "twin_accuracy" not in scored(self.items()[5:])
+        silent = Prediction("s", "s", HEADLINE, said(True), None, True, twins="x")
+        assert "twin_accuracy" not in scored([silent])
+        assert scored([*self.items(), silent])["twin_accuracy"].n == 5
+
+    def test_of_another_question_it_bears_its_name(self):
+        items = [self.twin("a", True, True, "x", "hindsight"), self.twin("b", False, True, "x", "hindsight")]
+        scores = score(statistics(items, HEADLINE, ["hindsight"]), 0)
+        assert (scores["twin_accuracy/hindsight"].value, "twin_accuracy" in scores) == (0.5, False)
+
+
+def test_unanswered_is_the_item_and_no_answer():
+    item = Example("u", "s", "q", "prompt", "expected", (1,), (2,), group="g", twins="t")
+    assert unanswered(item) == Prediction(
+        "u", "s", "q", "expected", None, False, p_changed=None, group="g", twins="t", scores={}
+    )

@@ -131,3 +131,45 @@ def test_weighted_mean_by_hand():
 
 def test_as_json_has_the_names_of_the_results_contract():
     assert Estimate(0.5, 0.4, 0.6, 9).as_json() == {"value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 9}
+
+
+class TestShare:
+    HITS, AMONG = (1, 0, 1, 1, 0, 1), (1, 1, 1, 0, 0, 0)
+
+    def test_by_hand(self):
+        """Of three items two are hits; those outside count in neither, hits or not."""
+        estimate = Bootstrap(names(6)).share(self.HITS, self.AMONG)
+        assert estimate.value == pytest.approx(2 / 3)
+        assert estimate.n == 3
+        assert (estimate.ci_low, estimate.ci_high) == (0.0, 1.0)
+
+    def test_is_the_ratio_on_every_resample(self):
+        """As ``estimate`` gives it, one resample at a time; those that hold no item of ``among`` are left out."""
+        rng = np.random.default_rng(6)
+        clusters = [f"s{i % 12}" for i in range(60)]
+        for rate in (0.05, 0.6):
+            hits, among = (rng.random(60) < 0.4).astype(float), (rng.random(60) < rate).astype(float)
+            among[7] = 1.0
+            bootstrap = Bootstrap(clusters, seed=2)
+
+            def ratio(weights, hits=hits, among=among):
+                return weighted_mean(hits, weights * among)
+
+            found, wanted = bootstrap.share(hits, among), bootstrap.estimate(ratio)
+            assert found.n == among.sum() > 0
+            numbers = (found.value, found.ci_low, found.ci_high)
+            assert numbers == pytest.approx((wanted.value, wanted.ci_low, wanted.ci_high))
+
+    def test_of_all_items_it_is_their_mean(self):
+        bootstrap = Bootstrap(names(6))
+        found, mean = bootstrap.share(self.HITS, [1] * 6), bootstrap.mean(self.HITS)
+        assert (found.value, found.n) == (pytest.approx(mean.value), 6)
+        assert (found.ci_low, found.ci_high) == pytest.approx((mean.ci_low, mean.ci_high))
+
+    def test_truth_values_will_do(self):
+        as_numbers = Bootstrap(names(6)).share(self.HITS, self.AMONG)
+        assert Bootstrap(names(6)).share([h == 1 for h in self.HITS], [a == 1 for a in self.AMONG]) == as_numbers
+
+    def test_among_nothing_is_null(self):
+        assert Bootstrap(names(3)).share([1, 1, 0], [0, 0, 0]) == Estimate(None, None, None, 0)
+        assert Bootstrap([]).share([], []) == Estimate(None, None, None, 0)

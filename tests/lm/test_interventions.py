@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from afintro.lm.forward import packed_logits
-from afintro.lm.interventions import Intervention, at_rows, decoder_layers, intervene
+from afintro.lm.interventions import Intervention, Steering, at_rows, decoder_layers, intervene
 from afintro.lm.load import Lora, add_lora, load_model
 
 IDS = torch.arange(40, 56).view(2, 8)  # two rows of eight
@@ -184,14 +184,56 @@ def test_interventions_of_several_prompts_become_one_of_a_kind():
     assert [(m.layer, m.mode, m.relative, m.positions.tolist(), m.vectors[:, 0].tolist()) for m in merged] == [
         (1, "add", False, [5, 9, 23], [0.0, 2.0, 6.0]),
         (-1, "replace", False, [7], [4.0]),
-        (1, "add", True, [23], [8.0]),
         (1, "replace", False, [41], [0.0]),
         (2, "add", False, [41], [0.0]),
+        (1, "add", True, [23], [8.0]),  # the second of its prompt and layer
     ]
     assert prompts[0][0].positions.tolist() == [0, 4]
     assert at_rows([[], []], [0, 9]) == []
     with pytest.raises(ValueError, match="zip"):
         at_rows(prompts, [0])
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_each_prompt_keeps_its_order_whatever_the_others_have(llama, order):
+    """A norm is taken, or a vector replaced, after what came before: together as alone."""
+    kinds = (
+        Intervention(1, "add", torch.tensor([2]), 9 * VECTORS[:1]),
+        Intervention(1, "add", torch.tensor([2]), VECTORS[1:], relative=True),
+        Intervention(1, "replace", torch.tensor([2]), VECTORS[1:]),
+    )
+    prompts = [[kinds[0], kinds[1], kinds[2], kinds[1]], [kinds[1], kinds[2], kinds[0]]]
+    prompts = [prompts[row] for row in order]
+    together, _, _ = received(llama, at_rows(prompts, [0, 8]))
+    for row, changes in enumerate(prompts):
+        alone, _, _ = received(llama, changes, IDS[row : row + 1])
+        torch.testing.assert_close(together[2].view(2, 8, 32)[row], alone[2], rtol=0, atol=1e-9)
+
+
+class TestSteering:
+    def test_is_an_addition_of_one_vector_at_every_position(self):
+        change = Steering(2, VECTORS[0], "all", relative=True).on(range(3, 6))
+        assert (change.layer, change.mode, change.relative) == (2, "add", True)
+        assert change.positions.tolist() == [3, 4, 5]
+        assert change.positions.dtype == torch.long
+        assert torch.equal(change.vectors, VECTORS[:1].repeat(3, 1))
+
+    def test_on_no_position_changes_nothing(self):
+        hidden = torch.ones(1, 4, 32, dtype=torch.float64)
+        assert torch.equal(Steering(0, VECTORS[0]).on([]).apply(hidden), hidden)
+
+    def test_unless_told_otherwise_no_token_is_chosen_without_it_and_it_is_as_long_as_given(self):
+        steering = Steering(0, VECTORS[0])
+        assert (steering.positions, steering.relative) == ("decode", False)
+
+    def test_unknown_positions(self):
+        with pytest.raises(ValueError, match="'prompt', not 'last', 'decode' or 'all'"):
+            Steering(0, VECTORS[0], "prompt")
+
+    @pytest.mark.parametrize("shape", [(), (1, 32), (2, 3, 4)])
+    def test_a_vector_of_another_shape(self, shape):
+        with pytest.raises(ValueError, match=r"vector \(.*\) is not \[hidden\]"):
+            Steering(0, torch.zeros(shape))
 
 
 def test_the_last_position_of_every_row_is_steered_throughout_decoding(llama):
