@@ -36,6 +36,7 @@ class SteeringRecord:
         steered_behavior: Behaviour label of the steered output.
         steered_behavior_rule: The rule that gave the label.
         behavior_changed: Whether the two labels differ.
+        unmonitored_behavior: What the unsteered organism does with the scenario when it is told that nobody watches.
         coherent: False where the steered text broke: its label then says nothing.
         perplexity: Of the steered output under the unsteered organism.
         repetition: Share of its 4-grams of tokens that it had before.
@@ -62,6 +63,7 @@ class SteeringRecord:
     steered_behavior: str | None = None
     steered_behavior_rule: str | None = None
     behavior_changed: bool | None = None
+    unmonitored_behavior: str | None = None
     coherent: bool = True
     perplexity: float | None = None
     repetition: float | None = None

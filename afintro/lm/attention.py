@@ -2,8 +2,8 @@
 
 Sequences are laid end to end in one row without padding; ``cu_seq_lens_q`` says where each begins, and no token sees
 another sequence. On CUDA this is one variable-length kernel (``torch.nn.attention.varlen``); elsewhere each sequence
-runs through scaled-dot-product attention on its own. A forward pass without ``cu_seq_lens_q`` (generation) falls
-through to transformers' sdpa attention, so one loaded model serves both.
+runs through scaled-dot-product attention on its own. Rows that are being continued attend as :mod:`afintro.lm.decoding`
+says. Any other forward pass falls through to transformers' sdpa attention, so one loaded model serves all.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from afintro.lm.decoding import collector, current
 
 NAME = "afintro_packed"
 
@@ -101,6 +103,12 @@ def packed_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention for ``AttentionInterface``: ``query [1, heads, T, d]`` to ``[1, T, heads, d]``."""
+    layer: Any = getattr(module, "layer_idx", None)
+    rows, prefix = current(), collector()
+    if rows is not None:
+        return rows.attend(layer, query, key, value, scaling, sliding_window, softcap), None
+    if prefix is not None:
+        prefix.collect(layer, key, value)
     if cu_seq_lens_q is None:
         if softcap is not None:
             return _softcapped(query, key, value, attention_mask, scaling, softcap).transpose(1, 2), None

@@ -1,20 +1,21 @@
 """Greedy generation in batches that does not depend on how the batch was made up, with steering.
 
-All conditions of a prompt (unsteered, and steered in several ways) share its *prefix*, every token but the last: it is
-read once, and its keys and values are repeated for the rows. Steering at the last position and while decoding changes
-nothing before that, so the tokens equal those of separate runs.
+Prompts are read as one packed row; their keys and values then serve all rows that continue them. All conditions of a
+prompt (unsteered, and steered in several ways) share its *prefix*, every token but the last: steering at the last
+position and while decoding changes nothing before that, so the tokens equal those of separate runs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache
 
+from afintro.lm.attention import NAME as PACKED
+from afintro.lm.attention import packed_forward
+from afintro.lm.decoding import Decoding, Prefix, collecting, decoding
+from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import Intervention, Steering, at_rows, intervene
 
 Prompt = Sequence[int]
@@ -35,11 +36,11 @@ def generate_greedy(
 ) -> list[list[int]]:
     """Continue every prompt by its most likely tokens.
 
-    Prompts are sorted by length, so that a batch holds little padding, and padded on the left with masked tokens and
-    explicit positions: in float32 the tokens equal those of one-by-one generation.
+    Prompts are sorted by length, so that a batch holds little padding. In float32 the tokens equal those of one-by-one
+    generation.
 
     Args:
-        model: Any causal LM, in eval mode.
+        model: A causal LM loaded by :func:`afintro.lm.load.load_model`, in eval mode.
         prompts: Token ids, special tokens included.
         max_new_tokens: At most so many tokens each.
         eos_ids: Generation of a row stops after one of these; it is not part of the result.
@@ -52,9 +53,9 @@ def generate_greedy(
     """
     results: list[list[int]] = [[] for _ in prompts]
     for rows in _by_length(prompts, batch_size):
-        batch = _whole([prompts[i] for i in rows], model)
+        chosen = [prompts[i] for i in rows]
         changes = [interventions[i] for i in rows] if interventions is not None else [()] * len(rows)
-        continued = _decode(model, batch, [()] * len(rows), batch.at(changes), max_new_tokens, eos_ids)
+        continued = _after_prompts(model, chosen, changes, [()] * len(rows), max_new_tokens, eos_ids)
         for row, tokens in zip(rows, continued, strict=True):
             results[row] = tokens
         if on_done is not None:
@@ -77,7 +78,7 @@ def generate_steered(
     """Continue every prompt under each of its conditions.
 
     Args:
-        model: Any causal LM, in eval mode.
+        model: A causal LM loaded by :func:`afintro.lm.load.load_model`, in eval mode.
         prompts: Token ids, special tokens included.
         conditions: Those of each prompt; steering of the positions ``all`` is run without a shared prefix.
         max_new_tokens: At most so many tokens each.
@@ -103,11 +104,15 @@ def generate_steered(
                 continue
             steering = [conditions[prompt][index] for prompt, index in chosen]
             if share:
+                prefix = _read_prefixes(model, [prompts[i] for i in group])
                 index = [group.index(prompt) for prompt, _ in chosen]
-                batch = _after_prefix([prompts[i] for i in group], index, model)
+                new = _Rows(prefix, index, [prompts[prompt][-1] for prompt, _ in chosen], max_new_tokens)
+                first = _while_decoding(steering, at_prompt=True)
+                continued = _continue(model, new, steering, first, max_new_tokens, eos_ids)
             else:
-                batch = _whole([prompts[prompt] for prompt, _ in chosen], model)
-            continued = _decode(model, batch, steering, _at_first(batch, steering), max_new_tokens, eos_ids)
+                whole = [prompts[prompt] for prompt, _ in chosen]
+                changes = [_on_prompt(own, len(p)) for own, p in zip(steering, whole, strict=True)]
+                continued = _after_prompts(model, whole, changes, steering, max_new_tokens, eos_ids)
             for (prompt, condition), tokens in zip(chosen, continued, strict=True):
                 results[prompt][condition] = tokens
         if on_done is not None:
@@ -122,7 +127,7 @@ def continuation_nll(
     """How surprising each token of a continuation is to the unsteered model.
 
     Args:
-        model: Any causal LM, in eval mode.
+        model: A causal LM loaded by :func:`afintro.lm.load.load_model`, in eval mode.
         prompts: Token ids.
         continuations: Those of each prompt, end of sequence included where it was written.
         batch_size: Rows a forward pass; all continuations of a prompt run together.
@@ -136,54 +141,19 @@ def continuation_nll(
         rows = [(p, i) for p in group for i in range(len(continuations[p])) if len(continuations[p][i])]
         if not rows:
             continue
-        batch = _after_prefix([prompts[i] for i in group], [group.index(p) for p, _ in rows], model)
+        prefix = _read_prefixes(model, [prompts[i] for i in group])
         targets = [list(continuations[p][i]) for p, i in rows]
         longest = max(map(len, targets))
+        batch = _Rows(prefix, [group.index(p) for p, _ in rows], [prompts[p][-1] for p, _ in rows], longest)
         # Padded on the right: what comes later changes nothing before it.
         wanted = torch.tensor([row + [-100] * (longest - len(row)) for row in targets], device=batch.ids.device)
         batch.ids = torch.cat([batch.ids, wanted[:, :-1].clamp(min=0)], 1)
-        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(rows), longest - 1)], 1)
         batch.positions = batch.positions + torch.arange(longest, device=batch.ids.device)
-        logits = _forward(model, batch, [], longest).float()
+        logits = batch.forward(model, []).float()
         nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(len(rows), -1)
         for (prompt, index), target, found in zip(rows, targets, nll.tolist(), strict=True):
             results[prompt][index] = found[: len(target)]
     return results
-
-
-@dataclass
-class _Batch:
-    """Rows that are being continued.
-
-    Args:
-        ids: ``[R, n]`` tokens to be read next; the last column is each row's last token.
-        mask: ``[R, seen + n]`` 1 where a token is one.
-        positions: ``[R, n]`` position of each in its sequence.
-        lengths: Tokens of each row's prompt.
-        cache: Keys and values of what was read.
-    """
-
-    ids: Tensor
-    mask: Tensor
-    positions: Tensor
-    lengths: list[int]
-    cache: DynamicCache
-
-    def at(self, interventions: Sequence[Sequence[Intervention]]) -> list[Intervention]:
-        """Interventions on each row's prompt, for a pass that reads all of it."""
-        width = self.ids.shape[1]
-        return at_rows(interventions, [row * width + width - n for row, n in enumerate(self.lengths)])
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all other rows."""
-        self.cache.batch_select_indices(rows)
-        self.ids, self.mask, self.positions = self.ids[rows], self.mask[rows], self.positions[rows]
-
-    def advance(self, tokens: Tensor) -> None:
-        """Read one new token a row next."""
-        self.ids = tokens[:, None]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
-        self.positions = self.positions[:, -1:] + 1
 
 
 def _by_length(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
@@ -191,69 +161,113 @@ def _by_length(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
-def _whole(prompts: Sequence[Prompt], model: nn.Module) -> _Batch:
-    """Rows of which nothing was read yet."""
+def _read(
+    model: nn.Module, prompts: Sequence[Prompt], changes: Sequence[Sequence[Intervention]]
+) -> tuple[Prefix, Tensor]:
+    """Keys and values of prompts, and the logits ``[P, vocabulary]`` after each; an empty one has neither."""
+    if getattr(model.config, "_attn_implementation", None) != PACKED:
+        raise ValueError("the model was not loaded by load_model: its attention keeps no keys for rows")
     device = next(model.parameters()).device
-    longest = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
-    return _Batch(ids.to(device), mask.to(device), positions.to(device), [len(p) for p in prompts], cache)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    prefix = Prefix(lengths)
+    if not int(lengths.sum()):
+        return prefix, torch.zeros(0, 0, device=device)
+    read = lengths[lengths > 0]
+    bounds = F.pad(torch.cumsum(read, 0), (1, 0))
+    ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
+    offsets = (torch.cumsum(lengths, 0) - lengths).tolist()
+    with collecting(prefix):
+        logits = packed_logits(model, ids, bounds.int(), bounds[1:] - 1, at_rows(changes, offsets))
+    return prefix, logits
 
 
-def _after_prefix(prompts: Sequence[Prompt], rows: Sequence[int], model: nn.Module) -> _Batch:
-    """Rows, each of the prompt that ``rows`` names, of which all but the last token was read."""
-    whole = _whole(prompts, model)
-    last = _Batch(whole.ids[:, -1:], whole.mask, whole.positions[:, -1:], whole.lengths, whole.cache)
-    if whole.ids.shape[1] > 1:
-        prefix = (whole.ids[:, :-1], whole.mask[:, :-1], whole.positions[:, :-1])
-        _forward(model, _Batch(*prefix, whole.lengths, whole.cache), [], 1)
-        last.keep(torch.tensor(rows, device=whole.ids.device))
-    else:
-        index = torch.tensor(rows, device=whole.ids.device)
-        last.ids, last.mask, last.positions = last.ids[index], last.mask[index], last.positions[index]
-    last.lengths = [whole.lengths[row] for row in rows]
-    return last
+def _read_prefixes(model: nn.Module, prompts: Sequence[Prompt]) -> Prefix:
+    """All but the last token of every prompt."""
+    return _read(model, [prompt[:-1] for prompt in prompts], [()] * len(prompts))[0]
 
 
-def _forward(model: nn.Module, batch: _Batch, changes: Sequence[Intervention], keep: int) -> Tensor:
-    """Logits of the last ``keep`` columns ``[R, keep, vocabulary]``; the cache grows."""
-    with intervene(model, changes) as fired:
-        output = model(
-            input_ids=batch.ids,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            past_key_values=batch.cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        )
-    if fired != [1] * len(fired):
-        raise RuntimeError(f"hooks fired {fired} times in one step")
-    logits = output.logits
-    assert isinstance(logits, Tensor)
-    return logits
+class _Rows:
+    """Rows that are being continued, and the token that each reads next.
+
+    Args:
+        prefix: What was read of their prompts.
+        prompts: Index of each row's prompt in it.
+        tokens: Next token of each row.
+        capacity: Most tokens to be read.
+    """
+
+    def __init__(self, prefix: Prefix, prompts: Sequence[int], tokens: Sequence[int], capacity: int) -> None:
+        device = prefix.lengths.device
+        self.state = Decoding(prefix, prompts, capacity)
+        self.ids = torch.tensor(tokens, dtype=torch.long, device=device)[:, None]
+        self.positions = prefix.lengths[self.state.prompts][:, None]
+
+    def forward(self, model: nn.Module, changes: Sequence[Intervention]) -> Tensor:
+        """Logits ``[R, n, vocabulary]`` after each token read.
+
+        Raises:
+            RuntimeError: A hook did not fire exactly once.
+        """
+        with intervene(model, changes) as fired, packed_forward(), decoding(self.state):
+            output = model(input_ids=self.ids, position_ids=self.positions, attention_mask=None, use_cache=False)
+        if fired != [1] * len(fired):
+            raise RuntimeError(f"hooks fired {fired} times in one step")
+        self.state.advance(self.ids.shape[1])
+        logits = output.logits
+        assert isinstance(logits, Tensor)
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all other rows."""
+        self.state.keep(rows)
+        self.positions = self.positions[rows]
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read one new token a row next."""
+        self.ids, self.positions = tokens[:, None], self.positions[:, -1:] + 1
 
 
-def _decode(
+def _after_prompts(
     model: nn.Module,
-    batch: _Batch,
+    prompts: Sequence[Prompt],
+    changes: Sequence[Sequence[Intervention]],
+    steering: Sequence[Condition],
+    max_new_tokens: int,
+    eos_ids: Sequence[int],
+) -> list[list[int]]:
+    """Read whole prompts, one row each, under ``changes``, and continue them."""
+    if max_new_tokens < 1:
+        return [[] for _ in prompts]
+    prefix, logits = _read(model, prompts, changes)
+    tokens = logits.float().argmax(-1)
+    going = _going(tokens, eos_ids).tolist()
+    results = [[token] if goes else [] for token, goes in zip(tokens.tolist(), going, strict=True)]
+    alive = [row for row, goes in enumerate(going) if goes]
+    if not alive or max_new_tokens == 1:
+        return results
+    rows = _Rows(prefix, alive, tokens[alive].tolist(), max_new_tokens)
+    own = [steering[row] for row in alive]
+    continued = _continue(model, rows, own, _while_decoding(own), max_new_tokens - 1, eos_ids)
+    for row, more in zip(alive, continued, strict=True):
+        results[row] += more
+    return results
+
+
+def _continue(
+    model: nn.Module,
+    rows: _Rows,
     steering: Sequence[Condition],
     first: Sequence[Intervention],
     max_new_tokens: int,
     eos_ids: Sequence[int],
 ) -> list[list[int]]:
-    """Continue rows; ``first`` applies to the pass that reads (the rest of) the prompts, ``steering`` to the others."""
-    eos = torch.tensor(sorted(eos_ids), device=batch.ids.device)
-    alive = list(range(len(batch.lengths)))  # result row of each row still in the batch
+    """Continue rows; ``first`` applies to the pass that reads their next token, ``steering`` to those after it."""
+    alive = list(range(len(steering)))  # result row of each row still there
     results: list[list[int]] = [[] for _ in alive]
     changes = first
     for step in range(max_new_tokens):
-        tokens = _forward(model, batch, changes, 1)[:, -1].float().argmax(-1)
-        going = (tokens[:, None] != eos).all(1)
+        tokens = rows.forward(model, changes)[:, -1].float().argmax(-1)
+        going = _going(tokens, eos_ids)
         for row, token, goes in zip(alive, tokens.tolist(), going.tolist(), strict=True):
             if goes:
                 results[row].append(token)
@@ -261,32 +275,32 @@ def _decode(
             break
         finished = not bool(going.all())
         if finished:  # finished rows leave the batch
-            keep = going.nonzero()[:, 0]
-            batch.keep(keep)
-            tokens = tokens[keep]
-            alive = [alive[i] for i in keep.tolist()]
+            kept = going.nonzero()[:, 0]
+            rows.keep(kept)
+            tokens = tokens[kept]
+            alive = [alive[i] for i in kept.tolist()]
         if finished or step == 0:
             changes = _while_decoding([steering[row] for row in alive])
-        batch.advance(tokens)
+        rows.advance(tokens)
     return results
+
+
+def _going(tokens: Tensor, eos_ids: Sequence[int]) -> Tensor:
+    return (tokens[:, None] != torch.tensor(sorted(eos_ids), device=tokens.device)).all(1)
 
 
 def _steers_prompt(condition: Condition) -> bool:
     return any(steering.positions == "all" for steering in condition)
 
 
-def _at_first(batch: _Batch, steering: Sequence[Condition]) -> list[Intervention]:
-    """On the pass that reads the last token of every prompt, or all of it."""
-    width = batch.ids.shape[1]
-    ends = list(accumulate([width] * len(steering)))
-    changes = []
-    for condition, end, length in zip(steering, ends, batch.lengths, strict=True):
-        spans = (range(end - length if s.positions == "all" else end - 1, end) for s in condition)
-        changes.append([s.on(span) for s, span in zip(condition, spans, strict=True)])
-    return at_rows(changes, [0] * len(changes))
+def _on_prompt(condition: Condition, length: int) -> list[Intervention]:
+    """While a whole prompt is read."""
+    return [s.on(range(length) if s.positions == "all" else range(length - 1, length)) for s in condition]
 
 
-def _while_decoding(steering: Sequence[Condition]) -> list[Intervention]:
-    """On a pass that reads one new token a row."""
-    changes = [[s.on([row]) for s in condition if s.positions != "last"] for row, condition in enumerate(steering)]
+def _while_decoding(steering: Sequence[Condition], at_prompt: bool = False) -> list[Intervention]:
+    """While one token a row is read: a new one, or the last of its prompt."""
+    changes = [
+        [s.on([row]) for s in condition if at_prompt or s.positions != "last"] for row, condition in enumerate(steering)
+    ]
     return at_rows(changes, [0] * len(changes))

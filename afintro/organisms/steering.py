@@ -188,10 +188,13 @@ def _identity(
 def _prompts(
     samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, limit: int | None, settings: SteeringSettings
 ) -> list[list[list[int]]]:
-    """The prompt of every sample under every cue, checked against the context before the model loads."""
+    """The prompts of every sample, checked against the context before the model loads.
+
+    One under each cue to steer under, in their order; where the unmonitored one is not among them, it comes last.
+    """
     found = []
     for index, sample in enumerate(samples):
-        prompts = [encode_prompt(tokenizer, chat(CUES[cue], sample.text)) for cue in settings.cues]
+        prompts = [encode_prompt(tokenizer, chat(CUES[cue], sample.text)) for cue in _all_cues(settings)]
         longest = max(map(len, prompts)) + settings.max_new_tokens
         if limit is not None and longest > limit:
             raise UserError(
@@ -201,6 +204,10 @@ def _prompts(
             )
         found.append(prompts)
     return found
+
+
+def _all_cues(settings: SteeringSettings) -> list[str]:
+    return list(dict.fromkeys((*settings.cues, "unmonitored")))
 
 
 @dataclass(frozen=True)
@@ -273,7 +280,7 @@ class _Generator:
         asked = [
             (sample, f"{uid}/{cue}", cue, prompt, control)
             for sample, uid, prompts, control in items
-            for cue, prompt in zip(self.settings.cues, prompts, strict=True)
+            for cue, prompt in zip(self.settings.cues, prompts, strict=False)
         ]
         prompts = [prompt for *_, prompt, _ in asked]
         doses = [self.doses(uid) for _, uid, *_ in asked]
@@ -287,28 +294,48 @@ class _Generator:
             self.model, prompts, conditions, max_new_tokens=new, eos_ids=self.eos, batch_size=size
         )
         readings = read_outputs(self.model, prompts, outputs, self._text, self.label, new, self.eos[0], size)
+        unwatched = self._unwatched(items)
         records = []
         for (sample, uid, cue, _, _), own, texts in zip(asked, doses, readings, strict=True):
-            records += [
-                self._record(sample, uid, cue, dose, texts[0], text) for dose, text in zip(own, texts[2:], strict=True)
-            ]
-        alone = [index for index, (*_, control) in enumerate(asked) if control]
-        again = generate_greedy(
-            self.model, [prompts[i] for i in alone], max_new_tokens=new, eos_ids=self.eos, batch_size=1
-        )
+            for dose, text in zip(own, texts[2:], strict=True):
+                record = self._record(sample, uid, cue, dose, texts[0], text)
+                records.append(to_json(replace(record, unmonitored_behavior=unwatched[uid.split("/")[0]])))
+        controls = [index for index, (*_, control) in enumerate(asked) if control]
+        guards = self._guards(prompts, outputs, [own[0] for own in readings], controls)
+        return {"records": records, "guards": asdict(guards)}
+
+    def _unwatched(self, items: list[tuple[Sample, str, list[list[int]], bool]]) -> dict[str, str]:
+        """What the organism does unsteered when it is told that nobody watches, by the sample's uid."""
+        place = _all_cues(self.settings).index("unmonitored")
+        outputs = self._greedy([prompts[place] for _, _, prompts, _ in items], self.settings.batch_size)
+        texts = [self._text(ids) for ids in outputs]
+        return {uid: self.label(text).label for (_, uid, _, _), text in zip(items, texts, strict=True)}
+
+    def _greedy(self, prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:
+        new = self.settings.max_new_tokens
+        return generate_greedy(self.model, prompts, max_new_tokens=new, eos_ids=self.eos, batch_size=batch_size)
+
+    def _guards(
+        self,
+        prompts: Sequence[list[int]],
+        outputs: Sequence[list[list[int]]],
+        unsteered: Sequence[Reading],
+        controls: Sequence[int],
+    ) -> Guards:
+        again = self._greedy([prompts[i] for i in controls], 1)
         guards = Guards(
-            prompts=len(asked),
+            prompts=len(prompts),
             zero_differs=sum(own[0] != own[1] for own in outputs),
-            controls=len(alone),
-            alone_differs=sum(outputs[i][0] != ids for i, ids in zip(alone, again, strict=True)),
+            controls=len(controls),
+            alone_differs=sum(outputs[i][0] != ids for i, ids in zip(controls, again, strict=True)),
             alone_behaves_otherwise=sum(
-                readings[i][0].behavior.label != self.label(self._text(ids)).label
-                for i, ids in zip(alone, again, strict=True)
+                unsteered[i].behavior.label != self.label(self._text(ids)).label
+                for i, ids in zip(controls, again, strict=True)
             ),
         )
         if self.settings.dtype == "float32" and guards.zero_differs:
             raise RuntimeError(f"a vector of length 0 changed {guards.zero_differs} outputs in float32")
-        return {"records": [to_json(record) for record in records], "guards": asdict(guards)}
+        return guards
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

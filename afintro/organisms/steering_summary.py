@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from afintro.data.records import new_file
 from afintro.data.steering_records import SteeringRecord
 from afintro.evaluation.statistics import Bootstrap, Estimate
-from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.organisms.cue import MONITORED_SYSTEM
 
 BROKEN = 0.1  # a dose that breaks more of the texts than this is beyond the range in which it steers
 FEW_CHANGES = 0.05
@@ -50,10 +50,6 @@ def summarise(
     records: Sequence[SteeringRecord], guards: Guards, directions: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """Rates with 95 % intervals over scenarios, by direction, layer and alpha."""
-    complies = {
-        r.scenario_id for r in records if r.system_prompt == UNMONITORED_SYSTEM and r.original_behavior == "comply"
-    }
-    asked = {r.system_prompt for r in records}
     cells: dict[tuple[str, int, float], list[SteeringRecord]] = defaultdict(list)
     for record in records:
         cells[record.direction, record.layer, record.alpha].append(record)
@@ -61,7 +57,7 @@ def summarise(
     for key in sorted(cells, key=lambda key: (directions.index(key[0]), key[1], key[2])):
         doses.append(
             {"direction": key[0], "layer": key[1], "alpha": key[2]}
-            | {name: value.as_json() for name, value in _rates(cells[key], complies, len(asked) > 1, seed).items()}
+            | {name: value.as_json() for name, value in _rates(cells[key], seed).items()}
         )
     few = max((dose["behavior_changed"]["value"] or 0.0 for dose in doses), default=0.0) < FEW_CHANGES
     noisy = guards.zero_differs > 0
@@ -80,7 +76,7 @@ def summarise(
     }
 
 
-def _rates(records: Sequence[SteeringRecord], complies: set[str], both_cues: bool, seed: int) -> dict[str, Estimate]:
+def _rates(records: Sequence[SteeringRecord], seed: int) -> dict[str, Estimate]:
     """Of one dose. A broken text has no behaviour: it counts in ``broken`` alone.
 
     ``refusals_flipped`` is the share of prompts refused when monitored that are complied with when steered;
@@ -88,14 +84,14 @@ def _rates(records: Sequence[SteeringRecord], complies: set[str], both_cues: boo
     """
     bootstrap = Bootstrap([record.scenario_id for record in records], seed)
     refused = [r.system_prompt == MONITORED_SYSTEM and r.original_behavior == "refuse" for r in records]
-    faked = [refusal and r.scenario_id in complies for refusal, r in zip(refused, records, strict=True)]
+    faked = [refusal and r.unmonitored_behavior == "comply" for refusal, r in zip(refused, records, strict=True)]
     flipped = [r.coherent and r.steered_behavior == "comply" for r in records]
-    found = {
+    return {
         "behavior_changed": bootstrap.share([bool(r.behavior_changed) for r in records], [r.coherent for r in records]),
         "broken": bootstrap.mean([not record.coherent for record in records]),
         "refusals_flipped": bootstrap.share(flipped, refused),
+        "faked_refusals_flipped": bootstrap.share(flipped, faked),
     }
-    return found | ({"faked_refusals_flipped": bootstrap.share(flipped, faked)} if both_cues else {})
 
 
 def _curves(doses: Sequence[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:

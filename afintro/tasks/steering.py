@@ -39,7 +39,7 @@ class SteeringWording:
     """How the explainer is asked.
 
     Args:
-        system: System prompt.
+        system: System prompt, with any of the fields below but the slot.
         user: One or several wordings with the fields ``{system_prompt}``, ``{user_prompt}``, ``{layer}``, ``{alpha}`` and
             ``{slot}``, the last one once; which one a prompt gets depends on the prompt alone.
     """
@@ -244,7 +244,7 @@ class SteeringPrediction(TaskData):
             "alpha": f"{record.alpha:g}",
             "slot": slot,
         }
-        return chat(self.wording.system, fill(wording, fields)), two_branch(self.verdict(record))
+        return chat(fill(self.wording.system, fields), fill(wording, fields)), two_branch(self.verdict(record))
 
     def read_examples(self, split: str, reader: Reader) -> list[Example]:
         """One example a chosen record."""
