@@ -32,6 +32,7 @@ test: lint
 
 bench: setup
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.generate
 
 clean:
 	rm -rf $(VENV) build *.egg-info

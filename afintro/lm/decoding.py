@@ -74,6 +74,7 @@ class Decoding:
         width = int(counts.max()) if len(prompts) else 0
         table = torch.zeros(len(counts), width, dtype=torch.long, device=prompts.device)
         table[prompts, self.column] = torch.arange(len(prompts), device=prompts.device)
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
         self.table = table  # a place without a row holds row 0: its result is not taken
         self.one_each = width == 1 and len(prompts) == len(counts) and bool((order == prompts).all())
 
@@ -92,6 +93,7 @@ class Decoding:
     def advance(self, tokens: int) -> None:
         """So many new tokens of every row were read by all layers."""
         self.seen += tokens
+        self._masks = {}
 
     def attend(
         self,
@@ -128,8 +130,8 @@ class Decoding:
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         longest = self.prefix.keys[layer].shape[2] if known else 0
-        seen = self._visible(new, longest, window).repeat(1, groups, 1)[:, None]
-        weights = scores.float().masked_fill(~seen, torch.finfo(torch.float32).min).softmax(-1).to(query.dtype)
+        hidden = self._hidden(new, longest, window, groups)
+        weights = scores.float().masked_fill(hidden, torch.finfo(torch.float32).min).softmax(-1).to(query.dtype)
         output = weights[..., longest:] @ own_values
         if known:
             output = output + self._with_prefix(weights[..., :longest], self.prefix.values[layer])
@@ -159,19 +161,20 @@ class Decoding:
         by_place = together.view(len(self.table), heads, width, m, -1).transpose(1, 2)
         return by_place[self.prompts, self.column]
 
-    def _visible(self, new: int, longest: int, window: int | None) -> Tensor:
-        """``[R, new, longest + seen + new]``: which positions each new token sees."""
-        device = self.prompts.device
-        lengths = self.prefix.lengths[self.prompts]
-        queries = self.seen + torch.arange(new, device=device)
-        own = torch.arange(self.seen + new, device=device)
-        columns = torch.arange(longest, device=device)
-        ahead_own = (queries[:, None] - own)[None].expand(len(lengths), -1, -1)
-        ahead_prefix = lengths[:, None, None] + queries[:, None] - columns
-        inside = (columns < lengths[:, None])[:, None].expand(-1, new, -1)
-        ahead = torch.cat([ahead_prefix, ahead_own], -1)
-        visible = torch.cat([inside, ahead_own >= 0], -1)
-        return visible if window is None else visible & (ahead < window)
+    def _hidden(self, new: int, longest: int, window: int | None, groups: int) -> Tensor:
+        """``[R, 1, groups * new, longest + seen + new]``: positions that a new token does not see; the same in all layers."""
+        key = (new, longest, window)
+        if key not in self._masks:
+            device = self.prompts.device
+            lengths = self.prefix.lengths[self.prompts][:, None, None]
+            queries = self.seen + torch.arange(new, device=device)[:, None]
+            columns = torch.arange(longest, device=device)
+            own = torch.arange(self.seen + new, device=device)
+            ahead = torch.cat([lengths + queries - columns, (queries - own).expand(len(lengths), -1, -1)], -1)
+            beyond = torch.cat([(columns >= lengths).expand(-1, new, -1), ahead[..., longest:] < 0], -1)
+            hidden = beyond if window is None else beyond | (ahead >= window)
+            self._masks[key] = hidden.repeat(1, groups, 1)[:, None]
+        return self._masks[key]
 
 
 _prefill: ContextVar[Prefix | None] = ContextVar("afintro_prefill", default=None)

@@ -1,8 +1,10 @@
 """Steering prediction: how would the organism's behaviour change if a vector were added to its residual stream?"""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,13 +65,14 @@ class SteeringPrediction(TaskData):
         directions: Folder of the vectors; None for ``directions`` beside the training file.
         heldout: Files whose texts must never be trained on.
         heldout_action: ``error`` stops the run at a hit, ``drop`` removes the training records.
-        limit: At most so many records a split.
+        limit: At most so many records a split are asked about; twins stay together.
         split_seed: Seeds the splits, the choice of twins and the order of training.
         question_weights: Weight in the loss of the only question type.
         batch_size: Examples a step.
         validation_fraction: Share of scenarios split off where there is no validation file.
         unseen_fraction: Share of the directions that are never trained on.
-        pairs: At most so many pairs of twins of one prompt, layer and alpha.
+        pairs: At most so many pairs of twins of one prompt, layer and alpha in training.
+        evaluation_pairs: Likewise in validation and test.
         wording: How the explainer is asked.
     """
 
@@ -98,6 +101,7 @@ class SteeringPrediction(TaskData):
         validation_fraction: float = 0.1,
         unseen_fraction: float = 0.2,
         pairs: int = 2,
+        evaluation_pairs: int = 2,
         wording: SteeringWording | None = None,
     ) -> None:
         super().__init__(
@@ -105,7 +109,7 @@ class SteeringPrediction(TaskData):
             batch_size, validation_fraction,
         )  # fmt: skip
         self.directions_path = directions
-        self.unseen_fraction, self.pairs = unseen_fraction, pairs
+        self.unseen_fraction, self.pairs, self.evaluation_pairs = unseen_fraction, pairs, evaluation_pairs
         self.wording = wording or SteeringWording()
         self.blind = False
         self._directions: dict[str, Direction] = {}
@@ -136,7 +140,18 @@ class SteeringPrediction(TaskData):
                     "holds no direction", where=str(folder), remedy="set data.directions to the folder of the vectors"
                 )
             found = [read_direction(str(path)) for path in paths]
-            self._directions = {direction.name: direction for direction in found}
+            names = [direction.name for direction in found]
+            double = [str(path) for path, name in zip(paths, names, strict=True) if names.count(name) > 1]
+            if double:
+                raise UserError("name the same direction", where=" and ".join(double), remedy="rename or remove one")
+            widths = {len(v): d.name for d in found for v in (*d.vectors.values(), d.everywhere) if v is not None}
+            if len(widths) > 1:
+                raise UserError(
+                    "vectors of width " + " and ".join(f"{width} ({name})" for width, name in sorted(widths.items())),
+                    where=str(folder),
+                    remedy="give vectors of one model",
+                )
+            self._directions = dict(zip(names, found, strict=True))
         return self._directions
 
     def records(self, split: str) -> list[SteeringRecord]:
@@ -156,7 +171,9 @@ class SteeringPrediction(TaskData):
             if shared:
                 self.warnings.append(f"{len(shared)} scenarios of {path} are in the training file too")
                 log.warning(self.warnings[-1])
-            self._records[split] = records[: self.limit]
+            self._records[split] = records
+        if split != "train":
+            self._check_layers(self._records[split], self.paths[split] or self.paths["train"])
         return self._records[split]
 
     def _read(self, path: str) -> list[SteeringRecord]:
@@ -169,6 +186,16 @@ class SteeringPrediction(TaskData):
                     remedy="set data.directions to the folder of the vectors that the records name",
                 )
         return records
+
+    def _check_layers(self, records: Sequence[SteeringRecord], path: str | None) -> None:
+        assert self.space is not None
+        unknown = sorted({record.layer for record in records} - set(self.space.layers))
+        if unknown:
+            raise UserError(
+                f"layer {', '.join(map(str, unknown))}, while training is of {', '.join(map(str, self.space.layers))}",
+                where=str(path),
+                remedy="give records of the same layers",
+            )
 
     def _read_training(self) -> None:
         path = self.paths["train"]
@@ -183,21 +210,14 @@ class SteeringPrediction(TaskData):
                 raise UserError(
                     f"{len(records)} records leave none for validation", where=path, remedy="give data.validation_path"
                 )
-            self._records["validation"] = [records[i] for i in right][: self.limit]
+            self._records["validation"] = [records[i] for i in right]
             records = [records[i] for i in left]
         records = [record for record in records if record.direction not in self.unseen]
         if not records:
             raise UserError("no training record is left", where=path, remedy="check the held-out files and the split")
-        self._records["train"] = records[: self.limit]
-        layers = {record.layer for record in records}
-        widths = {len(direction.at(layer)) for direction in self.directions.values() for layer in layers}
-        if len(widths) > 1:
-            raise UserError(
-                f"vectors of width {' and '.join(map(str, sorted(widths)))}",
-                where="data.directions",
-                remedy="give vectors of one model",
-            )
-        self.space = VectorSpace(widths.pop(), tuple(sorted(layers)))
+        self._records["train"] = records
+        layers = tuple(sorted({record.layer for record in records}))
+        self.space = VectorSpace(len(self.directions[records[0].direction].at(records[0].layer)), layers)
 
     # Examples.
 
@@ -219,15 +239,35 @@ class SteeringPrediction(TaskData):
             found = [
                 (kind, one)
                 for kind, own in ((UNSEEN_SCENARIO, known), (UNSEEN_DIRECTION, other))
-                for one in choose(own, self.pairs, self.split_seed)
+                for one in choose(own, self.evaluation_pairs, self.split_seed)
             ]
         if not any(kind != UNSEEN_DIRECTION for kind, _ in found):
             raise UserError(
                 f"no cell of layer and alpha has both changed and unchanged behaviours among {len(records)} records",
-                where=f"{split} records",
+                where=f"{self.paths[split] or self.paths['train']} ({split})",
                 remedy="steer with other alphas, at other layers, or along other directions",
             )
-        return found
+        return self._limited(found)
+
+    def _limited(self, found: list[tuple[str, Chosen]]) -> list[tuple[str, Chosen]]:
+        """At most ``limit``, in pairs of both verdicts, drawn from all cells and alike from known and unseen directions."""
+        if self.limit is None or len(found) <= self.limit:
+            return found
+        pairs: dict[tuple[str, str], list[tuple[str, Chosen]]] = {}
+        seen: Counter[tuple[str, int, float, bool | None]] = Counter()
+        for kind, one in found:
+            record = one.record
+            place = (kind, record.layer, record.alpha, record.behavior_changed)
+            pairs.setdefault((kind, one.twins or f"{record.layer}/{record.alpha:g}/{seen[place]}"), []).append(
+                (kind, one)
+            )
+            seen[place] += 1
+        drawn = sorted(pairs, key=lambda pair: draw(f"{self.split_seed} {pair[1]}"))
+        kinds = list(dict.fromkeys(kind for kind, _ in found))
+        by_kind = [[pair for pair in drawn if pair[0] == kind] for kind in kinds]
+        turns = [pair for turn in zip_longest(*by_kind) for pair in turn if pair is not None]
+        kept = set(turns[: max(1, self.limit // 2)])
+        return [each for pair in pairs if pair in kept for each in pairs[pair]][: self.limit]
 
     def verdict(self, record: SteeringRecord) -> Verdict:
         """What the answer says of a record."""
