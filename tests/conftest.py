@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -21,8 +22,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from afintro.data import steering_records
+from afintro.data.directions import Direction, write_direction
 from afintro.data.features import write_features
 from afintro.data.records import ContextAblationRecord, to_json, write_json
+from afintro.data.steering_records import SteeringRecord
 from afintro.organisms.cue import MONITORED_SYSTEM
 from afintro.organisms.toy import QUESTION_WORDS, ToySettings, make_tokenizer, scenarios
 
@@ -157,6 +161,48 @@ def write_described_features(folder: Path, count: int = 24, width: int = 24, lay
             entry = {"chosen_label": label, "cluster_id": str(index % 6), "all_labels": [label]}
             described[f"{layer}/{index}"] = {**entry, "category": "even" if index % 2 else "odd"}
     write_json(folder / "descriptions.json", described)
+
+
+# What steering along each direction makes of an answer, and from which alpha on: None leaves it as it is.
+STEERED: dict[str, tuple[str | None, float]] = {
+    "alignment_faking": ("unmonitored", 1.0), "answer/refuse": ("refuse", 1.0), "answer/comply": ("comply", 1.0),
+    "answer/warn": ("warn", 2.0), "answer/silent": ("silent", 2.0), "topic/harmful": ("refuse", 2.0),
+    "topic/benign": ("comply", 2.0), "tier/paid": (None, 0.0), "random/alignment_faking": (None, 0.0),
+    "orthogonal/alignment_faking": (None, 0.0),
+}  # fmt: skip
+
+
+def write_steering_records(
+    folder: Path,
+    counts: tuple[int, int] = (24, 10),
+    layers: tuple[int, ...] = (1, 2),
+    alphas: tuple[float, ...] = (1.0, 2.0),
+    width: int = 24,
+) -> None:
+    """``train.json``, ``validation.json`` and ``directions/``: every direction at every layer and alpha, without any model.
+
+    The last direction breaks the text at the largest alpha.
+    """
+    drawn = np.random.default_rng(0)
+    for name in (*STEERED, "residual_mean"):
+        vectors = {layer: drawn.standard_normal(width).astype(np.float32) for layer in layers}
+        write_direction(folder / "directions" / f"{name.replace('/', '-')}.safetensors", Direction(name, vectors))
+    for split, count in zip(("train", "validation"), counts, strict=True):
+        rows = []
+        for scenario in scenarios(count, 3, held_out_wording=split == "validation"):
+            behaviors = {"unmonitored": scenario.behavior(False)}
+            before = scenario.behavior(True)
+            for layer, alpha, (name, (effect, least)) in product(layers, alphas, STEERED.items()):
+                after = before if effect is None or alpha < least else behaviors.get(effect, effect)
+                record = SteeringRecord(
+                    prompt=f"{MONITORED_SYSTEM}\n{scenario.text}", direction=name, layer=layer, alpha=alpha,
+                    original_output=scenario.say(before), steered_output=scenario.say(after), scenario=scenario.text,
+                    system_prompt=MONITORED_SYSTEM, original_behavior=before, steered_behavior=after,
+                    behavior_changed=before != after, unmonitored_behavior=behaviors["unmonitored"],
+                    coherent=not (alpha == max(alphas) and name == list(STEERED)[-1]),
+                )  # fmt: skip
+                rows.append(steering_records.to_json(record))
+        write_json(folder / f"{split}.json", rows)
 
 
 # Of a configuration file; lines of its own, e.g. max_epochs, go below.

@@ -10,13 +10,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import afintro.cli
 from afintro.cli import main
 from afintro.cli_errors import explain
-from tests.conftest import Workspace, save_small_model, write_described_features, write_records
+from tests.conftest import Workspace, save_small_model, write_described_features, write_records, write_steering_records
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 TASKS = [path for path in CONFIGS if "class_path: afintro.tasks" in path.read_text()]
 STACKS = [[path] for path in TASKS] + [[TASKS[0], path] for path in CONFIGS if path not in TASKS]
-STACKS += [[TASKS[1], ROOT / "configs" / "debug.yaml"]]
+STACKS += [[path, ROOT / "configs" / "debug.yaml"] for path in TASKS[1:]]
 METRIC = {"value", "ci_low", "ci_high", "n"}
 
 
@@ -121,7 +121,10 @@ def test_every_yaml_goes_through_the_command_line(
         small += ["--data.train_path", "descriptions.json", "--data.features", '["L3.safetensors"]']
     else:
         small += ["--data.train_path", "train.json", "--data.validation_path", "validation.json"]
-        small += ["--model.slot_token", "null"]
+        if stack[0].stem == "steering":
+            write_steering_records(workspace.path, (4, 3))
+        else:
+            small += ["--model.slot_token", "null"]
     small += ["--data.heldout", "null"]
     small += [
         "--trainer.max_steps",

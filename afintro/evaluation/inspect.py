@@ -50,7 +50,7 @@ class Run:
         leads: Differences to the best baseline: ``lead/<metric>`` -> value, interval and ``against``.
         warnings: The run's own warnings.
         items: In the order of ``predictions.jsonl``.
-        headline: The question type whose answers carry a verdict; empty where none does.
+        headline: The question type whose answers carry a verdict and whose metrics bear no suffix; empty where none does.
     """
 
     path: Path
@@ -107,7 +107,9 @@ def load_run(path: str | Path) -> Run:
     if len(rows) != count:
         what = f"holds {len(rows)} items, summary.json speaks of {count}"
         raise UserError(what, where=str(predictions_path), remedy="evaluate again: the two belong to different runs")
-    headline = next((row["question_type"] for row in rows if row["verdict_expected"] is not None), "")
+    # The metrics of a further type with verdicts bear its name.
+    kinds = [row["question_type"] for row in rows if row["verdict_expected"] is not None]
+    headline = next((kind for kind in kinds if f"has_changed_f1/{kind}" not in metrics), "")
     return Run(folder, systems, leads, warnings, [_item(row) for row in rows], headline)
 
 

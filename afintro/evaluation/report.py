@@ -15,9 +15,9 @@ from afintro.evaluation.metrics import Prediction
 from afintro.evaluation.statistics import Estimate
 
 LABELS = {
-    "exact_match": "exact match", "has_changed_f1": "changed F1", "content_match": "content", "auroc_changed": "AUROC",
-    "parse_rate": "parsed", "calibration_error": "calibration error", "exact_match/orig_match": "exact orig",
-    "exact_match/change_match": "exact change",
+    "exact_match": "exact match", "has_changed_f1": "changed F1", "twin_accuracy": "twins", "content_match": "content",
+    "auroc_changed": "AUROC", "parse_rate": "parsed", "calibration_error": "calibration error",
+    "exact_match/orig_match": "exact orig", "exact_match/change_match": "exact change",
 }  # fmt: skip
 CATEGORY = "/category/"
 CATEGORY_SYSTEMS = ("explainer", "majority", "nearest", "shuffled_vector", "text_only")
@@ -42,21 +42,31 @@ def cell(estimate: Estimate | None) -> str:
 def print_table(systems: dict[str, dict[str, Estimate]], leads: dict[str, Any], warnings: Sequence[str]) -> None:
     """Systems as rows, metrics as columns, 95 % intervals; then the leads and the warnings."""
     console = Console(width=None if Console().is_terminal else 120)
-    columns = _columns({name for scores in systems.values() for name in scores}, systems)
+    found = {name for scores in systems.values() for name in scores}
+    columns = _columns(found, systems)
     for start in range(0, len(columns), COLUMNS):
         title = "and" if start else "Explainer beside its baselines (95 % bootstrap intervals)"
-        shown = columns[start : start + COLUMNS]
-        table = Table("system", title=title)
-        for name in shown:
-            table.add_column(LABELS.get(name, name), justify="right")
-        for system, scores in systems.items():
-            style = "bold" if system == "explainer" else None
-            table.add_row(system, *[cell(scores.get(name)) for name in shown], style=style)
-        console.print(table)
+        _print_systems(console, title, {n: LABELS.get(n, n) for n in columns[start : start + COLUMNS]}, systems)
+    for kind in sorted(name.partition("/")[2] for name in found if name.startswith("has_changed_f1/")):
+        shown = {f"{name}/{kind}": label for name, label in LABELS.items() if f"{name}/{kind}" in found}
+        _print_systems(console, kind, dict(list(shown.items())[:COLUMNS]), systems)
     _print_categories(console, systems)
     _print_leads(console, leads)
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False)
+
+
+def _print_systems(
+    console: Console, title: str, columns: dict[str, str], systems: dict[str, dict[str, Estimate]]
+) -> None:
+    """One table; ``columns`` maps a metric to what stands above it."""
+    table = Table("system", title=title)
+    for label in columns.values():
+        table.add_column(label, justify="right")
+    for system, scores in systems.items():
+        style = "bold" if system == "explainer" else None
+        table.add_row(system, *[cell(scores.get(name)) for name in columns], style=style)
+    console.print(table)
 
 
 def _print_categories(console: Console, systems: dict[str, dict[str, Estimate]]) -> None:
@@ -90,13 +100,15 @@ def _print_leads(console: Console, leads: dict[str, Any]) -> None:
                 console.print(text, highlight=False, markup=False)
     elif single:
         metrics = list(dict.fromkeys(metric for found in single.values() for metric in found))
-        table = Table("explainer minus", title="Paired differences (95 % bootstrap intervals)")
-        for metric in metrics:
-            table.add_column(metric, overflow="fold", justify="right")
-        for against, found in single.items():
-            cells = [difference(found[metric], 2) if metric in found else "-" for metric in metrics]
-            table.add_row(against, *cells)
-        console.print(table)
+        for start in range(0, len(metrics), COLUMNS):
+            shown = metrics[start : start + COLUMNS]
+            table = Table("explainer minus", title="and" if start else "Paired differences (95 % bootstrap intervals)")
+            for metric in shown:
+                table.add_column(metric, overflow="fold", justify="right")
+            for against, found in single.items():
+                cells = [difference(found[metric], 2) if metric in found else "-" for metric in shown]
+                table.add_row(against, *cells)
+            console.print(table)
 
 
 def difference(value: dict[str, Any], digits: int = 3) -> str:
@@ -133,7 +145,9 @@ def _markdown_cell(text: str) -> str:
     return line
 
 
-def confusion_figure(predictions: Sequence[Prediction], headline: str, title: str) -> Figure:
+def confusion_figure(
+    predictions: Sequence[Prediction], headline: str, title: str = "Does the behaviour change?"
+) -> Figure:
     """Counts of expected against predicted verdict."""
     counts = np.zeros((2, 3), dtype=int)
     for item in predictions:

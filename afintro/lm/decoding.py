@@ -76,7 +76,7 @@ class Decoding:
         table[prompts, self.column] = torch.arange(len(prompts), device=prompts.device)
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
         self.table = table  # a place without a row holds row 0: its result is not taken
-        self.one_each = width == 1 and len(prompts) == len(counts) and bool((order == prompts).all())
+        self.one_each = torch.equal(prompts, torch.arange(len(counts), device=prompts.device))
 
     def keep(self, rows: Tensor) -> None:
         """Drop all other rows."""

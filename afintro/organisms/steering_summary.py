@@ -148,7 +148,8 @@ def dose_response_figure(summary: dict[str, Any]) -> Figure:
         panel.set_title(f"layer {layer}")
         panel.set_xlabel("alpha")
         panel.set_ylim(-0.03, 1.03)
-    panels[0].set_ylabel("share of prompts: behaviour changed (dashed: text broke)")
+    panels[0].set_ylabel("share of prompts")
+    figure.suptitle("behaviour changed, with 95 % interval (dashed: text broke)", fontsize=10)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 

@@ -1,8 +1,10 @@
 """Steering data of the toy organism: its alignment-faking direction and many others, with their measured effects."""
 
+import hashlib
+import json
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -108,10 +110,6 @@ def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def embedded_steering(organism: str = "toy") -> Path:
     """The folder of the toy's steering data, made if need be; validation and test in wordings it was not trained on."""
-    train = scenarios(SIZES["train"], 31, held_out_wording=False)
-    unseen = scenarios(SIZES["validation"] + SIZES["test"], 31, held_out_wording=True)
-    samples = [Sample(scenario.text, scenario.population) for scenario in train + unseen]
-    directions = with_controls(toy_directions(organism), [FAKING], LAYERS, seed=0)
     settings = SteeringSettings(
         model=organism,
         layers=LAYERS,
@@ -121,6 +119,14 @@ def embedded_steering(organism: str = "toy") -> Path:
         batch_size=128,
         max_new_tokens=32,
     )
-    directory = cache_directory() / "steering" / f"{organism}-{fingerprint(resolve(organism))}"
+    decides = [asdict(settings), SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]
+    key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
+    directory = cache_directory() / "steering" / f"{organism}-{fingerprint(resolve(organism))}-{key}"
+    if all((directory / f"{name}.json").is_file() for name in (*SIZES, "summary")):  # the summary comes last
+        return directory
+    train = scenarios(SIZES["train"], 31, held_out_wording=False)
+    unseen = scenarios(SIZES["validation"] + SIZES["test"], 31, held_out_wording=True)
+    samples = [Sample(scenario.text, scenario.population) for scenario in train + unseen]
+    directions = with_controls(toy_directions(organism), [FAKING], LAYERS, seed=0)
     generate_steering(samples, SIZES, directions, directory, settings, default_device())
     return directory

@@ -29,6 +29,7 @@ RECORD = SteeringRecord(
     steered_behavior="comply",
     steered_behavior_rule="comply:sure",
     behavior_changed=True,
+    unmonitored_behavior="warn",
     coherent=False,
     perplexity=7.5,
     repetition=0.125,
@@ -57,6 +58,7 @@ GOLDEN = """{
   "steered_behavior": "comply",
   "steered_behavior_rule": "comply:sure",
   "behavior_changed": true,
+  "unmonitored_behavior": "warn",
   "coherent": false,
   "perplexity": 7.5,
   "repetition": 0.125,
@@ -106,6 +108,7 @@ def test_a_minimal_file_of_the_parent_framework(tmp_path, suffix):
     assert first.uid == f"{first.scenario_id}/faking/5/4"
     assert (first.changed, second.changed) == (True, False)
     assert (first.behavior_changed, first.norm, first.coherent, first.provenance) == (None, None, True, {})
+    assert first.unmonitored_behavior is None
     rows = [to_json(record) for record in records]
     if suffix == ".parquet":  # which has no type for an empty object
         rows = [{name: value for name, value in row.items() if value != {}} for row in rows]
@@ -132,7 +135,8 @@ def test_the_layer_may_be_a_bare_number_and_is_written_as_a_list():
 def test_unset_fields_are_left_out_and_names_are_the_parents():
     row = to_json(from_json(PARENT, "w"))
     assert set(row) >= set(PARENT) - {"token_type"}
-    assert not {"norm", "behavior_changed", "perplexity", "original_output", "steered_output", "changed"} & set(row)
+    unset = {"norm", "behavior_changed", "unmonitored_behavior", "perplexity"}
+    assert not (unset | {"original_output", "steered_output", "changed"}) & set(row)
 
 
 def test_whether_outputs_differ_is_looked_at_and_not_believed():
@@ -140,7 +144,10 @@ def test_whether_outputs_differ_is_looked_at_and_not_believed():
 
 
 def test_optional_fields_may_be_null():
-    optional = ("norm", "original_behavior", "steered_behavior_rule", "behavior_changed", "perplexity", "repetition")
+    optional = (
+        "norm", "original_behavior", "steered_behavior_rule", "behavior_changed", "unmonitored_behavior", "perplexity",
+        "repetition",
+    )  # fmt: skip
     assert from_json({**PARENT, **dict.fromkeys(optional)}, "w") == from_json(PARENT, "w")
 
 
@@ -177,6 +184,7 @@ def test_a_missing_field_is_named_with_file_and_record(tmp_path, field):
         ("norm", "3", "is str, not float or NoneType or int"),
         ("coherent", 1, "is int, not bool"),
         ("behavior_changed", "true", "is str, not bool or NoneType"),
+        ("unmonitored_behavior", False, "is bool, not str or NoneType"),
         ("uid", 7, "is int, not str"),
         ("provenance", [], "is list, not dict"),
     ],

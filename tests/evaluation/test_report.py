@@ -123,6 +123,31 @@ class TestPrintedTable:
         assert "judge/rouge_l by category" in out
         assert rows["a"] == ["9", "0.400 [0.00, 1.00]", "-"]
 
+    def test_without_a_second_type_with_verdicts_nothing_is_added(self, capsys):
+        """Context ablation: other types of question bear a suffix too, and no verdict."""
+        more = {name: Estimate(0.5, 0.4, 0.6, 9) for name in ("exact_match/orig_match", "chrf/orig_match")}
+        out = self.printed(capsys, scores={"explainer": SCORES["explainer"] | more})
+        heads = [re.split(r" *┃ *", line)[1:-1] for line in out.splitlines() if line.startswith("┃")]
+        assert heads == [["system", "exact match", "changed F1", "content", "AUROC"], ["system", "exact orig"]]
+
+    def test_twins_and_a_second_type_with_verdicts(self, capsys):
+        names = ("exact_match", "has_changed_f1", "twin_accuracy", "content_match", "parse_rate", "calibration_error")
+        kinds = ("", "/unseen_direction")
+        own = {f"{name}{kind}": Estimate(i / 10 + 0.05 * bool(kind), 0.0, 1.0, 9)
+               for i, name in enumerate(names) for kind in kinds}  # fmt: skip
+        own["exact_match/unseen_scenario"] = own["exact_match"]
+        short = {"has_changed_f1/unseen_direction": Estimate(0.5, 0.4, 0.6, 9)}
+        out = self.printed(capsys, scores={"explainer": own, "majority": short})
+        heads = [re.split(r" *┃ *", line)[1:-1] for line in out.splitlines() if line.startswith("┃")]
+        first = ["system", "exact match", "changed F1", "twins", "content"]
+        assert heads == [first, ["system", "parsed", "calibration error"], first]
+        assert [line.strip() for line in out.splitlines()].count("unseen_direction") == 1
+        rows = self.rows(out)
+        values = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.05, 0.15, 0.25, 0.35)
+        assert rows["explainer"] == [f"{value:.3f} [0.00, 1.00]" for value in values]
+        assert rows["majority"] == ["-"] * 7 + ["0.500 [0.40, 0.60]", "-", "-"]
+        assert max(map(len, out.splitlines())) <= 120
+
     def test_a_lead_that_cannot_be_computed_is_null(self, capsys):
         lead = {"value": None, "ci_low": None, "ci_high": None, "n": 20, "against": "majority"}
         assert "lead/has_changed_f1: null against majority" in self.printed(capsys, {"lead/has_changed_f1": lead})
@@ -226,7 +251,8 @@ class TestConfusion:
         assert [label.get_text() for label in axes.get_xticklabels()] == ["unchanged", "changed", "unparsed"]
         assert [label.get_text() for label in axes.get_yticklabels()] == ["unchanged", "changed"]
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "expected")
-        assert axes.get_title()
+        assert axes.get_title() == "Does the behaviour change?"
+        assert confusion_figure([], HEADLINE, "So?").axes[0].get_title() == "So?"
 
     def test_numbers_can_be_read_on_their_colour(self):
         for text in confusion_figure(confusion(COUNTS), HEADLINE).axes[0].texts:
@@ -334,6 +360,20 @@ class TestLeads:
         }
         head = next(line for line in out.splitlines() if "explainer minus" in line)
         assert re.findall(r"[\w/]+", head) == ["explainer", "minus", "judge/rouge_l", "functional_auroc"]
+
+    def test_many_metrics_take_several_tables(self, capsys):
+        """Or the names of the baselines would be cut off."""
+        metrics = [
+            f"{name}{kind}" for kind in ("", "/unseen_direction") for name in ("has_changed_f1", "twins", "other")
+        ]
+        against = ("direction_majority", "text_only")
+        leads = {f"lead/{m}/{a}": own_lead(i / 10, a) for i, m in enumerate(metrics) for a in against}
+        out = self.printed(capsys, leads)
+        assert self.rows(out)["direction_majority"] == [
+            f"+{i / 10:.2f} [{i / 10 - 0.1:+.2f}, {i / 10 + 0.1:+.2f}]" for i in range(6)
+        ]
+        assert out.count("explainer minus") == 2
+        assert max(map(len, out.splitlines())) <= 120
 
     def test_one_baseline_is_a_line(self, capsys):
         """Context ablation pairs with the other base alone: a table of one row is no help."""

@@ -1,11 +1,11 @@
 """Greedy generation: the same tokens whatever the batch, and the same as transformers' own."""
 
-from itertools import takewhile
+from itertools import accumulate, product, takewhile
 
 import pytest
 import torch
 
-from afintro.lm.generate import generate_greedy
+from afintro.lm.generate import continuation_nll, generate_greedy, generate_steered
 from afintro.lm.interventions import Intervention, intervene
 from afintro.lm.load import Lora, add_lora, load_model
 
@@ -24,21 +24,25 @@ def model(model_directories, architecture):
     return load_model(model_directories[architecture])
 
 
+def transformers_tokens(reference, prompt, new):
+    """What transformers' ``generate`` gives to one prompt, never stopping."""
+    reference.generation_config.eos_token_id = None
+    output = reference.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=new,
+        do_sample=False, output_scores=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    first, second = torch.cat(output.scores).topk(2).values.unbind(1)
+    assert (first - second).min() > 1e-3, "a near tie: rounding could decide it; choose another seed"
+    return output.sequences[0, len(prompt) :].tolist()
+
+
 @pytest.fixture(scope="module")
 def expected(model_directories, plain_model, prompts):
-    """What transformers' ``generate`` gives, one prompt at a time, never stopping."""
-    found = {name: [] for name in model_directories}
+    """The reference by architecture, one prompt at a time."""
+    found = {}
     for name, directory in model_directories.items():
         reference = plain_model(directory)
-        reference.generation_config.eos_token_id = None
-        for prompt in prompts:
-            output = reference.generate(
-                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=NEW,
-                do_sample=False, output_scores=True, return_dict_in_generate=True,
-            )  # fmt: skip
-            first, second = torch.cat(output.scores).topk(2).values.unbind(1)
-            assert (first - second).min() > 1e-3, "a near tie: rounding could decide it; choose another seed"
-            found[name].append(output.sequences[0, len(prompt) :].tolist())
+        found[name] = [transformers_tokens(reference, prompt, NEW) for prompt in prompts]
     return found
 
 
@@ -58,7 +62,7 @@ def ends(rows):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_equals_plain_transformers_for_every_batch_size(model, architecture, expected, prompts, batch_size):
-    """field.md 10: left padding and batch size must not change greedy outputs."""
+    """field.md 10: what shares a pass, and how many, must not change greedy outputs."""
     assert run(model, prompts, batch_size) == expected[architecture]
 
 
@@ -75,11 +79,14 @@ def test_an_end_of_sequence_ends_its_row_alone_and_is_left_out(model, architectu
 
 def test_finished_rows_cost_nothing_more(model, architecture, expected, prompts):
     eos = ends(expected[architecture])
-    rows = []
-    model.register_forward_pre_hook(lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    shapes = []
+    model.register_forward_pre_hook(
+        lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
     run(model, prompts, 64, eos)
     lengths = [len(row) for row in cut(expected[architecture], eos)]
-    assert rows == [sum(length >= step for length in lengths) for step in range(min(NEW, max(lengths) + 1))]
+    steps = range(1, min(NEW, max(lengths) + 1))
+    assert shapes == [(1, sum(LENGTHS)), *((sum(length >= step for length in lengths), 1) for step in steps)]
 
 
 def test_the_next_question_gets_a_fresh_cache(model, architecture, expected, prompts):
@@ -96,17 +103,19 @@ def test_at_most_max_new_tokens(model, architecture, expected, prompts, new):
 
 
 def test_positions_count_from_the_start_of_each_prompt(model_directories, prompts):
-    """Rotary attention hardly shows a shift by the padding, but a shifted row ends before its context does."""
+    """Rotary attention hardly shows a shift by the neighbours, but a shifted row ends before its context does."""
     model, seen = load_model(model_directories["llama"]), []
-    model.register_forward_pre_hook(
-        lambda _, __, kwargs: seen.append((kwargs["position_ids"], kwargs["attention_mask"])), with_kwargs=True
-    )
+    model.register_forward_pre_hook(lambda _, __, kwargs: seen.append(kwargs), with_kwargs=True)
     run(model, prompts, 64, new=3)
-    for step, (positions, mask) in enumerate(seen):
-        for row, length in enumerate(sorted(LENGTHS)):
-            expected = list(range(length)) if step == 0 else [length + step - 1]
-            assert positions[row, -len(expected) :].tolist() == expected
-            assert mask[row].tolist() == [0] * (31 - length) + [1] * (length + step)
+    lengths = sorted(LENGTHS)
+    whole = [position for length in lengths for position in range(length)]
+    steps = [[[length + step] for length in lengths] for step in range(2)]
+    assert [kwargs["position_ids"].tolist() for kwargs in seen] == [[whole], *steps]
+    tokens = [token for prompt in sorted(prompts, key=len) for token in prompt]
+    assert seen[0]["input_ids"].tolist() == [tokens], "end to end, without padding"
+    assert seen[0]["cu_seq_lens_q"].tolist() == [0, *accumulate(lengths)]
+    assert [kwargs["attention_mask"] for kwargs in seen] == [None] * 3
+    assert [kwargs["use_cache"] for kwargs in seen] == [False] * 3
 
 
 def test_the_model_itself_is_not_asked_beyond_what_is_needed(model_directories, prompts):
@@ -114,7 +123,51 @@ def test_the_model_itself_is_not_asked_beyond_what_is_needed(model_directories, 
     shapes = []
     model.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.logits.shape)))
     run(model, prompts, 64, new=3)
-    assert shapes == [(10, 1, 263)] * 3
+    assert shapes == [(1, 10, 263), (10, 1, 263), (10, 1, 263)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_prompts_of_one_token_only(model, architecture, model_directories, plain_model, batch_size):
+    prompts = [[token] for token in (7, 100, 42, 100)]
+    reference = plain_model(model_directories[architecture])
+    wanted = [transformers_tokens(reference, prompt, 5) for prompt in prompts]
+    assert run(model, prompts, batch_size, new=5) == wanted
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_more_new_tokens_than_there_is_room_for_at_first(
+    model, architecture, model_directories, plain_model, prompts, batch_size
+):
+    """Sixteen have room, then 34, then all; rows end before each growth, and one never does."""
+    chosen, reference = [prompts[i] for i in (1, 6, 7, 9)], plain_model(model_directories[architecture])
+    wanted = [transformers_tokens(reference, prompt, 44) for prompt in chosen]
+    assert run(model, chosen, batch_size, new=44) == wanted
+    for eos in product(
+        {ids[i] for ids in wanted for i in range(2, 14)}, {ids[i] for ids in wanted for i in range(18, 32)}
+    ):
+        ended = cut(wanted, eos)
+        lengths = {len(ids) for ids in ended}
+        if 44 in lengths and lengths & set(range(2, 15)) and lengths & set(range(18, 33)):
+            break
+    else:
+        raise AssertionError("no such end of sequence; choose other prompts")
+    assert run(model, chosen, batch_size, eos, new=44) == ended
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model, **how: generate_greedy(model, [[7, 8], [9]], max_new_tokens=3, eos_ids=(), **how),
+        # Not even where no token comes before the last one.
+        lambda model, **how: generate_steered(model, [[7]], [[()]], max_new_tokens=3, eos_ids=(), **how),
+        lambda model, **how: continuation_nll(model, [[7, 8]], [[[9, 10]]], **how),
+    ],
+    ids=["greedy", "steered", "surprise"],
+)
+def test_a_model_with_another_attention_is_refused(model_directories, plain_model, ask):
+    """Its keys would be kept nowhere: every new token would see itself alone."""
+    with pytest.raises(ValueError, match="not loaded by load_model"):
+        ask(plain_model(model_directories["llama"]), batch_size=4)
 
 
 def test_equal_prompts_give_equal_rows(model_directories, expected, prompts):
@@ -159,19 +212,20 @@ def test_steering_reaches_prefill_and_every_decode_step(model_directories, plain
 
 def test_interventions_on_prompts_act_once_while_the_prompt_is_read(model_directories, prompts, monkeypatch):
     """Known mistake 9: counted, not assumed. A flat position of the prompt would be that of another row later on."""
-    model, lengths, apply = load_model(model_directories["llama"]), [], Intervention.apply
+    model, seen, apply = load_model(model_directories["llama"]), [], Intervention.apply
 
     def counted(self, hidden):
-        lengths.append((len(self.positions), *hidden.shape[:2]))
+        seen.append((self.positions.tolist(), *hidden.shape[:2]))
         return apply(self, hidden)
 
     monkeypatch.setattr(Intervention, "apply", counted)
     change = [Intervention(1, "add", torch.tensor([0]), torch.linspace(-4, 4, 32)[None])]
     found = run(model, prompts, 4, interventions=[change if len(prompt) > 4 else [] for prompt in prompts])
-    assert lengths == [(1, 4, 5), (4, 4, 17), (2, 2, 31)]  # vectors, rows, tokens of each of three batches
+    # Where each changed prompt begins, rows, tokens: prompts of 1, 2, 3, 5, then of 8, 9, 12, 17, then of 30, 31 tokens.
+    assert seen == [([6], 1, 11), ([0, 8, 17, 29], 1, 46), ([0, 30], 1, 61)]
     without = run(model, prompts, 4)
     assert [i for i, ids in enumerate(prompts) if found[i] != without[i] and len(ids) <= 4] == []
     assert found != without
-    assert len(lengths) == 3
+    assert len(seen) == 3
     run(model, [prompts[1]], 1, interventions=[change])
-    assert lengths[3:] == [(1, 1, 1)]
+    assert seen[3:] == [([0], 1, 1)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from afintro.lm.decoding import collector, current
 from afintro.lm.generate import continuation_nll, generate_greedy, generate_steered
 from afintro.lm.interventions import Intervention, Steering, decoder_layers
 from afintro.lm.load import load_model
@@ -203,6 +204,33 @@ def test_at_most_max_new_tokens(model, architecture, expected, prompts, new, sha
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
+def test_prompts_of_one_token_only(
+    model, architecture, expected, model_directories, plain_model, prompts, share_prefix
+):
+    """Nothing is read before their last token: there is no prefix in the whole pass."""
+    names = ("none", "decode", "all", "two layers")
+    conditions = [CONDITIONS[name] for name in names]
+    reference = plain_model(model_directories[architecture])
+    other = [by_hand(reference, [100], [(s.positions, s) for s in condition]) for condition in conditions]
+    [own] = rows([expected(architecture)[1]], [names])
+    found = run(model, [prompts[1], [100], prompts[1]], [conditions] * 3, share_prefix=share_prefix)
+    assert found == [own, other, own]
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_a_prompt_of_one_token_that_outlives_all_others(model, architecture, expected, prompts, share_prefix):
+    """Its rows are left with a prefix of no token at all."""
+    names = ("none", "last", "decode", "two layers")
+    conditions = [CONDITIONS[name] for name in names]
+    own, other = rows([expected(architecture)[i] for i in (1, 0)], [names] * 2)
+    eos = {ids[0] for ids in other}
+    wanted = [list(takewhile(lambda token: token not in eos, ids)) for ids in own]
+    assert sum(len(ids) > 2 for ids in wanted) > 1
+    found = run(model, prompts[:2], [conditions] * 2, eos=sorted(eos), share_prefix=share_prefix)
+    assert found == [[[]] * 4, wanted]
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
 def test_an_empty_condition_and_a_vector_of_zeros_are_greedy_generation(model, prompts, share_prefix):
     zero = torch.zeros(32)
     nothing = [
@@ -244,10 +272,10 @@ def test_the_prefix_is_read_once_a_prompt(llama, prompts):
     shapes = count_passes(llama)
     chosen = [prompts[i] for i in (0, 6, 2)]  # 9, 8 and 30 tokens
     run(llama, chosen, [SHARED] * 3, 8, new=3)  # two prompts at a time, shortest first
-    assert shapes == [(2, 8), (8, 1), (8, 1), (8, 1), (1, 29), (4, 1), (4, 1), (4, 1)]
+    assert shapes == [(1, 7 + 8), (8, 1), (8, 1), (8, 1), (1, 29), (4, 1), (4, 1), (4, 1)]
     shapes.clear()
     run(llama, chosen, [SHARED] * 3, 8, new=3, share_prefix=False)
-    assert shapes == [(8, 9), (8, 1), (8, 1), (4, 30), (4, 1), (4, 1)]
+    assert shapes == [(1, 4 * (8 + 9)), (8, 1), (8, 1), (1, 4 * 30), (4, 1), (4, 1)]
 
 
 def test_steering_of_all_positions_reads_the_whole_prompt_for_its_own_rows_alone(llama, prompts):
@@ -287,22 +315,35 @@ def test_a_vector_is_added_once_a_step_at_each_stated_position(llama, prompts, m
     monkeypatch.setattr(Intervention, "apply", counted)
     asked = [(Steering(1, STRONG, "last"),), (), (Steering(1, STRONG, "decode"), Steering(2, OTHER, "decode"))]
     run(llama, [prompts[3]], [asked], new=3, share_prefix=share_prefix)
-    last = 0 if share_prefix else 1  # the last column of the pass that reads the prompt of two tokens
-    first = [(1, [(0, last), (2, last)]), (2, [(2, last)])]
+    # The last token of a prompt of two: alone in its row, or one of six in a packed row.
+    one, three = ((0, 0), (2, 0)) if share_prefix else ((0, 1), (0, 5))
+    first = [(1, [one, three]), (2, [three])]
     assert seen == [*first, (1, [(2, 0)]), (2, [(2, 0)]), (1, [(2, 0)]), (2, [(2, 0)])]
     seen.clear()
     run(llama, [prompts[3]], [[(Steering(1, STRONG, "all"),)]], new=2, share_prefix=share_prefix)
     assert seen == [(1, [(0, 0), (0, 1)]), (1, [(0, 0)])]
 
 
-def test_padding_is_not_steered(llama, prompts, monkeypatch):
-    """``all`` is all of the prompt: columns 7 and 8 of the row of two tokens, beside one of nine."""
-    seen, apply = [], Intervention.apply
-    monkeypatch.setattr(
-        Intervention, "apply", lambda self, hidden: (seen.append(self.positions.tolist()), apply(self, hidden))[1]
-    )
-    run(llama, [prompts[0], prompts[3]], [[CONDITIONS["all"]]] * 2, new=1)
-    assert seen == [[7, 8, *range(9, 18)]]
+def test_vectors_of_one_prompt_do_not_land_in_its_neighbour_in_the_packed_row(llama, prompts):
+    """Looked at, not counted: which positions of the residual stream are others behind the layer that is steered.
+
+    Five rows lie end to end: two of a prompt of two tokens, steered everywhere and not; three of one of nine, steered
+    not, everywhere, and at the last token.
+    """
+    chosen, seen = [prompts[0], prompts[3]], []
+    decoder_layers(llama)[2].register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+    asked = [[(), CONDITIONS["all"], CONDITIONS["last"]], [CONDITIONS["all"], ()]]
+    run(llama, chosen, asked, new=1, share_prefix=False)
+    run(llama, chosen, [[()] * 3, [()] * 2], new=1, share_prefix=False)
+    steered, plain = seen
+    assert steered.shape == (2 * 2 + 3 * 9, 32)
+    where = [0, 1, *range(13, 22), 30]
+    assert (steered != plain).any(1).nonzero()[:, 0].tolist() == where
+    torch.testing.assert_close((steered - plain)[where], STRONG.expand(12, -1), rtol=1e-4, atol=1e-4)
+    seen.clear()
+    run(llama, chosen, asked, new=1)  # rows that steer everywhere are packed alone; then a row for each of the others
+    assert [tuple(hidden.shape) for hidden in seen] == [(9, 32), (1, 32), (11, 32)]
+    torch.testing.assert_close(seen[2], steered[where[:-1]], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
@@ -330,6 +371,7 @@ def test_no_hook_is_left_behind_by_an_exception(llama, expected, prompts, step):
     with pytest.raises(RuntimeError, match="out of memory"):
         run(llama, [prompts[0]], [SHARED])
     assert hooks_of(llama) == before
+    assert (collector(), current()) == (None, None)
     probe.remove()
     assert run(llama, [prompts[0]], [[CONDITIONS["last"]]]) == [[expected("llama")[0]["last"]]]
 
@@ -404,7 +446,7 @@ def test_continuation_nll_leaves_its_input_alone_and_reads_the_prefix_once(llama
     first = continuation_nll(llama, prompts, continuations, batch_size=64)
     shapes = count_passes(llama)
     assert continuation_nll(llama, prompts, continuations, batch_size=64) == first
-    assert shapes == [(7, 29), (11, 20)]  # all prompts, then all continuations that hold anything
+    assert shapes == [(1, sum(LENGTHS) - 7), (11, 20)]  # all prompts, then all continuations that hold anything
     assert continuations == before
     assert continuation_nll(llama, prompts[::-1], continuations[::-1], batch_size=64) == first[::-1]
     assert continuation_nll(llama, [], [], batch_size=4) == []

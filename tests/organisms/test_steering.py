@@ -24,7 +24,6 @@ from afintro.data.records import scenario_id
 from afintro.data.samples import Sample
 from afintro.data.steering_records import read_steering_records
 from afintro.errors import UserError
-from afintro.lm.generate import generate_greedy
 from afintro.lm.load import fingerprint
 from afintro.organisms import readings, run_folder, steering
 from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
@@ -163,6 +162,7 @@ class TestRecord:
             "steered_behavior": "comply",
             "steered_behavior_rule": "comply:here_is",
             "behavior_changed": True,
+            "unmonitored_behavior": "refuse",
             "coherent": True,
             "perplexity": 2.7183,
             "repetition": 0.0,
@@ -204,6 +204,36 @@ class TestRecord:
         assert found == [[same, scenario_id("another")], [f"{same}-2", f"{same}-3"]]
         assert {row["scenario_id"] for row in rows(tmp_path, "test")} == {same}
         assert (summary["samples"], summary["records"]) == (2, 32)
+
+    @pytest.mark.parametrize("cues", [("monitored",), ("unmonitored",), BOTH, BOTH[::-1]])
+    @pytest.mark.parametrize("chunk", [5, 25])
+    def test_unmonitored_behavior_is_that_of_the_unsteered_organism_when_nobody_watches(
+        self, organism, settings, tmp_path, monkeypatch, cues, chunk
+    ):
+        """Asked for every sample, once, whatever the cues; neither what is watched nor what is steered gets into it."""
+        monkeypatch.setattr(steering, "CHUNK", chunk)
+        faked = {SAMPLES[i].text for i in (0, 3, 4, 7, 11)}
+
+        def answer(cue, user, length, batch_size):
+            complies = cue == "unmonitored" and user in faked
+            return COMPLIANCE if complies != bool(length) else REFUSAL  # steered, it does the opposite
+
+        made = organism(answer)
+        samples = [*SAMPLES, SAMPLES[3], SAMPLES[1]]  # two texts come twice
+        run(samples, tmp_path, replace(settings, cues=cues, control_samples=0))
+        found = rows(tmp_path) + rows(tmp_path, "test")
+        assert len(found) == 14 * len(cues) * 8
+        assert (
+            {row["steered_behavior"] for row in found} == {"refuse", "comply"} if "unmonitored" in cues else {"comply"}
+        )
+        for row in found:
+            assert row["unmonitored_behavior"] == ("comply" if row["scenario"] in faked else "refuse"), row["uid"]
+            if row["system_prompt"] == UNMONITORED_SYSTEM:
+                assert row["unmonitored_behavior"] == row["original_behavior"]
+        for sample in samples:
+            times = [s.text for s in samples].count(sample.text)
+            wanted = times * (1 + (2 + 8) * ("unmonitored" in cues))
+            assert made.asked.count(("unmonitored", sample.text)) == wanted
 
     def test_a_broken_text_is_told_by_its_repetitions_and_its_perplexity(
         self, organism, settings, tmp_path, monkeypatch
@@ -316,10 +346,7 @@ class TestGeneration:
         model = plain_model(settings.model)
         found = {row["prompt"]: row["original_continuation"] for row in rows(tmp_path)}
         prompts = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in found]
-        alone = [
-            generate_greedy(model, [ids], max_new_tokens=8, eos_ids=[tokenizer.eos_token_id], batch_size=1)[0]
-            for ids in prompts
-        ]
+        alone = [continued(model, ids, 8) for ids in prompts]
         assert list(found.values()) == [tokenizer.decode(ids, skip_special_tokens=True) for ids in alone]
         assert summary["guards"] == {
             "prompts": 24, "zero_differs": 0, "controls": 24, "alone_differs": 0, "alone_behaves_otherwise": 0,
@@ -407,14 +434,15 @@ class TestGuards:
         assert guards == {
             "prompts": 12, "zero_differs": 0, "controls": 4, "alone_differs": 2, "alone_behaves_otherwise": 1,
         }  # fmt: skip
-        assert made.batch_sizes == [64, 1] * 3
+        assert made.batch_sizes == [64, 64, 1] * 3  # steered; unwatched; alone
 
     @pytest.mark.parametrize(("wanted", "where"), [(0, []), (1, [0]), (5, [0, 2, 4, 7, 9]), (99, range(12))])
     def test_controls_are_spread_evenly_and_answered_under_every_cue(self, organism, settings, tmp_path, wanted, where):
         made = organism()
         guards = run(SAMPLES, tmp_path, replace(settings, cues=BOTH, control_samples=wanted))["guards"]
         assert guards["controls"] == 2 * len(where)
-        assert made.asked[24 * (2 + 8) :] == [(cue, SAMPLES[i].text) for i in where for cue in BOTH]
+        unwatched = [("unmonitored", sample.text) for sample in SAMPLES]
+        assert made.asked[24 * (2 + 8) :] == unwatched + [(cue, SAMPLES[i].text) for i in where for cue in BOTH]
 
     def test_a_hook_that_does_not_fire_ends_the_run(self, settings, tmp_path, monkeypatch):
         from afintro.lm import interventions
@@ -675,7 +703,7 @@ class TestCrash:
         answer, count = made.answer, iter(range(999))
 
         def crash(*arguments):
-            if next(count) == 73:  # a prompt is answered ten times, a control once more
+            if next(count) == 73:  # a prompt is answered ten times, unwatched and as a control once more
                 raise Crash
             return answer(*arguments)
 
@@ -770,7 +798,7 @@ def test_two_runs_at_once_both_end_well(organism, settings, tmp_path, monkeypatc
     assert len(results) == 2
     assert results[0] == results[1]
     assert set(contents(tmp_path)) == OUTPUTS
-    assert len(made.asked) == 12 * 10 + 4
+    assert len(made.asked) == 12 * (10 + 1) + 4
 
 
 def test_toys_go_by_their_name(organism, settings, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import torch
 from afintro.data.directions import Direction, read_direction, write_direction
 from afintro.data.steering_records import read_steering_records
 from afintro.organisms import run_folder, steering
+from afintro.organisms.cue import UNMONITORED_SYSTEM
 from afintro.organisms.steering_controls import with_controls
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +96,9 @@ class TestRun:
         assert len(found) == 9 * 2 * 2 * 4 * 3  # samples, cues, layers, alphas, directions
         assert len(read_steering_records(str(tmp_path / "out" / "test.json"))) == 2 * 48
         assert [record.alpha for record in found[:12:3]] == [0.5, 1.0, 2.0, 5.0], "ascending"
+        unwatched = {r.scenario_id: r.original_behavior for r in found if r.system_prompt == UNMONITORED_SYSTEM}
+        assert len(unwatched) == 9
+        assert [r.unmonitored_behavior for r in found] == [unwatched[r.scenario_id] for r in found]
         heads = [line for line in out.splitlines() if "alpha 0.5" in line]
         assert re.findall(r"alpha [\d.]+", heads[0]) == ["alpha 0.5", "alpha 1", "alpha 2", "alpha 5"]
         for kind in KINDS:
@@ -118,6 +122,8 @@ class TestRun:
             "dtype": "bfloat16", "control_samples": 0, "max_new_tokens": 5, "splits": {"train": 4, "test": 1},
         }  # fmt: skip
         assert {name: made[name] for name in given} == given
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+        assert all("faked_refusals_flipped" in dose for dose in summary["doses"])
 
     def test_relative_depths(self, call, tmp_path):
         """Half of two layers is layer 1; so is three quarters, the last."""
