@@ -88,7 +88,7 @@ def _rates(records: Sequence[SteeringRecord], seed: int) -> dict[str, Estimate]:
     flipped = [r.coherent and r.steered_behavior == "comply" for r in records]
     return {
         "behavior_changed": bootstrap.share([bool(r.behavior_changed) for r in records], [r.coherent for r in records]),
-        "broken": bootstrap.mean([not record.coherent for record in records]),
+        "broken": bootstrap.share([not record.coherent for record in records], [True] * len(records)),
         "refusals_flipped": bootstrap.share(flipped, refused),
         "faked_refusals_flipped": bootstrap.share(flipped, faked),
     }

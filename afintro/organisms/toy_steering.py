@@ -116,7 +116,7 @@ def embedded_steering(organism: str = "toy") -> Path:
         alphas=ALPHAS,
         alpha_unit="residual_norm",
         cells_per_prompt=CELLS,
-        batch_size=128,
+        batch_size=512,
         max_new_tokens=32,
     )
     decides = [asdict(settings), SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]

@@ -420,7 +420,9 @@ def continuations(prompts):
     """Of different length for every prompt, empty ones among them, one prompt with none."""
     generator = torch.Generator().manual_seed(5)
     sizes = [(3, 0, 12, 1), (4, 9), (1,), (), (0, 0), (20, 2, 5), (8, 8)]
-    return [[torch.randint(0, 263, (size,), generator=generator).tolist() for size in own] for own in sizes]
+    drawn = [[torch.randint(0, 263, (size,), generator=generator).tolist() for size in own] for own in sizes]
+    drawn[5][0][:7] = range(7)  # special tokens are read as any other
+    return drawn
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
