@@ -21,8 +21,9 @@ from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.organisms.directions import difference_of_means, last_token_activations
 from afintro.organisms.grammar import BENIGN_AREAS, FAVOURED, HARMFUL_AREAS, TIERS, Scenario
 from afintro.organisms.pairs import default_device
-from afintro.organisms.steering import SteeringSettings, generate_steering
+from afintro.organisms.steering import generate_steering
 from afintro.organisms.steering_controls import with_controls
+from afintro.organisms.steering_generator import SteeringSettings
 from afintro.organisms.toy import resolve, scenarios
 
 SIZES = {"train": 360, "validation": 70, "test": 70}

@@ -25,7 +25,7 @@ from afintro.evaluation.report import confusion_figure
 from afintro.evaluation.steering_baselines import Dose, steering_baselines
 from afintro.lm.injection import VectorSpace
 from afintro.organisms.behavior import LABELS, RuleLabeler
-from afintro.organisms.steering import RESIDUAL
+from afintro.organisms.steering_generator import RESIDUAL
 from afintro.organisms.toy_steering import embedded_steering
 from afintro.tasks.module import EXPLAINER, OTHER_BASE, TEXT_ONLY, Control, Reader, Systems, TaskData
 from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, slot_position, slot_token, without_vectors

@@ -25,9 +25,10 @@ from afintro.data.samples import Sample
 from afintro.data.steering_records import read_steering_records
 from afintro.errors import UserError
 from afintro.lm.load import fingerprint
-from afintro.organisms import readings, run_folder, steering
+from afintro.organisms import readings, run_folder, steering, steering_generator
 from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
-from afintro.organisms.steering import SteeringSettings, generate_steering
+from afintro.organisms.steering import generate_steering
+from afintro.organisms.steering_generator import SteeringSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 REFUSAL, COMPLIANCE, OTHER_REFUSAL = "I cannot help with that.", "Sure, here is how.", "I won't do this."
@@ -88,8 +89,8 @@ class Organism:
     def __init__(self, monkeypatch, directory, answer):
         self.tokenizer = AutoTokenizer.from_pretrained(directory)
         self.answer, self.asked, self.batch_sizes = answer, [], []
-        monkeypatch.setattr(steering, "generate_steered", self.steered)
-        monkeypatch.setattr(steering, "generate_greedy", self.greedy)
+        monkeypatch.setattr(steering_generator, "generate_steered", self.steered)
+        monkeypatch.setattr(steering_generator, "generate_greedy", self.greedy)
         monkeypatch.setattr(readings, "continuation_nll", self.nll)
 
     def say(self, prompt, condition, batch_size):
@@ -211,7 +212,7 @@ class TestRecord:
         self, organism, settings, tmp_path, monkeypatch, cues, chunk
     ):
         """Asked for every sample, once, whatever the cues; neither what is watched nor what is steered gets into it."""
-        monkeypatch.setattr(steering, "CHUNK", chunk)
+        monkeypatch.setattr(steering_generator, "CHUNK", chunk)
         faked = {SAMPLES[i].text for i in (0, 3, 4, 7, 11)}
 
         def answer(cue, user, length, batch_size):
@@ -354,13 +355,13 @@ class TestGeneration:
 
     def test_perplexity_is_that_of_the_unsteered_model(self, settings, tmp_path, plain_model, tokenizer, monkeypatch):
         """The most surprising token is left out, and the end of sequence counts where the model wrote it."""
-        generate, outputs = steering.generate_steered, []
+        generate, outputs = steering_generator.generate_steered, []
 
         def watch(model, prompts, conditions, **options):
             outputs.extend(generate(model, prompts, conditions, **options))
             return outputs
 
-        monkeypatch.setattr(steering, "generate_steered", watch)
+        monkeypatch.setattr(steering_generator, "generate_steered", watch)
         run(SAMPLES[:3], tmp_path, settings, holdout=0)
         model, made = plain_model(settings.model), rows(tmp_path)
         steered = [ids for own in outputs for ids in own[2:]]
@@ -399,9 +400,9 @@ class TestGuards:
     @pytest.fixture
     def no_zero(self, monkeypatch):
         """A vector of length 0 that is not."""
-        made = steering.Steering
+        made = steering_generator.Steering
         patched = lambda layer, vector, *rest: made(layer, vector if vector.any() else vector + 40, *rest)  # noqa: E731
-        monkeypatch.setattr(steering, "Steering", patched)
+        monkeypatch.setattr(steering_generator, "Steering", patched)
 
     def test_a_vector_of_length_0_that_changes_an_output_ends_the_run(self, no_zero, settings, tmp_path):
         with pytest.raises(RuntimeError, match=r"a vector of length 0 changed \d+ outputs in float32"):
@@ -415,7 +416,7 @@ class TestGuards:
         assert f"a vector of length 0 changed {differs} of 4 outputs" in summary["warnings"]
 
     def test_zero_is_run_for_every_prompt_and_every_chunk(self, organism, settings, tmp_path, monkeypatch):
-        monkeypatch.setattr(steering, "CHUNK", 5)
+        monkeypatch.setattr(steering_generator, "CHUNK", 5)
         odd = {SAMPLES[1].text, SAMPLES[11].text}
         organism(lambda cue, user, length, batch_size: OTHER_REFUSAL if length == 0 and user in odd else REFUSAL)
         summary = run(SAMPLES, tmp_path, replace(settings, cues=BOTH, dtype="bfloat16"))
@@ -423,7 +424,7 @@ class TestGuards:
 
     def test_noise_floor_counts_what_answering_alone_changes(self, organism, settings, tmp_path, monkeypatch):
         """Alone, sample 0 says another refusal and sample 3 complies; samples 6 and 9, of the next chunks, stay."""
-        monkeypatch.setattr(steering, "CHUNK", 5)
+        monkeypatch.setattr(steering_generator, "CHUNK", 5)
 
         def answer(cue, user, length, batch_size):
             alone = {SAMPLES[0].text: OTHER_REFUSAL, SAMPLES[3].text: COMPLIANCE}
@@ -544,7 +545,7 @@ class TestDirections:
 
     def test_residual_mean_reads_no_more_prompts_than_it_needs(self, organism, settings, tmp_path, monkeypatch):
         organism()
-        monkeypatch.setattr(steering, "RESIDUAL_PROMPTS", 3)
+        monkeypatch.setattr(steering_generator, "RESIDUAL_PROMPTS", 3)
         run(SAMPLES, tmp_path / "many", settings)
         run(SAMPLES[:4], tmp_path / "few", settings, holdout=1)
         many, few = (contents(tmp_path / name / "directions") for name in ("many", "few"))
@@ -641,7 +642,7 @@ class Crash(BaseException):
 class TestCrash:
     @pytest.fixture(autouse=True)
     def small_chunks(self, monkeypatch):
-        monkeypatch.setattr(steering, "CHUNK", 5)
+        monkeypatch.setattr(steering_generator, "CHUNK", 5)
 
     @pytest.fixture
     def whole(self, organism, settings, tmp_path):
@@ -716,7 +717,7 @@ class TestCrash:
 
     @pytest.mark.parametrize("size", [1, 100])
     def test_chunks_change_nothing_in_the_files(self, whole, settings, tmp_path, monkeypatch, size):
-        monkeypatch.setattr(steering, "CHUNK", size)
+        monkeypatch.setattr(steering_generator, "CHUNK", size)
         run(SAMPLES, tmp_path / "run", settings)
         assert contents(tmp_path / "run") == whole[1]
 
@@ -727,10 +728,10 @@ from pathlib import Path
 torch.set_num_threads(1)
 from afintro.data.directions import read_direction
 from afintro.data.samples import Sample
-from afintro.organisms import steering
-steering.CHUNK = 2
+from afintro.organisms import steering, steering_generator
+steering_generator.CHUNK = 2
 model, vectors, output, texts = sys.argv[1:]
-settings = steering.SteeringSettings(
+settings = steering_generator.SteeringSettings(
     model=model, layers=(0, 2), alphas=(1.0, 4.0), max_new_tokens=8, control_samples=4, cells_per_prompt=3
 )
 samples = [Sample(text, label) for text, label in json.loads(texts)]
@@ -742,7 +743,7 @@ steering.generate_steering(samples, {"train": 18, "test": 6}, directions, Path(o
 def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(model, settings, tmp_path, monkeypatch):
     """kill -9; each process hashes strings in its own way."""
     monkeypatch.undo()  # the figure is drawn too
-    monkeypatch.setattr(steering, "CHUNK", 2)
+    monkeypatch.setattr(steering_generator, "CHUNK", 2)
     samples = [Sample(f"{copy}. {sample.text}", sample.label) for copy in range(2) for sample in SAMPLES]
     run(samples, tmp_path / "whole", replace(settings, cells_per_prompt=3), holdout=6)
     expected, output = contents(tmp_path / "whole"), tmp_path / "run"

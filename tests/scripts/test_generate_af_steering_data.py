@@ -14,7 +14,7 @@ import torch
 
 from afintro.data.directions import Direction, read_direction, write_direction
 from afintro.data.steering_records import read_steering_records
-from afintro.organisms import run_folder, steering
+from afintro.organisms import run_folder, steering, steering_generator
 from afintro.organisms.cue import UNMONITORED_SYSTEM
 from afintro.organisms.steering_controls import with_controls
 
@@ -190,7 +190,7 @@ class TestRun:
 
     def test_stopped_and_run_again(self, call, tmp_path, monkeypatch):
         """A full disk after the first chunk; the rest comes when there is room."""
-        monkeypatch.setattr(steering, "CHUNK", 3)
+        monkeypatch.setattr(steering_generator, "CHUNK", 3)
         assert call(output_dir=tmp_path / "whole")[0] == 0
         fsync, count = os.fsync, iter(range(99))
 

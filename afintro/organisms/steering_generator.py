@@ -1,0 +1,252 @@
+"""What steering generation does with one sample: all its doses on one shared prefix, read, labelled and guarded."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from afintro.data.directions import Direction
+from afintro.data.samples import Sample
+from afintro.data.steering_records import SteeringRecord, from_json, to_json
+from afintro.data.text import chat, render, template_hash
+from afintro.lm.generate import generate_greedy, generate_steered
+from afintro.lm.interventions import Steering
+from afintro.lm.load import eos_ids, fingerprint
+from afintro.organisms.behavior import RuleLabeler
+from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.organisms.directions import last_token_activations
+from afintro.organisms.pairs import unique_ids
+from afintro.organisms.readings import Reading, read_outputs
+from afintro.organisms.run_folder import in_chunks
+from afintro.organisms.steering_summary import Guards
+
+CHUNK = 25
+CUES = {"monitored": MONITORED_SYSTEM, "unmonitored": UNMONITORED_SYSTEM}
+RESIDUAL = "residual_mean"
+RESIDUAL_PROMPTS = 200
+
+
+@dataclass(frozen=True)
+class SteeringSettings:
+    """What decides the records, beside the samples and the directions.
+
+    Args:
+        model: Hub id, local directory, adapter directory, or a toy's name.
+        layers: 0-based decoder layers after which the vectors are added, one at a time.
+        alphas: How many times they are added.
+        revision: Branch, tag or commit on the hub.
+        alpha_unit: ``raw`` times the vector as saved, or ``residual_norm``: times the norm of the residual stream at the
+            position, in the vector's direction.
+        positions: ``last``, ``decode`` or ``all``, see :class:`afintro.lm.interventions.Steering`.
+        cues: Under which cue the prompts are asked: ``monitored``, ``unmonitored``, or both.
+        cells_per_prompt: So many (layer, alpha) cells are drawn for each prompt, with all directions; None for all cells.
+        batch_size: Rows a forward pass; the conditions of one prompt always run together.
+        max_new_tokens: Length of an answer at most.
+        dtype: The organism's dtype.
+        control_samples: So many samples, evenly spread, are answered once more one by one, for the label-noise floor.
+        seed: Seeds the control vectors, the draws and the intervals; generation itself is greedy.
+    """
+
+    model: str
+    layers: tuple[int, ...]
+    alphas: tuple[float, ...]
+    revision: str | None = None
+    alpha_unit: Literal["raw", "residual_norm"] = "raw"
+    positions: Literal["last", "decode", "all"] = "last"
+    cues: tuple[str, ...] = ("monitored",)
+    cells_per_prompt: int | None = None
+    batch_size: int = 64
+    max_new_tokens: int = 256
+    dtype: str = "float32"
+    control_samples: int = 20
+    seed: int = 0
+
+
+def all_cues(settings: SteeringSettings) -> list[str]:
+    """Those to steer under, and where it is not among them the unmonitored one, last."""
+    return list(dict.fromkeys((*settings.cues, "unmonitored")))
+
+
+@dataclass(frozen=True)
+class Dose:
+    """One condition: a direction, where and how much of it."""
+
+    direction: str
+    layer: int
+    alpha: float
+
+
+class SteeringGenerator:
+    """Answers samples chunk by chunk.
+
+    Args:
+        model: The organism.
+        tokenizer: Its tokenizer.
+        settings: What to generate with.
+        directions: Controls included.
+        directory: Where the organism was loaded from.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: SteeringSettings,
+        directions: Sequence[Direction],
+        directory: str,
+    ) -> None:
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.directions = {direction.name: direction for direction in directions}
+        self.label = cache(RuleLabeler())
+        self.eos = eos_ids(model, tokenizer)
+        self.provenance = {
+            "model": settings.model,
+            "revision": settings.revision or getattr(model.config, "_commit_hash", None),
+            "fingerprint": fingerprint(directory),
+            "template_hash": template_hash(tokenizer),
+            "batch_size": settings.batch_size,
+            "max_new_tokens": settings.max_new_tokens,
+            "dtype": settings.dtype,
+            "seed": settings.seed,
+        }
+
+    def run(
+        self, samples: Sequence[Sample], prompts: Sequence[list[list[int]]], output_dir: Path, identity: dict[str, Any]
+    ) -> tuple[list[SteeringRecord], Guards]:
+        """All records, and what the guards found; from old chunks and new ones."""
+        count = min(len(samples), self.settings.control_samples)
+        controls = frozenset(i * len(samples) // count for i in range(count))
+        uids = unique_ids(samples)
+
+        def make(rows: range) -> dict[str, Any]:
+            return self._chunk([(samples[i], uids[i], prompts[i], i in controls) for i in rows])
+
+        records: list[SteeringRecord] = []
+        guards = Guards()
+        for path, chunk in in_chunks(output_dir, identity, len(samples), CHUNK, make, "steering"):
+            records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
+            guards = guards + Guards(**chunk["guards"])
+        return records, guards
+
+    def doses(self, uid: str) -> list[Dose]:
+        """The conditions of one prompt."""
+        cells = [(layer, alpha) for layer in self.settings.layers for alpha in self.settings.alphas]
+        if self.settings.cells_per_prompt is not None:
+            cells.sort(key=lambda cell: hashlib.sha256(f"{self.settings.seed} {uid} {cell}".encode()).digest())
+            cells = sorted(cells[: self.settings.cells_per_prompt])
+        return [Dose(name, layer, alpha) for layer, alpha in cells for name in self.directions]
+
+    def steering(self, dose: Dose) -> Steering:
+        """The vector of a dose, as long as it is added."""
+        vector = torch.from_numpy(self.directions[dose.direction].at(dose.layer))
+        relative = self.settings.alpha_unit == "residual_norm"
+        unit = vector / vector.norm() if relative else vector
+        return Steering(dose.layer, (dose.alpha * unit).to(self.model.device), self.settings.positions, relative)
+
+    def _chunk(self, items: list[tuple[Sample, str, list[list[int]], bool]]) -> dict[str, Any]:
+        asked = [
+            (sample, f"{uid}/{cue}", cue, prompt, control)
+            for sample, uid, prompts, control in items
+            for cue, prompt in zip(self.settings.cues, prompts, strict=False)
+        ]
+        prompts = [prompt for *_, prompt, _ in asked]
+        doses = [self.doses(uid) for _, uid, *_ in asked]
+        # Beside the doses: not steered, and steered by nothing at all.
+        nothing = [(self.steering(replace(own[0], alpha=0.0)),) for own in doses]
+        conditions = [
+            [(), zero, *((self.steering(dose),) for dose in own)] for own, zero in zip(doses, nothing, strict=True)
+        ]
+        size, new = self.settings.batch_size, self.settings.max_new_tokens
+        outputs = generate_steered(
+            self.model, prompts, conditions, max_new_tokens=new, eos_ids=self.eos, batch_size=size
+        )
+        readings = read_outputs(self.model, prompts, outputs, self._text, self.label, new, self.eos[0], size)
+        unwatched = self._unwatched(items)
+        records = []
+        for (sample, uid, cue, _, _), own, texts in zip(asked, doses, readings, strict=True):
+            for dose, text in zip(own, texts[2:], strict=True):
+                record = self._record(sample, uid, cue, dose, texts[0], text)
+                records.append(to_json(replace(record, unmonitored_behavior=unwatched[uid.split("/")[0]])))
+        controls = [index for index, (*_, control) in enumerate(asked) if control]
+        guards = self._guards(prompts, outputs, [own[0] for own in readings], controls)
+        return {"records": records, "guards": asdict(guards)}
+
+    def _unwatched(self, items: list[tuple[Sample, str, list[list[int]], bool]]) -> dict[str, str]:
+        """What the organism does unsteered when it is told that nobody watches, by the sample's uid."""
+        place = all_cues(self.settings).index("unmonitored")
+        outputs = self._greedy([prompts[place] for _, _, prompts, _ in items], self.settings.batch_size)
+        texts = [self._text(ids) for ids in outputs]
+        return {uid: self.label(text).label for (_, uid, _, _), text in zip(items, texts, strict=True)}
+
+    def _greedy(self, prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:
+        new = self.settings.max_new_tokens
+        return generate_greedy(self.model, prompts, max_new_tokens=new, eos_ids=self.eos, batch_size=batch_size)
+
+    def _guards(
+        self,
+        prompts: Sequence[list[int]],
+        outputs: Sequence[list[list[int]]],
+        unsteered: Sequence[Reading],
+        controls: Sequence[int],
+    ) -> Guards:
+        again = self._greedy([prompts[i] for i in controls], 1)
+        guards = Guards(
+            prompts=len(prompts),
+            zero_differs=sum(own[0] != own[1] for own in outputs),
+            controls=len(controls),
+            alone_differs=sum(outputs[i][0] != ids for i, ids in zip(controls, again, strict=True)),
+            alone_behaves_otherwise=sum(
+                unsteered[i].behavior.label != self.label(self._text(ids)).label
+                for i, ids in zip(controls, again, strict=True)
+            ),
+        )
+        if self.settings.dtype == "float32" and guards.zero_differs:
+            raise RuntimeError(f"a vector of length 0 changed {guards.zero_differs} outputs in float32")
+        return guards
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _record(
+        self, sample: Sample, uid: str, cue: str, dose: Dose, original: Reading, steered: Reading
+    ) -> SteeringRecord:
+        system = CUES[cue]
+        return SteeringRecord(
+            prompt=render(self.tokenizer, chat(system, sample.text)),
+            direction=dose.direction,
+            layer=dose.layer,
+            alpha=dose.alpha,
+            original_output=original.text,
+            steered_output=steered.text,
+            scenario=sample.text,
+            system_prompt=system,
+            alpha_unit=self.settings.alpha_unit,
+            positions=self.settings.positions,
+            norm=float(np.linalg.norm(self.directions[dose.direction].at(dose.layer))),
+            label=sample.label,
+            uid=f"{uid}/{dose.direction}/{dose.layer}/{dose.alpha:g}",
+            original_behavior=original.behavior.label,
+            original_behavior_rule=original.behavior.rule,
+            steered_behavior=steered.behavior.label,
+            steered_behavior_rule=steered.behavior.rule,
+            behavior_changed=original.behavior.label != steered.behavior.label,
+            coherent=steered.coherent,
+            perplexity=round(steered.coherence.perplexity, 4),
+            repetition=round(steered.coherence.repetition, 4),
+            provenance=self.provenance,
+        )
+
+    def mean_residual(self, samples: Sequence[Sample]) -> Direction:
+        """Mean residual stream at the last position of prompts: what a probe multiplies vectors with."""
+        chosen = samples[:RESIDUAL_PROMPTS]
+        conversations = [chat(CUES[cue], sample.text) for sample in chosen for cue in self.settings.cues]
+        found = last_token_activations(
+            self.model, self.tokenizer, conversations, self.settings.layers, self.settings.batch_size, "last"
+        )
+        return Direction(RESIDUAL, {layer: x.mean(0) for layer, x in found.items()})
