@@ -112,19 +112,20 @@ class TestInTheModel:
         after = received(model, lambda: packed_logits(model, ids, BOUNDS, SLOTS, [change]))[2][SLOTS]
         torch.testing.assert_close((after - before).norm(dim=1), 3 * before.norm(dim=1), rtol=1e-6, atol=0)
 
-    def test_rows_of_a_padded_batch_without_a_vector_are_unchanged(self, model, site, prompts):
+    def test_prompts_of_a_packed_row_without_a_vector_are_unchanged(self, model, site, prompts):
         injector = make_injector(model, SPACE, SITES[site]).double()
         changes = on_prompts(injector, prompts)
         before = received(model, lambda: generate(model, prompts))
         after = received(model, lambda: generate(model, prompts, changes))
         stage = 0 if site == "embedding" else 2
-        wanted = set()
-        for row, (ids, slot) in enumerate(sorted(prompts, key=lambda prompt: len(prompt[0]))):
+        wanted, start = set(), 0
+        for ids, slot in sorted(prompts, key=lambda prompt: len(prompt[0])):
             if slot is not None:
-                wanted.add(30 * row + 30 - len(ids) + slot)
+                wanted.add(start + slot)
             else:
-                here = slice(30 * row, 30 * row + 30)
+                here = slice(start, start + len(ids))
                 assert all(torch.equal(a[here], b[here]) for a, b in zip(after, before, strict=True))
+            start += len(ids)
         assert set((after[stage] != before[stage]).any(1).nonzero()[:, 0].tolist()) == wanted
         assert len(wanted) == 5
 

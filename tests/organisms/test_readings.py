@@ -148,9 +148,11 @@ def test_coherent_is_beside_the_first_output_of_the_same_prompt(model, monkeypat
 
 def test_equal_outputs_to_a_prompt_are_looked_at_once(model):
     seen = []
-    rows = []
-    model.register_forward_pre_hook(lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    shapes = []
+    model.register_forward_pre_hook(lambda _, __, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True)
     found = read(model, label=lambda text: (seen.append(text), label(text))[1])
     assert sorted(seen) == sorted(decode(ids) for own in OUTPUTS for ids in set(own))
-    assert rows == [2, 5]  # two prompts without their last token; three and two different outputs
+    read_once = sum(len(prompt) - 1 for prompt in PROMPTS)
+    assert shapes[0] == (1, read_once)  # both prompts without their last token, in one row
+    assert [shape[0] for shape in shapes[1:]] == [5]  # three and two different outputs
     assert found[0][0] is found[0][2]
