@@ -240,7 +240,7 @@ class FeatureDescriptions(TaskData):
         if self.heldout:
             names = [f"{path}, feature {table.feature(index).uid}" for index in indices]
             labels = [table.feature(index).label for index in indices]
-            keep = self.guarded(labels, names)
+            keep = self.guarded(labels, names, "features")
             indices = np.array(keep, dtype=np.int64)
         if self.paths["validation"] is None:
             kept, by_cluster, by_feature = hold_out(

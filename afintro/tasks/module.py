@@ -216,8 +216,13 @@ class TaskData(LightningDataModule):
         other._train_loader = other._train_state = None
         return other
 
-    def guarded(self, texts: Sequence[str], names: Sequence[str]) -> list[int]:
-        """Indices of the training texts that the held-out files leave; ``names`` says in a message which each is.
+    def guarded(self, texts: Sequence[str], names: Sequence[str], what: str = "records") -> list[int]:
+        """Indices of the training texts that the held-out files leave.
+
+        Args:
+            texts: Training texts.
+            names: What a message calls each.
+            what: What it calls all of them.
 
         Raises:
             UserError: A hit under ``heldout_action: error``.
@@ -227,9 +232,9 @@ class TaskData(LightningDataModule):
         keep, dropped = guard(texts, names, self.heldout, self.heldout_action)
         for line in dropped:
             log.warning("held-out guard: dropped %s", line)
-        log.info("held-out guard: %d files compared, %d records dropped", len(self.heldout), len(dropped))
+        log.info("held-out guard: %d files compared, %d %s dropped", len(self.heldout), len(dropped), what)
         if dropped:
-            self.warnings.append(f"{len(dropped)} training records dropped by the held-out guard")
+            self.warnings.append(f"{len(dropped)} training {what} dropped by the held-out guard")
         return keep
 
     def setup(self, stage: str) -> None:
