@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -89,13 +89,13 @@ SCENARIO_COPIES = ("hint_user_prompt", "original_user_prompt")
 
 def to_json(record: ContextAblationRecord) -> dict[str, Any]:
     """The record under the parent framework's names; unset optional fields are left out."""
-    row: dict[str, Any] = {}
-    for name in record.__dataclass_fields__:
-        value = getattr(record, name)
-        if value is not None:
-            row[PARENT_NAMES.get(name, name)] = value
-    row.update(dict.fromkeys(SCENARIO_COPIES, record.scenario))
-    return row
+    return set_fields(record, PARENT_NAMES) | dict.fromkeys(SCENARIO_COPIES, record.scenario)
+
+
+def set_fields(record: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a record that are not None, under other names where ``names`` has one."""
+    found = {names.get(name, name): getattr(record, name) for name in record.__dataclass_fields__}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def from_json(row: Any, where: str) -> ContextAblationRecord:
@@ -162,10 +162,16 @@ def read_records(path: str) -> list[ContextAblationRecord]:
     Raises:
         UserError: Names file, record and field; also for two records of one uid.
     """
-    records = [from_json(row, f"{path}, record {index}") for index, row in enumerate(read_rows(path))]
-    if not records:
-        raise UserError("holds no record", where=path, remedy="make it with scripts/generate_af_context_ablation.py")
+    records = parse_file(path, from_json, MAKER)
     check_unique([record.uid for record in records], path)
+    return records
+
+
+def parse_file(path: str, parse: Callable[[Any, str], Record], maker: str) -> list[Record]:
+    """All records of a file, which must hold one at least; ``maker`` is the script that makes such files."""
+    records = [parse(row, f"{path}, record {index}") for index, row in enumerate(read_rows(path))]
+    if not records:
+        raise UserError("holds no record", where=path, remedy=f"make it with {maker}")
     return records
 
 

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from afintro.data.records import check_unique, parse_record, scenario_id
-from afintro.data.samples import read_rows
+from afintro.data.records import check_unique, parse_file, parse_record, scenario_id, set_fields
 from afintro.errors import UserError
 
 
@@ -94,8 +93,7 @@ MAKER = "scripts/generate_af_steering_data.py"
 
 def to_json(record: SteeringRecord) -> dict[str, Any]:
     """The record under the parent framework's names, ``layer`` as a list; unset optional fields are left out."""
-    row = {PARENT_NAMES.get(name, name): getattr(record, name) for name in record.__dataclass_fields__}
-    return {name: value for name, value in row.items() if value is not None} | {"layer": [record.layer]}
+    return set_fields(record, PARENT_NAMES) | {"layer": [record.layer]}
 
 
 def from_json(row: Any, where: str) -> SteeringRecord:
@@ -123,8 +121,6 @@ def read_steering_records(path: str) -> list[SteeringRecord]:
     Raises:
         UserError: Names file, record and field; also for two records of one uid.
     """
-    records = [from_json(row, f"{path}, record {index}") for index, row in enumerate(read_rows(path))]
-    if not records:
-        raise UserError("holds no record", where=path, remedy=f"make it with {MAKER}")
+    records = parse_file(path, from_json, MAKER)
     check_unique([record.uid for record in records], path)
     return records

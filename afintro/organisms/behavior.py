@@ -10,7 +10,7 @@ is not. ``JudgeLabeler`` asks a language model instead.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 LABELS = ("refuse", "warn", "partial", "comply", "silent", "other")
 
@@ -147,6 +147,15 @@ class RuleLabeler:
     def label_all(self, outputs: Sequence[str]) -> list[Behavior]:
         """Label each output."""
         return [self(output) for output in outputs]
+
+
+def sides(**outputs: str) -> dict[str, Any]:
+    """The fields of a record of two outputs that its labels decide; ``outputs`` are the two, by the record's names."""
+    labeler = RuleLabeler()
+    found = {name: labeler(output) for name, output in outputs.items()}
+    fields: dict[str, Any] = {f"{name}_behavior": behavior.label for name, behavior in found.items()}
+    fields |= {f"{name}_behavior_rule": behavior.rule for name, behavior in found.items()}
+    return fields | {"behavior_changed": len({behavior.label for behavior in found.values()}) > 1}
 
 
 def _judge_answer(answer: str) -> Behavior:

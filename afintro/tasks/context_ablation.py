@@ -1,6 +1,5 @@
 """Context ablation: how would the organism's behaviour change if the monitoring cue were removed?"""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from afintro.data.batch import Example
 from afintro.data.cache import cache_directory
 from afintro.data.records import ContextAblationRecord, read_records
 from afintro.data.samples import Sample
-from afintro.data.splits import draw, split_by_scenario
+from afintro.data.splits import draw
 from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
 from afintro.evaluation.answers import Verdict, branch_stems, two_branch
@@ -21,12 +20,10 @@ from afintro.evaluation.baselines import text_baselines
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
 from afintro.lm.load import fingerprint
-from afintro.organisms.behavior import LABELS, RuleLabeler
+from afintro.organisms.behavior import LABELS, sides
 from afintro.organisms.pairs import PairSettings, default_device, generate_pairs
 from afintro.organisms.toy import resolve, scenarios
 from afintro.tasks.module import EXPLAINER, OTHER_BASE, Control, Reader, Systems, TaskData
-
-log = logging.getLogger(__name__)
 
 HEADLINE = "generative_explanation"
 QUESTION_TYPES = (HEADLINE, "orig_match", "change_match")
@@ -149,15 +146,7 @@ class ContextAblation(TaskData):
             keep = self.guarded([r.scenario for r in records], [f"{path}, record {i}" for i in range(len(records))])
             records = [records[index] for index in keep]
             if self.paths["validation"] is None:
-                left, right = split_by_scenario(
-                    [r.scenario_id for r in records], self.validation_fraction, self.split_seed
-                )
-                if not right:
-                    raise UserError(
-                        f"{len(records)} records leave none for validation",
-                        where=path,
-                        remedy="give data.validation_path",
-                    )
+                left, right = self.split_off_validation([r.scenario_id for r in records], path)
                 self._records["validation"] = [records[i] for i in right][: self.limit]
                 records = [records[i] for i in left]
             if not records:
@@ -165,26 +154,15 @@ class ContextAblation(TaskData):
                     "no training record is left", where=path, remedy="check the held-out files and the split"
                 )
         else:
-            shared = {r.scenario_id for r in records} & {r.scenario_id for r in self.records("train")}
-            if shared:
-                self.warnings.append(f"{len(shared)} scenarios of {path} are in the training file too")
-                log.warning(self.warnings[-1])
+            train = self.records("train")
+            self.warn_of_shared((r.scenario_id for r in records), (r.scenario_id for r in train), path)
         self._records[split] = records[: self.limit]
 
     def _labelled(self, record: ContextAblationRecord) -> ContextAblationRecord:
         """Files of the parent framework come without behaviour labels."""
         if record.monitored_behavior is not None and record.unmonitored_behavior is not None:
             return record
-        labeler = RuleLabeler()
-        before, after = labeler(record.monitored_output), labeler(record.unmonitored_output)
-        return replace(
-            record,
-            monitored_behavior=before.label,
-            monitored_behavior_rule=before.rule,
-            unmonitored_behavior=after.label,
-            unmonitored_behavior_rule=after.rule,
-            behavior_changed=before.label != after.label,
-        )
+        return replace(record, **sides(monitored=record.monitored_output, unmonitored=record.unmonitored_output))
 
     def verdict(self, record: ContextAblationRecord) -> Verdict:
         """What the headline question's answer says of a record."""

@@ -150,7 +150,6 @@ class FeatureDescriptions(TaskData):
         self.reader = reader or Tfidf()
         first = f"judge/{self.judges[0].name}"
         self.leads = (first, f"{first}/{UNSEEN_FEATURE}", "functional_auroc", f"functional_auroc/{UNSEEN_FEATURE}")
-        self.blind = False
         self._files: list[FeatureFile] = []
         self._rows: dict[str, Rows] = {}
         self._firings: Firings | None = None
@@ -268,13 +267,6 @@ class FeatureDescriptions(TaskData):
         return Rows(rows.table, rows.indices[chosen], kinds)
 
     # Examples.
-
-    def for_another_explainer(self, blind: bool = False) -> "FeatureDescriptions":
-        """As for every task; ``blind`` puts zero vectors into all slots."""
-        other = super().for_another_explainer(blind)
-        assert isinstance(other, FeatureDescriptions)
-        other.blind = blind
-        return other
 
     def render(self, feature: Feature, slot_token: str) -> tuple[list[Message], str]:
         """Prompt and answer for a feature; pure."""

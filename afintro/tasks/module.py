@@ -2,11 +2,11 @@
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from lightning import LightningDataModule
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example, PackedBatch, collate
 from afintro.data.records import file_sha256
-from afintro.data.splits import guard
+from afintro.data.splits import guard, split_by_scenario
 from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction, Scores, statistics
 from afintro.lm.injection import VectorSpace
@@ -155,6 +155,7 @@ class TaskData(LightningDataModule):
         self.question_weights = question_weights
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
+        self.blind = False
         self.examples: dict[str, Sequence[Example]] = {}
         self.warnings: list[str] = []
         self._train_loader: ResumableLoader | None = None
@@ -202,7 +203,7 @@ class TaskData(LightningDataModule):
         """What TensorBoard shows, by name."""
         return {}
 
-    def for_another_explainer(self, blind: bool = False) -> "TaskData":
+    def for_another_explainer(self, blind: bool = False) -> Self:
         """The same records, to be tokenised anew and trained on from the first batch, also where this run was resumed.
 
         Args:
@@ -213,6 +214,7 @@ class TaskData(LightningDataModule):
         other = copy.copy(self)
         other.examples = {}
         other.warnings = []
+        other.blind = blind
         other._train_loader = other._train_state = None
         return other
 
@@ -236,6 +238,26 @@ class TaskData(LightningDataModule):
         if dropped:
             self.warnings.append(f"{len(dropped)} training {what} dropped by the held-out guard")
         return keep
+
+    def split_off_validation(self, scenarios: Sequence[str], path: str) -> tuple[list[int], list[int]]:
+        """Indices of the training records and of those split off for validation, no scenario on both sides.
+
+        Raises:
+            UserError: None is left for validation.
+        """
+        left, right = split_by_scenario(scenarios, self.validation_fraction, self.split_seed)
+        if not right:
+            raise UserError(
+                f"{len(scenarios)} records leave none for validation", where=path, remedy="give data.validation_path"
+            )
+        return left, right
+
+    def warn_of_shared(self, scenarios: Iterable[str], train: Iterable[str], path: str) -> None:
+        """Say how many scenarios of an evaluation file are trained on."""
+        shared = set(scenarios) & set(train)
+        if shared:
+            self.warnings.append(f"{len(shared)} scenarios of {path} are in the training file too")
+            log.warning(self.warnings[-1])
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs. The training split is read for every stage: the text baselines learn from it."""

@@ -1,6 +1,5 @@
 """Steering prediction: how would the organism's behaviour change if a vector were added to its residual stream?"""
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 
 from afintro.data.batch import Example, Slot
 from afintro.data.directions import Direction, read_direction
-from afintro.data.splits import draw, split_by_scenario
+from afintro.data.splits import draw
 from afintro.data.steering_records import SteeringRecord, read_steering_records
 from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
 from afintro.data.twins import Chosen, choose, unseen_directions
@@ -24,13 +23,11 @@ from afintro.evaluation.metrics import Prediction, Scores, collapse_warning, sta
 from afintro.evaluation.report import confusion_figure
 from afintro.evaluation.steering_baselines import Dose, steering_baselines
 from afintro.lm.injection import VectorSpace
-from afintro.organisms.behavior import LABELS, RuleLabeler
+from afintro.organisms.behavior import LABELS, sides
 from afintro.organisms.steering_generator import RESIDUAL
 from afintro.organisms.toy_steering import embedded_steering
 from afintro.tasks.module import EXPLAINER, OTHER_BASE, TEXT_ONLY, Control, Reader, Systems, TaskData
 from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, slot_position, slot_token, without_vectors
-
-log = logging.getLogger(__name__)
 
 UNSEEN_SCENARIO, UNSEEN_DIRECTION = "unseen_scenario", "unseen_direction"
 TRAINING = "steering_prediction"
@@ -111,7 +108,6 @@ class SteeringPrediction(TaskData):
         self.directions_path = directions
         self.unseen_fraction, self.pairs, self.evaluation_pairs = unseen_fraction, pairs, evaluation_pairs
         self.wording = wording or SteeringWording()
-        self.blind = False
         self._directions: dict[str, Direction] = {}
         self._records: dict[str, list[SteeringRecord]] = {}
         self._chosen: dict[str, dict[str, SteeringRecord]] = {}
@@ -167,10 +163,8 @@ class SteeringPrediction(TaskData):
             if path is None:
                 raise UserError("is absent", where=f"data.{split}_path", remedy=f"give the file of {split} records")
             records = self._read(path)
-            shared = {r.scenario_id for r in records} & {r.scenario_id for r in self._records["train"]}
-            if shared:
-                self.warnings.append(f"{len(shared)} scenarios of {path} are in the training file too")
-                log.warning(self.warnings[-1])
+            train = self._records["train"]
+            self.warn_of_shared((r.scenario_id for r in records), (r.scenario_id for r in train), path)
             self._records[split] = records
         if split != "train":
             self._check_layers(self._records[split], self.paths[split] or self.paths["train"])
@@ -205,11 +199,7 @@ class SteeringPrediction(TaskData):
         records = [records[index] for index in kept]
         self.unseen = unseen_directions([r.direction for r in records], self.unseen_fraction, self.split_seed)
         if self.paths["validation"] is None:
-            left, right = split_by_scenario([r.scenario_id for r in records], self.validation_fraction, self.split_seed)
-            if not right:
-                raise UserError(
-                    f"{len(records)} records leave none for validation", where=path, remedy="give data.validation_path"
-                )
+            left, right = self.split_off_validation([r.scenario_id for r in records], path)
             self._records["validation"] = [records[i] for i in right]
             records = [records[i] for i in left]
         records = [record for record in records if record.direction not in self.unseen]
@@ -220,13 +210,6 @@ class SteeringPrediction(TaskData):
         self.space = VectorSpace(len(self.directions[records[0].direction].at(records[0].layer)), layers)
 
     # Examples.
-
-    def for_another_explainer(self, blind: bool = False) -> "SteeringPrediction":
-        """As for every task; ``blind`` puts zero vectors into all slots."""
-        other = super().for_another_explainer(blind)
-        assert isinstance(other, SteeringPrediction)
-        other.blind = blind
-        return other
 
     def chosen(self, split: str) -> list[tuple[str, Chosen]]:
         """The records that are asked about, each with its question type: balanced within known and unseen directions."""
@@ -385,13 +368,4 @@ def labelled(record: SteeringRecord) -> SteeringRecord:
     """Files of the parent framework come without behaviour labels."""
     if record.original_behavior is not None and record.steered_behavior is not None:
         return replace(record, behavior_changed=record.original_behavior != record.steered_behavior)
-    labeler = RuleLabeler()
-    before, after = labeler(record.original_output), labeler(record.steered_output)
-    return replace(
-        record,
-        original_behavior=before.label,
-        original_behavior_rule=before.rule,
-        steered_behavior=after.label,
-        steered_behavior_rule=after.rule,
-        behavior_changed=before.label != after.label,
-    )
+    return replace(record, **sides(original=record.original_output, steered=record.steered_output))
