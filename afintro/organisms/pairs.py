@@ -1,24 +1,22 @@
 """Pair generation: every scenario answered by the organism with and without the cue, greedily and crash-safely."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from afintro.data.records import ContextAblationRecord, from_json, scenario_id, to_json, write_json
+from afintro.data.records import ContextAblationRecord, from_json, to_json, write_json
 from afintro.data.samples import Sample
-from afintro.data.text import chat, encode_prompt, render, template_hash
-from afintro.errors import UserError
+from afintro.data.text import chat, render
 from afintro.lm.generate import generate_greedy
-from afintro.lm.load import context_length, eos_ids, fingerprint, load_config, load_model, load_tokenizer
+from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
 from afintro.organisms.behavior import BehaviorLabeler, RuleLabeler
 from afintro.organisms.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
+from afintro.organisms.inputs import evenly, fitting_prompts, identity_of, provenance, unique_ids
 from afintro.organisms.pair_summary import summarise
 from afintro.organisms.run_folder import finish, in_chunks, run_folder
 from afintro.organisms.toy import resolve
@@ -73,12 +71,14 @@ def generate_pairs(
     assert sum(splits.values()) == len(samples)
     directory = resolve(settings.model)
     tokenizer = load_tokenizer(directory, settings.revision)
-    identity = _identity(samples, splits, settings, directory, tokenizer)
+    identity = identity_of(samples, splits, settings, directory, tokenizer)
     with run_folder(output_dir, identity, [f"{name}.json" for name in splits]) as finished:
         if finished is not None:
             log.info("pairs: reusing %s", output_dir)
             return finished
-        prompts = _prompts(samples, tokenizer, context_length(load_config(directory, settings.revision)), settings)
+        limit = context_length(load_config(directory, settings.revision))
+        systems = (MONITORED_SYSTEM, UNMONITORED_SYSTEM, PLACEBO_SYSTEM)
+        prompts = fitting_prompts(samples, tokenizer, systems, limit, settings.max_new_tokens)
         model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
         generator = _Generator(model, tokenizer, settings, directory)
         records, noise = generator.run(samples, prompts, output_dir, identity)
@@ -91,42 +91,6 @@ def generate_pairs(
         return summary
 
 
-def _identity(
-    samples: Sequence[Sample],
-    splits: dict[str, int],
-    settings: PairSettings,
-    directory: str,
-    tokenizer: PreTrainedTokenizerBase,
-) -> dict[str, Any]:
-    content = json.dumps([[sample.text, sample.label] for sample in samples])
-    return {
-        **asdict(settings),
-        "splits": splits,
-        "samples_sha256": hashlib.sha256(content.encode()).hexdigest(),
-        "model_fingerprint": fingerprint(directory),
-        "template_hash": template_hash(tokenizer),
-    }
-
-
-def _prompts(
-    samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, limit: int | None, settings: PairSettings
-) -> list[list[list[int]]]:
-    """Monitored, unmonitored and placebo prompt of every sample, checked against the context before the model loads."""
-    systems = (MONITORED_SYSTEM, UNMONITORED_SYSTEM, PLACEBO_SYSTEM)
-    all_prompts = []
-    for index, sample in enumerate(samples):
-        prompts = [encode_prompt(tokenizer, chat(system, sample.text)) for system in systems]
-        longest = max(map(len, prompts)) + settings.max_new_tokens
-        if limit is not None and longest > limit:
-            raise UserError(
-                f"prompt and answer need {longest} tokens, the model's context is {limit}",
-                where=f"sample {index}",
-                remedy="shorten the text, lower --max_new_tokens, or use a model with a longer context",
-            )
-        all_prompts.append(prompts)
-    return all_prompts
-
-
 class _Generator:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: PairSettings, directory: str
@@ -134,16 +98,7 @@ class _Generator:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.labeler: BehaviorLabeler = RuleLabeler()
         self.eos = eos_ids(model, tokenizer)
-        self.provenance = {
-            "model": settings.model,
-            "revision": settings.revision or getattr(model.config, "_commit_hash", None),
-            "fingerprint": fingerprint(directory),
-            "template_hash": template_hash(tokenizer),
-            "batch_size": settings.batch_size,
-            "max_new_tokens": settings.max_new_tokens,
-            "dtype": settings.dtype,
-            "seed": settings.seed,
-        }
+        self.provenance = provenance(settings, model, tokenizer, directory)
 
     def run(
         self,
@@ -153,7 +108,7 @@ class _Generator:
         identity: dict[str, Any],
     ) -> tuple[list[ContextAblationRecord], list[list[bool]]]:
         """All records, and for each control whether string and behaviour differ alone; from old chunks and new ones."""
-        controls = _evenly(len(samples), self.settings.control_samples)
+        controls = evenly(len(samples), self.settings.control_samples)
         uids = unique_ids(samples)
 
         def make(rows: range) -> dict[str, Any]:
@@ -211,22 +166,6 @@ class _Generator:
             placebo_output=placebo,
             provenance=self.provenance,
         )
-
-
-def _evenly(total: int, wanted: int) -> frozenset[int]:
-    count = min(total, wanted)
-    return frozenset(i * total // count for i in range(count))
-
-
-def unique_ids(samples: Sequence[Sample]) -> list[str]:
-    """The scenario's id; a text that comes again gets a number behind it."""
-    seen: dict[str, int] = {}
-    uids = []
-    for sample in samples:
-        identity = scenario_id(sample.text)
-        seen[identity] = seen.get(identity, 0) + 1
-        uids.append(identity if seen[identity] == 1 else f"{identity}-{seen[identity]}")
-    return uids
 
 
 def default_device() -> str:

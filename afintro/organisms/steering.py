@@ -1,24 +1,20 @@
 """Steering data: every prompt continued by the organism without and with vectors added to its residual stream."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
-from afintro.data.directions import Direction, write_direction
+from afintro.data.directions import Direction, resolve_layers, write_direction
 from afintro.data.records import write_json_rows
 from afintro.data.samples import Sample
 from afintro.data.steering_records import to_json
-from afintro.data.text import chat, encode_prompt, template_hash
 from afintro.errors import UserError
-from afintro.lm.load import context_length, fingerprint, load_config, load_model, load_tokenizer
-from afintro.organisms.pairs import unique_ids
+from afintro.lm.load import context_length, load_config, load_model, load_tokenizer
+from afintro.organisms.inputs import fitting_prompts, identity_of, unique_ids
 from afintro.organisms.run_folder import finish, run_folder
 from afintro.organisms.steering_generator import CUES, RESIDUAL, SteeringGenerator, SteeringSettings, all_cues
 from afintro.organisms.steering_summary import dose_response_figure, summarise, write_figure
@@ -60,21 +56,22 @@ def generate_steering(
     tokenizer = load_tokenizer(directory, settings.revision)
     config = load_config(directory, settings.revision)
     _check(directions, settings, config)
-    identity = _identity(samples, splits, directions, settings, directory, tokenizer)
+    identity = identity_of(samples, splits, settings, directory, tokenizer) | _identity_of_vectors(directions, settings)
     vectors = [f"directions/{_file_name(name)}" for name in (*identity["directions"], RESIDUAL)]
     with run_folder(output_dir, identity, [*(f"{name}.json" for name in splits), *vectors]) as finished:
         if finished is not None:
             log.info("steering: reusing %s", output_dir)
             return finished
-        prompts = _prompts(samples, tokenizer, context_length(config), settings)
+        systems = [CUES[cue] for cue in all_cues(settings)]
+        prompts = fitting_prompts(samples, tokenizer, systems, context_length(config), settings.max_new_tokens)
         model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
         generator = SteeringGenerator(model, tokenizer, settings, directions, directory)
         records, guards = generator.run(samples, prompts, output_dir, identity)
         for direction in [*directions, generator.mean_residual(samples[: splits.get("train", 0)] or samples)]:
             write_direction(output_dir / "directions" / _file_name(direction.name), direction)
-        start = 0
+        start, uids = 0, unique_ids(samples)
         for name, size in splits.items():
-            chosen = set(unique_ids(samples)[start : start + size])
+            chosen = set(uids[start : start + size])
             rows = (to_json(record) for record in records if record.uid.split("/")[0] in chosen)
             write_json_rows(output_dir / f"{name}.json", rows)
             start += size
@@ -91,13 +88,7 @@ def _file_name(direction: str) -> str:
 def _check(directions: Sequence[Direction], settings: SteeringSettings, config: Any) -> None:
     text: Any = config.get_text_config()
     depth, width = text.num_hidden_layers, text.hidden_size
-    for layer in settings.layers:
-        if not 0 <= layer < depth:
-            raise UserError(
-                f"layer {layer} of a model with {depth} layers (0 to {depth - 1})",
-                where="--layers",
-                remedy="use layers below that, or relative depths such as 0.5",
-            )
+    resolve_layers(settings.layers, depth, "--layers")
     files = [_file_name(direction.name) for direction in directions] + [_file_name(RESIDUAL)]
     double = sorted({direction.name for direction in directions if files.count(_file_name(direction.name)) > 1})
     if double:
@@ -112,47 +103,9 @@ def _check(directions: Sequence[Direction], settings: SteeringSettings, config: 
                 )
 
 
-def _identity(
-    samples: Sequence[Sample],
-    splits: dict[str, int],
-    directions: Sequence[Direction],
-    settings: SteeringSettings,
-    directory: str,
-    tokenizer: PreTrainedTokenizerBase,
-) -> dict[str, Any]:
-    content = json.dumps([[sample.text, sample.label] for sample in samples])
+def _identity_of_vectors(directions: Sequence[Direction], settings: SteeringSettings) -> dict[str, Any]:
     vectors = hashlib.sha256()
     for direction in directions:
         for layer in settings.layers:
             vectors.update(f"{direction.name} {layer} ".encode() + direction.at(layer).astype("<f4").tobytes())
-    plain = json.loads(json.dumps(asdict(settings)))  # tuples as the lists that they are once written
-    return {
-        **plain,
-        "splits": splits,
-        "samples_sha256": hashlib.sha256(content.encode()).hexdigest(),
-        "directions": [direction.name for direction in directions],
-        "directions_sha256": vectors.hexdigest(),
-        "model_fingerprint": fingerprint(directory),
-        "template_hash": template_hash(tokenizer),
-    }
-
-
-def _prompts(
-    samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, limit: int | None, settings: SteeringSettings
-) -> list[list[list[int]]]:
-    """The prompts of every sample, checked against the context before the model loads.
-
-    One under each cue to steer under, in their order; where the unmonitored one is not among them, it comes last.
-    """
-    found = []
-    for index, sample in enumerate(samples):
-        prompts = [encode_prompt(tokenizer, chat(CUES[cue], sample.text)) for cue in all_cues(settings)]
-        longest = max(map(len, prompts)) + settings.max_new_tokens
-        if limit is not None and longest > limit:
-            raise UserError(
-                f"prompt and answer need {longest} tokens, the model's context is {limit}",
-                where=f"sample {index}",
-                remedy="shorten the text, lower --max_new_tokens, or use a model with a longer context",
-            )
-        found.append(prompts)
-    return found
+    return {"directions": [direction.name for direction in directions], "directions_sha256": vectors.hexdigest()}

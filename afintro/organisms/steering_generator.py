@@ -1,6 +1,5 @@
 """What steering generation does with one sample: all its doses on one shared prefix, read, labelled and guarded."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -13,15 +12,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.data.directions import Direction
 from afintro.data.samples import Sample
+from afintro.data.splits import draw
 from afintro.data.steering_records import SteeringRecord, from_json, to_json
-from afintro.data.text import chat, render, template_hash
+from afintro.data.text import chat, render
 from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Steering
-from afintro.lm.load import eos_ids, fingerprint
+from afintro.lm.load import eos_ids
 from afintro.organisms.behavior import RuleLabeler
 from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.organisms.directions import last_token_activations
-from afintro.organisms.pairs import unique_ids
+from afintro.organisms.inputs import evenly, provenance, unique_ids
 from afintro.organisms.readings import Reading, read_outputs
 from afintro.organisms.run_folder import in_chunks
 from afintro.organisms.steering_summary import Guards
@@ -105,23 +105,13 @@ class SteeringGenerator:
         self.directions = {direction.name: direction for direction in directions}
         self.label = cache(RuleLabeler())
         self.eos = eos_ids(model, tokenizer)
-        self.provenance = {
-            "model": settings.model,
-            "revision": settings.revision or getattr(model.config, "_commit_hash", None),
-            "fingerprint": fingerprint(directory),
-            "template_hash": template_hash(tokenizer),
-            "batch_size": settings.batch_size,
-            "max_new_tokens": settings.max_new_tokens,
-            "dtype": settings.dtype,
-            "seed": settings.seed,
-        }
+        self.provenance = provenance(settings, model, tokenizer, directory)
 
     def run(
         self, samples: Sequence[Sample], prompts: Sequence[list[list[int]]], output_dir: Path, identity: dict[str, Any]
     ) -> tuple[list[SteeringRecord], Guards]:
         """All records, and what the guards found; from old chunks and new ones."""
-        count = min(len(samples), self.settings.control_samples)
-        controls = frozenset(i * len(samples) // count for i in range(count))
+        controls = evenly(len(samples), self.settings.control_samples)
         uids = unique_ids(samples)
 
         def make(rows: range) -> dict[str, Any]:
@@ -138,7 +128,7 @@ class SteeringGenerator:
         """The conditions of one prompt."""
         cells = [(layer, alpha) for layer in self.settings.layers for alpha in self.settings.alphas]
         if self.settings.cells_per_prompt is not None:
-            cells.sort(key=lambda cell: hashlib.sha256(f"{self.settings.seed} {uid} {cell}".encode()).digest())
+            cells.sort(key=lambda cell: draw(f"{self.settings.seed} {uid} {cell}"))
             cells = sorted(cells[: self.settings.cells_per_prompt])
         return [Dose(name, layer, alpha) for layer, alpha in cells for name in self.directions]
 
@@ -170,9 +160,15 @@ class SteeringGenerator:
         unwatched = self._unwatched(items)
         records = []
         for (sample, uid, cue, _, _), own, texts in zip(asked, doses, readings, strict=True):
+            about = {
+                "prompt": render(self.tokenizer, chat(CUES[cue], sample.text)),
+                "scenario": sample.text,
+                "system_prompt": CUES[cue],
+                "label": sample.label,
+                "unmonitored_behavior": unwatched[uid.split("/")[0]],
+            }
             for dose, text in zip(own, texts[2:], strict=True):
-                record = self._record(sample, uid, cue, dose, texts[0], text)
-                records.append(to_json(replace(record, unmonitored_behavior=unwatched[uid.split("/")[0]])))
+                records.append(to_json(self._record(uid, about, dose, texts[0], text)))
         controls = [index for index, (*_, control) in enumerate(asked) if control]
         guards = self._guards(prompts, outputs, [own[0] for own in readings], controls)
         return {"records": records, "guards": asdict(guards)}
@@ -214,22 +210,19 @@ class SteeringGenerator:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _record(
-        self, sample: Sample, uid: str, cue: str, dose: Dose, original: Reading, steered: Reading
+        self, uid: str, about: dict[str, Any], dose: Dose, original: Reading, steered: Reading
     ) -> SteeringRecord:
-        system = CUES[cue]
+        """One dose; ``about`` are the fields that all doses of the prompt share."""
         return SteeringRecord(
-            prompt=render(self.tokenizer, chat(system, sample.text)),
+            **about,
             direction=dose.direction,
             layer=dose.layer,
             alpha=dose.alpha,
             original_output=original.text,
             steered_output=steered.text,
-            scenario=sample.text,
-            system_prompt=system,
             alpha_unit=self.settings.alpha_unit,
             positions=self.settings.positions,
             norm=float(np.linalg.norm(self.directions[dose.direction].at(dose.layer))),
-            label=sample.label,
             uid=f"{uid}/{dose.direction}/{dose.layer}/{dose.alpha:g}",
             original_behavior=original.behavior.label,
             original_behavior_rule=original.behavior.rule,

@@ -468,7 +468,7 @@ class TestBeforeTheModelLoads:
         ("directions", "change", "names"),
         [
             ([A], {"layers": (0, 3)}, "--layers: layer 3 of a model with 3 layers (0 to 2)"),
-            ([A], {"layers": (-1,)}, "--layers: layer -1 of a model with 3 layers"),
+            ([A], {"layers": (-1,)}, "--layers: -1 is neither a layer (a whole number, 0 to 2)"),
             ([drawn("deep", 0, (0, 2, 40))], {}, "layer 40 of a model with 3 layers"),
             ([Direction("wide", {}, np.ones(5376, np.float32))], {}, "5376 numbers, the model's residual stream is 32"),
             ([drawn("some", 0, (0, 1))], {}, "'some': has no vector of layer 2, only of 0, 1"),
