@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from afintro.lm.decoding import collector, current
+from afintro.lm.decoding import Decoding, Prefix
 
 NAME = "afintro_packed"
 
@@ -73,19 +73,25 @@ def _softcapped(
     return weights @ value.repeat_interleave(groups, -3)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _varlen_cuda(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float | None, window: int | None
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn  # CUDA only
 
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     back = -1 if window is None else window - 1
-    output = varlen_attn(query, key, value, starts, starts, longest, longest, scale=scaling, window_size=(back, 0))
+    grouped = query.shape[1] != key.shape[1]
+    output = varlen_attn(
+        query, key, value, starts, starts, longest, longest,
+        scale=scaling, window_size=(back, 0), enable_gqa=grouped,
+    )  # fmt: skip
     assert isinstance(output, Tensor)
     return output
+
+
+def _index(module: nn.Module) -> int:
+    index = module.layer_idx
+    assert isinstance(index, int)
+    return index
 
 
 def packed_attention(
@@ -100,15 +106,19 @@ def packed_attention(
     max_length_q: int | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    rows: Decoding | None = None,
+    prefix: Prefix | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for ``AttentionInterface``: ``query [1, heads, T, d]`` to ``[1, T, heads, d]``."""
-    layer: Any = getattr(module, "layer_idx", None)
-    rows, prefix = current(), collector()
+    """Attention for ``AttentionInterface``: ``query [1, heads, T, d]`` to ``[1, T, heads, d]``.
+
+    Whatever a caller of the model passes besides its own arguments arrives here: ``cu_seq_lens_q`` and ``max_length_q`` say
+    that the row is packed, ``prefix`` takes its keys and values, and ``rows`` are continued (``query [R, heads, n, d]``).
+    """
     if rows is not None:
-        return rows.attend(layer, query, key, value, scaling, sliding_window, softcap), None
+        return rows.attend(_index(module), query, key, value, scaling, sliding_window, softcap), None
     if prefix is not None:
-        prefix.collect(layer, key, value)
+        prefix.collect(_index(module), key, value)
     if cu_seq_lens_q is None:
         if softcap is not None:
             return _softcapped(query, key, value, attention_mask, scaling, softcap).transpose(1, 2), None
@@ -116,8 +126,8 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     if query.is_cuda and softcap is None and query.dtype in (torch.bfloat16, torch.float16):
-        flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
         assert max_length_q is not None
+        flat = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
         return _varlen_cuda(*flat, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
     bounds = cu_seq_lens_q.tolist()
     parts = [

@@ -5,9 +5,7 @@ The rows of one prompt read its prefix together, as one matrix product. Softmax 
 so a row's output is what it would be alone.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -175,37 +173,3 @@ class Decoding:
             hidden = beyond if window is None else beyond | (ahead >= window)
             self._masks[key] = hidden.repeat(1, groups, 1)[:, None]
         return self._masks[key]
-
-
-_prefill: ContextVar[Prefix | None] = ContextVar("afintro_prefill", default=None)
-_decoding: ContextVar[Decoding | None] = ContextVar("afintro_decoding", default=None)
-
-
-@contextmanager
-def collecting(prefix: Prefix) -> Iterator[None]:
-    """The packed forward pass inside leaves its keys and values in ``prefix``."""
-    token = _prefill.set(prefix)
-    try:
-        yield
-    finally:
-        _prefill.reset(token)
-
-
-@contextmanager
-def decoding(state: Decoding) -> Iterator[None]:
-    """The forward pass inside reads new tokens of the rows of ``state``."""
-    token = _decoding.set(state)
-    try:
-        yield
-    finally:
-        _decoding.reset(token)
-
-
-def collector() -> Prefix | None:
-    """Where keys and values of the running forward pass go."""
-    return _prefill.get()
-
-
-def current() -> Decoding | None:
-    """The rows that the running forward pass continues."""
-    return _decoding.get()

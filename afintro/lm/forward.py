@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from afintro.lm.attention import packed_forward
+from afintro.lm.decoding import Prefix
 from afintro.lm.interventions import Intervention, intervene
 
 
@@ -23,6 +24,7 @@ def packed_logits(
     cu_seqlens: Tensor,
     positions: Tensor,
     interventions: Sequence[Intervention] = (),
+    prefix: Prefix | None = None,
 ) -> Tensor:
     """Next-token logits at chosen positions; the vocabulary matrix is applied to those alone.
 
@@ -32,6 +34,7 @@ def packed_logits(
         cu_seqlens: ``[B + 1]`` int32, where each sequence begins, and T.
         positions: ``[A]`` int64 positions in the row; the logits predict the token after each.
         interventions: Applied during the pass, positions counted in the row.
+        prefix: Takes the keys and values of the sequences.
 
     Returns:
         ``[A, vocabulary]`` in the model's compute dtype.
@@ -48,6 +51,7 @@ def packed_logits(
             cu_seq_lens_k=cu_seqlens,
             max_length_q=longest,
             max_length_k=longest,
+            **({} if prefix is None else {"prefix": prefix}),
         )
     logits = output.logits[0]
     assert isinstance(logits, Tensor)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.attention import packed_forward
-from afintro.lm.decoding import Decoding, Prefix, collecting, decoding
+from afintro.lm.decoding import Decoding, Prefix
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import Intervention, Steering, at_rows, intervene
 
@@ -176,8 +176,7 @@ def _read(
     bounds = F.pad(torch.cumsum(read, 0), (1, 0))
     ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
     offsets = (torch.cumsum(lengths, 0) - lengths).tolist()
-    with collecting(prefix):
-        logits = packed_logits(model, ids, bounds.int(), bounds[1:] - 1, at_rows(changes, offsets))
+    logits = packed_logits(model, ids, bounds.int(), bounds[1:] - 1, at_rows(changes, offsets), prefix)
     return prefix, logits
 
 
@@ -208,8 +207,10 @@ class _Rows:
         Raises:
             RuntimeError: A hook did not fire exactly once.
         """
-        with intervene(model, changes) as fired, packed_forward(), decoding(self.state):
-            output = model(input_ids=self.ids, position_ids=self.positions, attention_mask=None, use_cache=False)
+        with intervene(model, changes) as fired, packed_forward():
+            output = model(
+                input_ids=self.ids, position_ids=self.positions, attention_mask=None, use_cache=False, rows=self.state
+            )
         if fired != [1] * len(fired):
             raise RuntimeError(f"hooks fired {fired} times in one step")
         self.state.advance(self.ids.shape[1])

@@ -58,15 +58,17 @@ def test_equals_attention_in_full(window, softcap, scaling):
 def test_the_varlen_kernel_is_asked_for_the_same_attention(monkeypatch, window, scaling):
     """The CUDA path with the kernel replaced by its contract (and its real signature)."""
 
-    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size):
+    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
         assert torch.equal(cu_seq_q, BOUNDS)
         assert torch.equal(cu_seq_k, BOUNDS)
         assert max_q == max_k == 12
-        assert query.shape == key.shape == value.shape == (17, HEADS, WIDTH)
+        assert enable_gqa
+        assert query.shape == (17, HEADS, WIDTH)
+        assert key.shape == value.shape == (17, KV_HEADS, WIDTH)  # not repeated
         back, ahead = window_size
         assert ahead == 0  # causal
         inside = None if back == -1 else back + 1
-        grouped = [tensor[:, :: HEADS // KV_HEADS].transpose(0, 1)[None] for tensor in (key, value)]
+        grouped = [tensor.transpose(0, 1)[None] for tensor in (key, value)]
         return in_full(query.transpose(0, 1)[None], *grouped, inside, None, scale)[0]
 
     monkeypatch.setattr(varlen, "varlen_attn", create_autospec(varlen.varlen_attn, side_effect=kernel))

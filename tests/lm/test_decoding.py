@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from afintro.lm.decoding import Decoding, Prefix, collecting, collector, current, decoding
+from afintro.lm.decoding import Decoding, Prefix
 
 HEADS, KEY_HEADS, WIDTH = 6, 2, 5
 LAYERS = (0, 3)
@@ -280,28 +280,3 @@ class TestPrefix:
         assert prefix.lengths.tolist() == [[2, 0, 3][prompt] for prompt in prompts]
         assert torch.equal(prefix.keys[7], before[prompts, :, :longest])
         assert torch.equal(prefix.values[7], -before[prompts, :, :longest])
-
-
-class TestState:
-    """Where the running forward pass puts its keys, or takes them from."""
-
-    def test_ends_with_its_block(self):
-        prefix, other = Prefix(torch.tensor([1])), Prefix(torch.tensor([2]))
-        state = Decoding(prefix, [0], 1)
-        assert (collector(), current()) == (None, None)
-        with collecting(prefix):
-            assert collector() is prefix
-            assert current() is None
-            with collecting(other), decoding(state):
-                assert (collector(), current()) == (other, state)
-            assert collector() is prefix
-            assert current() is None
-        assert (collector(), current()) == (None, None)
-
-    @pytest.mark.parametrize("enter", [collecting, decoding])
-    def test_ends_with_an_exception(self, enter):
-        prefix = Prefix(torch.tensor([1]))
-        given = prefix if enter is collecting else Decoding(prefix, [0], 1)
-        with pytest.raises(RuntimeError, match="inside"), enter(given):
-            raise RuntimeError("inside")
-        assert (collector(), current()) == (None, None)
