@@ -31,8 +31,10 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/python -m benchmarks.train
-	$(BIN)/python -m benchmarks.generate
+	$(BIN)/python -m benchmarks.train --shape tiny
+	$(BIN)/python -m benchmarks.evaluate --shape tiny
+	$(BIN)/python -m benchmarks.generate --shape tiny
+	$(BIN)/python -m benchmarks.data --sizes 10000
 
 clean:
 	rm -rf $(VENV) build *.egg-info

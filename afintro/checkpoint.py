@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from afintro.errors import UserError
 
@@ -18,6 +19,11 @@ def trainable_state(module: nn.Module) -> dict[str, Tensor]:
     """The weights that training changes, by name: what a checkpoint holds."""
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     return {name: tensor for name, tensor in module.state_dict().items() if name in trained}
+
+
+def whole(value: Any) -> Any:
+    """A tensor of which this process holds a piece, put together on the host; all processes ask at once."""
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
 def check_identity(saved: Mapping[str, Any] | None, current: Mapping[str, Any], where: str) -> None:

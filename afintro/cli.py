@@ -14,6 +14,8 @@ from jsonargparse import ArgumentError
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from afintro.callbacks import Preflight, Results, Throughput
@@ -22,6 +24,7 @@ from afintro.cli_errors import explain
 from afintro.controls import train_comparison
 from afintro.errors import UserError
 from afintro.explainer import ExplainerModule
+from afintro.sharding import Sharded
 from afintro.tasks.module import OTHER_BASE, TEXT_ONLY, TaskData
 
 LOGS = Path("lightning_logs")
@@ -105,6 +108,26 @@ class ExplainerCLI(LightningCLI):
         # A checkpoint is read as tensors and plain values; nothing in it can run.
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Processes that this one started do not outlive it: they would wait for it."""
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            launcher = self.trainer.strategy.launcher
+            if isinstance(launcher, _SubprocessScriptLauncher):
+                launcher.kill(signal.SIGKILL)
+            raise
+
+    def before_fit(self) -> None:
+        """Refuse comparisons where weights are sharded: an evaluation would hold those of two bases in every process."""
+        settings = self.config[self.subcommand]
+        wanted = [name for name in (OTHER_BASE, TEXT_ONLY) if settings.get(name)]
+        if wanted and isinstance(self.trainer.strategy, Sharded):
+            what = f"{' and '.join(wanted)} cannot be trained with sharded weights"
+            raise UserError(
+                what, where="trainer.strategy", remedy="lay configs/fsdp.yaml over the others last, or use ddp"
+            )
+
     def after_fit(self) -> None:
         """Train the comparison, then evaluate the best checkpoint with everything that ``validate`` does."""
         if self.trainer.interrupted or not self.trainer.checkpoint_callback:
@@ -115,7 +138,9 @@ class ExplainerCLI(LightningCLI):
         for name, base in wanted.items():
             if base:
                 # As many epochs as the explainer took: early stopping may have cut it short.
-                own = self._get(self.config, "trainer").as_dict() | {"max_epochs": self.trainer.current_epoch}
+                # A strategy serves one trainer: this one gets its own.
+                fresh = self._get(self.parser.instantiate_classes(self.config), "trainer").as_dict()
+                own = fresh | {"max_epochs": self.trainer.current_epoch}
                 train_comparison(name, base, self.model, self.datamodule, own, Path(str(self.trainer.log_dir)))
         self.trainer.validate(
             self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
@@ -158,7 +183,9 @@ def _refuse(message: str, error: Exception) -> int:
 
 
 def _quiet() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    level = logging.INFO if first else logging.WARNING  # what all processes say is read once
+    logging.basicConfig(level=level, format="%(message)s", force=True)
     for name in ("httpx", "fsspec", "filelock", "transformers", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -8,7 +8,7 @@ from typing import Any
 from lightning import Trainer
 
 from afintro.checkpoint import export_adapter, import_adapter
-from afintro.data.batch import Example, collate
+from afintro.data.batch import Example
 from afintro.evaluation.metrics import Prediction
 from afintro.explainer import ExplainerModule, answer_limit
 from afintro.tasks.module import OTHER_BASE, TEXT_ONLY, Systems, TaskData
@@ -16,14 +16,15 @@ from afintro.tasks.module import OTHER_BASE, TEXT_ONLY, Systems, TaskData
 log = logging.getLogger(__name__)
 
 
-def answers(module: ExplainerModule, items: Sequence[Example], batch_size: int) -> list[Prediction]:
-    """A module's predictions for items, outside of a trainer's loop."""
-    ordered = sorted(items, key=len)
+def answers(module: ExplainerModule, items: Sequence[Example], data: TaskData) -> list[Prediction]:
+    """A module's predictions for items, outside of a trainer's loop; processes share the work and all have the result."""
+    rows, ranks = data.evaluation_rows(items), module.sharing
     outcomes = []
     with module.evaluating():
-        for start in range(0, len(ordered), batch_size):
-            outcomes += module.judge(collate(ordered[start : start + batch_size]).to(module.device))
-    return module.predictions(outcomes, batch_size, answer_limit(items))
+        for row in range(ranks.rank, len(rows), ranks.size):
+            outcomes += module.judge(rows[row].to(module.device))
+    outcomes = module.gathered(outcomes, items, ranks)
+    return module.predictions(outcomes, data.batch_size, answer_limit(items), ranks)
 
 
 def on_changed_items(module: ExplainerModule, data: TaskData, split: str) -> Systems:
@@ -37,10 +38,10 @@ def on_changed_items(module: ExplainerModule, data: TaskData, split: str) -> Sys
             log.warning(data.warnings[-1])
             continue
         if control.trained:
-            found[control.name] = answers(module, control.items, data.batch_size)
+            found[control.name] = answers(module, control.items, data)
         else:
             with module.untrained():
-                found[control.name] = answers(module, control.items, data.batch_size)
+                found[control.name] = answers(module, control.items, data)
     return found
 
 
@@ -66,10 +67,13 @@ def train_comparison(
         "enable_model_summary": False,
         "limit_val_batches": 0,
     }
-    Trainer(**{**trainer_settings, **bare}).fit(other, datamodule=data.for_another_explainer(blind=name == TEXT_ONLY))
+    trainer = Trainer(**{**trainer_settings, **bare})
+    trainer.fit(other, datamodule=data.for_another_explainer(blind=name == TEXT_ONLY))
     assert other.model is not None
-    export_adapter(other.model, run / name, other.injector)
-    (run / name / "base.txt").write_text(base)
+    if trainer.is_global_zero:
+        export_adapter(other.model, run / name, other.injector)
+        (run / name / "base.txt").write_text(base)
+    trainer.strategy.barrier()  # the others read it next
 
 
 def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: Path | None) -> Systems:
@@ -78,11 +82,14 @@ def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: 
     for name in (OTHER_BASE, TEXT_ONLY):
         if run is None or not (run / name / "base.txt").is_file():
             continue
+        if module.device_mesh is not None:
+            data.warnings.append(f"{name} is left out of the table: its weights would not be sharded")
+            continue
         other = module.on_base((run / name / "base.txt").read_text())
         other.configure_model()
         assert other.model is not None
         import_adapter(other.model, run / name, other.injector)
         other.to(module.device)
         items = data.for_another_explainer(blind=name == TEXT_ONLY).read_examples(split, other)
-        found[name] = answers(other, items, data.batch_size)
+        found[name] = answers(other, items, data)
     return found

@@ -1,5 +1,8 @@
 """The one exception for wrong input: what is wrong, where, and what to do about it."""
 
+from functools import partial
+from typing import Any
+
 
 class UserError(Exception):
     """Wrong input or configuration. The command line prints it in two lines and exits with code 2.
@@ -12,3 +15,9 @@ class UserError(Exception):
 
     def __init__(self, what: str, *, where: str, remedy: str) -> None:
         super().__init__(f"{where}: {what}\n  remedy: {remedy}")
+        self._fields = what, where, remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Processes send it to each other; by default an exception is made again from its message alone."""
+        what, where, remedy = self._fields
+        return partial(UserError, where=where, remedy=remedy), (what,)

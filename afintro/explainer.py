@@ -17,12 +17,15 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from afintro.checkpoint import IDENTITY, check_identity, check_state, trainable_state
+from afintro.checkpoint import IDENTITY, check_identity, check_state, trainable_state, whole
 from afintro.data.batch import Example, PackedBatch, collate
+from afintro.data.rows import sizes_of
 from afintro.data.text import template_hash
 from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction, unanswered
+from afintro.lm.compiled import checkpoint_layers, compile_layers
 from afintro.lm.forward import packed_logits
+from afintro.lm.fused import quantise_base
 from afintro.lm.generate import generate_greedy
 from afintro.lm.injection import Injection, Injector, VectorSpace, make_injector
 from afintro.lm.interventions import Intervention, intervene
@@ -38,6 +41,8 @@ from afintro.lm.load import (
     load_tokenizer,
 )
 from afintro.organisms.toy import resolve
+from afintro.ranks import ALONE, Ranks, present
+from afintro.sharding import Sharded, shard
 
 RIDGE_EXAMPLES = 4096
 
@@ -67,7 +72,7 @@ class Outcome:
 
 def answer_limit(examples: Sequence[Example]) -> int:
     """How many tokens an answer is followed for: a little past the longest right one, as no longer one can be right."""
-    return max((len(example.answer_ids) for example in examples), default=0) + 8
+    return int(sizes_of(examples)[:, 1].max(initial=0)) + 8
 
 
 class ExplainerModule(LightningModule):
@@ -82,7 +87,11 @@ class ExplainerModule(LightningModule):
         warmup_steps: Steps of linear warm-up.
         schedule: Shape of the learning rate after the warm-up; linear and cosine end at 0.
         dtype: Dtype of the frozen base weights; adapter weights are float32.
-        gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time. A number
+            between 0 and 1 does so in that share of the layers, evenly spread.
+        compile_layers: Compile the decoder layers: faster steps after a minute of compilation; for accelerators.
+        fp8: Frozen matrices and what they are multiplied with in eight bits: faster still, with a small error in the
+            loss. Needs ``dtype: bfloat16`` and an accelerator of compute capability 8.9.
         slot_token: Existing reserved token that marks where a vector enters the prompt; None where the task has none.
         injection: How a vector enters the model, for tasks that have vectors.
     """
@@ -97,7 +106,9 @@ class ExplainerModule(LightningModule):
         warmup_steps: int = 0,
         schedule: Literal["constant", "linear", "cosine"] = "linear",
         dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32",
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | float = False,
+        compile_layers: bool = False,
+        fp8: bool = False,
         slot_token: str | None = None,
         injection: Injection = Injection(),  # noqa: B008
     ) -> None:
@@ -106,6 +117,7 @@ class ExplainerModule(LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.schedule = warmup_steps, schedule
         self.base_dtype, self.gradient_checkpointing, self.slot_token = dtype, gradient_checkpointing, slot_token
+        self.compile_layers, self.fp8 = compile_layers, fp8
         self.injection = injection
         self.space: VectorSpace | None = None
         self.model: PeftModel | None = None
@@ -119,7 +131,7 @@ class ExplainerModule(LightningModule):
         """The same explainer, untrained, on another base model."""
         other = ExplainerModule(
             name, None, self.lora, self.learning_rate, self.weight_decay, self.warmup_steps, self.schedule, self.base_dtype,
-            self.gradient_checkpointing, self.slot_token, self.injection,
+            self.gradient_checkpointing, self.compile_layers, self.fp8, self.slot_token, self.injection,
         )  # fmt: skip
         other.space = self.space
         return other
@@ -159,22 +171,46 @@ class ExplainerModule(LightningModule):
         return context_length(load_config(self.directory, self.revision))
 
     def setup(self, stage: str) -> None:
-        """The data module was set up before and knows its vectors."""
+        """The data module was set up before and knows its vectors.
+
+        Raises:
+            UserError: ``predict`` with sharded weights: every process would write answers of another length.
+        """
+        if stage == "predict" and isinstance(self.trainer.strategy, Sharded):
+            raise UserError(
+                "predict needs whole weights in every process",
+                where="trainer.strategy",
+                remedy="use configs/ddp.yaml, or one process",
+            )
         self.space = getattr(getattr(self.trainer, "datamodule", None), "space", None)
 
     def configure_model(self) -> None:
-        """Load the base, freeze it, put the LoRA on it, and the injector where the task has vectors.
+        """Load the base, freeze it, put the LoRA on it, and the injector where the task has vectors; sharded if so wanted.
 
         Raises:
             UserError: Nothing loadable, or an injection that does not fit the model.
         """
         if self.model is not None:
             return
+        attached: Any = getattr(self, "_trainer", None)
+        if attached is None or not isinstance(attached.strategy, Sharded):
+            self._load()
+            return
+        if self.fp8:
+            raise UserError("8-bit weights are not sharded", where="model.fp8", remedy="leave it out, or use DDP")
+        with attached.strategy.in_turn():
+            self._load()
+            shard(self._loaded(), self.injector, attached.strategy.device_mesh["data_parallel"])
+
+    def _load(self) -> None:
         base = load_model(self.directory, self.revision, self.base_dtype)
         self.model = add_lora(base, self.lora)
-        if self.gradient_checkpointing:
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            base.enable_input_require_grads()
+        if self.fp8:
+            attached: Any = getattr(self, "_trainer", None)
+            quantise_base(self.model, self.device if attached is None else attached.strategy.root_device)
+        checkpoint_layers(base, float(self.gradient_checkpointing))
+        if self.compile_layers:
+            compile_layers(self.model)
         if self.space is not None:
             self.injector = self._new_injector()
         # from_pretrained leaves the model in eval mode, Lightning keeps what it finds, and gradient checkpointing is
@@ -220,7 +256,7 @@ class ExplainerModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the adapter alone, and say what it belongs to."""
-        checkpoint["state_dict"] = trainable_state(self)
+        checkpoint["state_dict"] = {name: whole(tensor) for name, tensor in trainable_state(self).items()}
         checkpoint[IDENTITY] = self.identity
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -233,7 +269,9 @@ class ExplainerModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the adapter alone, and its schedule by step."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(
+            parameters, self.learning_rate, weight_decay=self.weight_decay, fused=parameters[0].is_cuda
+        )
         total = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
@@ -248,9 +286,10 @@ class ExplainerModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: PackedBatch, batch_idx: int) -> None:
-        """Seed dropout by epoch and batch, so that a resumed run draws what the whole run drew."""
+        """Seed dropout by epoch, batch and process, so that a resumed run draws what the whole run drew."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        torch.manual_seed((seed * 100_003 + self.current_epoch) * 10_000_019 + batch_idx)
+        here = (seed * 100_003 + self.current_epoch) * 10_000_019 + batch_idx
+        torch.manual_seed(here + self.global_rank * 1_000_000_000_039)
 
     def answer_nll(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Per-example loss and exactness in one teacher-forced pass.
@@ -295,7 +334,7 @@ class ExplainerModule(LightningModule):
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """Loss of one packed batch."""
         loss = self.loss(batch)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     # Evaluation.
@@ -304,7 +343,10 @@ class ExplainerModule(LightningModule):
     def judge(self, batch: PackedBatch) -> list[Outcome]:
         """Outcome of every example of a batch, without generation."""
         nll, exact = self.answer_nll(batch)
-        changed = iter(self._branch_probabilities([e for e in batch.examples if e.branches is not None]))
+        branching = [example for example in batch.examples if example.branches is not None]
+        if not branching and self._sharded:
+            self.answer_nll(batch)  # another process may have branches to read, and needs this one's pieces for that
+        changed = iter(self._branch_probabilities(branching))
         return [
             Outcome(example, float(loss), bool(right), next(changed) if example.branches is not None else None)
             for example, loss, right in zip(batch.examples, nll, exact, strict=True)
@@ -322,11 +364,41 @@ class ExplainerModule(LightningModule):
         assert isinstance(changed, list)
         return changed
 
+    @property
+    def _sharded(self) -> bool:
+        return self.device_mesh is not None
+
+    @property
+    def sharing(self) -> Ranks:
+        """The processes that share out evaluation. Where weights are sharded each does all of it, in step with the others."""
+        return ALONE if self._sharded else present()
+
+    @staticmethod
+    def gathered(outcomes: Sequence[Outcome], examples: Sequence[Example], ranks: Ranks) -> list[Outcome]:
+        """What all processes found, every example once, in the order in which one process would evaluate them."""
+        if ranks.size == 1:
+            return list(outcomes)
+        rows = ranks.gathered([(own.example.uid, own.nll, own.exact, own.p_changed) for own in outcomes])
+        found = {uid: (nll, exact, p_changed) for uid, nll, exact, p_changed in rows}
+        return [Outcome(item, *found[item.uid]) for item in sorted(examples, key=len) if item.uid in found]
+
     @torch.no_grad()
-    def predictions(self, outcomes: Sequence[Outcome], batch_size: int, max_new_tokens: int) -> list[Prediction]:
-        """Outcomes with their answers written out. Only answers that are not exact are generated: the others are known."""
-        wrong = [outcome for outcome in outcomes if not outcome.exact]
-        written = iter(self.write([outcome.example for outcome in wrong], max_new_tokens, batch_size))
+    def predictions(
+        self, outcomes: Sequence[Outcome], batch_size: int, max_new_tokens: int, ranks: Ranks = ALONE
+    ) -> list[Prediction]:
+        """Outcomes with their answers written out. Only answers that are not exact are generated: the others are known.
+
+        Args:
+            outcomes: The same in all of ``ranks``.
+            batch_size: Rows a forward pass.
+            max_new_tokens: Length of an answer at most.
+            ranks: The processes that share the writing.
+        """
+        wrong = [outcome.example for outcome in outcomes if not outcome.exact]
+        mine = wrong[ranks.rank :: ranks.size]
+        texts = zip((example.uid for example in mine), self.write(mine, max_new_tokens, batch_size), strict=True)
+        found = dict(ranks.gathered(list(texts)))
+        written = iter([found[example.uid] for example in wrong])
         return [outcome.prediction(outcome.example.answer if outcome.exact else next(written)) for outcome in outcomes]
 
     @torch.no_grad()
@@ -373,23 +445,31 @@ class ExplainerModule(LightningModule):
 
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Collect outcomes."""
-        found = self.judge(batch)
-        self.outcomes += found
-        self.log("val/loss", sum(o.nll for o in found) / len(found), batch_size=len(found), on_epoch=True)
+        self.outcomes += self.judge(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log what needs no generation: exact match of each question type, and what follows from P(changed)."""
-        quick = [outcome.prediction(None) for outcome in self.outcomes]
+        """Log what needs no generation: exact match of each question type, and what follows from P(changed).
+
+        All processes have all outcomes, so each logs the same and decides alike about checkpoints and stopping.
+        """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.outcomes = self.gathered(self.outcomes, data.examples["validation"], present())
+        quick = [outcome.prediction(None) for outcome in self.outcomes]
+        self.log("val/loss", sum(outcome.nll for outcome in self.outcomes) / len(self.outcomes), sync_dist=True)
         for name, (statistic, clusters) in data.statistics(quick).items():
             value = statistic(torch.ones(len(clusters), dtype=torch.float64).numpy())
-            self.log(f"val/{name}", value, prog_bar=name == "exact_match")
+            self.log(f"val/{name}", value, prog_bar=name == "exact_match", sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
 
     def test_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Collect outcomes."""
         self.outcomes += self.judge(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """All processes have all outcomes."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.outcomes = self.gathered(self.outcomes, data.examples["test"], present())
 
     def predict_step(self, batch: PackedBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Judge and write out a batch; plain values, as Lightning takes dataclasses apart."""

@@ -1,7 +1,8 @@
-"""Resident memory and start-up time of the feature-description data against the number of features.
+"""Resident memory and start-up time of the data against its size: features, and records of context ablation.
 
-``python -m benchmarks.data`` makes a feature file of each size (4,096 wide, float32; a sparse file, as only the process's
-memory is measured, not the disk), 4 features a cluster, and reads 200 training batches of it in a process of its own.
+``python -m benchmarks.data`` measures both; for the records see :mod:`benchmarks.records`. For the features it makes a
+feature file of each size (4,096 wide, float32; a sparse file, as only the process's memory is measured, not the disk), 4
+features a cluster, and reads 200 training batches of it in a process of its own.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from afintro.data.records import write_json
+from benchmarks import records as record_data
+from benchmarks.records import memory
 
 SIZES = (10_000, 100_000, 1_000_000)
 WIDTH = 4096
@@ -49,14 +52,6 @@ def make(folder: Path, count: int) -> None:
     labels = [f"fires on texts about subject number {cluster} of many" for cluster in clusters]
     table = pa.table({"feature": list(range(count)), "chosen_label": labels, "cluster_id": clusters})
     pq.write_table(table, folder / "descriptions.parquet")
-
-
-def memory(field: str) -> float:
-    """A field of /proc/self/status, in MiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -92,50 +87,68 @@ def measure(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def features(count: int) -> dict[str, Any]:
+    """Measure features of one size, print them, and give the row of the result file."""
+    with tempfile.TemporaryDirectory() as name:
+        make(Path(name), count)
+        environment = {**os.environ, "HF_DATASETS_CACHE": f"{name}/cache"}
+        command = [sys.executable, "-m", "benchmarks.data", "--measure", name]
+        runs = []
+        for _ in range(2):  # the second finds the labels in the cache of the datasets library
+            output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+            runs.append(json.loads(output.splitlines()[-1]))
+    last = runs[-1]
+    print(
+        f"{count:>10,} features ({count * WIDTH * 4 / 2**30:.1f} GiB): added {last['after_mib'] - last['before_mib']} MiB, "
+        f"anonymous {last['after_anonymous_mib'] - last['before_anonymous_mib']} MiB, start-up {last['start_up_seconds']} s, "
+        f"{last['batches_per_second']} batches/s"
+    )
+    return _row("feature_memory", f"{count} features x {WIDTH}", f"batch 32, {BATCHES} batches", runs)
+
+
+def records(count: int, words: int) -> dict[str, Any]:
+    """Likewise for records."""
+    with tempfile.TemporaryDirectory() as name:
+        runs = record_data.curve(Path(name), count, words)
+    for which, run in zip(("first", "second"), runs, strict=True):
+        print(f"{count:>10,} records, {which} start: {run}")
+    setting = f"max_tokens {record_data.BUDGET}, {record_data.BATCHES} batches, no worker process"
+    row = _row("record_memory", f"{count} records of about {words} words", setting, runs)
+    return {**row, "times_what_an_accelerator_takes": round(row["tokens_per_second"] / record_data.ACCELERATOR, 1)}
+
+
+def _row(benchmark: str, shape: str, setting: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "benchmark": benchmark, "shape": shape, "system": "afintro", "setting": setting,
+        "tokens_per_second": runs[-1]["tokens_per_second"], "fraction_of_ceiling": None,
+        "peak_gb": round(runs[-1]["peak_mib"] / 1024, 3), "runs": runs,
+    }  # fmt: skip
+
+
 def main() -> None:
-    """Measure every size in a process of its own, print the table, keep it as JSON."""
+    """Measure every size in a process of its own, print what was found, keep it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES), help="numbers of features")
+    parser.add_argument("--records", type=int, nargs="*", default=list(SIZES), help="numbers of records")
+    parser.add_argument("--words", type=int, default=100, help="words of a record, about")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure_records", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(args.measure)))
         return
-    rows = []
-    print(
-        f"{'features':>10} {'vectors':>11} {'added':>9} {'anonymous':>9} {'peak':>9} {'start-up':>9} {'batches/s':>10}"
-    )
-    for count in args.sizes:
-        with tempfile.TemporaryDirectory() as name:
-            make(Path(name), count)
-            environment = {**os.environ, "HF_DATASETS_CACHE": f"{name}/cache"}
-            command = [sys.executable, "-m", "benchmarks.data", "--measure", name]
-            runs = []
-            for _ in range(2):  # the second finds the labels in the cache of the datasets library
-                output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-                runs.append(json.loads(output.splitlines()[-1]))
-        last = runs[-1]
-        print(
-            f"{count:>10,} {count * WIDTH * 4 / 2**30:>7.1f} GiB {last['after_mib'] - last['before_mib']:>5} MiB "
-            f"{last['after_anonymous_mib'] - last['before_anonymous_mib']:>5} MiB "
-            f"{last['peak_mib']:>5} MiB {last['start_up_seconds']:>7.1f} s {last['batches_per_second']:>10.1f}"
-        )
-        rows.append(
-            {
-                "benchmark": "feature_memory",
-                "shape": f"{count} features x {WIDTH}",
-                "system": "afintro",
-                "setting": f"batch 32, {BATCHES} batches",
-                "tokens_per_second": last["tokens_per_second"],
-                "fraction_of_ceiling": None,
-                "peak_gb": round(last["peak_mib"] / 1024, 3),
-                "runs": runs,
-            }
-        )
+    if args.measure_records:
+        print(json.dumps(record_data.measure(args.measure_records)))
+        return
     hardware = f"{platform.machine()}-{os.cpu_count()}cpu"
-    versions = {name: version(name) for name in ("torch", "datasets", "pyarrow", "numpy")}
-    content = {"hardware": hardware, "versions": versions, "ceilings": {}, "rows": rows}
-    write_json(RESULTS / f"data-{hardware}.json", content)
+    path = RESULTS / f"data-{hardware}.json"
+    measured = [features(count) for count in args.sizes] + [records(count, args.words) for count in args.records]
+    # What was not measured this time stays as it was.
+    shapes = {row["shape"] for row in measured}
+    kept = json.loads(path.read_text())["rows"] if path.is_file() else []
+    versions = {name: version(name) for name in ("torch", "datasets", "pyarrow", "numpy", "tokenizers")}
+    rows = [row for row in kept if row["shape"] not in shapes] + measured
+    write_json(path, {"hardware": hardware, "versions": versions, "ceilings": {}, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,123 +1,207 @@
-"""Training step: packed rows and answer-only logits beside the usual padded batch of transformers and PEFT.
+"""Training steps per second beside transformers' Trainer with PEFT and TRL's SFTTrainer.
 
-Both systems take the same examples, model shape, LoRA and optimizer; they alternate within one process, so that what
-else the machine does falls on both. Real tokens per second count prompt and answer tokens, never padding.
+Every system runs in a process of its own: the same random weights, adapter and learning rate, first the same few steps
+on the same examples (their losses must agree), then its own batches, timed. All minimise the mean over answer tokens;
+for this project that is its usual loss with every example weighted by its answer tokens. Tokens per second count real
+tokens, never padding; TFLOP/s are taken at 4N.
 """
 
 import argparse
-import json
-import platform
-import random
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from peft import PeftModel
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch import Tensor
 
-from afintro.data.batch import Example, collate
-from afintro.data.records import write_json
-from afintro.lm.attention import NAME as PACKED
-from afintro.lm.forward import packed_logits
-from afintro.lm.load import Lora, add_lora
+from afintro.data.batch import Example
+from benchmarks import report
+from benchmarks.inputs import stream, take
+from benchmarks.project import explainer, plan, train
+from benchmarks.shapes import SHAPES, Shape, parameter_count, training_flops
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+SAME_STEPS, SAME_EXAMPLES = 6, 4
+WARM_UP = 3
+TIMEOUT = 300.0
+PEERS = ("trainer", "trl")
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the table.
+
+    Args:
+        kind: ``afintro``, ``trainer`` or ``trl``.
+        setting: What it says in the table.
+        options: Of ``ExplainerModule``, ``run_trainer`` or ``run_trl``.
+        attention: Attention of the peer's model.
+        budget: This project's tokens a row; None for the shape's.
+    """
+
+    kind: str
+    setting: str
+    options: dict[str, Any] = field(default_factory=dict)
+    attention: str = "sdpa"
+    budget: int | None = None
+
+
+FAST: dict[str, Any] = {"compile_layers": True}
+SYSTEMS = {
+    "compiled": System("afintro", "bf16, compiled", FAST),
+    "checkpointed": System("afintro", "bf16, compiled, checkpointing", {**FAST, "gradient_checkpointing": True}),
+    "fp8": System("afintro", "fp8, compiled", {**FAST, "fp8": True}),
+    "eager": System("afintro", "bf16, eager"),
+    "trainer-4": System("trainer", "padded 4", {"batch": 4}),
+    "trainer-liger-8": System("trainer", "padded 8, liger", {"batch": 8, "liger": True}),
+    "trainer-ckpt-16": System("trainer", "padded 16, checkpointing", {"batch": 16, "checkpointing": True}),
+    "trl-sdpa": System("trl", "packed 8192, liger, sdpa", {"length": 8192, "liger": True}),
+    "trl-flex": System("trl", "packed 8192, liger, flex", {"length": 8192, "liger": True}, "flex_attention"),
+    "trl-flex-16k": System("trl", "packed 16384, liger, flex", {"length": 16384, "liger": True}, "flex_attention"),
+    "trl-sdpa-ckpt": System("trl", "packed 8192, checkpointing, sdpa", {"length": 8192, "checkpointing": True}),
+    "trainer-liger-sorted": System(
+        "trainer", "padded 8, liger, by length", {"batch": 8, "liger": True, "by_length": True}
+    ),
+    "checkpointed-32k": System(
+        "afintro", "bf16, compiled, checkpointing, 32k", {**FAST, "gradient_checkpointing": True}, budget=32768
+    ),
+    "cpu": System("afintro", "packed, float32"),
+    "cpu-trainer": System("trainer", "padded 16, float32", {"batch": 16}),
+    "cpu-trl": System("trl", "packed 1280, float32", {"length": 1280}),
 }
-VOCABULARY = 1280
-BATCH = 16
+LARGE = tuple(SYSTEMS)[:9]
+DEFAULT = {"tiny": ("cpu", "cpu-trainer")}
+COLUMNS = {
+    "tokens_per_second": "tokens/s:,.0f", "median_tokens_per_second": "median:,.0f", "tflops": "TFLOP/s:,.3g",
+    "fraction_of_ceiling": "of matmul:.1%", "peak_gb": "peak GB:.1f", "first_loss": "first loss:.4f",
+    "last_same_loss": "after same steps:.4f", "loss_gap": "largest gap:.4f",
+}  # fmt: skip
 
 
-def examples(count: int, seed: int) -> list[Example]:
-    """Prompts log-normal around 620 tokens and answers of 8 to 256, as in the design, scaled to a tenth."""
-    rng = random.Random(seed)
-    drawn = []
-    for index in range(count):
-        prompt = int(min(180.0, max(15.0, rng.lognormvariate(4.127, 0.35))))
-        answer = rng.randint(2, 26)
-        ids = [rng.randrange(10, VOCABULARY) for _ in range(prompt + answer)]
-        drawn.append(Example(str(index), "", "", "", "", tuple(ids[:prompt]), tuple(ids[prompt:])))
-    return drawn
+class Clock:
+    """Takes the time of every step as its end is reported."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.tokens: list[int] = []
+        self.losses: list[Tensor] = []
+        self._last = time.perf_counter()
+
+    def __call__(self, tokens: int, loss: Tensor) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds.append(now - self._last)
+        self.tokens.append(tokens)
+        self.losses.append(loss)
+        self._last = now
 
 
-def model(shape: str, attention: str) -> PeftModel:
-    """Randomly initialised, with LoRA on every linear layer."""
-    torch.manual_seed(0)
-    base = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], vocab_size=VOCABULARY, num_key_value_heads=4))
-    base.set_attn_implementation(attention)
-    return add_lora(base, Lora(r=16, alpha=32)).train()
+def run_steps(
+    system: System, shape: Shape, seed: int, same: list[list[Example]], examples: Iterator[Example], steps: int
+) -> Clock:
+    """Run a system for all its steps."""
+    clock = Clock()
+    if system.kind == "afintro":
+        module = explainer(shape, seed, **system.options)
+        for tokens, loss in train(module, plan(same, examples, steps, system.budget or shape.budget)):
+            clock(tokens, loss)
+        return clock
+    from benchmarks.peers import adapted, run_trainer, run_trl
+
+    run: Callable[..., None] = run_trl if system.kind == "trl" else run_trainer
+    run(adapted(shape, system.attention, seed), same, examples, steps, clock, **system.options)
+    return clock
 
 
-def packed_step(network: PeftModel, batch: list[Example]) -> torch.Tensor:
-    """This project's loss."""
-    row = collate(batch)
-    logits = packed_logits(network, row.input_ids, row.cu_seqlens, row.answer_positions)
-    token = F.cross_entropy(logits, row.answer_ids, reduction="none")
-    counts = torch.bincount(row.answer_rows).float()
-    return (torch.zeros(len(batch)).index_add(0, row.answer_rows, token) / counts).mean()
+def measure(system: System, shape: Shape, steps: int, seed: int) -> dict[str, Any]:
+    """Figures of one system; for the process that is its own."""
+    with torch.device("meta"):
+        config: Any = shape.config()
+    examples = stream(shape.lengths, config.vocab_size, seed)
+    same = [take(examples, SAME_EXAMPLES) for _ in range(SAME_STEPS)]
+    report.forget_peak()
+    clock = run_steps(system, shape, seed, same, examples, WARM_UP + steps)
+    skipped = SAME_STEPS + WARM_UP
+    tokens, seconds = clock.tokens[skipped:], clock.seconds[skipped:]
+    if not tokens:
+        raise RuntimeError(f"only {len(clock.tokens)} steps were made")
+    losses = [float(loss) for loss in clock.losses[:SAME_STEPS]]
+    return {
+        "tokens_per_second": round(sum(tokens) / sum(seconds), 1),
+        "median_tokens_per_second": round(median(t / s for t, s in zip(tokens, seconds, strict=True)), 1),
+        "peak_gb": report.peak_gb(), "runs": len(tokens), "tokens": tokens, "seconds": seconds,
+        "same_losses": losses, "first_loss": losses[0], "last_same_loss": losses[-1],
+        "own_losses": [float(loss) for loss in clock.losses[skipped:]],
+    }  # fmt: skip
 
 
-def padded_step(network: PeftModel, batch: list[Example]) -> torch.Tensor:
-    """transformers' own loss over a right-padded batch with labels."""
-    longest = max(map(len, batch))
-    ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for row, example in enumerate(batch):
-        ids[row, : len(example)] = torch.tensor(example.prompt_ids + example.answer_ids)
-        mask[row, : len(example)] = 1
-        labels[row, len(example.prompt_ids) : len(example)] = torch.tensor(example.answer_ids)
-    loss = network(input_ids=ids, attention_mask=mask, labels=labels).loss
-    assert isinstance(loss, torch.Tensor)
-    return loss
+def base_parameters(shape: Shape) -> int:
+    """N, without making the weights."""
+    with torch.device("meta"):
+        from transformers import AutoModelForCausalLM
+
+        return parameter_count(AutoModelForCausalLM.from_config(shape.config()))
+
+
+def compare(rows: list[report.Row], parameters: int, matmul_tflops: float | None) -> dict[str, float | None]:
+    """Fill in TFLOP/s, share of the ceiling and gap of the losses; the best of this project over the best of each peer."""
+    done = [row for row in rows if row["tokens_per_second"]]
+    reference = next((row for row in done if row["system"] == "trainer"), done[0] if done else None)
+    for row in done:
+        row["tflops"] = round(training_flops(parameters, row["tokens_per_second"]) / 1e12, 6)
+        row["fraction_of_ceiling"] = round(row["tflops"] / matmul_tflops, 4) if matmul_tflops else None
+        assert reference is not None
+        pairs = zip(row["same_losses"], reference["same_losses"], strict=True)
+        row["loss_gap"] = max(abs(one - other) for one, other in pairs)
+
+    def best(kind: str) -> float | None:
+        return max((row["tokens_per_second"] for row in done if row["system"] == kind), default=None)
+
+    own, peers = best("afintro"), {kind: best(kind) for kind in PEERS}
+    return {f"over_{kind}": round(own / rate, 3) if own and rate else None for kind, rate in peers.items()}
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run every system in its own process, print one table, keep it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=None, help="timed steps of each system")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--systems", help=f"comma list of {', '.join(SYSTEMS)}")
+    parser.add_argument("--results", type=Path, default=report.RESULTS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    systems: dict[str, tuple[PeftModel, Callable[[PeftModel, list[Example]], torch.Tensor]]] = {
-        "afintro packed": (model(args.shape, PACKED), packed_step),
-        "transformers + peft, padded": (model(args.shape, "sdpa"), padded_step),
-    }
-    optimizers = {
-        name: torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-4)
-        for name, (network, _) in systems.items()
-    }
-    drawn = examples(BATCH * args.steps, args.seed)
-    seconds: dict[str, list[float]] = {name: [] for name in systems}
-    for step in range(args.steps):
-        batch = drawn[step * BATCH : (step + 1) * BATCH]
-        for name, (network, loss) in systems.items():
-            start = time.perf_counter()
-            loss(network, batch).backward()
-            optimizers[name].step()
-            optimizers[name].zero_grad()
-            if step >= 2:  # the first steps warm caches
-                seconds[name].append((time.perf_counter() - start) / sum(map(len, batch)))
-    hardware = f"{platform.machine()}-{torch.get_num_threads()}-threads"
-    rows: list[dict[str, Any]] = []
-    for name, times in seconds.items():
-        rate = 1 / median(times)
-        rows.append({
-            "benchmark": "train", "shape": args.shape, "system": name, "setting": f"batch {BATCH}, float32",
-            "tokens_per_second": round(rate), "fraction_of_ceiling": None, "peak_gb": None, "runs": len(times),
-        })  # fmt: skip
-        print(f"{name:32} {rate:10.0f} real tokens/s")
-    ratios = sorted(b / a for a, b in zip(*seconds.values(), strict=True))
-    print(f"packed over padded, step by step: median {median(ratios):.2f}, range {ratios[0]:.2f} to {ratios[-1]:.2f}")
-    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
-    result = {"hardware": hardware, "versions": versions, "ceilings": {}, "ratio": median(ratios), "rows": rows}
-    path = Path(__file__).parent / "results" / f"train-{hardware}.json"
-    write_json(path, result)
-    print(json.dumps({"written": str(path)}))
+    steps = args.steps or (30 if args.shape == "tiny" else 12)
+    if args.child == "ceilings":
+        report.hand_back(report.measured_ceilings() | {"parameters": base_parameters(SHAPES[args.shape])})
+        return
+    if args.child:
+        report.hand_back(measure(SYSTEMS[args.child], SHAPES[args.shape], steps, args.seed))
+        return
+    names = args.systems.split(",") if args.systems else DEFAULT.get(args.shape, LARGE)
+    unknown = [name for name in names if name not in SYSTEMS]
+    if unknown:
+        parser.error(f"no system {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
+    common = ["--shape", args.shape, "--steps", str(steps), "--seed", str(args.seed), "--child"]
+    found = report.in_child("benchmarks.train", [*common, "ceilings"], TIMEOUT)
+    if "failed" in found:
+        raise SystemExit(f"the ceilings could not be measured: {found['failed']}")
+    rows = []
+    for name in names:
+        started = time.perf_counter()
+        figures = report.in_child("benchmarks.train", [*common, name], TIMEOUT)
+        rows.append(report.row("train", args.shape, SYSTEMS[name].kind, SYSTEMS[name].setting, **figures))
+        said = figures.get("failed") or f"{figures['tokens_per_second']:,.0f} tokens/s"
+        print(f"{name}: {said} ({time.perf_counter() - started:.0f} s)", flush=True)
+    ratios = compare(rows, found["parameters"], found["ceilings"]["matmul_tflops"])
+    left_out = [name for name in SYSTEMS if name not in names]
+    print(report.table(rows, COLUMNS))
+    print(f"ceilings: {found['ceilings']}; this project's best over each peer's best: {ratios}")
+    print(f"not run: {', '.join(left_out)}")
+    report.write(args.results, f"train-{args.shape}", found, rows, ratios=ratios, not_run=left_out)
 
 
 if __name__ == "__main__":

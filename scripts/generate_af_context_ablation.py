@@ -1,4 +1,7 @@
-"""Let an organism answer every sample with and without the monitoring cue, and write context-ablation records."""
+"""Let an organism answer every sample with and without the monitoring cue, and write context-ablation records.
+
+Several processes, one a GPU: torchrun --nproc-per-node 4 scripts/generate_af_context_ablation.py ...
+"""
 
 import argparse
 import logging
@@ -9,6 +12,7 @@ from afintro.data.samples import read_samples
 from afintro.errors import UserError
 from afintro.evaluation.report import print_pairs
 from afintro.organisms.pairs import PairSettings, default_device, generate_pairs
+from afintro.ranks import join
 
 
 def main() -> int:
@@ -51,7 +55,10 @@ def main() -> int:
             seed=args.seed,
         )
         splits = {"train": len(samples) - args.holdout, "test": args.holdout}
-        print_pairs(generate_pairs(samples, splits, args.output_dir, settings, args.device))
+        ranks = join()
+        summary = generate_pairs(samples, splits, args.output_dir, settings, args.device, ranks)
+        if ranks.rank == 0:
+            print_pairs(summary)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,7 @@
-"""Let an organism answer every sample without steering and along directions of its residual stream, and write records."""
+"""Let an organism answer every sample without steering and along directions of its residual stream, and write records.
+
+Several processes, one a GPU: torchrun --nproc-per-node 4 scripts/generate_af_steering_data.py ...
+"""
 
 import argparse
 import logging
@@ -19,6 +22,7 @@ from afintro.organisms.steering import generate_steering
 from afintro.organisms.steering_controls import with_controls
 from afintro.organisms.steering_generator import CUES, SteeringSettings
 from afintro.organisms.toy import resolve
+from afintro.ranks import join
 
 LAYERS, ALPHAS = ("20", "30", "40"), (0.5, 1.0, 2.0, 5.0)
 
@@ -124,8 +128,11 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     splits = {"train": len(samples) - args.holdout, "test": args.holdout}
-    print_steering(generate_steering(samples, splits, directions, args.output_dir, settings, args.device))
-    print(f"dose response: {args.output_dir / 'dose_response.png'}")
+    ranks = join()
+    summary = generate_steering(samples, splits, directions, args.output_dir, settings, args.device, ranks)
+    if ranks.rank == 0:
+        print_steering(summary)
+        print(f"dose response: {args.output_dir / 'dose_response.png'}")
 
 
 def main() -> int:

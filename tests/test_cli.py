@@ -364,6 +364,35 @@ def test_gradient_accumulation_ends_where_the_large_batch_ends(workspace: Worksp
         assert (tensor - parts["state_dict"][name]).abs().max() < 1e-6, name
 
 
+def test_an_epoch_of_rows_filled_to_a_budget_ends_where_one_large_batch_ends(workspace: Workspace) -> None:
+    """Whatever row an example falls into, it weighs the same."""
+    from afintro.checkpoint import read_checkpoint, resolve_checkpoint
+
+    exact = (
+        "--model.dtype", "float64", "--trainer.precision", "64-true", "--model.lora.dropout", "0", "--trainer.max_epochs", "2",
+    )  # fmt: skip
+    assert command(workspace, "fit", *exact, "--data.batch_size", "72") == 0
+    whole = read_checkpoint(resolve_checkpoint("last", afintro.cli.LOGS, "context_ablation"))
+    budget = ("--data.max_tokens", "700", "--trainer.accumulate_grad_batches")
+    assert command(workspace, "fit", *exact, *budget, "1", "--trainer.max_epochs", "1") == 0
+    rows = read_checkpoint(resolve_checkpoint("last", afintro.cli.LOGS, "context_ablation"))["global_step"]
+    assert rows > 3
+    assert command(workspace, "fit", *exact, *budget, str(rows)) == 0
+    parts = read_checkpoint(resolve_checkpoint("last", afintro.cli.LOGS, "context_ablation"))
+    assert whole["global_step"] == parts["global_step"] == 2
+    for name, tensor in whole["state_dict"].items():
+        assert (tensor - parts["state_dict"][name]).abs().max() < 1e-6, name
+
+
+def test_an_example_longer_than_the_budget_is_refused_before_training(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, command(workspace, "fit", "--data.max_tokens", "40"))
+    assert "a row holds data.max_tokens: 40" in said
+    assert "train item" in said
+    assert "set data.max_tokens to" in said
+
+
 def test_held_out_action_drop_trains_on_the_rest(workspace: Workspace) -> None:
     write_records(workspace.path / "gold.json", 3, seed=3)
     code = command(

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from afintro.checkpoint import read_checkpoint, resolve_checkpoint
@@ -19,11 +20,11 @@ def last_checkpoint(workspace: Workspace) -> Path:
     return resolve_checkpoint("last", workspace.path / "lightning_logs", "context_ablation")
 
 
-def interrupt(workspace: Workspace, with_signal: int, when: str) -> None:
+def interrupt(workspace: Workspace, with_signal: int, when: str, *arguments: str) -> None:
     """Start a fit and send it a signal once ``when`` is in its log of steps."""
     before = workspace.runs()
     process = subprocess.Popen(
-        [sys.executable, "-m", "afintro", "fit", "--config", str(workspace.config), *QUICK],
+        [sys.executable, "-m", "afintro", "fit", "--config", str(workspace.config), *QUICK, *arguments],
         cwd=workspace.path, env=workspace.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 200
@@ -57,14 +58,15 @@ def test_killed_at_an_epoch_boundary_it_ends_bit_identical(workspace: Workspace)
     assert_same_training(workspace, uninterrupted, last_checkpoint(workspace))
 
 
-def test_sigterm_in_the_middle_of_an_epoch_saves_and_goes_on(workspace: Workspace) -> None:
-    whole = workspace.run("fit", "--config", str(workspace.config), *QUICK)
+@pytest.mark.parametrize("settings", [(), ("--data.max_tokens", "700")], ids=["batch_size", "max_tokens"])
+def test_sigterm_in_the_middle_of_an_epoch_saves_and_goes_on(workspace: Workspace, settings: tuple[str, ...]) -> None:
+    whole = workspace.run("fit", "--config", str(workspace.config), *QUICK, *settings)
     assert whole.returncode == 0, whole.stderr
     uninterrupted = last_checkpoint(workspace)
-    interrupt(workspace, signal.SIGTERM, "last.ckpt")
+    interrupt(workspace, signal.SIGTERM, "last.ckpt", *settings)
     assert (
         0 < read_checkpoint(last_checkpoint(workspace))["global_step"] < read_checkpoint(uninterrupted)["global_step"]
     )
-    resumed = workspace.run("fit", "--config", str(workspace.config), *QUICK, "--ckpt_path", "last")
+    resumed = workspace.run("fit", "--config", str(workspace.config), *QUICK, *settings, "--ckpt_path", "last")
     assert resumed.returncode == 0, resumed.stderr
     assert_same_training(workspace, uninterrupted, last_checkpoint(workspace))

@@ -9,7 +9,6 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from afintro.checkpoint import trainable_state
-from afintro.data.batch import collate
 from afintro.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,8 +51,7 @@ class Preflight(Callback):
         log.info("preflight: %.2f GB for checkpoints, %.1f GB free", needed / 1e9, free / 1e9)
 
     def _longest_batch(self, trainer: Trainer, pl_module: Any, data: Any) -> None:
-        longest = data.longest("train", data.batch_size)
-        batch = collate(longest, data.batch_size).to(pl_module.device)
+        batch = data.longest_batch().to(pl_module.device)
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), trainer.precision_plugin.forward_context():
             loss = pl_module.loss(batch)
@@ -61,7 +59,7 @@ class Preflight(Callback):
         if not (value > 0 and value < float("inf")):
             raise UserError(
                 f"the loss of the longest batch is {value}",
-                where=f"items {longest[0].uid} to {longest[-1].uid}",
+                where=f"items {batch.examples[0].uid} to {batch.examples[-1].uid}",
                 remedy="check the weights, model.dtype and trainer.precision, and that answers are not empty",
             )
         loss.backward()

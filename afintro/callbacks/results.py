@@ -21,6 +21,7 @@ from afintro.evaluation.answers import parse_two_branch
 from afintro.evaluation.metrics import Prediction, Scores, lead, score
 from afintro.evaluation.statistics import Estimate
 from afintro.explainer import ExplainerModule, answer_limit
+from afintro.ranks import present
 from afintro.tasks.module import EXPLAINER, OTHER_BASE, Systems, TaskData
 
 log = logging.getLogger(__name__)
@@ -56,11 +57,14 @@ class Results(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """``predict`` scores nothing: it writes the answers."""
         batches: Any = trainer.predict_loop.predictions
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         kept = ("uid", "question_type", "predicted", "p_changed")
-        rows = [{name: row[name] for name in kept} for batch in batches for row in batch]
+        rows = present().gathered([{name: row[name] for name in kept} for batch in batches for row in batch])
+        found = {row["uid"]: row for row in rows}
         path = self._folder(trainer) / "predictions.jsonl"
-        write_jsonl(path, rows)
-        log.info("predictions: %s", path)
+        if trainer.is_global_zero:
+            write_jsonl(path, [found[item.uid] for item in data.examples["test"] if item.uid in found])
+            log.info("predictions: %s", path)
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.log_dir or trainer.default_root_dir)
@@ -68,14 +72,21 @@ class Results(Callback):
     def _write(self, trainer: Trainer, pl_module: Any, split: str) -> None:
         assert isinstance(pl_module, ExplainerModule)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        items = data.examples[split]
-        systems: Systems = {
-            EXPLAINER: pl_module.predictions(pl_module.outcomes, data.batch_size, answer_limit(items)),
-            **data.baselines(split),
+        items, folder = data.examples[split], self._folder(trainer)
+        answered = pl_module.predictions(pl_module.outcomes, data.batch_size, answer_limit(items), pl_module.sharing)
+        compared = {
             **on_changed_items(pl_module, data, split),
             **trained_otherwise(pl_module, data, split, self._run_of(trainer)),
         }
-        systems = data.graded(systems)
+        if trainer.is_global_zero:
+            systems = {EXPLAINER: answered, **data.baselines(split), **compared}
+            self._report(trainer, pl_module, split, folder, data.graded(systems))
+        trainer.strategy.barrier()
+
+    def _report(self, trainer: Trainer, pl_module: ExplainerModule, split: str, folder: Path, systems: Systems) -> None:
+        """Score all systems and write what was found; the first process alone does."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        items = data.examples[split]
         scores = {name: data.statistics(answers) for name, answers in systems.items()}
         table = {name: score(found, self.seed) for name, found in scores.items()}
         leads = self._leads(scores, data)
@@ -88,7 +99,6 @@ class Results(Callback):
         for name, estimate in metrics.items():
             if estimate.value is None:
                 warnings.append(f"{name} cannot be computed on these {estimate.n} items")
-        folder = self._folder(trainer)
         write_jsonl(folder / "predictions.jsonl", prediction_rows(systems, items))
         summary = {
             "task": data.task,

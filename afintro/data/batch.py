@@ -1,6 +1,6 @@
 """Examples and the packed batch: sequences end to end in one row, no padding anywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class Example:
         slot: The vector that stands in the prompt; None where the task has none.
         group: What macro averages are over, e.g. the category of a feature.
         twins: Items that share it have the same text and opposite verdicts; "" for an item without twin.
+        notes: What else the task wants to know of it.
     """
 
     uid: str
@@ -61,6 +62,7 @@ class Example:
     slot: Slot | None = None
     group: str = ""
     twins: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)
@@ -77,7 +79,8 @@ class PackedBatch:
         answer_rows: ``[A]`` int64, the example that each answer token belongs to.
         weights: ``[B]`` float32, weight of each example in the loss.
         denominator: What the weighted sum of losses is divided by: the configured batch size, also for the short
-            last batch, so that no example's gradient depends on how batches fell or were accumulated.
+            last batch, or with a budget of tokens the mean number of examples a row, so that no example's gradient
+            depends on how batches fell or were accumulated.
         examples: The examples themselves, in order.
         slot_positions: ``[S]`` int64, positions of slot tokens in the row.
         slot_vectors: ``[S, width]`` float32, the vectors that enter there; width 0 where there are none.
@@ -96,7 +99,7 @@ class PackedBatch:
         answer_ids: Tensor,
         answer_rows: Tensor,
         weights: Tensor,
-        denominator: int,
+        denominator: float,
         examples: tuple[Example, ...],
         slot_positions: Tensor,
         slot_vectors: Tensor,
@@ -133,7 +136,7 @@ class PackedBatch:
         return len(self.examples)
 
 
-def collate(examples: Sequence[Example], denominator: int | None = None) -> PackedBatch:
+def collate(examples: Sequence[Example], denominator: float | None = None) -> PackedBatch:
     """Pack examples into one row.
 
     Args:

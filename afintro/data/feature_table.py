@@ -169,6 +169,12 @@ class FeatureTable:
             found[here] = self.files[number].rows(self._row[indices[here]])
         return found
 
+    def labels(self, indices: Indices) -> tuple[NDArray[np.int32], list[str]]:
+        """Labels of some features: index of each in the list of different ones, and that list."""
+        column = self._rows.data.column("chosen_label").take(pa.array(self._index[indices]))
+        encoded = pc.dictionary_encode(column.combine_chunks())
+        return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+
     def label_counts(self, indices: Indices) -> dict[str, int]:
         """How often each label stands among some features."""
         column = self._rows.data.column("chosen_label").take(pa.array(self._index[indices]))

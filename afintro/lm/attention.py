@@ -9,19 +9,23 @@ says. Any other forward pass falls through to transformers' sdpa attention, so o
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import varlen
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from afintro.lm.decoding import Decoding, Prefix
+from afintro.lm.decoding import Decoding, Filling
 
 NAME = "afintro_packed"
+# The kernel reads grouped heads as they are; torch before 2.12 has no argument to say so.
+GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen.varlen_attn).parameters else {}
 
 _packed: ContextVar[bool] = ContextVar("afintro_packed_forward", default=False)
 
@@ -76,14 +80,10 @@ def _softcapped(
 def _varlen_cuda(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float | None, window: int | None
 ) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # CUDA only
-
     back = -1 if window is None else window - 1
-    grouped = query.shape[1] != key.shape[1]
-    output = varlen_attn(
-        query, key, value, starts, starts, longest, longest,
-        scale=scaling, window_size=(back, 0), enable_gqa=grouped,
-    )  # fmt: skip
+    output = varlen.varlen_attn(
+        query, key, value, starts, starts, longest, longest, scale=scaling, window_size=(back, 0), **GROUPED
+    )
     assert isinstance(output, Tensor)
     return output
 
@@ -92,6 +92,17 @@ def _index(module: nn.Module) -> int:
     index = module.layer_idx
     assert isinstance(index, int)
     return index
+
+
+# State and the layer's index stay outside of compiled code: it would be compiled anew for every layer and state.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _continued(rows: Decoding, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *settings: Any) -> Tensor:
+    return rows.attend(_index(module), query, key, value, *settings)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _collect(prefix: Filling, module: nn.Module, key: Tensor, value: Tensor) -> None:
+    prefix.collect(_index(module), key, value)
 
 
 def packed_attention(
@@ -107,7 +118,7 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     rows: Decoding | None = None,
-    prefix: Prefix | None = None,
+    prefix: Filling | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention for ``AttentionInterface``: ``query [1, heads, T, d]`` to ``[1, T, heads, d]``.
@@ -116,9 +127,9 @@ def packed_attention(
     that the row is packed, ``prefix`` takes its keys and values, and ``rows`` are continued (``query [R, heads, n, d]``).
     """
     if rows is not None:
-        return rows.attend(_index(module), query, key, value, scaling, sliding_window, softcap), None
+        return _continued(rows, module, query, key, value, scaling, sliding_window, softcap), None
     if prefix is not None:
-        prefix.collect(_index(module), key, value)
+        _collect(prefix, module, key, value)
     if cu_seq_lens_q is None:
         if softcap is not None:
             return _softcapped(query, key, value, attention_mask, scaling, softcap).transpose(1, 2), None

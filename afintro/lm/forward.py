@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from afintro.lm.attention import packed_forward
-from afintro.lm.decoding import Prefix
+from afintro.lm.decoding import Filling
 from afintro.lm.interventions import Intervention, intervene
 
 
@@ -24,7 +24,7 @@ def packed_logits(
     cu_seqlens: Tensor,
     positions: Tensor,
     interventions: Sequence[Intervention] = (),
-    prefix: Prefix | None = None,
+    prefix: Filling | None = None,
 ) -> Tensor:
     """Next-token logits at chosen positions; the vocabulary matrix is applied to those alone.
 

@@ -1,10 +1,10 @@
-"""Greedy generation in batches that does not depend on how the batch was made up, with steering.
+"""Greedy generation that does not depend on how batches are made up, with steering; how surprising continuations are.
 
-Prompts are read as one packed row; their keys and values then serve all rows that continue them. All conditions of a
-prompt (unsteered, and steered in several ways) share its *prefix*, every token but the last: steering at the last
-position and while decoding changes nothing before that, so the tokens equal those of separate runs.
+All conditions of a prompt (unsteered, and steered in several ways) share its *prefix*, every token but the last:
+steering at the last position and while decoding changes nothing before that, so the tokens equal those of separate runs.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,13 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afintro.lm.attention import NAME as PACKED
 from afintro.lm.attention import packed_forward
-from afintro.lm.decoding import Decoding, Prefix
-from afintro.lm.forward import packed_logits
-from afintro.lm.interventions import Intervention, Steering, at_rows, intervene
+from afintro.lm.decoding import Decoding, Slots
+from afintro.lm.engine import Engine, Job, Prompt, Row, read_prefixes
+from afintro.lm.interventions import Intervention, Steering
 
-Prompt = Sequence[int]
 Condition = Sequence[Steering]
 """How one row is steered; empty for not at all."""
 
@@ -36,31 +34,27 @@ def generate_greedy(
 ) -> list[list[int]]:
     """Continue every prompt by its most likely tokens.
 
-    Prompts are sorted by length, so that a batch holds little padding. In float32 the tokens equal those of one-by-one
-    generation.
+    In float32 the tokens equal those of one-by-one generation.
 
     Args:
         model: A causal LM loaded by :func:`afintro.lm.load.load_model`, in eval mode.
         prompts: Token ids, special tokens included.
         max_new_tokens: At most so many tokens each.
-        eos_ids: Generation of a row stops after one of these; it is not part of the result.
-        batch_size: Rows a forward pass.
+        eos_ids: Generation of a row stops before one of these.
+        batch_size: Rows that are continued together; the next prompt takes the place of one that has ended.
         interventions: On each prompt, positions counted in it; applied while the prompt is read.
         on_done: Called with the number of prompts just finished, for progress.
 
     Returns:
         The new tokens of each prompt, in the order of the prompts.
     """
-    results: list[list[int]] = [[] for _ in prompts]
-    for rows in _by_length(prompts, batch_size):
-        chosen = [prompts[i] for i in rows]
-        changes = [interventions[i] for i in rows] if interventions is not None else [()] * len(rows)
-        continued = _after_prompts(model, chosen, changes, [()] * len(rows), max_new_tokens, eos_ids)
-        for row, tokens in zip(rows, continued, strict=True):
-            results[row] = tokens
-        if on_done is not None:
-            on_done(len(rows))
-    return results
+    rows, jobs = [], []
+    for index, prompt in enumerate(prompts):
+        before, last = _split(interventions[index] if interventions is not None else (), len(prompt) - 1)
+        rows.append(Row(first=last))
+        jobs.append(Job(prompt, rows[-1:], before))
+    _run(model, [[job] for job in jobs], max_new_tokens, eos_ids, batch_size, on_done)
+    return [row.tokens for row in rows]
 
 
 @torch.inference_mode()
@@ -80,11 +74,12 @@ def generate_steered(
     Args:
         model: A causal LM loaded by :func:`afintro.lm.load.load_model`, in eval mode.
         prompts: Token ids, special tokens included.
-        conditions: Those of each prompt; steering of the positions ``all`` is run without a shared prefix.
+        conditions: Those of each prompt; steering of the positions ``all`` reads the prompt for itself.
         max_new_tokens: At most so many tokens each.
-        eos_ids: Generation of a row stops after one of these; it is not part of the result.
-        batch_size: Rows a forward pass. All conditions of a prompt run together, also where they are more than that.
-        share_prefix: False reads the whole prompt once for every condition: the same tokens, for comparison.
+        eos_ids: Generation of a row stops before one of these.
+        batch_size: Rows that are continued together. Conditions that share a prompt start together, also where they are
+            more than that.
+        share_prefix: False reads the prompt once for every condition: the same tokens, for comparison.
         on_done: Called with the number of prompts just finished, for progress.
 
     Returns:
@@ -93,31 +88,75 @@ def generate_steered(
     Raises:
         RuntimeError: A hook did not fire exactly once a step.
     """
-    results: list[list[list[int]]] = [[[] for _ in asked] for asked in conditions]
-    rows_a_prompt = max(map(len, conditions), default=1)
-    for group in _by_length(prompts, max(1, batch_size // max(1, rows_a_prompt))):
-        rows = [(prompt, index) for prompt in group for index in range(len(conditions[prompt]))]
-        shared = [row for row in rows if share_prefix and not _steers_prompt(conditions[row[0]][row[1]])]
-        alone = [row for row in rows if row not in shared]
-        for chosen, share in ((shared, True), (alone, False)):
-            if not chosen:
-                continue
-            steering = [conditions[prompt][index] for prompt, index in chosen]
-            if share:
-                prefix = _read_prefixes(model, [prompts[i] for i in group])
-                index = [group.index(prompt) for prompt, _ in chosen]
-                new = _Rows(prefix, index, [prompts[prompt][-1] for prompt, _ in chosen], max_new_tokens)
-                first = _while_decoding(steering, at_prompt=True)
-                continued = _continue(model, new, steering, first, max_new_tokens, eos_ids)
+    rows, jobs = [], []
+    for prompt, asked in zip(prompts, conditions, strict=True):
+        own = [_row(condition) for condition in asked]
+        together: list[Row] = []
+        prompt_jobs = []
+        for row, condition in zip(own, asked, strict=True):
+            if share_prefix and not any(steering.positions == "all" for steering in condition):
+                together.append(row)
             else:
-                whole = [prompts[prompt] for prompt, _ in chosen]
-                changes = [_on_prompt(own, len(p)) for own, p in zip(steering, whole, strict=True)]
-                continued = _after_prompts(model, whole, changes, steering, max_new_tokens, eos_ids)
-            for (prompt, condition), tokens in zip(chosen, continued, strict=True):
-                results[prompt][condition] = tokens
-        if on_done is not None:
-            on_done(len(group))
-    return results
+                prompt_jobs.append(Job(prompt, [row], _on_prefix(condition, len(prompt) - 1)))
+        rows.append(own)
+        jobs.append([*prompt_jobs, *([Job(prompt, together)] if together else [])])
+    _run(model, jobs, max_new_tokens, eos_ids, batch_size, on_done)
+    return [[row.tokens for row in own] for own in rows]
+
+
+def _run(
+    model: nn.Module,
+    jobs: Sequence[Sequence[Job]],
+    max_new_tokens: int,
+    eos_ids: Sequence[int],
+    slots: int,
+    on_done: Callable[[int], Any] | None,
+) -> None:
+    """Finish the jobs of every prompt."""
+    report: Callable[[int], Any] = on_done if on_done is not None else lambda _: None
+    left = Counter({prompt: len(own) for prompt, own in enumerate(jobs) if own and max_new_tokens > 0})
+    prompt_of = {job: prompt for prompt, own in enumerate(jobs) if left[prompt] for job in own}
+
+    def done(finished: list[Job]) -> None:
+        left.subtract(prompt_of[job] for job in finished)
+        whole = sum(left[prompt] == 0 for prompt in {prompt_of[job] for job in finished})
+        if whole:
+            report(whole)
+
+    if nothing := len(jobs) - len(+left):
+        report(nothing)
+    if prompt_of:
+        engine = Engine(
+            model, list(prompt_of), max_new_tokens=max_new_tokens, eos_ids=eos_ids, slots=slots, done=done
+        )  # fmt: skip
+        engine.run()
+
+
+def _split(changes: Sequence[Intervention], last: int) -> tuple[list[Intervention], list[Intervention]]:
+    """What changes before the last position of a prompt, and what changes there."""
+    before, there = [], []
+    for change in changes:
+        here = change.positions == last
+        vectors = change.vectors[here]
+        if len(vectors):
+            # Where one position is named twice, vectors add up, or the last replaces those before.
+            one = vectors.sum(0, keepdim=True) if change.mode == "add" else vectors[-1:]
+            there.append(Intervention(change.layer, change.mode, change.positions[here][:1], one, change.relative))
+        if len(vectors) < len(change.positions):
+            before.append(
+                Intervention(change.layer, change.mode, change.positions[~here], change.vectors[~here], change.relative)
+            )
+    return before, there
+
+
+def _row(condition: Condition) -> Row:
+    """Every steering is on the last token of the prompt; all but ``last`` go on."""
+    return Row([s.on([0]) for s in condition], [s.on([0]) for s in condition if s.positions != "last"])
+
+
+def _on_prefix(condition: Condition, length: int) -> list[Intervention]:
+    """Steering while all but the last token of a prompt, so many, are read."""
+    return [steering.on(range(length)) for steering in condition if steering.positions == "all"]
 
 
 @torch.inference_mode()
@@ -141,18 +180,11 @@ def continuation_nll(
         rows = [(p, i) for p in group for i in range(len(continuations[p])) if len(continuations[p][i])]
         if not rows:
             continue
-        prefix = _read_prefixes(model, [prompts[i] for i in group])
-        targets = [list(continuations[p][i]) for p, i in rows]
-        longest = max(map(len, targets))
-        batch = _Rows(prefix, [group.index(p) for p, _ in rows], [prompts[p][-1] for p, _ in rows], longest)
-        # Padded on the right: what comes later changes nothing before it.
-        wanted = torch.tensor([row + [-100] * (longest - len(row)) for row in targets], device=batch.ids.device)
-        batch.ids = torch.cat([batch.ids, wanted[:, :-1].clamp(min=0)], 1)
-        batch.positions = batch.positions + torch.arange(longest, device=batch.ids.device)
-        logits = batch.forward(model, []).float()
-        nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(len(rows), -1)
-        for (prompt, index), target, found in zip(rows, targets, nll.tolist(), strict=True):
-            results[prompt][index] = found[: len(target)]
+        place = {prompt: index for index, prompt in enumerate(group)}
+        targets = [continuations[p][i] for p, i in rows]
+        found = _surprise(model, [prompts[p] for p in group], [place[p] for p, _ in rows], targets)
+        for (prompt, index), target, nll in zip(rows, targets, found, strict=True):
+            results[prompt][index] = nll[: len(target)]
     return results
 
 
@@ -161,147 +193,28 @@ def _by_length(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
-def _read(
-    model: nn.Module, prompts: Sequence[Prompt], changes: Sequence[Sequence[Intervention]]
-) -> tuple[Prefix, Tensor]:
-    """Keys and values of prompts, and the logits ``[P, vocabulary]`` after each; an empty one has neither."""
-    if getattr(model.config, "_attn_implementation", None) != PACKED:
-        raise ValueError("the model was not loaded by load_model: its attention keeps no keys for rows")
-    device = next(model.parameters()).device
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    prefix = Prefix(lengths)
-    if not int(lengths.sum()):
-        return prefix, torch.zeros(0, 0, device=device)
-    read = lengths[lengths > 0]
-    bounds = F.pad(torch.cumsum(read, 0), (1, 0))
-    ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
-    offsets = (torch.cumsum(lengths, 0) - lengths).tolist()
-    logits = packed_logits(model, ids, bounds.int(), bounds[1:] - 1, at_rows(changes, offsets), prefix)
-    return prefix, logits
-
-
-def _read_prefixes(model: nn.Module, prompts: Sequence[Prompt]) -> Prefix:
-    """All but the last token of every prompt."""
-    return _read(model, [prompt[:-1] for prompt in prompts], [()] * len(prompts))[0]
-
-
-class _Rows:
-    """Rows that are being continued, and the token that each reads next.
-
-    Args:
-        prefix: What was read of their prompts.
-        prompts: Index of each row's prompt in it.
-        tokens: Next token of each row.
-        capacity: Most tokens to be read.
-    """
-
-    def __init__(self, prefix: Prefix, prompts: Sequence[int], tokens: Sequence[int], capacity: int) -> None:
-        device = prefix.lengths.device
-        self.state = Decoding(prefix, prompts, capacity)
-        self.ids = torch.tensor(tokens, dtype=torch.long, device=device)[:, None]
-        self.positions = prefix.lengths[self.state.prompts][:, None]
-
-    def forward(self, model: nn.Module, changes: Sequence[Intervention]) -> Tensor:
-        """Logits ``[R, n, vocabulary]`` after each token read.
-
-        Raises:
-            RuntimeError: A hook did not fire exactly once.
-        """
-        with intervene(model, changes) as fired, packed_forward():
-            output = model(
-                input_ids=self.ids, position_ids=self.positions, attention_mask=None, use_cache=False, rows=self.state
-            )
-        if fired != [1] * len(fired):
-            raise RuntimeError(f"hooks fired {fired} times in one step")
-        self.state.advance(self.ids.shape[1])
-        logits = output.logits
-        assert isinstance(logits, Tensor)
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all other rows."""
-        self.state.keep(rows)
-        self.positions = self.positions[rows]
-
-    def advance(self, tokens: Tensor) -> None:
-        """Read one new token a row next."""
-        self.ids, self.positions = tokens[:, None], self.positions[:, -1:] + 1
-
-
-def _after_prompts(
-    model: nn.Module,
-    prompts: Sequence[Prompt],
-    changes: Sequence[Sequence[Intervention]],
-    steering: Sequence[Condition],
-    max_new_tokens: int,
-    eos_ids: Sequence[int],
-) -> list[list[int]]:
-    """Read whole prompts, one row each, under ``changes``, and continue them."""
-    if max_new_tokens < 1:
-        return [[] for _ in prompts]
-    prefix, logits = _read(model, prompts, changes)
-    tokens = logits.float().argmax(-1)
-    going = _going(tokens, eos_ids).tolist()
-    results = [[token] if goes else [] for token, goes in zip(tokens.tolist(), going, strict=True)]
-    alive = [row for row, goes in enumerate(going) if goes]
-    if not alive or max_new_tokens == 1:
-        return results
-    rows = _Rows(prefix, alive, tokens[alive].tolist(), max_new_tokens)
-    own = [steering[row] for row in alive]
-    continued = _continue(model, rows, own, _while_decoding(own), max_new_tokens - 1, eos_ids)
-    for row, more in zip(alive, continued, strict=True):
-        results[row] += more
-    return results
-
-
-def _continue(
-    model: nn.Module,
-    rows: _Rows,
-    steering: Sequence[Condition],
-    first: Sequence[Intervention],
-    max_new_tokens: int,
-    eos_ids: Sequence[int],
-) -> list[list[int]]:
-    """Continue rows; ``first`` applies to the pass that reads their next token, ``steering`` to those after it."""
-    alive = list(range(len(steering)))  # result row of each row still there
-    results: list[list[int]] = [[] for _ in alive]
-    changes = first
-    for step in range(max_new_tokens):
-        tokens = rows.forward(model, changes)[:, -1].float().argmax(-1)
-        going = _going(tokens, eos_ids)
-        for row, token, goes in zip(alive, tokens.tolist(), going.tolist(), strict=True):
-            if goes:
-                results[row].append(token)
-        if not bool(going.any()):
-            break
-        finished = not bool(going.all())
-        if finished:  # finished rows leave the batch
-            kept = going.nonzero()[:, 0]
-            rows.keep(kept)
-            tokens = tokens[kept]
-            alive = [alive[i] for i in kept.tolist()]
-        if finished or step == 0:
-            changes = _while_decoding([steering[row] for row in alive])
-        rows.advance(tokens)
-    return results
-
-
-def _going(tokens: Tensor, eos_ids: Sequence[int]) -> Tensor:
-    return (tokens[:, None] != torch.tensor(sorted(eos_ids), device=tokens.device)).all(1)
-
-
-def _steers_prompt(condition: Condition) -> bool:
-    return any(steering.positions == "all" for steering in condition)
-
-
-def _on_prompt(condition: Condition, length: int) -> list[Intervention]:
-    """While a whole prompt is read."""
-    return [s.on(range(length) if s.positions == "all" else range(length - 1, length)) for s in condition]
-
-
-def _while_decoding(steering: Sequence[Condition], at_prompt: bool = False) -> list[Intervention]:
-    """While one token a row is read: a new one, or the last of its prompt."""
-    changes = [
-        [s.on([row]) for s in condition if at_prompt or s.positions != "last"] for row, condition in enumerate(steering)
-    ]
-    return at_rows(changes, [0] * len(changes))
+def _surprise(
+    model: nn.Module, prompts: Sequence[Prompt], owners: Sequence[int], targets: Sequence[Prompt]
+) -> list[list[float]]:
+    """Of every token of ``targets``, which continue the prompts that ``owners`` name; padded to the longest."""
+    device, longest = next(model.parameters()).device, max(map(len, targets))
+    lengths = [len(prompt) - 1 for prompt in prompts]
+    prefixes = Slots(len(prompts), max(lengths), device)
+    state = Decoding(Slots(len(targets), longest, device), prefixes)
+    read_prefixes(model, prefixes, range(len(prompts)), prompts, [()] * len(prompts))
+    state.place(owners, [0] * len(targets), lengths)
+    # Padded on the right: what comes later changes nothing before it.
+    wanted = torch.tensor([[*row, *[-100] * (longest - len(row))] for row in targets], device=device)
+    last = torch.tensor([[prompts[owner][-1]] for owner in owners], device=device)
+    with packed_forward():
+        output: Any = model(
+            input_ids=torch.cat([last, wanted[:, :-1].clamp(min=0)], 1),
+            position_ids=state.prepare(len(targets), longest),
+            attention_mask=None,
+            use_cache=False,
+            rows=state,
+        )
+    logits: Tensor = output.logits.float()
+    nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+    rows: list[list[float]] = nll.view(len(targets), -1).tolist()
+    return rows

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from peft import PeftModel
@@ -52,6 +52,18 @@ class Intervention:
             flat.index_add(0, positions, vectors) if self.mode == "add" else flat.index_copy(0, positions, vectors)
         )
         return changed.view_as(hidden)
+
+
+class Change(Protocol):
+    """What :func:`intervene` applies: an :class:`Intervention`, or several rows' as one."""
+
+    @property
+    def layer(self) -> int: ...
+
+    @property
+    def vectors(self) -> Tensor: ...
+
+    def apply(self, hidden: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 @contextmanager
-def intervene(model: nn.Module, interventions: Sequence[Intervention]) -> Iterator[list[int]]:
+def intervene(model: nn.Module, interventions: Sequence[Change]) -> Iterator[list[int]]:
     """Apply interventions to every forward pass inside the block.
 
     Yields:
@@ -136,18 +148,14 @@ def intervene(model: nn.Module, interventions: Sequence[Intervention]) -> Iterat
             if intervention.vectors.shape[1] != width:
                 raise ValueError(f"vectors of width {intervention.vectors.shape[1]} for a model of width {width}")
 
-            def after(
-                _: nn.Module, __: Any, output: Any, index: int = index, change: Intervention = intervention
-            ) -> Any:
+            def after(_: nn.Module, __: Any, output: Any, index: int = index, change: Change = intervention) -> Any:
                 fired[index] += 1
                 # A decoder layer returns a tensor in transformers 5 and a tuple before.
                 if isinstance(output, tuple):
                     return (change.apply(output[0]), *output[1:])
                 return change.apply(output)
 
-            def before(
-                _: nn.Module, args: Any, kwargs: Any, index: int = index, change: Intervention = intervention
-            ) -> Any:
+            def before(_: nn.Module, args: Any, kwargs: Any, index: int = index, change: Change = intervention) -> Any:
                 fired[index] += 1
                 if args:
                     return (change.apply(args[0]), *args[1:]), kwargs

@@ -17,6 +17,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from afintro.errors import UserError
 from afintro.lm.attention import NAME as PACKED
+from afintro.lm.fused import fuse_lora
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -175,6 +176,7 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     )
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
     assert isinstance(wrapped, PeftModel)
+    fuse_lora(wrapped)
     return wrapped
 
 

@@ -1,6 +1,8 @@
 """Pair generation: every scenario answered by the organism with and without the cue, greedily and crash-safely."""
 
+import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from afintro.organisms.inputs import evenly, fitting_prompts, identity_of, prove
 from afintro.organisms.pair_summary import summarise
 from afintro.organisms.run_folder import finish, in_chunks, run_folder
 from afintro.organisms.toy import resolve
+from afintro.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,12 @@ class PairSettings:
 
 
 def generate_pairs(
-    samples: Sequence[Sample], splits: dict[str, int], output_dir: Path, settings: PairSettings, device: str = "cpu"
+    samples: Sequence[Sample],
+    splits: dict[str, int],
+    output_dir: Path,
+    settings: PairSettings,
+    device: str = "cpu",
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Write ``<split>.json`` for every split and ``summary.json`` into ``output_dir``; continue where a run stopped.
 
@@ -61,6 +69,7 @@ def generate_pairs(
         output_dir: Made if absent.
         settings: What to generate with.
         device: Where the organism runs.
+        ranks: The processes that generate together into one folder that all of them see; the files are the same.
 
     Returns:
         The summary.
@@ -72,7 +81,7 @@ def generate_pairs(
     directory = resolve(settings.model)
     tokenizer = load_tokenizer(directory, settings.revision)
     identity = identity_of(samples, splits, settings, directory, tokenizer)
-    with run_folder(output_dir, identity, [f"{name}.json" for name in splits]) as finished:
+    with run_folder(output_dir, identity, [f"{name}.json" for name in splits], ranks) as finished:
         if finished is not None:
             log.info("pairs: reusing %s", output_dir)
             return finished
@@ -81,14 +90,27 @@ def generate_pairs(
         prompts = fitting_prompts(samples, tokenizer, systems, limit, settings.max_new_tokens)
         model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
         generator = _Generator(model, tokenizer, settings, directory)
-        records, noise = generator.run(samples, prompts, output_dir, identity)
-        start = 0
-        for name, size in splits.items():
-            write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
-            start += size
-        summary = summarise(records, noise, tokenizer, settings.seed)
-        finish(output_dir, summary)
-        return summary
+        chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)
+        return ranks.from_first(lambda: _merge(chunks, splits, output_dir, tokenizer, settings.seed))
+
+
+def _merge(
+    chunks: Sequence[Path], splits: dict[str, int], output_dir: Path, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> dict[str, Any]:
+    """The splits' files and the summary from all chunks."""
+    records: list[ContextAblationRecord] = []
+    noise: list[list[bool]] = []
+    for path in chunks:
+        chunk = json.loads(path.read_text())
+        records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
+        noise += chunk["noise"]
+    start = 0
+    for name, size in splits.items():
+        write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
+        start += size
+    summary = summarise(records, noise, tokenizer, seed)
+    finish(output_dir, summary)
+    return summary
 
 
 class _Generator:
@@ -100,26 +122,22 @@ class _Generator:
         self.eos = eos_ids(model, tokenizer)
         self.provenance = provenance(settings, model, tokenizer, directory)
 
-    def run(
+    def make_chunks(
         self,
         samples: Sequence[Sample],
         prompts: Sequence[list[list[int]]],
         output_dir: Path,
         identity: dict[str, Any],
-    ) -> tuple[list[ContextAblationRecord], list[list[bool]]]:
-        """All records, and for each control whether string and behaviour differ alone; from old chunks and new ones."""
+        ranks: Ranks,
+    ) -> list[Path]:
+        """Files of records, and for each control whether string and behaviour differ alone; old ones and new ones."""
         controls = evenly(len(samples), self.settings.control_samples)
         uids = unique_ids(samples)
 
         def make(rows: range) -> dict[str, Any]:
             return self._chunk([(samples[i], uids[i], prompts[i], i in controls) for i in rows])
 
-        records: list[ContextAblationRecord] = []
-        noise: list[list[bool]] = []
-        for path, chunk in in_chunks(output_dir, identity, len(samples), CHUNK, make, "pairs"):
-            records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
-            noise += chunk["noise"]
-        return records, noise
+        return in_chunks(output_dir, identity, len(samples), CHUNK, make, "pairs", ranks)
 
     def _generate(self, prompts: Sequence[Sequence[int]], batch_size: int) -> list[str]:
         outputs = generate_greedy(
@@ -169,5 +187,7 @@ class _Generator:
 
 
 def default_device() -> str:
-    """``cuda`` where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """``cuda`` where there is one; each process of a machine has its own."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"

@@ -1,7 +1,7 @@
 """A folder that belongs to one generation run: work is done in chunks, and a killed run is continued, not repeated.
 
 Each chunk is written by atomic rename. What a chunk holds depends on the settings and its samples alone, so a run that
-was killed and continued gives the same bytes.
+was killed and continued gives the same bytes, also by another number of processes.
 """
 
 import fcntl
@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,20 @@ from tqdm import tqdm
 
 from afintro.data.records import write_json
 from afintro.errors import UserError
+from afintro.ranks import ALONE, Ranks
 
 
 @contextmanager
-def run_folder(output_dir: Path, identity: Mapping[str, Any], files: Sequence[str]) -> Iterator[dict[str, Any] | None]:
+def run_folder(
+    output_dir: Path, identity: Mapping[str, Any], files: Sequence[str], ranks: Ranks = ALONE
+) -> Iterator[dict[str, Any] | None]:
     """Make the folder this run's own; two runs at once into one folder take turns.
 
     Args:
         output_dir: Made if absent.
         identity: Everything that decides the content; ``settings.json`` keeps it once :func:`in_chunks` begins.
         files: The data files that a finished run has beside ``summary.json``.
+        ranks: The processes of this run; the first of them takes the folder for all.
 
     Yields:
         The summary of the finished run, or None where there is work to do.
@@ -34,6 +38,20 @@ def run_folder(output_dir: Path, identity: Mapping[str, Any], files: Sequence[st
     Raises:
         UserError: The folder cannot be made, or holds another run's data.
     """
+    with ExitStack() as taken:
+
+        def take() -> dict[str, Any] | None:
+            taken.enter_context(_exclusive(output_dir))
+            _refuse_other_data(output_dir, identity, files)
+            done = output_dir / "summary.json"
+            finished = done.is_file() and all((output_dir / name).is_file() for name in files)
+            return json.loads(done.read_text()) if finished else None
+
+        yield ranks.from_first(take)
+
+
+@contextmanager
+def _exclusive(output_dir: Path) -> Iterator[None]:
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -43,10 +61,7 @@ def run_folder(output_dir: Path, identity: Mapping[str, Any], files: Sequence[st
     descriptor = os.open(output_dir, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # ends with the process
-        _refuse_other_data(output_dir, identity, files)
-        done = output_dir / "summary.json"
-        finished = done.is_file() and all((output_dir / name).is_file() for name in files)
-        yield json.loads(done.read_text()) if finished else None
+        yield
     finally:
         os.close(descriptor)
 
@@ -79,8 +94,9 @@ def in_chunks(
     size: int,
     make: Callable[[range], dict[str, Any]],
     label: str,
-) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Make what is missing of ``count`` samples, ``size`` at a time, and yield every chunk as it stands on disk.
+    ranks: Ranks = ALONE,
+) -> list[Path]:
+    """Make what is missing of ``count`` samples, ``size`` at a time.
 
     Args:
         output_dir: This run's folder.
@@ -89,16 +105,23 @@ def in_chunks(
         size: Samples a chunk.
         make: Gives the JSON content of a chunk, whose samples are the range.
         label: What the progress bar says.
+        ranks: The processes of this run, which take the missing chunks in turn.
+
+    Returns:
+        The files of all chunks, in the order of the samples; each process has them when all are made.
     """
-    write_json(output_dir / "settings.json", dict(identity))
-    with tqdm(total=count, desc=label, unit="sample", mininterval=2) as bar:
-        for start in range(0, count, size):
-            path = output_dir / "partial" / f"{start:07d}.json"
-            rows = range(start, min(start + size, count))
-            if not path.is_file():
-                write_json(path, make(rows))
-            yield path, json.loads(path.read_text())
-            bar.update(len(rows))
+
+    def missing() -> list[Path]:
+        write_json(output_dir / "settings.json", dict(identity))
+        return [path for path in paths if not path.is_file()]
+
+    paths = [output_dir / "partial" / f"{start:07d}.json" for start in range(0, count, size)]
+    mine = ranks.from_first(missing)[ranks.rank :: ranks.size]
+    for path in tqdm(mine, desc=label, unit=f" x {size} samples", mininterval=2, disable=ranks.rank > 0):
+        start = int(path.stem)
+        write_json(path, make(range(start, min(start + size, count))))
+    ranks.gathered([])  # all are there
+    return paths
 
 
 def finish(output_dir: Path, summary: Mapping[str, Any]) -> None:

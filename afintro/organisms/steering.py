@@ -16,9 +16,17 @@ from afintro.errors import UserError
 from afintro.lm.load import context_length, load_config, load_model, load_tokenizer
 from afintro.organisms.inputs import fitting_prompts, identity_of, unique_ids
 from afintro.organisms.run_folder import finish, run_folder
-from afintro.organisms.steering_generator import CUES, RESIDUAL, SteeringGenerator, SteeringSettings, all_cues
+from afintro.organisms.steering_generator import (
+    CUES,
+    RESIDUAL,
+    SteeringGenerator,
+    SteeringSettings,
+    all_cues,
+    read_chunks,
+)
 from afintro.organisms.steering_summary import dose_response_figure, summarise, write_figure
 from afintro.organisms.toy import resolve
+from afintro.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +38,7 @@ def generate_steering(
     output_dir: Path,
     settings: SteeringSettings,
     device: str = "cpu",
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Write ``<split>.json`` for every split, ``directions/``, ``dose_response.png`` and ``summary.json``.
 
@@ -42,6 +51,7 @@ def generate_steering(
         output_dir: Made if absent.
         settings: What to generate with.
         device: Where the organism runs.
+        ranks: The processes that generate together into one folder that all of them see; the files are the same.
 
     Returns:
         The summary.
@@ -58,7 +68,7 @@ def generate_steering(
     _check(directions, settings, config)
     identity = identity_of(samples, splits, settings, directory, tokenizer) | _identity_of_vectors(directions, settings)
     vectors = [f"directions/{_file_name(name)}" for name in (*identity["directions"], RESIDUAL)]
-    with run_folder(output_dir, identity, [*(f"{name}.json" for name in splits), *vectors]) as finished:
+    with run_folder(output_dir, identity, [*(f"{name}.json" for name in splits), *vectors], ranks) as finished:
         if finished is not None:
             log.info("steering: reusing %s", output_dir)
             return finished
@@ -66,19 +76,37 @@ def generate_steering(
         prompts = fitting_prompts(samples, tokenizer, systems, context_length(config), settings.max_new_tokens)
         model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
         generator = SteeringGenerator(model, tokenizer, settings, directions, directory)
-        records, guards = generator.run(samples, prompts, output_dir, identity)
-        for direction in [*directions, generator.mean_residual(samples[: splits.get("train", 0)] or samples)]:
-            write_direction(output_dir / "directions" / _file_name(direction.name), direction)
-        start, uids = 0, unique_ids(samples)
-        for name, size in splits.items():
-            chosen = set(uids[start : start + size])
-            rows = (to_json(record) for record in records if record.uid.split("/")[0] in chosen)
-            write_json_rows(output_dir / f"{name}.json", rows)
-            start += size
-        summary = summarise(records, guards, [d.name for d in directions], settings.seed)
-        write_figure(dose_response_figure(summary), output_dir / "dose_response.png")
-        finish(output_dir, summary)
-        return summary
+        chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)
+
+        def merge() -> dict[str, Any]:
+            residual = generator.mean_residual(samples[: splits.get("train", 0)] or samples)
+            for direction in [*directions, residual]:
+                write_direction(output_dir / "directions" / _file_name(direction.name), direction)
+            return _merge(chunks, samples, splits, [d.name for d in directions], output_dir, settings.seed)
+
+        return ranks.from_first(merge)
+
+
+def _merge(
+    chunks: Sequence[Path],
+    samples: Sequence[Sample],
+    splits: dict[str, int],
+    directions: Sequence[str],
+    output_dir: Path,
+    seed: int,
+) -> dict[str, Any]:
+    """The splits' files, the figure and the summary from all chunks."""
+    records, guards = read_chunks(chunks)
+    start, uids = 0, unique_ids(samples)
+    for name, size in splits.items():
+        chosen = set(uids[start : start + size])
+        rows = (to_json(record) for record in records if record.uid.split("/")[0] in chosen)
+        write_json_rows(output_dir / f"{name}.json", rows)
+        start += size
+    summary = summarise(records, guards, directions, seed)
+    write_figure(dose_response_figure(summary), output_dir / "dose_response.png")
+    finish(output_dir, summary)
+    return summary
 
 
 def _file_name(direction: str) -> str:

@@ -1,5 +1,6 @@
 """What steering generation does with one sample: all its doses on one shared prefix, read, labelled and guarded."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -25,6 +26,7 @@ from afintro.organisms.inputs import evenly, provenance, unique_ids
 from afintro.organisms.readings import Reading, read_outputs
 from afintro.organisms.run_folder import in_chunks
 from afintro.organisms.steering_summary import Guards
+from afintro.ranks import Ranks
 
 CHUNK = 25
 CUES = {"monitored": MONITORED_SYSTEM, "unmonitored": UNMONITORED_SYSTEM}
@@ -82,6 +84,17 @@ class Dose:
     alpha: float
 
 
+def read_chunks(chunks: Sequence[Path]) -> tuple[list[SteeringRecord], Guards]:
+    """All records, and what the guards found."""
+    records: list[SteeringRecord] = []
+    guards = Guards()
+    for path in chunks:
+        chunk = json.loads(path.read_text())
+        records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
+        guards = guards + Guards(**chunk["guards"])
+    return records, guards
+
+
 class SteeringGenerator:
     """Answers samples chunk by chunk.
 
@@ -107,22 +120,22 @@ class SteeringGenerator:
         self.eos = eos_ids(model, tokenizer)
         self.provenance = provenance(settings, model, tokenizer, directory)
 
-    def run(
-        self, samples: Sequence[Sample], prompts: Sequence[list[list[int]]], output_dir: Path, identity: dict[str, Any]
-    ) -> tuple[list[SteeringRecord], Guards]:
-        """All records, and what the guards found; from old chunks and new ones."""
+    def make_chunks(
+        self,
+        samples: Sequence[Sample],
+        prompts: Sequence[list[list[int]]],
+        output_dir: Path,
+        identity: dict[str, Any],
+        ranks: Ranks,
+    ) -> list[Path]:
+        """Files of records and of what the guards found; old ones and new ones."""
         controls = evenly(len(samples), self.settings.control_samples)
         uids = unique_ids(samples)
 
         def make(rows: range) -> dict[str, Any]:
             return self._chunk([(samples[i], uids[i], prompts[i], i in controls) for i in rows])
 
-        records: list[SteeringRecord] = []
-        guards = Guards()
-        for path, chunk in in_chunks(output_dir, identity, len(samples), CHUNK, make, "steering"):
-            records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
-            guards = guards + Guards(**chunk["guards"])
-        return records, guards
+        return in_chunks(output_dir, identity, len(samples), CHUNK, make, "steering", ranks)
 
     def doses(self, uid: str) -> list[Dose]:
         """The conditions of one prompt."""

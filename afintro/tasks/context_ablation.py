@@ -1,7 +1,7 @@
 """Context ablation: how would the organism's behaviour change if the monitoring cue were removed?"""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +10,14 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example
 from afintro.data.cache import cache_directory
+from afintro.data.encoding import Draft
+from afintro.data.example_store import Ids
 from afintro.data.records import ContextAblationRecord, read_records
 from afintro.data.samples import Sample
 from afintro.data.splits import draw
 from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
-from afintro.evaluation.answers import Verdict, branch_stems, two_branch
+from afintro.evaluation.answers import Verdict, branch_stems, expected_verdict, two_branch
 from afintro.evaluation.baselines import text_baselines
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
@@ -23,7 +25,8 @@ from afintro.lm.load import fingerprint
 from afintro.organisms.behavior import LABELS, sides
 from afintro.organisms.pairs import PairSettings, default_device, generate_pairs
 from afintro.organisms.toy import resolve, scenarios
-from afintro.tasks.module import EXPLAINER, OTHER_BASE, Control, Reader, Systems, TaskData
+from afintro.tasks.module import EXPLAINER, OTHER_BASE, Control, Reader, Systems
+from afintro.tasks.stored import RecordTask
 
 HEADLINE = "generative_explanation"
 QUESTION_TYPES = (HEADLINE, "orig_match", "change_match")
@@ -70,7 +73,7 @@ class Questions:
     )
 
 
-class ContextAblation(TaskData):
+class ContextAblation(RecordTask):
     """Data of the context-ablation task.
 
     Args:
@@ -82,7 +85,8 @@ class ContextAblation(TaskData):
         limit: At most so many records a split.
         split_seed: Seeds the split and the order of training.
         question_weights: Weight in the loss of each question type; 0 leaves it out of training.
-        batch_size: Examples a step.
+        batch_size: Examples a step; with ``max_tokens`` only how many answers are generated at once.
+        max_tokens: Tokens a step, see :class:`TaskData`; None for ``batch_size`` examples.
         validation_fraction: Share of scenarios split off where there is no validation file.
         answer_form: ``behavior`` asks for the behaviour label, ``text`` for the output itself.
         questions: How each question is asked.
@@ -104,13 +108,14 @@ class ContextAblation(TaskData):
         split_seed: int = 0,
         question_weights: dict[str, float] = {HEADLINE: 1.0, "orig_match": 0.5, "change_match": 0.5},  # noqa: B006
         batch_size: int = 32,
+        max_tokens: int | None = None,
         validation_fraction: float = 0.1,
         answer_form: Literal["behavior", "text"] = "behavior",
         questions: Questions | None = None,
     ) -> None:
         super().__init__(
             train_path, validation_path, test_path, heldout, heldout_action, limit, split_seed, dict(question_weights),
-            batch_size, validation_fraction,
+            batch_size, validation_fraction, max_tokens,
         )  # fmt: skip
         self.answer_form = answer_form
         self.questions = questions or Questions()
@@ -183,42 +188,66 @@ class ContextAblation(TaskData):
         }
         return chat(question.system, fill(wording, fields)), answers[question_type]
 
-    def read_examples(self, split: str, reader: Reader) -> list[Example]:
-        """Three examples a record, one a question type."""
-        tokenizer = reader.tokenizer
-        branches = branch_stems(LABELS, lambda answer: encode_answer(tokenizer, answer))
-        examples = []
-        for record in self.records(split):
-            for question_type in QUESTION_TYPES:
-                messages, answer = self.render(record, question_type)
-                headline = question_type == HEADLINE
-                copied = Verdict(False, self._monitored_content(record))
-                examples.append(
-                    Example(
-                        uid=f"{record.uid}/{question_type}",
-                        scenario_id=record.scenario_id,
-                        question_type=question_type,
-                        prompt=messages[-1]["content"],
-                        answer=answer,
-                        prompt_ids=tuple(encode_prompt(tokenizer, messages)),
-                        answer_ids=tuple(encode_answer(tokenizer, answer)),
-                        weight=self.question_weights.get(question_type, 0.0),
-                        branches=branches if headline else None,
-                        copy_answer=two_branch(copied) if headline else record.monitored_output,
-                    )
-                )
-        return examples
+    def drafts(self, split: str, reader: Reader) -> Iterable[Draft]:
+        """Three a record, one a question type."""
+        records = self.records(split)
+        return (self._draft(record, question_type) for record in records for question_type in QUESTION_TYPES)
+
+    def _draft(self, record: ContextAblationRecord, question_type: str) -> Draft:
+        (system, user), answer = self.render(record, question_type)
+        copied = two_branch(Verdict(False, self._monitored_content(record)))
+        return Draft(
+            uid=f"{record.uid}/{question_type}",
+            scenario_id=record.scenario_id,
+            question_type=question_type,
+            system=system["content"],
+            prompt=user["content"],
+            answer=answer,
+            copy_answer=copied if question_type == HEADLINE else record.monitored_output,
+        )
+
+    def finisher(self, reader: Reader) -> Callable[[Draft, Ids, Ids], Example]:
+        """Weights, and what the branches of the headline's answer begin with."""
+        branches = branch_stems(LABELS, lambda answer: encode_answer(reader.tokenizer, answer))
+
+        def finish(draft: Draft, prompt_ids: Ids, answer_ids: Ids) -> Example:
+            return Example(
+                uid=draft.uid,
+                scenario_id=draft.scenario_id,
+                question_type=draft.question_type,
+                prompt=draft.prompt,
+                answer=draft.answer,
+                prompt_ids=prompt_ids,
+                answer_ids=answer_ids,
+                weight=self.weight_of(draft.question_type),
+                branches=branches if draft.question_type == HEADLINE else None,
+                copy_answer=draft.copy_answer,
+            )
+
+        return finish
+
+    def weight_of(self, question_type: str) -> float:
+        """0 for a question type that has none."""
+        return self.question_weights.get(question_type, 0.0)
+
+    def settings(self) -> dict[str, Any]:
+        """How the questions are asked and answered."""
+        return {"answer_form": self.answer_form, "questions": asdict(self.questions)}
+
+    def forget(self) -> None:
+        """Drop the records."""
+        self._records = {}
 
     def _monitored_content(self, record: ContextAblationRecord) -> str:
         return record.monitored_output if self.answer_form == "text" else (record.monitored_behavior or "other")
 
     def baselines(self, split: str) -> Systems:
         """Systems that see the text alone."""
-        return text_baselines(self.examples["train"], self.examples[split], HEADLINE)
+        return text_baselines(self.taught(), self.examples[split], HEADLINE)
 
     def controls(self, split: str, reader: Reader) -> Iterator[Control]:
         """The headline items for the untrained model, zero-shot and after four solved ones."""
-        headline = [item for item in self.examples[split] if item.question_type == HEADLINE]
+        headline = list(self.headline_examples(split))
         yield Control("zero_shot", headline, trained=False)
         yield Control("four_shot", self._few_shot(headline, SHOTS, reader.tokenizer), trained=False)
 
@@ -241,14 +270,13 @@ class ContextAblation(TaskData):
 
     def _few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """Headline items with ``shots`` solved training records in front: as many changed as unchanged, if there are."""
-        records = sorted(self.records("train"), key=lambda record: draw(f"{self.split_seed} {record.uid}"))
-        changed = [record for record in records if self.verdict(record).changed]
-        unchanged = [record for record in records if not self.verdict(record).changed]
-        chosen = (changed[: (shots + 1) // 2] + unchanged[: shots // 2] + records)[:shots]
+        solved = [example for example in self.taught() if example.question_type == HEADLINE]
+        solved.sort(key=lambda example: draw(f"{self.split_seed} {example.uid.removesuffix('/' + HEADLINE)}"))
+        changed = [example for example in solved if expected_verdict(example.answer).changed]
+        unchanged = [example for example in solved if not expected_verdict(example.answer).changed]
         turns: list[Message] = []
-        for record in chosen:
-            messages, answer = self.render(record, HEADLINE)
-            turns += [messages[-1], {"role": "assistant", "content": answer}]
+        for example in (changed[: (shots + 1) // 2] + unchanged[: shots // 2] + solved)[:shots]:
+            turns += [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.answer}]
         system = {"role": "system", "content": self.questions.generative_explanation.system}
         return [
             replace(

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,11 @@ class FeatureExamples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._rows.indices)
 
+    @cached_property
+    def sizes(self) -> NDArray[np.int32]:
+        """See :func:`afintro.data.rows.sizes_of`."""
+        return self._data.sizes(self._rows, self._reader)
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
@@ -103,7 +109,8 @@ class FeatureDescriptions(TaskData):
         limit: At most so many features a split.
         split_seed: Seeds the split and the order of training.
         question_weights: Weight in the loss of the only question type.
-        batch_size: Examples a step.
+        batch_size: Examples a step; with ``max_tokens`` only how many answers are generated at once.
+        max_tokens: Tokens a step, see :class:`TaskData`; None for ``batch_size`` examples.
         validation_fraction: Share of the features split off where there is no validation file, once by cluster and once
             by feature.
         validation_items: At most so many features are split off in either way.
@@ -130,6 +137,7 @@ class FeatureDescriptions(TaskData):
         split_seed: int = 0,
         question_weights: dict[str, float] = {QUESTION: 1.0},  # noqa: B006
         batch_size: int = 32,
+        max_tokens: int | None = None,
         validation_fraction: float = 0.1,
         validation_items: int = 500,
         wording: Wording | None = None,
@@ -139,7 +147,7 @@ class FeatureDescriptions(TaskData):
     ) -> None:
         super().__init__(
             train_path, validation_path, test_path, heldout, heldout_action, limit, split_seed, dict(question_weights),
-            batch_size, validation_fraction,
+            batch_size, validation_fraction, max_tokens,
         )  # fmt: skip
         if train_path is not None and not features:
             raise UserError("is absent", where="data.features", remedy="give the files that hold the vectors")
@@ -304,6 +312,21 @@ class FeatureDescriptions(TaskData):
         """One example a feature: made on the way for training, at once for the few that are evaluated."""
         examples = FeatureExamples(self, self.rows(split), reader)
         return examples if split == "train" else list(examples)
+
+    def sizes(self, rows: Rows, reader: Reader) -> NDArray[np.int32]:
+        """Tokens of each feature's prompt and answer ``[n, 2]``: no prompt of a layer and no label is tokenised twice."""
+        prompts: dict[tuple[int, int], int] = {}
+        found = np.empty((len(rows.indices), 2), np.int32)
+        for place, key in enumerate(rows.table.keys(rows.indices).tolist()):
+            layer, number = key >> 40, key & (1 << 40) - 1
+            kind = (layer, draw(f"{layer}/{number}") % len(self.wording.user))
+            if kind not in prompts:
+                messages, _ = self.render(rows.table.feature(rows.indices[place]), slot_token(reader))
+                prompts[kind] = len(encode_prompt(reader.tokenizer, messages))
+            found[place, 0] = prompts[kind]
+        codes, labels = rows.table.labels(rows.indices)
+        found[:, 1] = np.array([len(encode_answer(reader.tokenizer, label)) for label in labels])[codes]
+        return found
 
     def longest(self, split: str, count: int) -> list[Example]:
         """By the length of the label in characters: tokenising millions to find the longest would take minutes."""

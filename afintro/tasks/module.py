@@ -4,18 +4,20 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import torch
+import numpy as np
 from lightning import LightningDataModule
 from matplotlib.figure import Figure
-from torch.utils.data import DataLoader, Sampler
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example, PackedBatch, collate
+from afintro.data.loader import RankRows, ResumableLoader, row_loader
 from afintro.data.records import file_sha256
+from afintro.data.rows import EpochRows, PackedRows, by_number, in_turn, sizes_of
 from afintro.data.splits import guard, split_by_scenario
 from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction, Scores, statistics
@@ -59,49 +61,6 @@ class Control:
     trained: bool
 
 
-class EpochShuffle(Sampler[int]):
-    """A permutation that depends on seed and epoch alone, so that a resumed run sees the order of the whole one."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch, self.skip = size, seed, 0, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of an epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.size, generator=generator, dtype=torch.int32)[self.skip :]
-        return (index for part in order.split(65536) for index in part.tolist())  # millions of ints are costly at once
-
-
-class ResumableLoader(DataLoader[PackedBatch]):
-    """A loader that a run stopped within an epoch goes on with at the batch where it stopped."""
-
-    sampler: EpochShuffle
-    _done = 0
-    _resume_at = 0
-
-    def __iter__(self) -> Any:
-        """Batches of the sampler's epoch, less those done before a resume."""
-        self._done, self._resume_at = self._resume_at, 0
-        self.sampler.skip = self._done * (self.batch_size or 1)
-        for batch in super().__iter__():
-            self._done += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Batches of this epoch that were handed out."""
-        return {"batches": self._done}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """A checkpoint at the end of an epoch starts the next one at its first batch."""
-        self._resume_at = state["batches"] % len(self)
-
-
 class TaskData(LightningDataModule):
     """Base of the tasks' data modules.
 
@@ -116,8 +75,10 @@ class TaskData(LightningDataModule):
         limit: At most so many records a split.
         split_seed: Seeds the split and the order of training.
         question_weights: Weight in the loss of each question type; 0 leaves it out of training.
-        batch_size: Examples a step.
+        batch_size: Examples a step; with ``max_tokens`` only how many answers are generated at once.
         validation_fraction: Share of scenarios split off where there is no validation file.
+        max_tokens: Every step takes as many examples as this many tokens hold, prompts and answers together, in one packed
+            row; None for ``batch_size`` examples.
     """
 
     task = ""
@@ -139,14 +100,16 @@ class TaskData(LightningDataModule):
         question_weights: dict[str, float],
         batch_size: int,
         validation_fraction: float,
+        max_tokens: int | None,
     ) -> None:
         super().__init__()
         if train_path is None and (validation_path or test_path):
             raise UserError(
                 "is absent while another path is given", where="data.train_path", remedy="give it too, or none of them"
             )
-        if limit is not None and limit < 1:
-            raise UserError(f"is {limit}", where="data.limit", remedy="use 1 or more, or leave it out")
+        for name, value in (("limit", limit), ("max_tokens", max_tokens)):
+            if value is not None and value < 1:
+                raise UserError(f"is {value}", where=f"data.{name}", remedy="use 1 or more, or leave it out")
         self.paths: dict[str, str | None] = {"train": train_path, "validation": validation_path, "test": test_path}
         self.heldout = heldout or []
         self.heldout_action = heldout_action
@@ -155,6 +118,7 @@ class TaskData(LightningDataModule):
         self.question_weights = question_weights
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
+        self.max_tokens = max_tokens
         self.blind = False
         self.examples: dict[str, Sequence[Example]] = {}
         self.warnings: list[str] = []
@@ -279,10 +243,11 @@ class TaskData(LightningDataModule):
 
     def longest(self, split: str, count: int) -> list[Example]:
         """The longest ``count`` examples of a split, the longest last."""
-        return sorted(self.examples[split], key=len)[-count:]
+        examples = self.examples[split]
+        return [examples[int(index)] for index in np.argsort(_lengths(examples), kind="stable")[-count:]]
 
     def _check_length(self, limit: int | None) -> None:
-        for split in self.examples:
+        for split, examples in self.examples.items():
             longest = self.longest(split, 1)[-1]
             if limit is not None and len(longest) > limit:
                 raise UserError(
@@ -290,6 +255,18 @@ class TaskData(LightningDataModule):
                     where=f"{split} item {longest.uid}",
                     remedy="shorten the text, or use an explainer with a longer context",
                 )
+            if self.max_tokens is not None:
+                self._check_budget(split, self.training_examples() if split == "train" else examples)
+
+    def _check_budget(self, split: str, examples: Sequence[Example]) -> None:
+        assert self.max_tokens is not None
+        lengths = _lengths(examples)
+        if len(lengths) and lengths.max() > self.max_tokens:
+            raise UserError(
+                f"prompt and answer take {lengths.max()} tokens, a row holds data.max_tokens: {self.max_tokens}",
+                where=f"{split} item {examples[int(lengths.argmax())].uid}",
+                remedy=f"set data.max_tokens to {lengths.max()} or more, or shorten the text",
+            )
 
     def describe(self, split: str) -> dict[str, Any]:
         """Path, hash (of a file; a dataset has none) and size of a split, for ``summary.json``."""
@@ -304,18 +281,44 @@ class TaskData(LightningDataModule):
         """Those that the question weights leave in."""
         return [example for example in self.examples["train"] if example.weight > 0]
 
+    def headline_examples(self, split: str) -> Sequence[Example]:
+        """Those of the headline question."""
+        return [example for example in self.examples[split] if example.question_type == self.headline]
+
     def train_dataloader(self) -> DataLoader[PackedBatch]:
-        """Shuffled by seed and epoch."""
-        examples: Any = self.training_examples()
-        self._train_loader = ResumableLoader(
-            examples,
-            batch_size=self.batch_size,
-            sampler=EpochShuffle(len(examples), self.split_seed),
-            collate_fn=partial(collate, denominator=self.batch_size),
-        )
+        """Shuffled by seed and epoch; every process gets its share.
+
+        Raises:
+            UserError: Fewer examples than processes, or none at all.
+        """
+        rank, processes = self._place
+        examples = self.training_examples()
+        if len(examples) < processes:
+            raise UserError(
+                f"{len(examples)} examples for {processes} processes",
+                where="training data",
+                remedy="give more records, or a question type a weight above 0",
+            )
+        rows = EpochRows(examples, self.batch_size, self.max_tokens, self.split_seed, processes)
+        if self.max_tokens is not None:
+            log.info("%d examples in %d rows of %d tokens at most", len(examples), len(rows), self.max_tokens)
+        self._train_loader = ResumableLoader(rows, batch_size=None, sampler=RankRows(rows, rank, processes))
         if self._train_state is not None:
             self._train_loader.load_state_dict(self._train_state)
         return self._train_loader
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Rank of this process, and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def longest_batch(self) -> PackedBatch:
+        """The training batch that takes most memory: the longest examples, or the row that training begins with."""
+        if self.max_tokens is None:
+            return collate(self.longest("train", self.batch_size), self.batch_size)
+        rows = (self._train_loader or self.train_dataloader()).dataset
+        assert isinstance(rows, EpochRows)
+        return rows.heaviest(self._place[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands within its epoch.
@@ -328,18 +331,27 @@ class TaskData(LightningDataModule):
         """Kept until the training loader is made."""
         self._train_state = state_dict or None
 
-    def _evaluation_loader(self, examples: Sequence[Example]) -> DataLoader[PackedBatch]:
-        rows: Any = list(examples)
-        return DataLoader(rows, batch_size=self.batch_size, collate_fn=collate)
+    def evaluation_rows(self, examples: Sequence[Example], sort: bool = True) -> PackedRows:
+        """Examples in rows for evaluation, sorted by length, so that like sequences stand together."""
+        lengths = _lengths(examples)
+        order = (np.argsort(lengths, kind="stable") if sort else np.arange(len(examples))).astype(np.int32)
+        rows = (
+            by_number(order, self.batch_size) if self.max_tokens is None else in_turn(order, lengths, self.max_tokens)
+        )
+        return PackedRows(examples, rows)
 
     def val_dataloader(self) -> DataLoader[PackedBatch]:
-        """Sorted by length: packed rows of like sequences."""
-        return self._evaluation_loader(sorted(self.examples["validation"], key=len))
+        """See :meth:`evaluation_rows`."""
+        return row_loader(self.evaluation_rows(self.examples["validation"]), *self._place)
 
     def test_dataloader(self) -> DataLoader[PackedBatch]:
         """As for validation."""
-        return self._evaluation_loader(sorted(self.examples["test"], key=len))
+        return row_loader(self.evaluation_rows(self.examples["test"]), *self._place)
 
     def predict_dataloader(self) -> DataLoader[PackedBatch]:
-        """Items of the headline question of the test split."""
-        return self._evaluation_loader([item for item in self.examples["test"] if item.question_type == self.headline])
+        """Items of the headline question of the test split, in the order of the file."""
+        return row_loader(self.evaluation_rows(self.headline_examples("test"), sort=False), *self._place)
+
+
+def _lengths(examples: Sequence[Example]) -> NDArray[np.int32]:
+    return sizes_of(examples).sum(1, dtype=np.int32)

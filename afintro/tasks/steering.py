@@ -1,8 +1,8 @@
 """Steering prediction: how would the organism's behaviour change if a vector were added to its residual stream?"""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 
 from afintro.data.batch import Example, Slot
 from afintro.data.directions import Direction, read_direction
+from afintro.data.encoding import Draft
+from afintro.data.example_store import Ids
 from afintro.data.splits import draw
 from afintro.data.steering_records import SteeringRecord, read_steering_records
-from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
+from afintro.data.text import Message, chat, encode_answer, fill
 from afintro.data.twins import Chosen, choose, unseen_directions
 from afintro.errors import UserError
 from afintro.evaluation.answers import Verdict, branch_stems, two_branch
@@ -26,7 +28,8 @@ from afintro.lm.injection import VectorSpace
 from afintro.organisms.behavior import LABELS, sides
 from afintro.organisms.steering_generator import RESIDUAL
 from afintro.organisms.toy_steering import embedded_steering
-from afintro.tasks.module import EXPLAINER, OTHER_BASE, TEXT_ONLY, Control, Reader, Systems, TaskData
+from afintro.tasks.module import EXPLAINER, OTHER_BASE, TEXT_ONLY, Control, Reader, Systems
+from afintro.tasks.stored import RecordTask
 from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, slot_position, slot_token, without_vectors
 
 UNSEEN_SCENARIO, UNSEEN_DIRECTION = "unseen_scenario", "unseen_direction"
@@ -52,7 +55,7 @@ class SteeringWording:
     )
 
 
-class SteeringPrediction(TaskData):
+class SteeringPrediction(RecordTask):
     """Data of the steering task.
 
     Args:
@@ -65,7 +68,8 @@ class SteeringPrediction(TaskData):
         limit: At most so many records a split are asked about; twins stay together.
         split_seed: Seeds the splits, the choice of twins and the order of training.
         question_weights: Weight in the loss of the only question type.
-        batch_size: Examples a step.
+        batch_size: Examples a step; with ``max_tokens`` only how many answers are generated at once.
+        max_tokens: Tokens a step, see :class:`TaskData`; None for ``batch_size`` examples.
         validation_fraction: Share of scenarios split off where there is no validation file.
         unseen_fraction: Share of the directions that are never trained on.
         pairs: At most so many pairs of twins of one prompt, layer and alpha in training.
@@ -95,6 +99,7 @@ class SteeringPrediction(TaskData):
         split_seed: int = 0,
         question_weights: dict[str, float] = {TRAINING: 1.0},  # noqa: B006
         batch_size: int = 32,
+        max_tokens: int | None = None,
         validation_fraction: float = 0.1,
         unseen_fraction: float = 0.2,
         pairs: int = 2,
@@ -103,14 +108,13 @@ class SteeringPrediction(TaskData):
     ) -> None:
         super().__init__(
             train_path, validation_path, test_path, heldout, heldout_action, limit, split_seed, dict(question_weights),
-            batch_size, validation_fraction,
+            batch_size, validation_fraction, max_tokens,
         )  # fmt: skip
         self.directions_path = directions
         self.unseen_fraction, self.pairs, self.evaluation_pairs = unseen_fraction, pairs, evaluation_pairs
         self.wording = wording or SteeringWording()
         self._directions: dict[str, Direction] = {}
         self._records: dict[str, list[SteeringRecord]] = {}
-        self._chosen: dict[str, dict[str, SteeringRecord]] = {}
         self.unseen: frozenset[str] = frozenset()
 
     def prepare_data(self) -> None:
@@ -269,41 +273,103 @@ class SteeringPrediction(TaskData):
         }
         return chat(fill(self.wording.system, fields), fill(wording, fields)), two_branch(self.verdict(record))
 
-    def read_examples(self, split: str, reader: Reader) -> list[Example]:
-        """One example a chosen record."""
-        found = self.chosen(split)
-        self._chosen[split] = {one.record.uid: one.record for _, one in found}
-        branches = branch_stems(LABELS, lambda answer: encode_answer(reader.tokenizer, answer))
-        return [self._example(kind, one, reader, branches) for kind, one in found]
+    def drafts(self, split: str, reader: Reader) -> Iterable[Draft]:
+        """One a chosen record."""
+        found, slot = self.chosen(split), slot_token(reader)
+        return (self._draft(kind, one, slot) for kind, one in found)
 
-    def _example(self, kind: str, one: Chosen, reader: Reader, branches: Any) -> Example:
+    def _draft(self, kind: str, one: Chosen, slot: str) -> Draft:
         record = one.record
-        messages, answer = self.render(record, slot_token(reader))
-        prompt_ids = encode_prompt(reader.tokenizer, messages)
-        where = f"prompt of {record.uid}"
-        position = slot_position(prompt_ids, reader, where, "data.wording.user, and never in a scenario")
-        vector = self.directions[record.direction].at(record.layer)
-        return Example(
+        (system, user), answer = self.render(record, slot)
+        return Draft(
             uid=record.uid,
             scenario_id=record.scenario_id,
             question_type=kind,
-            prompt=messages[-1]["content"],
+            system=system["content"],
+            prompt=user["content"],
             answer=answer,
-            prompt_ids=tuple(prompt_ids),
-            answer_ids=tuple(encode_answer(reader.tokenizer, answer)),
-            weight=self.question_weights.get(TRAINING, 1.0),
-            branches=branches,
             copy_answer=two_branch(Verdict(False, record.original_behavior or "other")),
-            slot=Slot(position, record.layer, np.zeros_like(vector) if self.blind else vector),
             twins=one.twins,
+            notes={"direction": record.direction, "layer": record.layer, "alpha": record.alpha},
         )
+
+    def check(self, reader: Reader) -> Callable[[Draft, Ids], None]:
+        """The slot stands in every prompt once."""
+
+        def look(draft: Draft, prompt_ids: Ids) -> None:
+            self._position(draft, prompt_ids, reader)
+
+        return look
+
+    @staticmethod
+    def _position(draft: Draft, prompt_ids: Ids, reader: Reader) -> int:
+        where = f"prompt of {draft.uid}"
+        return slot_position(prompt_ids, reader, where, "data.wording.user, and never in a scenario")
+
+    def finisher(self, reader: Reader) -> Callable[[Draft, Ids, Ids], Example]:
+        """Weight, vector, and what the branches of the answer begin with."""
+        branches = branch_stems(LABELS, lambda answer: encode_answer(reader.tokenizer, answer))
+
+        def finish(draft: Draft, prompt_ids: Ids, answer_ids: Ids) -> Example:
+            layer = draft.notes["layer"]
+            vector = self.directions[draft.notes["direction"]].at(layer)
+            position = self._position(draft, prompt_ids, reader)
+            return Example(
+                uid=draft.uid,
+                scenario_id=draft.scenario_id,
+                question_type=draft.question_type,
+                prompt=draft.prompt,
+                answer=draft.answer,
+                prompt_ids=prompt_ids,
+                answer_ids=answer_ids,
+                weight=self.weight_of(draft.question_type),
+                branches=branches,
+                copy_answer=draft.copy_answer,
+                slot=Slot(position, layer, np.zeros_like(vector) if self.blind else vector),
+                twins=draft.twins,
+                notes=draft.notes,
+            )
+
+        return finish
+
+    def weight_of(self, question_type: str) -> float:
+        """The same for all."""
+        return self.question_weights.get(TRAINING, 1.0)
+
+    def settings(self) -> dict[str, Any]:
+        """How records are chosen and asked about."""
+        return {
+            "directions": sorted(self.directions), "unseen_fraction": self.unseen_fraction, "pairs": self.pairs,
+            "evaluation_pairs": self.evaluation_pairs, "wording": asdict(self.wording),
+        }  # fmt: skip
+
+    def facts(self, split: str) -> dict[str, Any]:
+        """The layers, the directions kept out, and whose vector tells the width."""
+        if split != "train":
+            return {}
+        assert self.space is not None
+        record = self._records["train"][0]
+        return {
+            "layers": self.space.layers, "unseen": sorted(self.unseen), "first": (record.direction, record.layer),
+        }  # fmt: skip
+
+    def recall(self, split: str, facts: dict[str, Any]) -> None:
+        """As :meth:`_read_training` sets them."""
+        if split == "train":
+            direction, layer = facts["first"]
+            self.unseen = frozenset(facts["unseen"])
+            self.space = VectorSpace(len(self.directions[direction].at(layer)), tuple(facts["layers"]))
+
+    def forget(self) -> None:
+        """Drop the records."""
+        self._records = {}
 
     # Evaluation.
 
     def baselines(self, split: str) -> Systems:
         """Tables over doses, the probe of the vector, and the systems that see the text alone."""
-        train, items = self.examples["train"], self.examples[split]
-        found = steering_baselines(self._asked("train"), self._asked(split))
+        train, items = self.taught(), self.examples[split]
+        found = steering_baselines(self._asked(train), self._asked(items))
         as_headline = [[replace(item, question_type=UNSEEN_SCENARIO) for item in own] for own in (train, items)]
         texts = text_baselines(as_headline[0], as_headline[1], UNSEEN_SCENARIO)
         kinds = {item.uid: item.question_type for item in items}
@@ -311,24 +377,23 @@ class SteeringPrediction(TaskData):
             found[name] = [replace(p, question_type=kinds[p.uid]) for p in texts[name]]
         return found
 
-    def _asked(self, split: str) -> list[tuple[Example, Dose]]:
+    def _asked(self, examples: Sequence[Example]) -> list[tuple[Example, Dose]]:
         mean = self.directions.get(RESIDUAL)
         found = []
-        for example in self.examples[split]:
-            record = self._chosen[split][example.uid]
-            vector, projection = self.directions[record.direction].at(record.layer), 0.0
+        for example in examples:
+            direction, layer, alpha = (example.notes[name] for name in ("direction", "layer", "alpha"))
+            vector, projection = self.directions[direction].at(layer), 0.0
             if mean is not None:
-                residual = mean.at(record.layer)
+                residual = mean.at(layer)
                 projection = float(vector @ residual / np.linalg.norm(vector) / np.linalg.norm(residual))
-            found.append((example, Dose(record.direction, record.layer, record.alpha, projection)))
+            found.append((example, Dose(direction, layer, alpha, projection)))
         return found
 
     def controls(self, split: str, reader: Reader) -> Iterator[Control]:
         """Zero and shuffled vectors for the explainer; the true ones for the untrained model."""
         items = list(self.examples[split])
         yield Control(ZERO, without_vectors(items), trained=True)
-        chosen = self._chosen[split]
-        yield Control(SHUFFLED, shuffled(items, self.split_seed, lambda item: chosen[item.uid].direction), trained=True)
+        yield Control(SHUFFLED, shuffled(items, self.split_seed, lambda item: item.notes["direction"]), trained=True)
         yield Control("untrained", items, trained=False)
 
     def statistics(self, predictions: Sequence[Prediction]) -> Scores:

@@ -25,7 +25,7 @@ def slot_token(reader: Reader) -> str:
     return reader.slot_token
 
 
-def slot_position(prompt_ids: list[int], reader: Reader, where: str, wording: str) -> int:
+def slot_position(prompt_ids: Sequence[int], reader: Reader, where: str, wording: str) -> int:
     """Where the slot stands in a prompt.
 
     Raises:

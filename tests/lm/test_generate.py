@@ -5,6 +5,8 @@ from itertools import accumulate, product, takewhile
 import pytest
 import torch
 
+from afintro.lm import engine
+from afintro.lm.decoding import Slots
 from afintro.lm.generate import continuation_nll, generate_greedy, generate_steered
 from afintro.lm.interventions import Intervention, intervene
 from afintro.lm.load import Lora, add_lora, load_model
@@ -77,16 +79,84 @@ def test_an_end_of_sequence_ends_its_row_alone_and_is_left_out(model, architectu
     assert run(model, prompts, batch_size, eos) == wanted
 
 
-def test_finished_rows_cost_nothing_more(model, architecture, expected, prompts):
-    eos = ends(expected[architecture])
+def passes(model):
+    """``(rows, tokens)`` of every forward pass from now on."""
     shapes = []
     model.register_forward_pre_hook(
         lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
+    return shapes
+
+
+def test_finished_rows_cost_nothing_more(model, architecture, expected, prompts):
+    eos = ends(expected[architecture])
+    shapes = passes(model)
     run(model, prompts, 64, eos)
     lengths = [len(row) for row in cut(expected[architecture], eos)]
-    steps = range(1, min(NEW, max(lengths) + 1))
-    assert shapes == [(1, sum(LENGTHS)), *((sum(length >= step for length in lengths), 1) for step in steps)]
+    steps = range(min(NEW, max(lengths) + 1))
+    assert shapes == [(1, sum(LENGTHS) - 10), *((sum(length >= step for length in lengths), 1) for step in steps)]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 4, 5, 7])
+def test_slots_are_refilled_as_rows_end(model, architecture, expected, prompts, slots):
+    """Simulated by hand from lengths alone: when which prompt is read, and how many rows each step has."""
+    eos = ends(expected[architecture])
+    wanted = cut(expected[architecture], eos)
+    queue = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    left, shapes = [], []  # steps that each row in a slot still goes through
+    while queue or left:
+        if slots - len(left) >= slots / 4 and queue:
+            taken, queue = queue[: slots - len(left)], queue[slots - len(left) :]
+            left += [min(NEW, len(wanted[i]) + 1) for i in taken]
+            if read := sum(len(prompts[i]) - 1 for i in taken):
+                shapes.append((1, read))
+        shapes.append((len(left), 1))
+        left = [steps - 1 for steps in left if steps > 1]
+    found = passes(model)
+    assert run(model, prompts, slots, eos) == wanted
+    assert found == shapes
+    if slots > 1:
+        batches = [wanted[i : i + slots] for i in range(0, len(wanted), slots)]
+        assert sum(tokens == 1 for _, tokens in found) < sum(min(NEW, max(map(len, b)) + 1) for b in batches) + slots
+
+
+def test_refilling_takes_fewer_passes_than_batches_one_after_the_other(model, architecture, expected, prompts):
+    eos = ends(expected[architecture])
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    shapes = passes(model)
+    for start in range(0, len(order), 3):
+        run(model, [prompts[i] for i in order[start : start + 3]], 3, eos)
+    one_after_the_other = len(shapes)
+    shapes.clear()
+    run(model, prompts, 3, eos)
+    assert len(shapes) < one_after_the_other
+
+
+@pytest.mark.parametrize("most", [1, 20, 31, 60])
+def test_long_prefills_are_read_in_parts(model_directories, expected, prompts, monkeypatch, most):
+    monkeypatch.setattr(engine, "PREFILL", most)
+    model = load_model(model_directories["llama"])
+    shapes = passes(model)
+    assert run(model, prompts, 64) == expected["llama"]
+    read = [tokens for rows, tokens in shapes if rows == 1]
+    assert sum(read) == sum(LENGTHS) - 10
+    assert all(tokens <= max(most, 30) for tokens in read)
+    assert len(read) == {1: 9, 20: 6, 31: 4, 60: 3}[most]
+
+
+def test_what_slots_held_before_is_not_seen(model, architecture, expected, prompts, monkeypatch):
+    """All that was never written is poison; that it is not seen must not come from zeros."""
+    write = Slots.write
+
+    def poisoned(self, layer, key, value, slots, columns):
+        for kept, tensor in ((self.keys, key), (self.values, value)):
+            if layer not in kept:
+                kept[layer] = tensor.new_full((self.count, tensor.shape[-2], self.capacity, tensor.shape[-1]), 1e4)
+        write(self, layer, key, value, slots, columns)
+
+    monkeypatch.setattr(Slots, "write", poisoned)
+    eos = ends(expected[architecture])
+    assert run(model, prompts, 4, eos) == cut(expected[architecture], eos)
 
 
 def test_the_next_question_gets_a_fresh_cache(model, architecture, expected, prompts):
@@ -105,17 +175,22 @@ def test_at_most_max_new_tokens(model, architecture, expected, prompts, new):
 def test_positions_count_from_the_start_of_each_prompt(model_directories, prompts):
     """Rotary attention hardly shows a shift by the neighbours, but a shifted row ends before its context does."""
     model, seen = load_model(model_directories["llama"]), []
-    model.register_forward_pre_hook(lambda _, __, kwargs: seen.append(kwargs), with_kwargs=True)
+
+    def note(_, __, kwargs):
+        seen.append({**kwargs, "input_ids": kwargs["input_ids"].clone()})  # the next tokens are written in their place
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
     run(model, prompts, 64, new=3)
-    lengths = sorted(LENGTHS)
-    whole = [position for length in lengths for position in range(length)]
-    steps = [[[length + step] for length in lengths] for step in range(2)]
+    lengths = sorted(LENGTHS, reverse=True)
+    whole = [position for length in lengths for position in range(length - 1)]
+    steps = [[[length - 1 + step] for length in lengths] for step in range(3)]
     assert [kwargs["position_ids"].tolist() for kwargs in seen] == [[whole], *steps]
-    tokens = [token for prompt in sorted(prompts, key=len) for token in prompt]
+    tokens = [token for prompt in sorted(prompts, key=len, reverse=True) for token in prompt[:-1]]
     assert seen[0]["input_ids"].tolist() == [tokens], "end to end, without padding"
-    assert seen[0]["cu_seq_lens_q"].tolist() == [0, *accumulate(lengths)]
-    assert [kwargs["attention_mask"] for kwargs in seen] == [None] * 3
-    assert [kwargs["use_cache"] for kwargs in seen] == [False] * 3
+    assert seen[0]["cu_seq_lens_q"].tolist() == [0, *accumulate(length - 1 for length in lengths if length > 1)]
+    assert seen[1]["input_ids"].tolist() == [prompt[-1:] for prompt in sorted(prompts, key=len, reverse=True)]
+    assert [kwargs["attention_mask"] for kwargs in seen] == [None] * 4
+    assert [kwargs["use_cache"] for kwargs in seen] == [False] * 4
 
 
 def test_the_model_itself_is_not_asked_beyond_what_is_needed(model_directories, prompts):
@@ -123,7 +198,7 @@ def test_the_model_itself_is_not_asked_beyond_what_is_needed(model_directories, 
     shapes = []
     model.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.logits.shape)))
     run(model, prompts, 64, new=3)
-    assert shapes == [(1, 10, 263), (10, 1, 263), (10, 1, 263)]
+    assert shapes == [(1, 0, 263), *[(10, 1, 263)] * 3]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -135,10 +210,8 @@ def test_prompts_of_one_token_only(model, architecture, model_directories, plain
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
-def test_more_new_tokens_than_there_is_room_for_at_first(
-    model, architecture, model_directories, plain_model, prompts, batch_size
-):
-    """Sixteen have room, then 34, then all; rows end before each growth, and one never does."""
+def test_many_new_tokens(model, architecture, model_directories, plain_model, prompts, batch_size):
+    """Many; rows end early and late, and one never does."""
     chosen, reference = [prompts[i] for i in (1, 6, 7, 9)], plain_model(model_directories[architecture])
     wanted = [transformers_tokens(reference, prompt, 44) for prompt in chosen]
     assert run(model, chosen, batch_size, new=44) == wanted
@@ -221,11 +294,34 @@ def test_interventions_on_prompts_act_once_while_the_prompt_is_read(model_direct
     monkeypatch.setattr(Intervention, "apply", counted)
     change = [Intervention(1, "add", torch.tensor([0]), torch.linspace(-4, 4, 32)[None])]
     found = run(model, prompts, 4, interventions=[change if len(prompt) > 4 else [] for prompt in prompts])
-    # Where each changed prompt begins, rows, tokens: prompts of 1, 2, 3, 5, then of 8, 9, 12, 17, then of 30, 31 tokens.
-    assert seen == [([6], 1, 11), ([0, 8, 17, 29], 1, 46), ([0, 30], 1, 61)]
+    # Where each changed prompt begins, rows, tokens: prompts of 31, 30, 17, 12, then of 9, 8, 5, 3, then of 2 and 1.
+    assert seen == [([0, 30, 59, 75], 1, 86), ([0, 8, 15], 1, 21)]
     without = run(model, prompts, 4)
     assert [i for i, ids in enumerate(prompts) if found[i] != without[i] and len(ids) <= 4] == []
     assert found != without
-    assert len(seen) == 3
-    run(model, [prompts[1]], 1, interventions=[change])
-    assert seen[3:] == [([0], 1, 1)]
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("slots", [1, 3, 64])
+@pytest.mark.parametrize("where", ["first", "last", "both, twice", "all"])
+@pytest.mark.parametrize(("layer", "mode", "relative"), [(1, "add", False), (0, "add", True), (-1, "replace", False)])
+def test_interventions_anywhere_in_a_prompt(
+    model_directories, plain_model, prompts, slots, where, layer, mode, relative
+):
+    """Against a plain model that is changed by hand, all of the sequence read anew at every step; refilled slots."""
+    model, reference = load_model(model_directories["llama"]), plain_model(model_directories["llama"])
+    drawn = 4 * torch.randn(40, 32, generator=torch.Generator().manual_seed(8))
+    changes, wanted = [], []
+    for prompt in prompts:
+        last = len(prompt) - 1
+        positions = {"first": [0], "last": [last], "both, twice": [last, 0, last, 0], "all": range(last + 1)}[where]
+        if relative and len(set(positions)) < len(positions):
+            positions = [last]
+        change = Intervention(layer, mode, torch.tensor(list(positions)), drawn[: len(positions)], relative)
+        changes.append([change])
+        ids = list(prompt)
+        for _ in range(4):
+            with intervene(reference, [change]), torch.inference_mode():
+                ids.append(int(reference(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        wanted.append(ids[last + 1 :])
+    assert run(model, prompts, slots, new=4, interventions=changes) == wanted

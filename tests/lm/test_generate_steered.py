@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from afintro.lm.generate import continuation_nll, generate_greedy, generate_steered
-from afintro.lm.interventions import Intervention, Steering, decoder_layers
+from afintro.lm.interventions import Steering, decoder_layers
 from afintro.lm.load import load_model
+from afintro.lm.step import Plane
 
 LENGTHS = (9, 1, 30, 2, 7, 17, 8)  # below, at and above the sliding window of 8, not sorted
 NEW = 7
@@ -270,17 +271,17 @@ SHARED = [CONDITIONS[name] for name in ("none", "last", "decode", "two layers")]
 def test_the_prefix_is_read_once_a_prompt(llama, prompts):
     shapes = count_passes(llama)
     chosen = [prompts[i] for i in (0, 6, 2)]  # 9, 8 and 30 tokens
-    run(llama, chosen, [SHARED] * 3, 8, new=3)  # two prompts at a time, shortest first
-    assert shapes == [(1, 7 + 8), (8, 1), (8, 1), (8, 1), (1, 29), (4, 1), (4, 1), (4, 1)]
+    run(llama, chosen, [SHARED] * 3, 8, new=3)  # two prompts at a time, longest first
+    assert shapes == [(1, 29 + 8), (8, 1), (8, 1), (8, 1), (1, 7), (4, 1), (4, 1), (4, 1)]
     shapes.clear()
     run(llama, chosen, [SHARED] * 3, 8, new=3, share_prefix=False)
-    assert shapes == [(1, 4 * (8 + 9)), (8, 1), (8, 1), (1, 4 * 30), (4, 1), (4, 1)]
+    assert shapes == [(1, 4 * (29 + 8)), (8, 1), (8, 1), (8, 1), (1, 4 * 7), (4, 1), (4, 1), (4, 1)]
 
 
 def test_steering_of_all_positions_reads_the_whole_prompt_for_its_own_rows_alone(llama, prompts):
     shapes = count_passes(llama)
     run(llama, [prompts[0]], [[*SHARED, CONDITIONS["all"]]], new=2)
-    assert shapes == [(1, 8), (4, 1), (4, 1), (1, 9), (1, 1)]
+    assert shapes == [(1, 8 + 8), (5, 1), (5, 1)]
 
 
 def test_a_prompt_of_one_token_has_no_prefix(llama, prompts):
@@ -302,47 +303,53 @@ def test_finished_rows_cost_nothing_more(llama, expected, prompts):
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
-def test_a_vector_is_added_once_a_step_at_each_stated_position(llama, prompts, monkeypatch, share_prefix):
-    """Counted, not assumed: row and column of every vector, pass by pass."""
-    seen, apply = [], Intervention.apply
+def test_a_vector_is_added_once_a_step_to_each_row_that_asks_for_it(llama, prompts, monkeypatch, share_prefix):
+    """Looked at, not assumed: what is added to each row, pass by pass and layer by layer."""
+    seen, apply = [], Plane.apply
 
-    def counted(self, hidden):
-        width = hidden.shape[1]
-        seen.append((self.layer, [(int(p) // width, int(p) % width) for p in self.positions]))
-        return apply(self, hidden)
+    def watched(self, hidden):
+        found = apply(self, hidden)
+        seen.append((self.layer, (found - hidden)[:, 0]))
+        return found
 
-    monkeypatch.setattr(Intervention, "apply", counted)
+    monkeypatch.setattr(Plane, "apply", watched)
     asked = [(Steering(1, STRONG, "last"),), (), (Steering(1, STRONG, "decode"), Steering(2, OTHER, "decode"))]
     run(llama, [prompts[3]], [asked], new=3, share_prefix=share_prefix)
-    # The last token of a prompt of two: alone in its row, or one of six in a packed row.
-    one, three = ((0, 0), (2, 0)) if share_prefix else ((0, 1), (0, 5))
-    first = [(1, [one, three]), (2, [three])]
-    assert seen == [*first, (1, [(2, 0)]), (2, [(2, 0)]), (1, [(2, 0)]), (2, [(2, 0)])]
-    seen.clear()
-    run(llama, [prompts[3]], [[(Steering(1, STRONG, "all"),)]], new=2, share_prefix=share_prefix)
-    assert seen == [(1, [(0, 0), (0, 1)]), (1, [(0, 0)])]
+    nothing = torch.zeros(32)
+    first = [(1, torch.stack([STRONG, nothing, STRONG])), (2, torch.stack([nothing, nothing, OTHER]))]
+    later = [(1, torch.stack([nothing, nothing, STRONG])), (2, torch.stack([nothing, nothing, OTHER]))]
+    wanted = [*first, *later, *later]
+    assert [layer for layer, _ in seen] == [layer for layer, _ in wanted]
+    for (_, found), (_, added) in zip(seen, wanted, strict=True):
+        torch.testing.assert_close(found, added, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_that_start_later_are_steered_from_their_own_first_token(model, architecture, expected, prompts):
+    """Few slots: rows of several ages lie side by side, and each has its own steering."""
+    tokens = expected(architecture)
+    names = [("last", "decode") if i % 2 else ("two layers", "none", "relative second") for i in range(len(prompts))]
+    eos = sorted({tokens[2]["two layers"][2], tokens[5]["decode"][1], tokens[0]["none"][4]})
+    wanted = [[list(takewhile(lambda token: token not in eos, ids)) for ids in own] for own in rows(tokens, names)]
+    conditions = [[CONDITIONS[name] for name in own] for own in names]
+    for slots in (3, 4, 5, 8):
+        assert run(model, prompts, conditions, slots, eos) == wanted
 
 
 def test_vectors_of_one_prompt_do_not_land_in_its_neighbour_in_the_packed_row(llama, prompts):
     """Looked at, not counted: which positions of the residual stream are others behind the layer that is steered.
 
-    Five rows lie end to end: two of a prompt of two tokens, steered everywhere and not; three of one of nine, steered
-    not, everywhere, and at the last token.
+    Prefixes lie end to end, longest first: two of eight tokens, steered everywhere and not; two of one token likewise.
     """
     chosen, seen = [prompts[0], prompts[3]], []
     decoder_layers(llama)[2].register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
-    asked = [[(), CONDITIONS["all"], CONDITIONS["last"]], [CONDITIONS["all"], ()]]
-    run(llama, chosen, asked, new=1, share_prefix=False)
-    run(llama, chosen, [[()] * 3, [()] * 2], new=1, share_prefix=False)
-    steered, plain = seen
-    assert steered.shape == (2 * 2 + 3 * 9, 32)
-    where = [0, 1, *range(13, 22), 30]
+    zero = (Steering(1, 0 * STRONG, "all"),)
+    run(llama, chosen, [[(), CONDITIONS["all"], CONDITIONS["last"]], [CONDITIONS["all"], ()]], new=1)
+    run(llama, chosen, [[(), zero, CONDITIONS["last"]], [zero, ()]], new=1)
+    assert [tuple(hidden.shape) for hidden in seen] == [(2 * 8 + 2 * 1, 32), (1, 32)] * 2
+    steered, plain = seen[0], seen[2]
+    where = [*range(8), 16]
     assert (steered != plain).any(1).nonzero()[:, 0].tolist() == where
-    torch.testing.assert_close((steered - plain)[where], STRONG.expand(12, -1), rtol=1e-4, atol=1e-4)
-    seen.clear()
-    run(llama, chosen, asked, new=1)  # rows that steer everywhere are packed alone; then a row for each of the others
-    assert [tuple(hidden.shape) for hidden in seen] == [(9, 32), (1, 32), (11, 32)]
-    torch.testing.assert_close(seen[2], steered[where[:-1]], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((steered - plain)[where], STRONG.expand(9, -1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])

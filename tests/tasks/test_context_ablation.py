@@ -175,7 +175,8 @@ def test_four_shot_prompts_hold_solved_training_items_of_both_verdicts(tmp_path:
 
     tokenizer = make_tokenizer(ToySettings(vocabulary=300), [])
     data = ContextAblation(train, validation)
-    data.examples["validation"] = data.read_examples("validation", reader(tokenizer))
+    for split in ("train", "validation"):
+        data.examples[split] = data.read_examples(split, reader(tokenizer))
     zero_shot, four_shot = data.controls("validation", reader(tokenizer))
     headline = [item for item in data.examples["validation"] if item.question_type == HEADLINE]
     assert (zero_shot.name, zero_shot.trained, zero_shot.items) == ("zero_shot", False, headline)

@@ -123,7 +123,7 @@ def task(folder: Path, explainer: Any = None, stage: str = "fit", train: str = "
             settings[name] = str(folder / settings[name])
     data = FeatureDescriptions(train_path=str(folder / train), **settings)
     if explainer is not None:
-        data.trainer = SimpleNamespace(lightning_module=explainer)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=explainer)  # type: ignore[assignment]
         data.setup(stage)
     return data
 

@@ -69,7 +69,7 @@ def task(folder: Path, explainer: Any = None, stage: str = "fit", **settings: An
             settings[name] = str(folder / settings[name])
     data = SteeringPrediction(train_path=str(folder / "train.json"), **settings)
     if explainer is not None:
-        data.trainer = SimpleNamespace(lightning_module=explainer)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=explainer)  # type: ignore[assignment]
         data.setup(stage)
     return data
 
@@ -547,11 +547,11 @@ def test_the_vector_tells_in_the_baselines_that_see_it(data: Any) -> None:
 
 def test_the_probe_sees_the_cosine_with_the_mean_residual(data: Any) -> None:
     """By hand, for the first item; without a mean residual it is 0."""
-    example, dose = data._asked("validation")[0]
+    example, dose = data._asked(data.examples["validation"])[0]
     vector, mean = example.slot.vector, data.directions["residual_mean"].at(dose.layer)
     assert dose.projection == pytest.approx(vector @ mean / np.sqrt((vector @ vector) * (mean @ mean)), rel=1e-5)
     del data.directions["residual_mean"]
-    assert {dose.projection for _, dose in data._asked("validation")} == {0.0}
+    assert {dose.projection for _, dose in data._asked(data.examples["validation"])} == {0.0}
 
 
 # Scores.
@@ -629,6 +629,6 @@ def test_without_a_training_file_the_toys_data_are_read(
     data = SteeringPrediction(unseen_fraction=0.4)
     data.prepare_data()
     assert data.paths == {split: str(written / f"{split}.json") for split in ("train", "validation", "test")}
-    data.trainer = SimpleNamespace(lightning_module=reader)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=reader)  # type: ignore[assignment]
     data.setup("fit")
     assert {example.question_type for example in data.examples["validation"]} == set(KINDS)

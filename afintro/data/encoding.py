@@ -1,0 +1,108 @@
+"""From what a task asks to token ids, many at a time: what worker processes run, hence without torch."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from afintro.data.text import chat, encode_answer, encode_prompt, template_hash
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One question about one record, as text.
+
+    Args:
+        uid: Unique in its split.
+        scenario_id: Items that share one are resampled together.
+        question_type: E.g. ``generative_explanation``.
+        system: System prompt.
+        prompt: The question as a person reads it.
+        answer: The expected answer.
+        copy_answer: See :class:`afintro.data.batch.Example`.
+        twins: Likewise.
+        notes: What else the task wants to know of it, as JSON values.
+    """
+
+    uid: str
+    scenario_id: str
+    question_type: str
+    system: str
+    prompt: str
+    answer: str
+    copy_answer: str | None = None
+    twins: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Encoded(NamedTuple):
+    """Drafts and their token ids as they lie in a store.
+
+    Args:
+        ids: Of all drafts, prompt and answer in turn, int32, as bytes.
+        rows: The drafts as JSON, one after the other.
+        sizes: ``[n, 2]`` int32, tokens of prompt and answer.
+        ends: ``[n]`` int64, bytes of each row.
+        checks: ``[n]`` uint32, CRC-32 of each draft's ids and row.
+    """
+
+    ids: bytes
+    rows: bytes
+    sizes: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    checks: NDArray[np.uint32]
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, draft: Draft) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids of a draft's prompt and answer."""
+    prompt = encode_prompt(tokenizer, chat(draft.system, draft.prompt))
+    return tuple(prompt), tuple(encode_answer(tokenizer, draft.answer))
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, drafts: Sequence[Draft]) -> Encoded:
+    """Tokenise drafts and lay them end to end."""
+    ids, rows, sizes = [], [], []
+    for draft in drafts:
+        prompt, answer = token_ids(tokenizer, draft)
+        ids.append(np.array([*prompt, *answer], np.int32).tobytes())
+        rows.append(json.dumps(vars(draft), ensure_ascii=False).encode(errors="surrogatepass"))
+        sizes.append((len(prompt), len(answer)))
+    checks = [crc32(row, crc32(own)) for own, row in zip(ids, rows, strict=True)]
+    return Encoded(
+        b"".join(ids),
+        b"".join(rows),
+        np.array(sizes, np.int32).reshape(-1, 2),
+        np.array([len(row) for row in rows], np.int64),
+        np.array(checks, np.uint32),
+    )
+
+
+def encode_in_worker(tokenizer: str, drafts: Sequence[Draft]) -> Encoded:
+    """:func:`encode` in a process of its own, with the tokenizer of a folder."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    return encode(_tokenizer(tokenizer), drafts)
+
+
+@cache
+def _tokenizer(directory: str) -> PreTrainedTokenizerBase:
+    loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    assert isinstance(loaded, PreTrainedTokenizerBase)
+    return loaded
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of everything that decides the ids of a prompt and of an answer: tokenizer, template, end of sequence."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
+    ends = f"{tokenizer.bos_token} {tokenizer.eos_token_id}"
+    parts = (type(tokenizer).__name__, tokenizers.__version__, content, template_hash(tokenizer), ends)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
