@@ -1,7 +1,8 @@
 """What :mod:`benchmarks.generate` measures: models, prompts, and the systems of each group."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from afintro.data.text import chat, encode_prompt
 from afintro.lm.attention import NAME as PACKED
+from afintro.lm.compiled import compile_layers
 from afintro.lm.generate import Condition, generate_greedy, generate_steered
 from afintro.lm.interventions import Steering, decoder_layers
 from afintro.lm.load import load_model, load_tokenizer
@@ -188,12 +190,44 @@ def plain(batch: int, network: PreTrainedModel, shape: Shape) -> list[System]:
 
 
 def pairs(network: PreTrainedModel, shape: Shape) -> list[System]:
-    """What making pairs costs: long answers to many prompts."""
-    return [engine(network, shape.prompts(256), 256, shape.pair_new)]
+    """What making pairs costs, long answers to many prompts: as the pair generator runs it, and ``generate``."""
+    systems = []
+    for batch in (256, 64):
+        prompts = shape.prompts(batch)
+        setting = f"batch {batch}, {batch} prompts, {shape.pair_new} new"
+        systems.append(System("generate", setting, partial(_left_padded, network, prompts), shape.pair_new, 4, batch))
+    many = engine(network, shape.prompts(256), 256, shape.pair_new)
+    return [replace(many, name="engine, compiled", run=partial(_compiled_first, network, many.run)), *systems]
+
+
+def _left_padded(network: PreTrainedModel, prompts: Prompts, new: int) -> Tokens:
+    with _plain_layers(network):
+        return [[row] for row in with_hooks(network, prompts, (), new)]
+
+
+def _compiled_first(network: PreTrainedModel, run: Callable[[int], Tokens], new: int) -> Tokens:
+    if torch.cuda.is_available() and "forward" not in vars(decoder_layers(network)[0]):
+        compile_layers(network)
+    return run(new)
+
+
+@contextmanager
+def _plain_layers(network: PreTrainedModel) -> Iterator[None]:
+    """The peers run layers as transformers has them."""
+    layers = decoder_layers(network)
+    kept = [vars(layer).pop("forward", None) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, kept, strict=True):
+            if forward is not None:
+                layer.forward = forward
 
 
 def steps(network: PreTrainedModel, shape: Shape) -> list[System]:
     """Batches whose single decode steps are timed."""
+    if torch.cuda.is_available():
+        compile_layers(network)
     return [engine(network, shape.prompts(batch), batch, shape.new) for batch in (64, 256)]
 
 

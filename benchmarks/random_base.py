@@ -55,6 +55,7 @@ def generate(folder: str, count: int, new: int, batch: int) -> None:
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     settings = pairs.PairSettings(f"{folder}/model", None, batch, new, dtype, control_samples=0)
     started = [0.0]
+
     def timed(*arguments: Any) -> PreTrainedModel:
         model = random_base(*arguments).to(pairs.default_device())  # type: ignore[arg-type]
         ranks.gathered([0])  # all have loaded

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.data.records import scenario_id
 from afintro.data.samples import Sample
 from afintro.data.text import chat, encode_prompt, template_hash
 from afintro.errors import UserError
+from afintro.lm.compiled import compile_layers
 from afintro.lm.load import fingerprint
 
 if TYPE_CHECKING:
@@ -55,6 +57,14 @@ def provenance(
         "dtype": settings.dtype,
         "seed": settings.seed,
     }
+
+
+def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """The model where it will generate; its layers compiled on an accelerator, for a fifth more speed after ten seconds."""
+    moved = model.to(device)  # type: ignore[arg-type]
+    if torch.device(device).type == "cuda":
+        compile_layers(moved)
+    return moved
 
 
 def fitting_prompts(

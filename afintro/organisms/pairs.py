@@ -18,7 +18,7 @@ from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
 from afintro.organisms.behavior import BehaviorLabeler, RuleLabeler
 from afintro.organisms.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
-from afintro.organisms.inputs import evenly, fitting_prompts, identity_of, provenance, unique_ids
+from afintro.organisms.inputs import evenly, fitting_prompts, identity_of, on_device, provenance, unique_ids
 from afintro.organisms.pair_summary import summarise
 from afintro.organisms.run_folder import finish, in_chunks, run_folder
 from afintro.organisms.toy import resolve
@@ -88,7 +88,7 @@ def generate_pairs(
         limit = context_length(load_config(directory, settings.revision))
         systems = (MONITORED_SYSTEM, UNMONITORED_SYSTEM, PLACEBO_SYSTEM)
         prompts = fitting_prompts(samples, tokenizer, systems, limit, settings.max_new_tokens)
-        model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
+        model = on_device(load_model(directory, settings.revision, settings.dtype), device)
         generator = _Generator(model, tokenizer, settings, directory)
         chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)
         return ranks.from_first(lambda: _merge(chunks, splits, output_dir, tokenizer, settings.seed))

@@ -14,7 +14,7 @@ from afintro.data.samples import Sample
 from afintro.data.steering_records import to_json
 from afintro.errors import UserError
 from afintro.lm.load import context_length, load_config, load_model, load_tokenizer
-from afintro.organisms.inputs import fitting_prompts, identity_of, unique_ids
+from afintro.organisms.inputs import fitting_prompts, identity_of, on_device, unique_ids
 from afintro.organisms.run_folder import finish, run_folder
 from afintro.organisms.steering_generator import (
     CUES,
@@ -74,7 +74,7 @@ def generate_steering(
             return finished
         systems = [CUES[cue] for cue in all_cues(settings)]
         prompts = fitting_prompts(samples, tokenizer, systems, context_length(config), settings.max_new_tokens)
-        model = load_model(directory, settings.revision, settings.dtype).to(device)  # type: ignore[arg-type]
+        model = on_device(load_model(directory, settings.revision, settings.dtype), device)
         generator = SteeringGenerator(model, tokenizer, settings, directions, directory)
         chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)
 
