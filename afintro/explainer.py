@@ -269,9 +269,7 @@ class ExplainerModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the adapter alone, and its schedule by step."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            parameters, self.learning_rate, weight_decay=self.weight_decay, fused=parameters[0].is_cuda
-        )
+        optimizer = torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay)
         total = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:

@@ -50,7 +50,7 @@ def train(module: ExplainerModule, groups: list[list[Example]]) -> Iterator[tupl
     """Real tokens and loss of every step, one step at a time, as the trainer makes it."""
     device = device_name()
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.0, fused=device == "cuda")
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.0)
     for group in groups:
         batch = token_mean(group).to(device)
         loss = module.loss(batch)

@@ -63,13 +63,7 @@ def read_prefixes(
     prompts: Sequence[Prompt],
     changes: Sequence[Sequence[Intervention]],
 ) -> None:
-    """Keep the keys and values of all but the last token of every prompt, in its slot.
-
-    Raises:
-        ValueError: The model was not loaded by :func:`afintro.lm.load.load_model`.
-    """
-    if getattr(model.config, "_attn_implementation", None) != PACKED:
-        raise ValueError("the model was not loaded by load_model: its attention keeps no keys for rows")
+    """Keep the keys and values of all but the last token of every prompt, in its slot."""
     device, lengths = slots.lengths.device, [len(prompt) - 1 for prompt in prompts]
     filling = Filling(slots, targets, lengths)
     read = [length for length in lengths if length]
@@ -98,23 +92,44 @@ class _Live:
         return self.row.later if self.row.tokens else self.row.first
 
 
-class Engine:
-    """Continues the rows of jobs by their most likely tokens.
+def keeps_keys(model: nn.Module) -> bool:
+    """Whether the model's attention is this package's, as :func:`afintro.lm.load.load_model` makes it where it can."""
+    return getattr(model.config, "_attn_implementation", None) == PACKED
+
+
+def continue_rows(
+    model: nn.Module,
+    jobs: Sequence[Job],
+    *,
+    max_new_tokens: int,
+    eos_ids: Sequence[int],
+    slots: int,
+    done: Callable[[list[Job]], Any],
+) -> None:
+    """Continue the rows of jobs by their most likely tokens.
 
     Args:
-        model: A causal LM loaded by :func:`afintro.lm.load.load_model`, in eval mode.
+        model: A causal LM whose attention keeps keys (:func:`keeps_keys`), in eval mode.
         jobs: Read longest first.
         max_new_tokens: At most so many tokens each; at least 1.
         eos_ids: A row ends before one of these.
         slots: Number of row slots; no fewer than the rows of any one job are made.
         done: Called with the jobs just finished.
+
+    Raises:
+        RuntimeError: A hook did not fire exactly once in a step.
+        ValueError: An intervention that does not fit the model.
     """
+    _Engine(model, jobs, max_new_tokens, eos_ids, slots, done).run()
+
+
+class _Engine:
+    """What :func:`continue_rows` does; see there."""
 
     def __init__(
         self,
         model: nn.Module,
         jobs: Sequence[Job],
-        *,
         max_new_tokens: int,
         eos_ids: Sequence[int],
         slots: int,
@@ -132,12 +147,7 @@ class Engine:
         self.left = Counter({job: len(job.rows) for job in jobs})
 
     def run(self) -> None:
-        """Finish all jobs.
-
-        Raises:
-            RuntimeError: A hook did not fire exactly once in a step.
-            ValueError: An intervention that does not fit the model, or a model that keeps no keys.
-        """
+        """Finish all jobs."""
         step = Step(self.model, self.state, list(self.planes.values()))
         changed = False
         while True:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from afintro.lm.attention import NAME as PACKED
 from afintro.lm.attention import packed_forward
 from afintro.lm.decoding import Filling
 from afintro.lm.interventions import Intervention, intervene
+from afintro.lm.padded import padded_logits
 
 
 def packed_positions(cu_seqlens: Tensor) -> Tensor:
@@ -29,7 +31,7 @@ def packed_logits(
     """Next-token logits at chosen positions; the vocabulary matrix is applied to those alone.
 
     Args:
-        model: A causal LM loaded by :func:`afintro.lm.load.load_model`.
+        model: A causal LM loaded by :func:`afintro.lm.load.load_model`. One that takes no packed rows gets a padded batch.
         input_ids: ``[T]`` int64, B sequences end to end.
         cu_seqlens: ``[B + 1]`` int32, where each sequence begins, and T.
         positions: ``[A]`` int64 positions in the row; the logits predict the token after each.
@@ -39,6 +41,8 @@ def packed_logits(
     Returns:
         ``[A, vocabulary]`` in the model's compute dtype.
     """
+    if getattr(model.config, "_attn_implementation", None) != PACKED:
+        return padded_logits(model, input_ids, cu_seqlens, positions, interventions)
     longest = int((cu_seqlens[1:] - cu_seqlens[:-1]).max())
     with intervene(model, interventions), packed_forward():
         output = model(

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from afintro.lm.attention import packed_forward
 from afintro.lm.decoding import Decoding, Slots
-from afintro.lm.engine import Engine, Job, Prompt, Row, read_prefixes
+from afintro.lm.engine import Job, Prompt, Row, continue_rows, keeps_keys, read_prefixes
+from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import Intervention, Steering
+from afintro.lm.rereading import reread
 
 Condition = Sequence[Steering]
 """How one row is steered; empty for not at all."""
@@ -126,10 +128,8 @@ def _run(
     if nothing := len(jobs) - len(+left):
         report(nothing)
     if prompt_of:
-        engine = Engine(
-            model, list(prompt_of), max_new_tokens=max_new_tokens, eos_ids=eos_ids, slots=slots, done=done
-        )  # fmt: skip
-        engine.run()
+        finish = continue_rows if keeps_keys(model) else reread
+        finish(model, list(prompt_of), max_new_tokens=max_new_tokens, eos_ids=eos_ids, slots=slots, done=done)
 
 
 def _split(changes: Sequence[Intervention], last: int) -> tuple[list[Intervention], list[Intervention]]:
@@ -182,7 +182,8 @@ def continuation_nll(
             continue
         place = {prompt: index for index, prompt in enumerate(group)}
         targets = [continuations[p][i] for p, i in rows]
-        found = _surprise(model, [prompts[p] for p in group], [place[p] for p, _ in rows], targets)
+        surprise = _surprise if keeps_keys(model) else _surprise_anew
+        found = surprise(model, [prompts[p] for p in group], [place[p] for p, _ in rows], targets)
         for (prompt, index), target, nll in zip(rows, targets, found, strict=True):
             results[prompt][index] = nll[: len(target)]
     return results
@@ -218,3 +219,19 @@ def _surprise(
     nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
     rows: list[list[float]] = nll.view(len(targets), -1).tolist()
     return rows
+
+
+def _surprise_anew(
+    model: nn.Module, prompts: Sequence[Prompt], owners: Sequence[int], targets: Sequence[Prompt]
+) -> list[list[float]]:
+    """The same, every prompt read once more for each of its continuations."""
+    device = next(model.parameters()).device
+    sequences = [[*prompts[owner], *target] for owner, target in zip(owners, targets, strict=True)]
+    ends = torch.tensor([0, *map(len, sequences)]).cumsum(0)
+    # The token at a position is predicted by the one before it, hence the "- 1".
+    positions = [torch.arange(len(t)) + end - len(t) - 1 for t, end in zip(targets, ends[1:].tolist(), strict=True)]
+    ids = torch.tensor([token for sequence in sequences for token in sequence], device=device)
+    asked = torch.cat(positions).to(device)
+    logits = packed_logits(model, ids, ends.to(device, torch.int32), asked).float()
+    nll = F.cross_entropy(logits, ids[asked + 1], reduction="none")
+    return [part.tolist() for part in nll.split([len(target) for target in targets])]

@@ -121,9 +121,8 @@ def at_rows(interventions: Sequence[Sequence[Intervention]], offsets: Sequence[i
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """The decoder layers of a transformers causal LM, also inside a PEFT wrapper."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    layers = base.get_decoder().layers
-    assert isinstance(layers, nn.ModuleList)
-    return layers
+    # The longest list of modules: most architectures call it layers, older ones h.
+    return max((child for child in base.get_decoder().children() if isinstance(child, nn.ModuleList)), key=len)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from afintro.errors import UserError
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.fused import fuse_lora
+from afintro.lm.padded import takes_packed_rows
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -102,7 +106,7 @@ def load_config(name: str, revision: str | None = None) -> Any:
 
 
 def load_model(name: str, revision: str | None = None, dtype: str = "float32") -> PreTrainedModel:
-    """Load a causal LM in eval mode, with attention that takes packed rows.
+    """Load a causal LM in eval mode, with attention that takes packed rows where its architecture allows that.
 
     An adapter directory is loaded onto its base model and merged, so that what comes back is always a plain model
     and adapters are never stacked.
@@ -127,7 +131,6 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
             dtype=DTYPES[dtype],
             trust_remote_code=False,
             use_safetensors=True,
-            attn_implementation=PACKED,
             output_loading_info=True,
         )
         model, loading = loaded
@@ -135,6 +138,10 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
     except UNLOADABLE as error:
         raise _missing(name, error) from error
     assert isinstance(model, PreTrainedModel)
+    if takes_packed_rows(model):
+        model.set_attn_implementation(PACKED)
+    else:
+        log.warning("%s takes no packed rows: batches are padded, and generation reads all tokens anew", name)
     return model.eval()
 
 

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from afintro.errors import UserError
+from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
 from afintro.lm.fused import Fp8Linear, FusedLora, fuse_lora, quantise, quantise_base
 from afintro.lm.load import Lora, add_lora, load_model
@@ -122,11 +124,16 @@ class TestEightBits:
             assert plain.shape == eight.shape
             assert 0.001 < (plain - eight).norm() / plain.norm() < 0.06
 
-    def test_a_model_trains_nearly_the_same(self, model_directories):
+    def test_a_model_trains_nearly_the_same(self):
+        config = LlamaConfig(
+            hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, vocab_size=64
+        )
         runs = []
         for eight in (False, True):
             torch.manual_seed(0)
-            model = add_lora(load_model(model_directories["llama"], dtype="bfloat16"), Lora(r=4))
+            base = LlamaForCausalLM(config).to(torch.bfloat16)
+            base.set_attn_implementation(PACKED)
+            model = add_lora(base, Lora(r=4))
             names = [name for name, _ in model.named_parameters() if "lora" in name]
             if eight:
                 quantise_base(model, torch.device("cpu"))
@@ -136,9 +143,9 @@ class TestEightBits:
             F.cross_entropy(logits.float(), IDS[POSITIONS + 1]).backward()
             runs.append((logits.detach().float(), [p.grad for n, p in model.named_parameters() if "lora_B" in n]))
         difference = (runs[0][0] - runs[1][0]).norm() / runs[0][0].norm()
-        assert 0.001 < difference < 0.4  # random weights of width 32 amplify the 3 % of each product
+        assert 0.001 < difference < 0.06
         for plain, eight in zip(runs[0][1], runs[1][1], strict=True):
-            assert F.cosine_similarity(plain.flatten(), eight.flatten(), 0) > 0.7
+            assert F.cosine_similarity(plain.flatten(), eight.flatten(), 0) > 0.97
 
     def test_refused_over_other_weights(self, model_directories):
         model = add_lora(load_model(model_directories["llama"]), Lora(r=4))

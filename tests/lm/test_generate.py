@@ -7,7 +7,7 @@ import torch
 
 from afintro.lm import engine
 from afintro.lm.decoding import Slots
-from afintro.lm.generate import continuation_nll, generate_greedy, generate_steered
+from afintro.lm.generate import generate_greedy
 from afintro.lm.interventions import Intervention, intervene
 from afintro.lm.load import Lora, add_lora, load_model
 
@@ -225,22 +225,6 @@ def test_many_new_tokens(model, architecture, model_directories, plain_model, pr
     else:
         raise AssertionError("no such end of sequence; choose other prompts")
     assert run(model, chosen, batch_size, eos, new=44) == ended
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda model, **how: generate_greedy(model, [[7, 8], [9]], max_new_tokens=3, eos_ids=(), **how),
-        # Not even where no token comes before the last one.
-        lambda model, **how: generate_steered(model, [[7]], [[()]], max_new_tokens=3, eos_ids=(), **how),
-        lambda model, **how: continuation_nll(model, [[7, 8]], [[[9, 10]]], **how),
-    ],
-    ids=["greedy", "steered", "surprise"],
-)
-def test_a_model_with_another_attention_is_refused(model_directories, plain_model, ask):
-    """Its keys would be kept nowhere: every new token would see itself alone."""
-    with pytest.raises(ValueError, match="not loaded by load_model"):
-        ask(plain_model(model_directories["llama"]), batch_size=4)
 
 
 def test_equal_prompts_give_equal_rows(model_directories, expected, prompts):

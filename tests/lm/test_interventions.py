@@ -1,7 +1,5 @@
 """Interventions do to the residual stream exactly what they say, where they say, and leave nothing behind."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -348,7 +346,7 @@ class OldLayer(nn.Module):
 class OldModel(nn.Module):
     def __init__(self, by_keyword):
         super().__init__()
-        self.model = SimpleNamespace(layers=nn.ModuleList([OldLayer(), OldLayer()]))
+        self.model = nn.ModuleDict({"layers": nn.ModuleList([OldLayer(), OldLayer()])})
         self.by_keyword = by_keyword
         self.embedding = nn.Embedding(5, 2)
 
@@ -359,7 +357,7 @@ class OldModel(nn.Module):
         return self.embedding
 
     def forward(self, hidden):
-        for layer in self.model.layers:
+        for layer in self.model["layers"]:
             hidden, rest = layer(hidden_states=hidden) if self.by_keyword else layer(hidden)
             assert rest == "attention weights"
         return hidden

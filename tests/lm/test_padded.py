@@ -1,0 +1,143 @@
+"""Architectures that take no packed rows: padded batches and generation that reads all anew, with the same results."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from afintro.lm.attention import NAME as PACKED
+from afintro.lm.forward import packed_logits
+from afintro.lm.generate import continuation_nll, generate_greedy, generate_steered
+from afintro.lm.interventions import Intervention, Steering
+from afintro.lm.load import Lora, add_lora, load_model
+from afintro.lm.padded import takes_packed_rows
+
+SIZE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 263}
+GROUPED = {**SIZE, "num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8}
+SINKS = {**GROUPED, "num_local_experts": 2, "num_experts_per_tok": 1}
+LINEAR = {
+    **GROUPED, "layer_types": ["linear_attention", "full_attention", "linear_attention"], "mlp_only_layers": [0, 1, 2],
+    "linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+}  # fmt: skip
+OTHERS = {
+    "no attention backend": ("falcon", SIZE),
+    "attention sinks": ("gpt_oss", SINKS),
+    "linear attention": ("qwen3_next", LINEAR),
+}
+PROMPTS = [[7, 8, 9, 10, 11], [20], [12, 13, 14], [30, 31, 32, 33, 34, 35, 36]]
+
+
+def drawn(name, settings, directory):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **settings, initializer_range=0.3))
+    model.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def directory(request, tmp_path_factory):
+    name, settings = OTHERS[request.param]
+    return drawn(name, settings, tmp_path_factory.mktemp("models") / name)
+
+
+def one_by_one(model, prompts, new):
+    found = []
+    for prompt in prompts:
+        ids = list(prompt)
+        for _ in range(new):
+            with torch.no_grad():
+                ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        found.append(ids[len(prompt) :])
+    return found
+
+
+def test_it_is_said_when_a_model_is_loaded(directory, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = load_model(directory)
+    assert not takes_packed_rows(model)
+    assert model.config._attn_implementation != PACKED
+    assert "takes no packed rows: batches are padded" in caplog.text
+
+
+def test_the_tested_architectures_take_packed_rows(model_directories, architecture, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = load_model(model_directories[architecture])
+    assert model.config._attn_implementation == PACKED
+    assert "padded" not in caplog.text
+
+
+def test_logits_equal_one_by_one(directory):
+    model = load_model(directory)
+    ids = torch.tensor([token for prompt in PROMPTS for token in prompt])
+    bounds = torch.tensor([0, *map(len, PROMPTS)]).cumsum(0).int()
+    positions = torch.tensor([4, 5, 7, 8, 11])
+    with torch.no_grad():
+        found = packed_logits(model, ids, bounds, positions)
+        each = torch.cat([model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0] for prompt in PROMPTS])
+    torch.testing.assert_close(found, each[positions], rtol=0, atol=1e-3)  # of numbers around 10
+
+
+def test_training_through_padding(directory):
+    """A step lowers the loss, and an intervention in one sequence changes that one alone."""
+    torch.manual_seed(0)
+    model = add_lora(load_model(directory), Lora(r=4)).train()
+    ids, bounds = torch.arange(7, 31), torch.tensor([0, 9, 24], dtype=torch.int32)
+    positions = torch.tensor([6, 7, 20, 21])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 0.01)
+    losses = []
+    for _ in range(6):
+        loss = F.cross_entropy(packed_logits(model, ids, bounds, positions), ids[positions + 1])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[5] < losses[0]
+    change = Intervention(1, "add", torch.tensor([3]), torch.linspace(-4, 4, 32)[None])
+    with torch.no_grad():
+        difference = (
+            (packed_logits(model, ids, bounds, positions, [change]) - packed_logits(model, ids, bounds, positions))
+            .abs()
+            .amax(1)
+        )
+    assert difference[:2].min() > 1e-3
+    assert difference[2:].max() == 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_generation(directory, batch_size):
+    model = load_model(directory)
+    expected, done = one_by_one(model, PROMPTS, 5), []
+    options = {"max_new_tokens": 5, "batch_size": batch_size, "on_done": done.append}
+    assert generate_greedy(model, PROMPTS, eos_ids=(), **options) == expected
+    assert sum(done) == len(PROMPTS)
+    stop = expected[0][2]
+    ended = [row[: row.index(stop)] if stop in row else row for row in expected]
+    assert generate_greedy(model, PROMPTS, eos_ids=(stop,), **options) == ended
+
+
+def test_the_slow_way_is_the_fast_way(model_directories, plain_model):
+    """What the engine does on a model that it can run, with every kind of steering and intervention."""
+    fast, slow = load_model(model_directories["llama"]), plain_model(model_directories["llama"])
+    vectors = torch.linspace(-3, 3, 96).view(3, 32)
+    conditions = [
+        (),
+        (Steering(1, vectors[0], "last"),),
+        (Steering(0, vectors[1], "decode", relative=True), Steering(2, vectors[2], "all")),
+        (Steering(1, vectors[2], "decode"), Steering(1, vectors[0], "last", relative=True)),
+    ]
+    options = {"max_new_tokens": 6, "eos_ids": (2,), "batch_size": 3}
+    runs = [generate_steered(model, PROMPTS, [conditions] * len(PROMPTS), **options) for model in (fast, slow)]
+    assert runs[0] == runs[1]
+    assert len({tuple(row) for row in runs[0][0]}) == len(conditions)
+    changes = [[Intervention(-1, "replace", torch.tensor([len(p) - 1]), vectors[:1])] for p in PROMPTS]
+    runs = [generate_greedy(model, PROMPTS, interventions=changes, **options) for model in (fast, slow)]
+    assert runs[0] == runs[1]
+    assert runs[0] != generate_greedy(fast, PROMPTS, **options)
+    given = [[[9, 10], [5]], [], [[4, 4, 4]], [[8], [], [2]]]
+    found, again = (continuation_nll(model, PROMPTS, given, batch_size=4) for model in (fast, slow))
+    for one, other in zip(found, again, strict=True):
+        for row, same in zip(one, other, strict=True):
+            assert same == pytest.approx(row, abs=1e-4)
