@@ -165,7 +165,7 @@ def main() -> None:
             row["fraction_of_ceiling"] = round(row["tflops"] / limits.matmul_tflops, 4)
     print(report.table(rows, COLUMNS))
     found = {"hardware": report.hardware(), "versions": report.versions(), "ceilings": asdict(limits)}
-    report.write(args.results, f"evaluate-{args.shape}", found, rows)
+    print("written:", report.write(args.results, f"evaluate-{args.shape}", found, rows))
 
 
 if __name__ == "__main__":

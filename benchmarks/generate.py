@@ -147,10 +147,11 @@ def main() -> None:
                 row["fraction_of_ceiling"] = round(least / (row["step_ms"] / 1000), 4)
             rows.append(row)
         print(f"{name}: done ({time.perf_counter() - started:.0f} s)", flush=True)
-    left_out = [name for name in GROUPS if name not in names]
+        # After every group: whoever stops the run keeps what there is.
+        left_out = [name for name in GROUPS if name not in names]
+        path = report.write(args.results, f"generate-{args.shape}", found, rows, not_run=left_out)
     print(report.table(rows, COLUMNS))
-    print(f"ceilings: {found['ceilings']}\nnot run: {', '.join(left_out) or 'nothing left out'}")
-    report.write(args.results, f"generate-{args.shape}", found, rows, not_run=left_out)
+    print(f"ceilings: {found['ceilings']}\nnot run: {', '.join(left_out) or 'nothing left out'}\nwritten: {path}")
 
 
 if __name__ == "__main__":

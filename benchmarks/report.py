@@ -128,5 +128,4 @@ def write(folder: Path, name: str, found: dict[str, Any], rows: Sequence[Row], *
     path = folder / f"{name}-{found['hardware']}.json"
     threads = {"threads": os.environ.get("OMP_NUM_THREADS")} if not torch.cuda.is_available() else {}
     write_json(path, {**found, **threads, **more, "rows": list(rows)})
-    print(f"written: {path}")
     return path

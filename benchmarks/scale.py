@@ -140,7 +140,7 @@ def main() -> None:
                 print(f"{system}, {devices} devices: {found}", flush=True)
     print(report.table(rows, COLUMNS))
     machine = {"hardware": report.hardware(), "versions": report.versions(), "ceilings": {}}
-    report.write(args.results, f"scale-{args.shape}", machine, rows, options=args.options)
+    print("written:", report.write(args.results, f"scale-{args.shape}", machine, rows, options=args.options))
 
 
 if __name__ == "__main__":

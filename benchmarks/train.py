@@ -196,12 +196,16 @@ def main() -> None:
         rows.append(report.row("train", args.shape, SYSTEMS[name].kind, SYSTEMS[name].setting, **figures))
         said = figures.get("failed") or f"{figures['tokens_per_second']:,.0f} tokens/s"
         print(f"{name}: {said} ({time.perf_counter() - started:.0f} s)", flush=True)
-    ratios = compare(rows, found["parameters"], found["ceilings"]["matmul_tflops"])
-    left_out = [name for name in SYSTEMS if name not in names]
+        # After every system: whoever stops the run keeps what there is.
+        ratios = compare(rows, found["parameters"], found["ceilings"]["matmul_tflops"])
+        done = names[: len(rows)]
+        path = report.write(
+            args.results, f"train-{args.shape}", found, rows,
+            ratios=ratios, not_run=[name for name in SYSTEMS if name not in done],
+        )  # fmt: skip
     print(report.table(rows, COLUMNS))
     print(f"ceilings: {found['ceilings']}; this project's best over each peer's best: {ratios}")
-    print(f"not run: {', '.join(left_out)}")
-    report.write(args.results, f"train-{args.shape}", found, rows, ratios=ratios, not_run=left_out)
+    print(f"not run: {', '.join(name for name in SYSTEMS if name not in names)}\nwritten: {path}")
 
 
 if __name__ == "__main__":
