@@ -119,17 +119,21 @@ def packed_attention(
     softcap: float | None = None,
     rows: Decoding | None = None,
     prefix: Filling | None = None,
+    detached: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention for ``AttentionInterface``: ``query [1, heads, T, d]`` to ``[1, T, heads, d]``.
 
     Whatever a caller of the model passes besides its own arguments arrives here: ``cu_seq_lens_q`` and ``max_length_q`` say
-    that the row is packed, ``prefix`` takes its keys and values, and ``rows`` are continued (``query [R, heads, n, d]``).
+    that the row is packed, ``prefix`` takes its keys and values, ``rows`` are continued (``query [R, heads, n, d]``), and no
+    gradient flows through keys and values of the ``detached`` positions (``[T]`` bool).
     """
     if rows is not None:
         return _continued(rows, module, query, key, value, scaling, sliding_window, softcap), None
     if prefix is not None:
         _collect(prefix, module, key, value)
+    if detached is not None:
+        key, value = (torch.where(detached[:, None], kept.detach(), kept) for kept in (key, value))
     if cu_seq_lens_q is None:
         if softcap is not None:
             return _softcapped(query, key, value, attention_mask, scaling, softcap).transpose(1, 2), None

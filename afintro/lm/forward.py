@@ -27,6 +27,7 @@ def packed_logits(
     positions: Tensor,
     interventions: Sequence[Intervention] = (),
     prefix: Filling | None = None,
+    detached: Tensor | None = None,
 ) -> Tensor:
     """Next-token logits at chosen positions; the vocabulary matrix is applied to those alone.
 
@@ -37,11 +38,15 @@ def packed_logits(
         positions: ``[A]`` int64 positions in the row; the logits predict the token after each.
         interventions: Applied during the pass, positions counted in the row.
         prefix: Takes the keys and values of the sequences.
+        detached: ``[T]`` bool, positions through whose keys and values no gradient flows: later tokens read them as they would
+            read a cache that was made without gradient.
 
     Returns:
         ``[A, vocabulary]`` in the model's compute dtype.
     """
     if getattr(model.config, "_attn_implementation", None) != PACKED:
+        if detached is not None:
+            raise ValueError("a model that takes no packed rows cannot stop gradients at its keys and values")
         return padded_logits(model, input_ids, cu_seqlens, positions, interventions)
     longest = int((cu_seqlens[1:] - cu_seqlens[:-1]).max())
     with intervene(model, interventions), packed_forward():
@@ -55,7 +60,7 @@ def packed_logits(
             cu_seq_lens_k=cu_seqlens,
             max_length_q=longest,
             max_length_k=longest,
-            **({} if prefix is None else {"prefix": prefix}),
+            **{name: value for name, value in {"prefix": prefix, "detached": detached}.items() if value is not None},
         )
     logits = output.logits[0]
     assert isinstance(logits, Tensor)
