@@ -14,7 +14,7 @@ from afintro.checkpoint import read_checkpoint
 from afintro.data.batch import Example, Slot, collate
 from afintro.data.text import chat, encode_answer, encode_prompt
 from afintro.errors import UserError
-from afintro.explainer import ExplainerModule
+from afintro.explainer import ExplainerModule, answer_limit
 from afintro.lm.injection import Injection, VectorSpace
 from afintro.lm.load import Lora
 from afintro.tasks.context_ablation import ContextAblation
@@ -468,3 +468,26 @@ def test_a_prompt_with_a_vector_needs_an_injector(small_model: Path) -> None:
     examples = described(reader_of_vectors(small_model, "other width"))
     with pytest.raises(RuntimeError, match="no vector space"):
         explainer(small_model).loss(collate(examples))
+
+
+@pytest.mark.slow
+def test_teacher_forcing_judges_all_of_the_toys_validation_set_as_generation_does() -> None:
+    """Every item of the embedded default in float32; the model's own answer stands as the expected one of every second."""
+    module = explainer(Path("toy")).eval()
+    data = ContextAblation()
+    data.prepare_data()
+    items = list(data.read_examples("validation", module))
+    limit = answer_limit(items)
+    own = [
+        replace(item, answer=text, answer_ids=tuple(encode_answer(module.tokenizer, text)))
+        for item, text in zip(items, module.write(items, limit, batch_size=64), strict=True)
+    ]
+    mixed = [own[i] if i % 2 and len(own[i].answer_ids) <= limit else items[i] for i in range(len(items))]
+    ordered = sorted(mixed, key=len)
+    outcomes = [o for start in range(0, len(items), 64) for o in module.judge(collate(ordered[start : start + 64]))]
+    written = module.write(ordered, answer_limit(ordered), batch_size=50)
+    assert len(items) == 900
+    assert [outcome.exact for outcome in outcomes] == [
+        text == item.answer for text, item in zip(written, ordered, strict=True)
+    ]
+    assert 100 < sum(outcome.exact for outcome in outcomes) < 800
