@@ -10,7 +10,8 @@ from lightning import Trainer
 from afintro.checkpoint import export_adapter, import_adapter
 from afintro.data.batch import Example
 from afintro.evaluation.metrics import Prediction
-from afintro.explainer import ExplainerModule, answer_limit
+from afintro.evaluation.outcomes import answer_limit, gathered
+from afintro.explainer import ExplainerModule
 from afintro.tasks.module import OTHER_BASE, TEXT_ONLY, Systems, TaskData
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def answers(module: ExplainerModule, items: Sequence[Example], data: TaskData) -
     with module.evaluating():
         for row in range(ranks.rank, len(rows), ranks.size):
             outcomes += module.judge(rows[row].to(module.device))
-    outcomes = module.gathered(outcomes, items, ranks)
+    outcomes = gathered(outcomes, items, ranks)
     return module.predictions(outcomes, data.batch_size, answer_limit(items), ranks)
 
 

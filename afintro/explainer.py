@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.checkpoint import IDENTITY, check_identity, check_state, trainable_state, whole
 from afintro.data.batch import Example, PackedBatch, collate
-from afintro.data.rows import sizes_of
 from afintro.data.text import template_hash
 from afintro.errors import UserError
-from afintro.evaluation.metrics import Prediction, unanswered
+from afintro.evaluation.metrics import Prediction
+from afintro.evaluation.outcomes import Outcome, answer_limit, gathered
 from afintro.lm.compiled import checkpoint_layers, compile_layers
 from afintro.lm.forward import packed_logits
 from afintro.lm.fused import quantise_base
@@ -45,34 +45,6 @@ from afintro.ranks import ALONE, Ranks, present
 from afintro.sharding import Sharded, shard
 
 RIDGE_EXAMPLES = 4096
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one teacher-forced pass says of one example.
-
-    Args:
-        example: The example.
-        nll: Mean negative log-likelihood of its answer tokens, in nats.
-        exact: Whether the arg-max at every answer position is the expected token, end of sequence included; equivalent
-            to: the greedy continuation is the expected answer.
-        p_changed: Probability of the "changed" branch against the "unchanged" one; None without branches.
-    """
-
-    example: Example
-    nll: float
-    exact: bool
-    p_changed: float | None
-
-    def prediction(self, predicted: str | None) -> Prediction:
-        """What was found, with the answer written out; None where it was not."""
-        item = unanswered(self.example)
-        return replace(item, predicted=predicted, exact_match=self.exact, p_changed=self.p_changed)
-
-
-def answer_limit(examples: Sequence[Example]) -> int:
-    """How many tokens an answer is followed for: a little past the longest right one, as no longer one can be right."""
-    return int(sizes_of(examples)[:, 1].max(initial=0)) + 8
 
 
 class ExplainerModule(LightningModule):
@@ -371,15 +343,6 @@ class ExplainerModule(LightningModule):
         """The processes that share out evaluation. Where weights are sharded each does all of it, in step with the others."""
         return ALONE if self._sharded else present()
 
-    @staticmethod
-    def gathered(outcomes: Sequence[Outcome], examples: Sequence[Example], ranks: Ranks) -> list[Outcome]:
-        """What all processes found, every example once, in the order in which one process would evaluate them."""
-        if ranks.size == 1:
-            return list(outcomes)
-        rows = ranks.gathered([(own.example.uid, own.nll, own.exact, own.p_changed) for own in outcomes])
-        found = {uid: (nll, exact, p_changed) for uid, nll, exact, p_changed in rows}
-        return [Outcome(item, *found[item.uid]) for item in sorted(examples, key=len) if item.uid in found]
-
     @torch.no_grad()
     def predictions(
         self, outcomes: Sequence[Outcome], batch_size: int, max_new_tokens: int, ranks: Ranks = ALONE
@@ -451,7 +414,7 @@ class ExplainerModule(LightningModule):
         All processes have all outcomes, so each logs the same and decides alike about checkpoints and stopping.
         """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.outcomes = self.gathered(self.outcomes, data.examples["validation"], present())
+        self.outcomes = gathered(self.outcomes, data.examples["validation"], present())
         quick = [outcome.prediction(None) for outcome in self.outcomes]
         self.log("val/loss", sum(outcome.nll for outcome in self.outcomes) / len(self.outcomes), sync_dist=True)
         for name, (statistic, clusters) in data.statistics(quick).items():
@@ -467,7 +430,7 @@ class ExplainerModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         """All processes have all outcomes."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.outcomes = self.gathered(self.outcomes, data.examples["test"], present())
+        self.outcomes = gathered(self.outcomes, data.examples["test"], present())
 
     def predict_step(self, batch: PackedBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Judge and write out a batch; plain values, as Lightning takes dataclasses apart."""

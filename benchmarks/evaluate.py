@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from afintro.data.batch import Example, collate
-from afintro.explainer import ExplainerModule, answer_limit
+from afintro.evaluation.outcomes import answer_limit
+from afintro.explainer import ExplainerModule
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.compiled import compile_layers
 from afintro.lm.generate import generate_greedy

@@ -14,7 +14,8 @@ from afintro.checkpoint import read_checkpoint
 from afintro.data.batch import Example, Slot, collate
 from afintro.data.text import chat, encode_answer, encode_prompt
 from afintro.errors import UserError
-from afintro.explainer import ExplainerModule, answer_limit
+from afintro.evaluation.outcomes import answer_limit
+from afintro.explainer import ExplainerModule
 from afintro.lm.injection import Injection, VectorSpace
 from afintro.lm.load import Lora
 from afintro.tasks.context_ablation import ContextAblation

@@ -19,8 +19,9 @@ from afintro.data.records import write_json, write_jsonl
 from afintro.evaluation import report
 from afintro.evaluation.answers import parse_two_branch
 from afintro.evaluation.metrics import Prediction, Scores, lead, score
+from afintro.evaluation.outcomes import answer_limit
 from afintro.evaluation.statistics import Estimate
-from afintro.explainer import ExplainerModule, answer_limit
+from afintro.explainer import ExplainerModule
 from afintro.ranks import present
 from afintro.tasks.module import EXPLAINER, OTHER_BASE, Systems, TaskData
 
