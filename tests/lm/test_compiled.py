@@ -92,6 +92,7 @@ def test_layers_share_their_graphs(model_directories, traced):
     assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 def test_generation_through_compiled_layers(model_directories, architecture):
     prompts = [[7, 8, 9, 10], [20, 21], [11, 12, 13, 14, 15, 16]]
     eager, model = trained(model_directories[architecture]), trained(model_directories[architecture])
