@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from afintro.lm.attention import NAME as PACKED
 from afintro.lm.decoding import Decoding, Filling, Slots
 from afintro.lm.flash_decoding import FlashDecoding
 from afintro.lm.forward import packed_logits
@@ -92,44 +91,23 @@ class _Live:
         return self.row.later if self.row.tokens else self.row.first
 
 
-def keeps_keys(model: nn.Module) -> bool:
-    """Whether the model's attention is this package's, as :func:`afintro.lm.load.load_model` makes it where it can."""
-    return getattr(model.config, "_attn_implementation", None) == PACKED
-
-
-def continue_rows(
-    model: nn.Module,
-    jobs: Sequence[Job],
-    *,
-    max_new_tokens: int,
-    eos_ids: Sequence[int],
-    slots: int,
-    done: Callable[[list[Job]], Any],
-) -> None:
-    """Continue the rows of jobs by their most likely tokens.
+class Engine:
+    """Continues the rows of jobs by their most likely tokens.
 
     Args:
-        model: A causal LM whose attention keeps keys (:func:`keeps_keys`), in eval mode.
+        model: A causal LM whose attention keeps keys (:func:`afintro.lm.attention.keeps_keys`), in eval mode.
         jobs: Read longest first.
         max_new_tokens: At most so many tokens each; at least 1.
         eos_ids: A row ends before one of these.
         slots: Number of row slots; no fewer than the rows of any one job are made.
         done: Called with the jobs just finished.
-
-    Raises:
-        RuntimeError: A hook did not fire exactly once in a step.
-        ValueError: An intervention that does not fit the model.
     """
-    _Engine(model, jobs, max_new_tokens, eos_ids, slots, done).run()
-
-
-class _Engine:
-    """What :func:`continue_rows` does; see there."""
 
     def __init__(
         self,
         model: nn.Module,
         jobs: Sequence[Job],
+        *,
         max_new_tokens: int,
         eos_ids: Sequence[int],
         slots: int,
@@ -147,7 +125,12 @@ class _Engine:
         self.left = Counter({job: len(job.rows) for job in jobs})
 
     def run(self) -> None:
-        """Finish all jobs."""
+        """Finish all jobs.
+
+        Raises:
+            RuntimeError: A hook did not fire exactly once in a step.
+            ValueError: An intervention that does not fit the model.
+        """
         step = Step(self.model, self.state, list(self.planes.values()))
         changed = False
         while True:

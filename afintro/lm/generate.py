@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afintro.lm.attention import packed_forward
+from afintro.lm.attention import keeps_keys, packed_forward
 from afintro.lm.decoding import Decoding, Slots
-from afintro.lm.engine import Job, Prompt, Row, continue_rows, keeps_keys, read_prefixes
+from afintro.lm.engine import Engine, Job, Prompt, Row, read_prefixes
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import Intervention, Steering
 from afintro.lm.rereading import reread
@@ -128,8 +128,11 @@ def _run(
     if nothing := len(jobs) - len(+left):
         report(nothing)
     if prompt_of:
-        finish = continue_rows if keeps_keys(model) else reread
-        finish(model, list(prompt_of), max_new_tokens=max_new_tokens, eos_ids=eos_ids, slots=slots, done=done)
+        asked: Any = {"max_new_tokens": max_new_tokens, "eos_ids": eos_ids, "slots": slots, "done": done}
+        if keeps_keys(model):
+            Engine(model, list(prompt_of), **asked).run()
+        else:
+            reread(model, list(prompt_of), **asked)
 
 
 def _split(changes: Sequence[Intervention], last: int) -> tuple[list[Intervention], list[Intervention]]:

@@ -18,7 +18,7 @@ from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
 from afintro.organisms.behavior import BehaviorLabeler, RuleLabeler
 from afintro.organisms.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
-from afintro.organisms.inputs import evenly, fitting_prompts, identity_of, on_device, provenance, unique_ids
+from afintro.organisms.inputs import Item, fitting_prompts, identity_of, items_of, on_device, provenance
 from afintro.organisms.pair_summary import summarise
 from afintro.organisms.run_folder import finish, in_chunks, run_folder
 from afintro.organisms.toy import resolve
@@ -131,13 +131,8 @@ class _Generator:
         ranks: Ranks,
     ) -> list[Path]:
         """Files of records, and for each control whether string and behaviour differ alone; old ones and new ones."""
-        controls = evenly(len(samples), self.settings.control_samples)
-        uids = unique_ids(samples)
-
-        def make(rows: range) -> dict[str, Any]:
-            return self._chunk([(samples[i], uids[i], prompts[i], i in controls) for i in rows])
-
-        return in_chunks(output_dir, identity, len(samples), CHUNK, make, "pairs", ranks)
+        items = items_of(samples, prompts, self.settings.control_samples)
+        return in_chunks(output_dir, identity, items, CHUNK, self._chunk, "pairs", ranks)
 
     def _generate(self, prompts: Sequence[Sequence[int]], batch_size: int) -> list[str]:
         outputs = generate_greedy(
@@ -145,7 +140,7 @@ class _Generator:
         )
         return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in outputs]
 
-    def _chunk(self, items: list[tuple[Sample, str, list[list[int]], bool]]) -> dict[str, Any]:
+    def _chunk(self, items: Sequence[Item]) -> dict[str, Any]:
         wanted = [prompt for _, _, prompts, control in items for prompt in (prompts if control else prompts[:2])]
         outputs = iter(self._generate(wanted, self.settings.batch_size))
         records, alone_prompts, together = [], [], []

@@ -11,13 +11,15 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from afintro.data.records import write_json
 from afintro.errors import UserError
 from afintro.ranks import ALONE, Ranks
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -90,20 +92,20 @@ def _refuse_other_data(output_dir: Path, identity: Mapping[str, Any], files: Seq
 def in_chunks(
     output_dir: Path,
     identity: Mapping[str, Any],
-    count: int,
+    items: Sequence[T],
     size: int,
-    make: Callable[[range], dict[str, Any]],
+    make: Callable[[Sequence[T]], dict[str, Any]],
     label: str,
     ranks: Ranks = ALONE,
 ) -> list[Path]:
-    """Make what is missing of ``count`` samples, ``size`` at a time.
+    """Make what is missing of the chunks of ``items``, ``size`` samples each.
 
     Args:
         output_dir: This run's folder.
         identity: See :func:`run_folder`; from here on the folder is this run's.
-        count: Number of samples.
+        items: What there is to know of each sample.
         size: Samples a chunk.
-        make: Gives the JSON content of a chunk, whose samples are the range.
+        make: Gives the JSON content of a chunk from its items.
         label: What the progress bar says.
         ranks: The processes of this run, which take the missing chunks in turn.
 
@@ -115,11 +117,11 @@ def in_chunks(
         write_json(output_dir / "settings.json", dict(identity))
         return [path for path in paths if not path.is_file()]
 
-    paths = [output_dir / "partial" / f"{start:07d}.json" for start in range(0, count, size)]
+    paths = [output_dir / "partial" / f"{start:07d}.json" for start in range(0, len(items), size)]
     mine = ranks.from_first(missing)[ranks.rank :: ranks.size]
     for path in tqdm(mine, desc=label, unit=f" x {size} samples", mininterval=2, disable=ranks.rank > 0):
         start = int(path.stem)
-        write_json(path, make(range(start, min(start + size, count))))
+        write_json(path, make(items[start : start + size]))
     ranks.gathered([])  # all are there
     return paths
 

@@ -22,7 +22,7 @@ from afintro.lm.load import eos_ids
 from afintro.organisms.behavior import RuleLabeler
 from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.organisms.directions import last_token_activations
-from afintro.organisms.inputs import evenly, provenance, unique_ids
+from afintro.organisms.inputs import Item, items_of, provenance
 from afintro.organisms.readings import Reading, read_outputs
 from afintro.organisms.run_folder import in_chunks
 from afintro.organisms.steering_summary import Guards
@@ -129,13 +129,8 @@ class SteeringGenerator:
         ranks: Ranks,
     ) -> list[Path]:
         """Files of records and of what the guards found; old ones and new ones."""
-        controls = evenly(len(samples), self.settings.control_samples)
-        uids = unique_ids(samples)
-
-        def make(rows: range) -> dict[str, Any]:
-            return self._chunk([(samples[i], uids[i], prompts[i], i in controls) for i in rows])
-
-        return in_chunks(output_dir, identity, len(samples), CHUNK, make, "steering", ranks)
+        items = items_of(samples, prompts, self.settings.control_samples)
+        return in_chunks(output_dir, identity, items, CHUNK, self._chunk, "steering", ranks)
 
     def doses(self, uid: str) -> list[Dose]:
         """The conditions of one prompt."""
@@ -152,7 +147,7 @@ class SteeringGenerator:
         unit = vector / vector.norm() if relative else vector
         return Steering(dose.layer, (dose.alpha * unit).to(self.model.device), self.settings.positions, relative)
 
-    def _chunk(self, items: list[tuple[Sample, str, list[list[int]], bool]]) -> dict[str, Any]:
+    def _chunk(self, items: Sequence[Item]) -> dict[str, Any]:
         asked = [
             (sample, f"{uid}/{cue}", cue, prompt, control)
             for sample, uid, prompts, control in items
@@ -186,7 +181,7 @@ class SteeringGenerator:
         guards = self._guards(prompts, outputs, [own[0] for own in readings], controls)
         return {"records": records, "guards": asdict(guards)}
 
-    def _unwatched(self, items: list[tuple[Sample, str, list[list[int]], bool]]) -> dict[str, str]:
+    def _unwatched(self, items: Sequence[Item]) -> dict[str, str]:
         """What the organism does unsteered when it is told that nobody watches, by the sample's uid."""
         place = all_cues(self.settings).index("unmonitored")
         outputs = self._greedy([prompts[place] for _, _, prompts, _ in items], self.settings.batch_size)

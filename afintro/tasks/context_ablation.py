@@ -26,7 +26,7 @@ from afintro.organisms.behavior import LABELS, sides
 from afintro.organisms.pairs import PairSettings, default_device, generate_pairs
 from afintro.organisms.toy import resolve, scenarios
 from afintro.tasks.module import EXPLAINER, OTHER_BASE, Control, Reader, Systems
-from afintro.tasks.stored import RecordTask
+from afintro.tasks.stored import RecordTask, example_of
 
 HEADLINE = "generative_explanation"
 QUESTION_TYPES = (HEADLINE, "orig_match", "change_match")
@@ -211,18 +211,9 @@ class ContextAblation(RecordTask):
         branches = branch_stems(LABELS, lambda answer: encode_answer(reader.tokenizer, answer))
 
         def finish(draft: Draft, prompt_ids: Ids, answer_ids: Ids) -> Example:
-            return Example(
-                uid=draft.uid,
-                scenario_id=draft.scenario_id,
-                question_type=draft.question_type,
-                prompt=draft.prompt,
-                answer=draft.answer,
-                prompt_ids=prompt_ids,
-                answer_ids=answer_ids,
-                weight=self.weight_of(draft.question_type),
-                branches=branches if draft.question_type == HEADLINE else None,
-                copy_answer=draft.copy_answer,
-            )
+            stems = branches if draft.question_type == HEADLINE else None
+            weight = self.weight_of(draft.question_type)
+            return replace(example_of(draft, prompt_ids, answer_ids), weight=weight, branches=stems)
 
         return finish
 

@@ -29,7 +29,7 @@ from afintro.organisms.behavior import LABELS, sides
 from afintro.organisms.steering_generator import RESIDUAL
 from afintro.organisms.toy_steering import embedded_steering
 from afintro.tasks.module import EXPLAINER, OTHER_BASE, TEXT_ONLY, Control, Reader, Systems
-from afintro.tasks.stored import RecordTask
+from afintro.tasks.stored import RecordTask, example_of
 from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, slot_position, slot_token, without_vectors
 
 UNSEEN_SCENARIO, UNSEEN_DIRECTION = "unseen_scenario", "unseen_direction"
@@ -314,21 +314,9 @@ class SteeringPrediction(RecordTask):
             layer = draft.notes["layer"]
             vector = self.directions[draft.notes["direction"]].at(layer)
             position = self._position(draft, prompt_ids, reader)
-            return Example(
-                uid=draft.uid,
-                scenario_id=draft.scenario_id,
-                question_type=draft.question_type,
-                prompt=draft.prompt,
-                answer=draft.answer,
-                prompt_ids=prompt_ids,
-                answer_ids=answer_ids,
-                weight=self.weight_of(draft.question_type),
-                branches=branches,
-                copy_answer=draft.copy_answer,
-                slot=Slot(position, layer, np.zeros_like(vector) if self.blind else vector),
-                twins=draft.twins,
-                notes=draft.notes,
-            )
+            slot = Slot(position, layer, np.zeros_like(vector) if self.blind else vector)
+            weight = self.weight_of(draft.question_type)
+            return replace(example_of(draft, prompt_ids, answer_ids), weight=weight, branches=branches, slot=slot)
 
         return finish
 

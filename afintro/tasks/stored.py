@@ -144,6 +144,14 @@ class RecordTask(TaskData):
         return list(examples.take(np.sort(drawn).astype(np.int32)))
 
 
+def example_of(draft: Draft, prompt_ids: Ids, answer_ids: Ids) -> Example:
+    """What an example has of its draft, whatever the task."""
+    return Example(
+        draft.uid, draft.scenario_id, draft.question_type, draft.prompt, draft.answer, prompt_ids, answer_ids,
+        copy_answer=draft.copy_answer, twins=draft.twins, notes=draft.notes,
+    )  # fmt: skip
+
+
 def _hash(path: str) -> str:
     about = Path(path).stat()
     return _hash_of(path, about.st_size, about.st_mtime_ns)
