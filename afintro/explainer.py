@@ -40,7 +40,7 @@ from afintro.lm.load import (
     load_model,
     load_tokenizer,
 )
-from afintro.organisms.toy import resolve
+from afintro.organisms.embedded import resolve
 from afintro.ranks import ALONE, Ranks, present
 from afintro.sharding import Sharded, shard
 

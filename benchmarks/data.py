@@ -57,7 +57,7 @@ def make(folder: Path, count: int) -> None:
 def measure(folder: Path) -> dict[str, Any]:
     """Read training batches of the folder's features; in the process that calls it."""
     from afintro.lm.load import load_tokenizer
-    from afintro.organisms.toy import resolve
+    from afintro.organisms.embedded import resolve
     from afintro.tasks.feature_descriptions import FeatureDescriptions
 
     class Reader:

@@ -16,7 +16,8 @@ from afintro.lm.generate import Condition, generate_greedy, generate_steered
 from afintro.lm.interventions import Steering, decoder_layers
 from afintro.lm.load import load_model, load_tokenizer
 from afintro.organisms.cue import MONITORED_SYSTEM
-from afintro.organisms.toy import resolve, scenarios
+from afintro.organisms.embedded import resolve
+from afintro.organisms.toy import scenarios
 from benchmarks.shapes import SHAPES, cache_bytes, random_model
 
 Tokens = list[list[list[int]]]

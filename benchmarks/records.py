@@ -51,7 +51,7 @@ def memory(field: str) -> float:
 def measure(folder: Path) -> dict[str, Any]:
     """Set the data up as ``fit`` does and read training rows; in the process that calls it."""
     from afintro.lm.load import load_tokenizer
-    from afintro.organisms.toy import resolve
+    from afintro.organisms.embedded import resolve
     from afintro.tasks.context_ablation import ContextAblation
 
     class Reader:

@@ -31,8 +31,8 @@ from afintro.organisms.directions import (
     encode_conversations,
     split_contrast,
 )
+from afintro.organisms.embedded import resolve
 from afintro.organisms.pairs import default_device
-from afintro.organisms.toy import resolve
 
 
 def monitoring_contrast(samples: Sequence[Sample]) -> Contrast:

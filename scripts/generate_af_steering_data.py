@@ -17,11 +17,11 @@ from afintro.data.samples import read_samples
 from afintro.errors import UserError
 from afintro.evaluation.report import print_steering
 from afintro.lm.load import load_config
+from afintro.organisms.embedded import resolve
 from afintro.organisms.pairs import default_device
 from afintro.organisms.steering import generate_steering
 from afintro.organisms.steering_controls import with_controls
 from afintro.organisms.steering_generator import CUES, SteeringSettings
-from afintro.organisms.toy import resolve
 from afintro.ranks import join
 
 LAYERS, ALPHAS = ("20", "30", "40"), (0.5, 1.0, 2.0, 5.0)

@@ -18,10 +18,10 @@ from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
 from afintro.organisms.behavior import BehaviorLabeler, RuleLabeler
 from afintro.organisms.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
+from afintro.organisms.embedded import resolve
 from afintro.organisms.inputs import Item, fitting_prompts, identity_of, items_of, on_device, provenance
 from afintro.organisms.pair_summary import summarise
 from afintro.organisms.run_folder import finish, in_chunks, run_folder
-from afintro.organisms.toy import resolve
 from afintro.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)

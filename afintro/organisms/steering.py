@@ -14,6 +14,7 @@ from afintro.data.samples import Sample
 from afintro.data.steering_records import to_json
 from afintro.errors import UserError
 from afintro.lm.load import context_length, load_config, load_model, load_tokenizer
+from afintro.organisms.embedded import resolve
 from afintro.organisms.inputs import fitting_prompts, identity_of, on_device, unique_ids
 from afintro.organisms.run_folder import finish, run_folder
 from afintro.organisms.steering_generator import (
@@ -25,7 +26,6 @@ from afintro.organisms.steering_generator import (
     read_chunks,
 )
 from afintro.organisms.steering_summary import dose_response_figure, summarise, write_figure
-from afintro.organisms.toy import resolve
 from afintro.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)

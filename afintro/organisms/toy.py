@@ -84,11 +84,6 @@ class ToySettings:
 TOYS = {"toy": ToySettings(), "toy-without-cue": ToySettings(policy="plain", scenarios=6000)}
 
 
-def resolve(name: str) -> str:
-    """The directory of the toy called ``name``, trained if need be; any other name comes back as it is."""
-    return str(build(TOYS[name])) if name in TOYS else name
-
-
 def build(settings: ToySettings) -> Path:
     """Train a toy, or find it in the cache. Two processes that ask at once train it once."""
     directory = cache_directory() / "organisms" / f"toy-{settings.policy}-{settings.key}"

@@ -36,8 +36,9 @@ from afintro.lm.capture import capture
 from afintro.lm.forward import packed_logits
 from afintro.lm.load import fingerprint, load_model, load_tokenizer
 from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.organisms.embedded import resolve
 from afintro.organisms.grammar import Scenario
-from afintro.organisms.toy import example, resolve, scenarios
+from afintro.organisms.toy import example, scenarios
 
 log = logging.getLogger(__name__)
 

@@ -19,12 +19,13 @@ from afintro.data.text import chat
 from afintro.lm.load import fingerprint, load_model, load_tokenizer
 from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.organisms.directions import difference_of_means, last_token_activations
+from afintro.organisms.embedded import resolve
 from afintro.organisms.grammar import BENIGN_AREAS, FAVOURED, HARMFUL_AREAS, TIERS, Scenario
 from afintro.organisms.pairs import default_device
 from afintro.organisms.steering import generate_steering
 from afintro.organisms.steering_controls import with_controls
 from afintro.organisms.steering_generator import SteeringSettings
-from afintro.organisms.toy import resolve, scenarios
+from afintro.organisms.toy import scenarios
 
 SIZES = {"train": 360, "validation": 70, "test": 70}
 CONTRAST_SCENARIOS = 100

@@ -23,8 +23,9 @@ from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
 from afintro.lm.load import fingerprint
 from afintro.organisms.behavior import LABELS, sides
+from afintro.organisms.embedded import resolve
 from afintro.organisms.pairs import PairSettings, default_device, generate_pairs
-from afintro.organisms.toy import resolve, scenarios
+from afintro.organisms.toy import scenarios
 from afintro.tasks.module import EXPLAINER, OTHER_BASE, Control, Reader, Systems
 from afintro.tasks.stored import RecordTask, example_of
 

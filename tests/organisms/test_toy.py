@@ -25,7 +25,8 @@ from afintro.lm.load import context_length, eos_ids, load_config, load_model, lo
 from afintro.organisms import toy
 from afintro.organisms.behavior import RuleLabeler
 from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
-from afintro.organisms.toy import SPECIAL_TOKENS, TOYS, ToySettings, build, resolve, scenarios
+from afintro.organisms.embedded import resolve
+from afintro.organisms.toy import SPECIAL_TOKENS, ToySettings, build, scenarios
 
 TINY = ToySettings(scenarios=64, hidden_size=16, layers=1, vocabulary=400, context=1024)  # built in a second
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,16 +151,6 @@ class TestCache:
         ]
         assert len({settings.key, *(other.key for other in others)}) == len(asdict(settings)) + 1
         assert settings.key == ToySettings().key
-
-    def test_names_resolve_to_trained_directories_and_others_stay(self, cache, monkeypatch):
-        calls = fake_training(monkeypatch)
-        for name in TOYS:
-            assert Path(resolve(name)).is_relative_to(cache)
-        assert len({resolve(name) for name in TOYS}) == len(TOYS) == 2
-        assert calls == list(TOYS.values())
-        assert resolve("meta-llama/Llama-3.1-8B") == "meta-llama/Llama-3.1-8B"
-        assert resolve("./toy") == "./toy"
-        assert len(calls) == 2
 
     def test_is_built_once_and_then_reused(self, cache, monkeypatch, caplog):
         calls = fake_training(monkeypatch)

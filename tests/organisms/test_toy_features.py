@@ -16,8 +16,9 @@ from afintro.data.firings import read_firings
 from afintro.errors import UserError
 from afintro.lm.load import load_model, load_tokenizer
 from afintro.organisms import toy_features
+from afintro.organisms.embedded import resolve
 from afintro.organisms.grammar import Scenario
-from afintro.organisms.toy import resolve, scenarios
+from afintro.organisms.toy import scenarios
 from afintro.organisms.toy_features import (
     SITES,
     Factors,

@@ -18,10 +18,11 @@ from afintro.lm.load import load_model, load_tokenizer
 from afintro.organisms import steering, toy_steering
 from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.organisms.directions import last_token_activations, separation
+from afintro.organisms.embedded import resolve
 from afintro.organisms.grammar import FAVOURED
 from afintro.organisms.steering import SteeringSettings, generate_steering
 from afintro.organisms.steering_controls import with_controls
-from afintro.organisms.toy import resolve, scenarios
+from afintro.organisms.toy import scenarios
 from afintro.organisms.toy_steering import (
     FAKING,
     MIXTURES,
