@@ -40,6 +40,7 @@ from afintro.lm.load import (
     load_model,
     load_tokenizer,
 )
+from afintro.lm.spans import Located
 from afintro.organisms.embedded import resolve
 from afintro.ranks import ALONE, Ranks, present
 from afintro.sharding import Sharded, shard
@@ -268,13 +269,17 @@ class ExplainerModule(LightningModule):
             Mean negative log-likelihood over answer tokens ``[B]`` float32 (float64 for a float64 model), and whether
             every answer token is the arg-max ``[B]`` bool.
         """
-        changes = self._interventions(batch)
+        changes = self._changes(batch)
         if self.gradient_checkpointing and torch.is_grad_enabled() and changes:
             # The backward pass runs the layers once more: the hooks stay until it is through.
             self._until_backward.close()
             self._until_backward.enter_context(intervene(self._loaded(), changes))
             changes = []
-        logits = packed_logits(self._loaded(), batch.input_ids, batch.cu_seqlens, batch.answer_positions, changes)
+        # Where nothing is differentiated nothing needs to be detached (and a padded batch cannot be).
+        detached = batch.detached() if torch.is_grad_enabled() else None
+        logits = packed_logits(
+            self._loaded(), batch.input_ids, batch.cu_seqlens, batch.answer_positions, changes, detached=detached
+        )
         logits = logits if logits.dtype == torch.float64 else logits.float()
         token_nll = F.cross_entropy(logits, batch.answer_ids, reduction="none")
         counts = torch.bincount(batch.answer_rows, minlength=len(batch))
@@ -285,8 +290,11 @@ class ExplainerModule(LightningModule):
         """Take the hooks off that gradient checkpointing needed."""
         self._until_backward.close()
 
+    def _changes(self, batch: PackedBatch) -> list[Located]:
+        """The batch's vectors as continuous tokens at their slots, and what its contexts are steered by."""
+        return [*self._interventions(batch), *batch.steering()]
+
     def _interventions(self, batch: PackedBatch) -> list[Intervention]:
-        """The batch's vectors as continuous tokens at their slots."""
         if not len(batch.slot_positions):
             return []
         return [self._injected().intervention(batch.slot_positions, self._tokens(batch))]
@@ -376,7 +384,10 @@ class ExplainerModule(LightningModule):
 
     def _on_prompt(self, example: Example) -> list[Intervention]:
         """What changes while the example's prompt is read, positions counted in it."""
-        return self._interventions(collate([example]).to(self.device))
+        found = self._interventions(collate([example]).to(self.device))
+        if example.context is not None and example.context.steering is not None:
+            found += example.context.steering.on(example.context.length, self.device)
+        return found
 
     @contextmanager
     def untrained(self) -> Iterator[None]:

@@ -2,12 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from afintro.lm.spans import Spans, SpanSteering, spans
+
+
+@dataclass(frozen=True)
+class Context:
+    """The part of a prompt that is read first, as if it were kept from an earlier pass.
+
+    Args:
+        length: Its tokens, from the prompt's first.
+        stop_gradient: No gradient flows through its keys and values.
+        steering: What is done to the residual stream at its positions; None for nothing.
+    """
+
+    length: int
+    stop_gradient: bool = True
+    steering: SpanSteering | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,7 @@ class Example:
             the question has no verdict.
         copy_answer: What a reader would answer that saw the monitored output and expected no change.
         slot: The vector that stands in the prompt; None where the task has none.
+        context: The part of the prompt that is steered; None where the task has none.
         group: What macro averages are over, e.g. the category of a feature.
         twins: Items that share it have the same text and opposite verdicts; "" for an item without twin.
         notes: What else the task wants to know of it.
@@ -60,6 +79,7 @@ class Example:
     branches: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     copy_answer: str | None = None
     slot: Slot | None = None
+    context: Context | None = None
     group: str = ""
     twins: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -126,6 +146,26 @@ class PackedBatch:
             for name, value in vars(self).items()
         }
         return PackedBatch(**moved)
+
+    def steering(self) -> list[Spans]:
+        """What is done to the examples' contexts, as changes of the pass over the row."""
+        contexts = [example.context or Context(0) for example in self.examples]
+        lengths = [context.length for context in contexts]
+        return spans([context.steering for context in contexts], self._starts(), lengths, self.input_ids.device)
+
+    def detached(self) -> Tensor | None:
+        """``[T]`` bool, the positions through whose keys and values no gradient flows; None where it flows everywhere."""
+        stopped = [example.context is not None and example.context.stop_gradient for example in self.examples]
+        if not any(stopped):
+            return None
+        mask = torch.zeros(len(self.input_ids), dtype=torch.bool)
+        for example, start, stop in zip(self.examples, self._starts(), stopped, strict=True):
+            if stop and example.context is not None:
+                mask[start : start + example.context.length] = True
+        return mask.to(self.input_ids.device)
+
+    def _starts(self) -> list[int]:
+        return [0, *accumulate(map(len, self.examples))][:-1]
 
     def exact(self, logits: Tensor) -> Tensor:
         """Whether the arg-max of ``logits [A, vocabulary]`` is the expected token all through each answer: ``[B]`` bool."""

@@ -17,6 +17,7 @@ from afintro.lm.decoding import Decoding, Filling, Slots
 from afintro.lm.flash_decoding import FlashDecoding
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import Intervention, at_rows
+from afintro.lm.spans import Located
 from afintro.lm.step import Step, fill, planes_of
 
 Prompt = Sequence[int]
@@ -56,24 +57,31 @@ class Job:
 
 
 def read_prefixes(
-    model: nn.Module,
-    slots: Slots,
-    targets: Sequence[int],
-    prompts: Sequence[Prompt],
-    changes: Sequence[Sequence[Intervention]],
+    model: nn.Module, slots: Slots, targets: Sequence[int], prefixes: Sequence[Prompt], changes: Sequence[Located]
 ) -> None:
-    """Keep the keys and values of all but the last token of every prompt, in its slot."""
-    device, lengths = slots.lengths.device, [len(prompt) - 1 for prompt in prompts]
+    """Keep the keys and values of every prefix in its slot.
+
+    Args:
+        model: The model.
+        slots: Where they are kept.
+        targets: Slot of each prefix.
+        prefixes: Token ids; may be empty.
+        changes: Interventions, positions counted in the row that the prefixes make end to end.
+    """
+    device, lengths = slots.lengths.device, [len(prefix) for prefix in prefixes]
     filling = Filling(slots, targets, lengths)
     read = [length for length in lengths if length]
     if not read:
         return
     bounds = torch.tensor([0, *read]).cumsum(0)
-    ids = torch.tensor([token for prompt in prompts for token in prompt[:-1]], device=device)
-    offsets = (torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)).tolist()
+    ids = torch.tensor([token for prefix in prefixes for token in prefix], device=device)
     nowhere = torch.zeros(0, dtype=torch.long, device=device)  # no logits are asked for
-    merged = at_rows(changes, offsets)
-    packed_logits(model, ids, bounds.to(device, torch.int32), nowhere, merged, filling)
+    packed_logits(model, ids, bounds.to(device, torch.int32), nowhere, changes, filling)
+
+
+def starts_of(sequences: Sequence[Prompt]) -> list[int]:
+    """Where each of several sequences begins in the row that they make end to end."""
+    return [0, *accumulate(map(len, sequences))][:-1]
 
 
 @dataclass
@@ -161,14 +169,9 @@ class Engine:
             taken.append((job, slot))
         slots = self.state.own if self.state.prompts is None else self.state.prompts
         for part in _passes(taken):
-            jobs = [job for job, _ in part]
-            read_prefixes(
-                self.model,
-                slots,
-                [slot for _, slot in part],
-                [job.prompt for job in jobs],
-                [job.changes for job in jobs],
-            )
+            prefixes = [job.prompt[:-1] for job, _ in part]
+            changes = at_rows([job.changes for job, _ in part], starts_of(prefixes))
+            read_prefixes(self.model, slots, [slot for _, slot in part], prefixes, changes)
         return bool(taken)
 
     def _compact(self, size: int) -> None:

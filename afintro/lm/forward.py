@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from afintro.lm.attention import keeps_keys, packed_forward
 from afintro.lm.decoding import Filling
-from afintro.lm.interventions import Intervention, intervene
+from afintro.lm.interventions import intervene
 from afintro.lm.padded import padded_logits
+from afintro.lm.spans import Located
 
 
 def packed_positions(cu_seqlens: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ def packed_logits(
     input_ids: Tensor,
     cu_seqlens: Tensor,
     positions: Tensor,
-    interventions: Sequence[Intervention] = (),
+    interventions: Sequence[Located] = (),
     prefix: Filling | None = None,
     detached: Tensor | None = None,
 ) -> Tensor:

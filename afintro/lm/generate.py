@@ -1,21 +1,18 @@
-"""Greedy generation that does not depend on how batches are made up, with steering; how surprising continuations are.
+"""Greedy generation that does not depend on how batches are made up, with steering.
 
 All conditions of a prompt (unsteered, and steered in several ways) share its *prefix*, every token but the last:
 steering at the last position and while decoding changes nothing before that, so the tokens equal those of separate runs.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from afintro.lm.attention import keeps_keys, packed_forward
-from afintro.lm.decoding import Decoding, Slots
-from afintro.lm.engine import Engine, Job, Prompt, Row, read_prefixes
-from afintro.lm.forward import packed_logits
+from afintro.lm.attention import keeps_keys
+from afintro.lm.engine import Engine, Job, Prompt, Row
 from afintro.lm.interventions import Intervention, Steering
 from afintro.lm.rereading import reread
 
@@ -160,81 +157,3 @@ def _row(condition: Condition) -> Row:
 def _on_prefix(condition: Condition, length: int) -> list[Intervention]:
     """Steering while all but the last token of a prompt, so many, are read."""
     return [steering.on(range(length)) for steering in condition if steering.positions == "all"]
-
-
-@torch.inference_mode()
-def continuation_nll(
-    model: nn.Module, prompts: Sequence[Prompt], continuations: Sequence[Sequence[Prompt]], *, batch_size: int
-) -> list[list[list[float]]]:
-    """How surprising each token of a continuation is to the unsteered model.
-
-    Args:
-        model: A causal LM loaded by :func:`afintro.lm.load.load_model`, in eval mode.
-        prompts: Token ids.
-        continuations: Those of each prompt, end of sequence included where it was written.
-        batch_size: Rows a forward pass; all continuations of a prompt run together.
-
-    Returns:
-        Negative log-likelihood of every token, in nats, by prompt and continuation.
-    """
-    results: list[list[list[float]]] = [[[] for _ in given] for given in continuations]
-    rows_a_prompt = max(map(len, continuations), default=1)
-    for group in _by_length(prompts, max(1, batch_size // max(1, rows_a_prompt))):
-        rows = [(p, i) for p in group for i in range(len(continuations[p])) if len(continuations[p][i])]
-        if not rows:
-            continue
-        place = {prompt: index for index, prompt in enumerate(group)}
-        targets = [continuations[p][i] for p, i in rows]
-        surprise = _surprise if keeps_keys(model) else _surprise_anew
-        found = surprise(model, [prompts[p] for p in group], [place[p] for p, _ in rows], targets)
-        for (prompt, index), target, nll in zip(rows, targets, found, strict=True):
-            results[prompt][index] = nll[: len(target)]
-    return results
-
-
-def _by_length(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    return (order[start : start + size] for start in range(0, len(order), size))
-
-
-def _surprise(
-    model: nn.Module, prompts: Sequence[Prompt], owners: Sequence[int], targets: Sequence[Prompt]
-) -> list[list[float]]:
-    """Of every token of ``targets``, which continue the prompts that ``owners`` name; padded to the longest."""
-    device, longest = next(model.parameters()).device, max(map(len, targets))
-    lengths = [len(prompt) - 1 for prompt in prompts]
-    prefixes = Slots(len(prompts), max(lengths), device)
-    state = Decoding(Slots(len(targets), longest, device), prefixes)
-    read_prefixes(model, prefixes, range(len(prompts)), prompts, [()] * len(prompts))
-    state.place(owners, [0] * len(targets), lengths)
-    # Padded on the right: what comes later changes nothing before it.
-    wanted = torch.tensor([[*row, *[-100] * (longest - len(row))] for row in targets], device=device)
-    last = torch.tensor([[prompts[owner][-1]] for owner in owners], device=device)
-    with packed_forward():
-        output: Any = model(
-            input_ids=torch.cat([last, wanted[:, :-1].clamp(min=0)], 1),
-            position_ids=state.prepare(len(targets), longest),
-            attention_mask=None,
-            use_cache=False,
-            rows=state,
-        )
-    logits: Tensor = output.logits.float()
-    nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-    rows: list[list[float]] = nll.view(len(targets), -1).tolist()
-    return rows
-
-
-def _surprise_anew(
-    model: nn.Module, prompts: Sequence[Prompt], owners: Sequence[int], targets: Sequence[Prompt]
-) -> list[list[float]]:
-    """The same, every prompt read once more for each of its continuations."""
-    device = next(model.parameters()).device
-    sequences = [[*prompts[owner], *target] for owner, target in zip(owners, targets, strict=True)]
-    ends = torch.tensor([0, *map(len, sequences)]).cumsum(0)
-    # The token at a position is predicted by the one before it, hence the "- 1".
-    positions = [torch.arange(len(t)) + end - len(t) - 1 for t, end in zip(targets, ends[1:].tolist(), strict=True)]
-    ids = torch.tensor([token for sequence in sequences for token in sequence], device=device)
-    asked = torch.cat(positions).to(device)
-    logits = packed_logits(model, ids, ends.to(device, torch.int32), asked).float()
-    nll = F.cross_entropy(logits, ids[asked + 1], reduction="none")
-    return [part.tolist() for part in nll.split([len(target) for target in targets])]

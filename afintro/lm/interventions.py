@@ -45,7 +45,8 @@ class Intervention:
         positions = self.positions.to(hidden.device)
         vectors = self.vectors.to(hidden.device)
         if self.relative:
-            vectors = vectors * flat[positions].norm(dim=-1, keepdim=True, dtype=vectors.dtype)
+            wide = torch.promote_types(vectors.dtype, hidden.dtype)
+            vectors = vectors * flat[positions].norm(dim=-1, keepdim=True, dtype=wide)
         vectors = vectors.to(hidden.dtype)
         # index_add sums where one position is named twice; index_copy takes the last, as an assignment would.
         changed = (
@@ -55,7 +56,7 @@ class Intervention:
 
 
 class Change(Protocol):
-    """What :func:`intervene` applies: an :class:`Intervention`, or several rows' as one."""
+    """What :func:`intervene` applies: an :class:`Intervention`, or several rows' or spans' as one."""
 
     @property
     def layer(self) -> int: ...

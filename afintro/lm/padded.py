@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afintro.lm.interventions import Intervention, intervene
+from afintro.lm.interventions import intervene
+from afintro.lm.spans import Located
 
 PACKABLE = {"full_attention", "sliding_attention"}
 
@@ -31,7 +32,7 @@ def padded_logits(
     input_ids: Tensor,
     cu_seqlens: Tensor,
     positions: Tensor,
-    interventions: Sequence[Intervention] = (),
+    interventions: Sequence[Located] = (),
 ) -> Tensor:
     """As :func:`afintro.lm.forward.packed_logits`, by a batch padded on the right."""
     lengths = cu_seqlens[1:] - cu_seqlens[:-1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from afintro.lm.generate import continuation_nll
+from afintro.lm.branches import continuation_nll
 from afintro.organisms.behavior import Behavior
 
 SURPRISING = 0.1  # the share of tokens at which a text may turn
@@ -69,7 +69,6 @@ def read_outputs(
     label: Callable[[str], Behavior],
     max_new_tokens: int,
     stop: int,
-    batch_size: int,
 ) -> list[list[Reading]]:
     """Read every output; equal ones to a prompt are looked at once.
 
@@ -81,11 +80,10 @@ def read_outputs(
         label: Text to behaviour.
         max_new_tokens: A shorter output was ended by the model.
         stop: The token with which it ends.
-        batch_size: Rows a forward pass.
     """
     different = [list(dict.fromkeys(tuple(ids) for ids in own)) for own in outputs]
     ended = [[(*ids, stop) if len(ids) < max_new_tokens else ids for ids in own] for own in different]
-    nll = continuation_nll(model, prompts, ended, batch_size=batch_size)
+    nll = continuation_nll(model, prompts, ended)
     found = []
     for own, unique, surprises in zip(outputs, different, nll, strict=True):
         original = coherence(unique[0], surprises[0])

@@ -164,7 +164,7 @@ class SteeringGenerator:
         outputs = generate_steered(
             self.model, prompts, conditions, max_new_tokens=new, eos_ids=self.eos, batch_size=size
         )
-        readings = read_outputs(self.model, prompts, outputs, self._text, self.label, new, self.eos[0], size)
+        readings = read_outputs(self.model, prompts, outputs, self._text, self.label, new, self.eos[0])
         unwatched = self._unwatched(items)
         records = []
         for (sample, uid, cue, _, _), own, texts in zip(asked, doses, readings, strict=True):

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from afintro.lm.generate import continuation_nll, generate_greedy, generate_steered
+from afintro.lm.branches import continuation_nll
+from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Steering, decoder_layers
 from afintro.lm.load import load_model
 from afintro.lm.step import Plane
@@ -430,14 +431,14 @@ def continuations(prompts):
     return drawn
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("tokens", [1, 30, 8192])
 @pytest.mark.parametrize(("dtype", "within"), [("float64", 2e-6), ("float32", 1e-3)])  # the logits are taken in float32
 def test_continuation_nll_is_that_of_a_plain_forward_pass(
-    model_directories, architecture, plain_model, prompts, continuations, batch_size, dtype, within
+    model_directories, architecture, plain_model, prompts, continuations, tokens, dtype, within
 ):
     model = load_model(model_directories[architecture], dtype=dtype)
     reference = plain_model(model_directories[architecture], torch.float64)
-    found = continuation_nll(model, prompts, continuations, batch_size=batch_size)
+    found = continuation_nll(model, prompts, continuations, tokens=tokens)
     assert [[len(nll) for nll in own] for own in found] == [[len(ids) for ids in own] for own in continuations]
     for prompt, own, measured in zip(prompts, continuations, found, strict=True):
         for ids, nll in zip(own, measured, strict=True):
@@ -450,13 +451,13 @@ def test_continuation_nll_is_that_of_a_plain_forward_pass(
 
 def test_continuation_nll_leaves_its_input_alone_and_reads_the_prefix_once(llama, prompts, continuations):
     before = [[list(ids) for ids in own] for own in continuations]
-    first = continuation_nll(llama, prompts, continuations, batch_size=64)
+    first = continuation_nll(llama, prompts, continuations)
     shapes = count_passes(llama)
-    assert continuation_nll(llama, prompts, continuations, batch_size=64) == first
+    assert continuation_nll(llama, prompts, continuations) == first
     assert shapes == [(1, sum(LENGTHS) - 7), (11, 20)]  # all prompts, then all continuations that hold anything
     assert continuations == before
-    assert continuation_nll(llama, prompts[::-1], continuations[::-1], batch_size=64) == first[::-1]
-    assert continuation_nll(llama, [], [], batch_size=4) == []
+    assert continuation_nll(llama, prompts[::-1], continuations[::-1]) == first[::-1]
+    assert continuation_nll(llama, [], []) == []
     shapes.clear()
-    assert continuation_nll(llama, prompts[:1], [[[], []]], batch_size=4) == [[[], []]]
+    assert continuation_nll(llama, prompts[:1], [[[], []]]) == [[[], []]]
     assert shapes == []

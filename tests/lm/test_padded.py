@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from afintro.lm.attention import NAME as PACKED
+from afintro.lm.branches import continuation_nll
 from afintro.lm.forward import packed_logits
-from afintro.lm.generate import continuation_nll, generate_greedy, generate_steered
+from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Intervention, Steering
 from afintro.lm.load import Lora, add_lora, load_model
 from afintro.lm.padded import takes_packed_rows
@@ -137,7 +138,7 @@ def test_the_slow_way_is_the_fast_way(model_directories, plain_model):
     assert runs[0] == runs[1]
     assert runs[0] != generate_greedy(fast, PROMPTS, **options)
     given = [[[9, 10], [5]], [], [[4, 4, 4]], [[8], [], [2]]]
-    found, again = (continuation_nll(model, PROMPTS, given, batch_size=4) for model in (fast, slow))
+    found, again = (continuation_nll(model, PROMPTS, given) for model in (fast, slow))
     for one, other in zip(found, again, strict=True):
         for row, same in zip(one, other, strict=True):
             assert same == pytest.approx(row, abs=1e-4)

@@ -99,7 +99,7 @@ def model(model_directories):
 def read(model, **options):
     return read_outputs(
         model, PROMPTS, OUTPUTS,
-        **{"decode": decode, "label": label, "max_new_tokens": NEW, "stop": STOP, "batch_size": 8, **options},
+        **{"decode": decode, "label": label, "max_new_tokens": NEW, "stop": STOP, **options},
     )  # fmt: skip
 
 
@@ -127,9 +127,9 @@ def test_perplexity_is_of_the_text_and_its_end_where_the_model_ended_it(model):
 def test_repetition_is_of_the_text_without_its_end(model):
     found = read(model, max_new_tokens=5)  # all four tokens of the last output, and then the end
     assert found[1][1].coherence.repetition == 0.0
-    assert read_outputs(
-        model, [[30]], [[(1,), (60,) * 5]], decode=decode, label=label, max_new_tokens=6, stop=60, batch_size=1
-    )[0][1].coherence.repetition == pytest.approx(1 / 2)  # with its end it would be 2/3
+    assert read_outputs(model, [[30]], [[(1,), (60,) * 5]], decode=decode, label=label, max_new_tokens=6, stop=60)[0][
+        1
+    ].coherence.repetition == pytest.approx(1 / 2)  # with its end it would be 2/3
 
 
 def test_coherent_is_beside_the_first_output_of_the_same_prompt(model, monkeypatch):
@@ -137,11 +137,11 @@ def test_coherent_is_beside_the_first_output_of_the_same_prompt(model, monkeypat
     nll = {(7, 7, 7): math.log(2), (8, 8, 8): math.log(50)}
     monkeypatch.setattr(
         "afintro.organisms.readings.continuation_nll",
-        lambda model, prompts, given, batch_size: [[[nll[ids]] * 3 for ids in own] for own in given],
+        lambda model, prompts, given: [[[nll[ids]] * 3 for ids in own] for own in given],
     )
     found = read_outputs(
         SimpleNamespace(), [[1], [1]], [[[7] * 3, [8] * 3], [[8] * 3, [7] * 3]],
-        decode=decode, label=label, max_new_tokens=3, stop=STOP, batch_size=1,
+        decode=decode, label=label, max_new_tokens=3, stop=STOP,
     )  # fmt: skip
     assert [[one.coherent for one in own] for own in found] == [[True, False], [True, True]]
 

@@ -111,7 +111,7 @@ class Organism:
         return [self.say(prompt, (), batch_size) for prompt in prompts]
 
     @staticmethod
-    def nll(model, prompts, continuations, *, batch_size):
+    def nll(model, prompts, continuations):
         return [[[1.0] * len(ids) for ids in own] for own in continuations]
 
 
@@ -245,7 +245,7 @@ class TestRecord:
         tokens = AutoTokenizer.from_pretrained(settings.model)
         surprise = {texts[8]: 1 + math.log(19), texts[16]: 1 + math.log(21)}
 
-        def nll(model, prompts, continuations, *, batch_size):
+        def nll(model, prompts, continuations):
             return [
                 [[surprise.get(tokens.decode(ids, skip_special_tokens=True), 1.0)] * len(ids) for ids in own]
                 for own in continuations

@@ -1,0 +1,237 @@
+"""Many continuations of a prefix that is read once: log-probabilities of answer tokens, and what each layer leans to."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afintro.lm.attention import keeps_keys, packed_forward
+from afintro.lm.capture import capture
+from afintro.lm.decoding import Decoding, Slots
+from afintro.lm.engine import read_prefixes, starts_of
+from afintro.lm.forward import packed_logits
+from afintro.lm.interventions import decoder_layers
+from afintro.lm.spans import SpanSteering, spans
+
+Ids = Sequence[int]
+TOKENS = 8_192  # most tokens of prefixes, and of rows with their padding, in one pass, if a single one has no more
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What is read first.
+
+    Args:
+        ids: Token ids; may be empty.
+        steering: Of all of its tokens.
+        rows: Continuations, at least one token each; there may be none.
+    """
+
+    ids: Ids
+    steering: SpanSteering | None
+    rows: Sequence[Ids]
+
+
+@torch.inference_mode()
+def last_log_probabilities(
+    model: nn.Module, prefixes: Sequence[Prefix], wanted: Sequence[Sequence[Ids]], *, tokens: int = TOKENS
+) -> list[list[Tensor]]:
+    """Log-probabilities, over the whole vocabulary, of tokens that may follow each row.
+
+    Args:
+        model: A causal LM loaded by :func:`afintro.lm.load.load_model`, also with an adapter, in eval mode.
+        prefixes: With their rows.
+        wanted: Token ids ``[K]`` of each prefix and row.
+        tokens: Most tokens a pass.
+
+    Returns:
+        ``[K]`` float32 on the host (float64 for a float64 model), by prefix and row.
+    """
+    found: list[list[Tensor]] = [[torch.empty(0)] * len(prefix.rows) for prefix in prefixes]
+    for group in _groups(prefixes, tokens):
+        owners = [(p, r) for p in group for r in range(len(prefixes[p].rows))]
+        ends = [[len(prefixes[p].rows[r]) - 1] for p, r in owners]
+        logits = _logits(model, [prefixes[p] for p in group], ends)
+        scores = _wide(logits).log_softmax(-1).cpu()
+        for (p, r), row in zip(owners, scores, strict=True):
+            found[p][r] = row[list(wanted[p][r])]
+    return found
+
+
+@torch.inference_mode()
+def row_log_probabilities(
+    model: nn.Module, prefixes: Sequence[Prefix], counts: Sequence[Sequence[int]], *, tokens: int = TOKENS
+) -> list[list[list[float]]]:
+    """Log-probability of each of the last tokens of each row, given all before it.
+
+    Args:
+        model: As for :func:`last_log_probabilities`.
+        prefixes: With their rows, each of more tokens than are asked about.
+        counts: How many tokens at the end of each row are asked about, by prefix and row.
+        tokens: Most tokens a pass.
+
+    Returns:
+        In nats, by prefix, row and token.
+    """
+    found: list[list[list[float]]] = [[[] for _ in prefix.rows] for prefix in prefixes]
+    for group in _groups(prefixes, tokens):
+        owners = [(p, r) for p in group for r in range(len(prefixes[p].rows))]
+        rows = [prefixes[p].rows[r] for p, r in owners]
+        asked = [range(len(row) - counts[p][r] - 1, len(row) - 1) for (p, r), row in zip(owners, rows, strict=True)]
+        scores = _wide(_logits(model, [prefixes[p] for p in group], asked)).log_softmax(-1)
+        targets = torch.tensor([row[column + 1] for row, own in zip(rows, asked, strict=True) for column in own])
+        each = scores.gather(1, targets.to(scores.device)[:, None])[:, 0].cpu()
+        for (p, r), part in zip(owners, each.split([len(own) for own in asked]), strict=True):
+            found[p][r] = part.tolist()
+    return found
+
+
+def continuation_nll(
+    model: nn.Module, prompts: Sequence[Ids], continuations: Sequence[Sequence[Ids]], *, tokens: int = TOKENS
+) -> list[list[list[float]]]:
+    """How surprising each token of a continuation is to the unsteered model.
+
+    Args:
+        model: As for :func:`last_log_probabilities`.
+        prompts: Token ids, at least one.
+        continuations: Those of each prompt, end of sequence included where it was written.
+        tokens: Most tokens a pass.
+
+    Returns:
+        Negative log-likelihood of every token, in nats, by prompt and continuation.
+    """
+    # The last token of the prompt predicts the first of the continuation, so it is read with it.
+    prefixes = [
+        Prefix(prompt[:-1], None, [[prompt[-1], *target] for target in given if len(target)])
+        for prompt, given in zip(prompts, continuations, strict=True)
+    ]
+    counts = [[len(row) - 1 for row in prefix.rows] for prefix in prefixes]
+    scores = map(iter, row_log_probabilities(model, prefixes, counts, tokens=tokens))
+    return [
+        [[-score for score in next(rows)] if len(target) else [] for target in given]
+        for given, rows in zip(continuations, scores, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def lens_logits(
+    model: nn.Module, prefixes: Sequence[Prefix], wanted: Ids, *, tokens: int = TOKENS
+) -> list[list[Tensor]]:
+    """Logits that each layer's residual stream gives to a few tokens after each row (logit lens, nostalgebraist 2020).
+
+    The states of all layers and rows go through the final norm and the vocabulary rows of those tokens in one product.
+
+    Returns:
+        ``[layers, K]`` on the host, by prefix and row.
+    """
+    found: list[list[Tensor]] = [[torch.empty(0)] * len(prefix.rows) for prefix in prefixes]
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layers = range(len(decoder_layers(model)))
+    for group in _groups(prefixes, tokens):
+        owners = [(p, r) for p in group for r in range(len(prefixes[p].rows))]
+        ends = [[len(prefixes[p].rows[r]) - 1] for p, r in owners]
+        with capture(model, layers) as residual:
+            _logits(model, [prefixes[p] for p in group], ends)
+        places = _places([prefixes[p] for p in group], ends, keeps_keys(base))
+        states = torch.stack([residual[layer].flatten(0, 1)[places.to(residual[layer].device)] for layer in layers])
+        vocabulary = base.get_output_embeddings().weight[list(wanted)]
+        scores = _wide(base.get_decoder().norm(states) @ vocabulary.T).cpu()
+        for index, (p, r) in enumerate(owners):
+            found[p][r] = scores[:, index]
+    return found
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _groups(prefixes: Sequence[Prefix], tokens: int) -> Iterator[list[int]]:
+    """Prefixes of like length together, so many that neither they nor their padded rows pass ``tokens``."""
+    filled = [index for index, prefix in enumerate(prefixes) if prefix.rows]
+    order = sorted(filled, key=lambda i: (len(prefixes[i].ids), max(map(len, prefixes[i].rows)), i))
+    group: list[int] = []
+    rows = widest = 0
+    for index in order:
+        prefix = prefixes[index]
+        count, width = rows + len(prefix.rows), max(widest, *map(len, prefix.rows))
+        if group and max((len(group) + 1) * len(prefix.ids), count * width) > tokens:
+            yield group
+            group, count, width = [], len(prefix.rows), max(map(len, prefix.rows))
+        group.append(index)
+        rows, widest = count, width
+    if group:
+        yield group
+
+
+def _logits(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
+    """``[A, vocabulary]`` after the asked columns of each row."""
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return (_on_kept if keeps_keys(base) else _anew)(model, prefixes, asked)
+
+
+def _on_kept(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
+    """Every prefix is read once, its keys and values kept; then all rows, padded on the right, in one pass."""
+    device = next(model.parameters()).device
+    ids, rows = [prefix.ids for prefix in prefixes], [row for prefix in prefixes for row in prefix.rows]
+    longest = max(map(len, rows))
+    kept = Slots(len(prefixes), max(1, *map(len, ids)), device)
+    state = Decoding(Slots(len(rows), longest, device), kept)
+    changes = spans([prefix.steering for prefix in prefixes], starts_of(ids), list(map(len, ids)), device)
+    read_prefixes(model, kept, range(len(prefixes)), ids, changes)
+    owners = [index for index, prefix in enumerate(prefixes) for _ in prefix.rows]
+    state.place(owners, [0] * len(rows), list(map(len, ids)))
+    # Padded on the right: what comes later changes nothing before it.
+    padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    places = _places(prefixes, asked, True).to(device)
+    with packed_forward(), _vocabulary_at(model, places):
+        output: Any = model(
+            input_ids=padded,
+            position_ids=state.prepare(len(rows), longest),
+            attention_mask=None,
+            use_cache=False,
+            rows=state,
+        )
+    logits: Tensor = output.logits[0]
+    return logits
+
+
+def _anew(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
+    """The same where keys cannot be kept: prefixes are read again for each of their rows."""
+    device = next(model.parameters()).device
+    sequences = [[*prefix.ids, *row] for prefix in prefixes for row in prefix.rows]
+    bounds = torch.tensor([0, *accumulate(map(len, sequences))], dtype=torch.int32, device=device)
+    owners = [prefix for prefix in prefixes for _ in prefix.rows]
+    lengths = [len(prefix.ids) for prefix in owners]
+    changes = spans([prefix.steering for prefix in owners], starts_of(sequences), lengths, device)
+    ids = torch.tensor([token for sequence in sequences for token in sequence], device=device)
+    return packed_logits(model, ids, bounds, _places(prefixes, asked, False).to(device), changes)
+
+
+def _places(prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]], kept: bool) -> Tensor:
+    """Flat positions of the asked columns: in the padded rows, or in whole sequences end to end."""
+    owners = [(prefix, row) for prefix in prefixes for row in prefix.rows]
+    longest = max(len(row) for _, row in owners)
+    starts = (
+        [index * longest for index in range(len(owners))]
+        if kept
+        else [
+            start + len(p.ids)
+            for start, (p, _) in zip(starts_of([[*p.ids, *r] for p, r in owners]), owners, strict=True)
+        ]
+    )
+    return torch.tensor([start + column for start, own in zip(starts, asked, strict=True) for column in own])
+
+
+@contextmanager
+def _vocabulary_at(model: nn.Module, places: Tensor) -> Iterator[None]:
+    """Apply the vocabulary matrix to some positions alone: ``[rows, length, hidden]`` arrives there as ``[1, A, hidden]``."""
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0].flatten(0, 1)[places][None],))
+    try:
+        yield
+    finally:
+        handle.remove()
