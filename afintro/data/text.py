@@ -35,34 +35,35 @@ def _without_system(messages: Sequence[Message]) -> list[Message]:
     return rest
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
-    """The whole prompt as the model reads it, up to where its answer begins.
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answering: bool = True) -> str:
+    """The whole prompt as the model reads it, up to where its answer begins; the turns alone where it is not ``answering``.
 
     Models whose template refuses a system turn (Gemma, early Mistral) read it at the head of the first user turn.
     """
     if tokenizer.chat_template is None:
         return (tokenizer.bos_token or "") + _plain(messages)
     try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answering)
     except TemplateError:
-        text = tokenizer.apply_chat_template(_without_system(messages), tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(_without_system(messages), tokenize=False, add_generation_prompt=answering)
     assert isinstance(text, str)
     return text
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Token ids of the rendered prompt. The rendering holds the BOS already, so none is added here."""
-    return _ids(tokenizer, render(tokenizer, messages))
+    return encode_text(tokenizer, render(tokenizer, messages))
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     """Token ids of an answer, end of sequence included: without it the explainer would never learn to stop."""
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token")
-    return [*_ids(tokenizer, answer), tokenizer.eos_token_id]
+    return [*encode_text(tokenizer, answer), tokenizer.eos_token_id]
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text as it is, no special token added."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     assert isinstance(ids, list)
     return ids
