@@ -25,8 +25,10 @@ from transformers import (
 from afintro.data import steering_records
 from afintro.data.directions import Direction, write_direction
 from afintro.data.features import write_features
+from afintro.data.introspection_texts import read_concepts, read_contexts, read_questions
 from afintro.data.records import ContextAblationRecord, to_json, write_json
 from afintro.data.steering_records import SteeringRecord
+from afintro.data.trials import PAIRS
 from afintro.organisms.cue import MONITORED_SYSTEM
 from afintro.organisms.toy import QUESTION_WORDS, ToySettings, make_tokenizer, scenarios
 
@@ -110,10 +112,24 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_small_model(tmp_path_factory.mktemp("small") / "model", seed=0)
 
 
-def save_small_model(directory: Path, seed: int, **settings: int) -> Path:
-    """Save a random two-layer Llama with a tokenizer trained on the grammar."""
-    texts = [scenario.text for scenario in scenarios(300, seed=0, held_out_wording=False)]
-    tokenizer = make_tokenizer(ToySettings(vocabulary=900), [*texts, *[QUESTION_WORDS, MONITORED_SYSTEM] * 50])
+@pytest.fixture(scope="session")
+def study_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random four-layer Llama whose tokenizer has the answers of the introspection study as single tokens."""
+    directory = tmp_path_factory.mktemp("study") / "model"
+    concepts = [word for pair in read_concepts().pairs for word in (pair.a, pair.b)]
+    words = [word for pair in PAIRS.values() for word in (pair.a, pair.b)] + concepts
+    texts = [context.text for context in read_contexts()] + [question.text for question in read_questions()]
+    tokenizer = make_tokenizer(ToySettings(vocabulary=1600), [*texts, *[" ".join(["The answer is", *words])] * 200])
+    return save_small_model(directory, seed=0, tokenizer=tokenizer, num_hidden_layers=4)
+
+
+def save_small_model(
+    directory: Path, seed: int, tokenizer: PreTrainedTokenizerFast | None = None, **settings: int
+) -> Path:
+    """Save a random two-layer Llama, with a tokenizer trained on the grammar unless another is given."""
+    if tokenizer is None:
+        texts = [scenario.text for scenario in scenarios(300, seed=0, held_out_wording=False)]
+        tokenizer = make_tokenizer(ToySettings(vocabulary=900), [*texts, *[QUESTION_WORDS, MONITORED_SYSTEM] * 50])
     ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in ("pad", "bos", "eos")}
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = LlamaConfig(

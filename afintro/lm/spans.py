@@ -1,7 +1,7 @@
 """Steering of the first tokens of sequences in a packed row: one vector a sequence, after each of a range of layers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ class SpanSteering:
         mode: ``add`` to the hidden states, or ``replace`` them by the vector in that size.
     """
 
-    vector: NDArray[np.float32]
+    vector: NDArray[np.float32] = field(compare=False, repr=False)
     layers: tuple[int, int]
     size: float
     relative: bool = False

@@ -1,0 +1,1 @@
+"""The introspection study: variants, their evaluations, and what they show."""

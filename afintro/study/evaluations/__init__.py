@@ -1,0 +1,1 @@
+"""The evaluations of a variant, one a file: ``measure`` asks, ``summarise`` scores."""
