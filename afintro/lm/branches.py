@@ -14,7 +14,7 @@ from afintro.lm.capture import capture
 from afintro.lm.decoding import Decoding, Slots
 from afintro.lm.engine import read_prefixes, starts_of
 from afintro.lm.forward import packed_logits
-from afintro.lm.interventions import decoder_layers
+from afintro.lm.interventions import decoder_layers, intervene
 from afintro.lm.spans import SpanSteering, spans
 
 Ids = Sequence[int]
@@ -29,11 +29,13 @@ class Prefix:
         ids: Token ids; may be empty.
         steering: Of all of its tokens.
         rows: Continuations, at least one token each; there may be none.
+        staying: Whether the rows are steered too; of a layer's own steering the lens shows what was there before.
     """
 
     ids: Ids
     steering: SpanSteering | None
     rows: Sequence[Ids]
+    staying: bool = False
 
 
 @torch.inference_mode()
@@ -187,7 +189,9 @@ def _on_kept(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Seque
     # Padded on the right: what comes later changes nothing before it.
     padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
     places = _places(prefixes, asked, True).to(device)
-    with packed_forward(), _vocabulary_at(model, places):
+    staying = [prefix.steering if prefix.staying else None for prefix in prefixes for _ in prefix.rows]
+    on_rows = spans(staying, range(0, len(rows) * longest, longest), list(map(len, rows)), device)
+    with packed_forward(), intervene(model, on_rows), _vocabulary_at(model, places):
         output: Any = model(
             input_ids=padded,
             position_ids=state.prepare(len(rows), longest),
@@ -205,8 +209,10 @@ def _anew(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence
     sequences = [[*prefix.ids, *row] for prefix in prefixes for row in prefix.rows]
     bounds = torch.tensor([0, *accumulate(map(len, sequences))], dtype=torch.int32, device=device)
     owners = [prefix for prefix in prefixes for _ in prefix.rows]
-    lengths = [len(prefix.ids) for prefix in owners]
-    changes = spans([prefix.steering for prefix in owners], starts_of(sequences), lengths, device)
+    steered = [
+        len(sequence if prefix.staying else prefix.ids) for prefix, sequence in zip(owners, sequences, strict=True)
+    ]
+    changes = spans([prefix.steering for prefix in owners], starts_of(sequences), steered, device)
     ids = torch.tensor([token for sequence in sequences for token in sequence], device=device)
     return packed_logits(model, ids, bounds, _places(prefixes, asked, False).to(device), changes)
 

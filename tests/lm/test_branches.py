@@ -1,5 +1,7 @@
 """A prefix read once for all its rows: the same as every row read alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -27,9 +29,10 @@ def alone(model, prefix, row):
     ids = torch.tensor([[*prefix.ids, *row]])
     changes = []
     if prefix.steering is not None:
-        vectors = torch.from_numpy(prefix.steering.size * prefix.steering.vector).expand(len(prefix.ids), -1)
+        steered = ids.shape[1] if prefix.staying else len(prefix.ids)
+        vectors = torch.from_numpy(prefix.steering.size * prefix.steering.vector).expand(steered, -1)
         changes = [
-            Intervention(layer, "add", torch.arange(len(prefix.ids)), vectors)
+            Intervention(layer, "add", torch.arange(steered), vectors)
             for layer in range(*prefix.steering.layers)
         ]
     with torch.inference_mode(), intervene(model, changes):
@@ -72,6 +75,22 @@ def test_rows_without_kept_keys_give_the_same(model_directories, monkeypatch):
     for own, other in zip(again, scores, strict=True):
         for row, same in zip(own, other, strict=True):
             assert row == pytest.approx(same, abs=1e-5)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_steering_may_stay_on_in_the_rows(model_directories, plain_model, monkeypatch, kept):
+    """Beside prefixes of like length whose steering ends with them, or that have none."""
+    model = load_model(model_directories["llama"])
+    reference = plain_model(model_directories["llama"], torch.float64)
+    monkeypatch.setattr(branches, "keeps_keys", lambda _: kept)
+    both = [change for prefix in PREFIXES for change in (prefix, replace(prefix, staying=True))]
+    found = last_log_probabilities(model, both, [wanted for wanted in WANTED for _ in range(2)])
+    for prefix, scores in zip(both, found, strict=True):
+        for row, score in zip(prefix.rows, scores, strict=True):
+            expected = alone(reference, prefix, row)[-1][[1, 99]]
+            torch.testing.assert_close(score.double(), expected, rtol=0, atol=2e-4)
+    assert (found[0][0] - found[1][0]).abs().max() > 0.01
+    assert torch.equal(found[4][0], found[5][0])  # nothing stays where nothing was
 
 
 def test_row_log_probabilities_are_of_the_last_tokens(model_directories, plain_model):
