@@ -1,0 +1,115 @@
+"""A session on a tiny random model, and one whose answers follow a rule, so that results are known beforehand."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from afintro.explainer import ExplainerModule
+from afintro.lm.load import Lora
+from afintro.organisms.study_material import Doses
+from afintro.study.session import Scale, Session
+from afintro.tasks.introspection import Introspection
+
+DOSES = Doses(train=[0.5, 1.0], validation=[0.6, 1.1], test=[0.7, 1.4, 2.8])
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """Vectors that a model decides are made once for all tests."""
+    monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path_factory.getbasetemp() / "study_cache"))
+
+
+@pytest.fixture(scope="session")
+def study_module(study_model):
+    """An adapter that changes the answers."""
+    module = ExplainerModule(str(study_model), lora=Lora(r=2, alpha=4))
+    module.configure_model()
+    drawn = torch.Generator().manual_seed(0)
+    for name, parameter in module.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3, generator=drawn)
+    return module.eval()
+
+
+def variant(**settings):
+    """The data of a variant, with short contexts."""
+    return Introspection(**{"longest_context": 300, "doses": DOSES, "vector_count": 6, **settings})
+
+
+@pytest.fixture
+def open_session(study_module):
+    """Makes a session of a variant; further arguments are those of its data."""
+
+    def make(seed=0, scale=None, **settings):
+        scale = scale or Scale(contexts=4, vectors=3, items=3, new_tokens=4, slots=8)
+        doses = Doses(train=[1.0], validation=[1.2], test=[1.4])
+        return Session(study_module, variant(**{"seed": seed, "doses": doses, **settings}), seed, 7, scale)
+
+    return make
+
+
+class Planted(Session):
+    """Answers by rule instead of by a model, and keeps what it was asked.
+
+    ``says(system, query, tokens)`` gives log-probabilities of answer tokens, ``sees(system, query)`` odds by layer,
+    ``scores(system, query, words)`` log-probabilities of words, ``writes(system, query)`` an answer.
+    """
+
+    current = "adapter"
+    says = sees = scores = writes = None
+
+    @contextmanager
+    def system(self, name):
+        self.current = name
+        yield
+
+    def ask(self, queries, answers):
+        self.asked = [*getattr(self, "asked", []), list(queries)]
+        return [self.says(self.current, query, tokens) for query, tokens in zip(queries, answers, strict=True)]
+
+    def lens(self, queries, answers):
+        return None if self.sees is None else [self.sees(self.current, query) for query in queries]
+
+    def score(self, queries, words, staying=False):
+        self.stayed = staying
+        return [self.scores(self.current, query, own) for query, own in zip(queries, words, strict=True)]
+
+    def write(self, queries, staying=False):
+        assert staying == self.stayed
+        return [self.writes(self.current, query) for query in queries]
+
+
+@pytest.fixture
+def planted(study_module):
+    """Makes such a session."""
+
+    def make(seed=0, scale=None, says=None, sees=None, scores=None, writes=None, **settings):
+        scale = scale or Scale(contexts=8, vectors=4, items=1000)
+        session = Planted(study_module, variant(seed=seed, **settings), seed, 7, scale)
+        session.says, session.sees, session.scores, session.writes = says, sees, scores, writes
+        return session
+
+    return make
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """From here on sessions put every query alone, in a forward pass of its own, last one first."""
+    ask, score, lens = Session.ask, Session.score, Session.lens
+
+    def backwards(single):
+        def asked(self, queries, others, *more, **named):
+            found = [single(self, query, place, others, *more, **named) for place, query in enumerate(queries)][::-1]
+            return found[::-1]
+
+        return asked
+
+    def on():
+        monkeypatch.setattr(Session, "ask", backwards(lambda s, q, i, answers: ask(s, [q], [answers[i]])[0]))
+        monkeypatch.setattr(
+            Session, "score", backwards(lambda s, q, i, words, **more: score(s, [q], [words[i]], **more)[0])
+        )
+        monkeypatch.setattr(Session, "lens", backwards(lambda s, q, i, answers: lens(s, [q], answers)[0]))
+
+    return on

@@ -1,0 +1,270 @@
+"""Detection: planted detectors come out as what they are; batched readings equal single ones."""
+
+import hashlib
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from afintro.data.splits import draw
+from afintro.data.trials import PAIRS
+from afintro.study.evaluations import detection
+from afintro.study.session import Scale
+
+SMALL = Scale(contexts=8, vectors=4, items=1000)
+
+
+def value(summary, name):
+    return summary["metrics"][name]["value"]
+
+
+def said(p_steered, mass=1.0):
+    """Log-probabilities of the answer that claims steering, and of the other."""
+    return [math.log(mass * p_steered), math.log(mass * (1 - p_steered))]
+
+
+def detects(system, query, tokens):
+    """The adapter sees any steering, the base none."""
+    return said(0.9 if system == "adapter" and query.steering is not None else 0.1)
+
+
+def summary_of(session, seed=0):
+    return detection.summarise(detection.measure(session), seed)
+
+
+def test_a_perfect_detector(planted):
+    found = summary_of(planted(says=detects, sees=lambda system, query: [0.0, float(query.steering is not None)]))
+    for side in ("held_in", "held_out", "swap"):
+        assert value(found, f"auroc/{side}/adapter") == value(found, f"tpr/{side}/adapter") == 1.0
+        assert value(found, f"balanced_accuracy/{side}/adapter") == 1.0
+        assert value(found, f"auroc/{side}/base") == 0.5
+        assert value(found, f"tpr/{side}/base") == 0.0
+        assert value(found, f"shift/auroc/{side}") == 0.5
+        assert value(found, f"d_prime/{side}/adapter") > 3
+        assert value(found, f"auroc_odd/{side}/adapter") == 1.0
+    assert value(found, "auroc_upper/held_out/adapter") == 1.0
+    assert value(found, "fpr/adapter") == value(found, "fpr_odd/adapter") == 0.0
+    assert value(found, "mass/adapter") == pytest.approx(1.0)
+    assert found["warnings"] == []
+    assert found["fixed_levels"] == ["seed"]
+    assert [layer["value"] for layer in found["lens"]["held_out"]["adapter"]] == [0.5, 1.0]
+
+
+def test_odds_that_go_by_the_context_are_chance(planted):
+    def by_context(system, query, tokens):
+        return said(0.05 + 0.9 * draw(query.context.id) / 2**64)
+
+    found = summary_of(planted(says=by_context))
+    for side in ("held_in", "held_out", "swap"):
+        assert value(found, f"auroc/{side}/adapter") == pytest.approx(0.5, abs=1e-9)
+        assert value(found, f"shift/auroc/{side}") == 0.0
+        assert value(found, f"tpr/{side}/adapter") == pytest.approx(value(found, "fpr/adapter"))
+
+
+def test_a_detector_of_strangeness_is_found_out(planted):
+    def strange(system, query, tokens):
+        return said(0.9 if query.context.kind == "odd" or query.steering is not None else 0.1)
+
+    found = summary_of(planted(says=strange))
+    assert value(found, "auroc/held_out/adapter") == 1.0
+    assert (value(found, "fpr/adapter"), value(found, "fpr_odd/adapter")) == (0.0, 1.0)
+    assert value(found, "auroc_odd/held_out/adapter") == 0.5
+
+
+def test_collapse_of_the_mass_is_named_with_its_figure(planted):
+    def collapsed(system, query, tokens):
+        return said(0.9 if query.steering is not None else 0.1, mass=0.07 if system == "adapter" else 0.8)
+
+    found = summary_of(planted(says=collapsed, pair="circle_square"))
+    assert value(found, "mass/adapter") == pytest.approx(0.07)
+    named = [warning for warning in found["warnings"] if "MASS COLLAPSE" in warning]
+    assert named == ["MASS COLLAPSE: the adapter gives circle and square a mean probability of 0.070 together"]
+    # Another pair's mass, or the base's, is not the variant's own.
+    below = summary_of(planted(says=lambda system, query, tokens: said(0.5, 0.9 if system == "adapter" else 0.1)))
+    assert not any("MASS COLLAPSE" in warning for warning in below["warnings"])
+
+
+def test_one_that_sees_only_strong_steering_at_late_layers(planted):
+    def strong(system, query, tokens):
+        seen = query.steering is not None and query.steering.mode == "add"
+        seen = seen and query.steering.layers == (2, 3) and query.steering.size >= 1.4
+        return said(0.9 if seen else 0.2)
+
+    found = summary_of(planted(says=strong))
+    assert value(found, "tpr/held_out/adapter") == pytest.approx(2 / 9)
+    assert value(found, "auroc/held_out/adapter") == pytest.approx((7 / 9) / 2 + 2 / 9)
+    assert value(found, "auroc_upper/held_out/adapter") == pytest.approx((4 / 6) / 2 + 2 / 6)  # doses 1.4 and 2.8
+    curve = {(one["side"], *one["layers"], one["dose"]): one["metrics"] for one in found["conditions"]}
+    assert len(curve) == 18
+    for (_, start, stop, dose), metrics in curve.items():
+        seen = (start, stop) == (2, 3) and dose >= 1.4
+        assert metrics["tpr/adapter"]["value"] == float(seen)
+        assert metrics["auroc/adapter"]["value"] == (1.0 if seen else 0.5)
+        assert metrics["tpr/adapter"]["n"] == 6 * 4 * 2  # plain contexts x questions, steered and not
+
+
+def test_one_that_remembers_training_vectors_fails_on_others(planted):
+    session = planted()
+    known = {vector.tobytes() for vector in session.material.vectors("train").matrix}
+
+    def remembers(system, query, tokens):
+        return said(0.9 if query.steering is not None and query.steering.vector.tobytes() in known else 0.1)
+
+    session.says = remembers
+    found = summary_of(session)
+    assert value(found, "auroc/held_in/adapter") == 1.0
+    assert value(found, "auroc/held_out/adapter") == value(found, "auroc/swap/adapter") == 0.5
+
+
+def test_cross_token_matrix_shows_a_detector_of_one_pair(planted):
+    session = planted(style="neutral", pair="red_blue")
+    red, blue = session.dialogues.answers(PAIRS["red_blue"])
+
+    def only_red(system, query, tokens):
+        return said(0.9 if query.steering is not None and list(tokens) == [red, blue] else 0.1, mass=0.9)
+
+    session.says = only_red
+    found = summary_of(session)["cross_token"]
+    assert set(found) == set(PAIRS)
+    for name, one in found.items():
+        assert one["native"] == (name == "red_blue")
+        assert one["metrics"]["auroc/adapter"]["value"] == (1.0 if one["native"] else 0.5)
+        assert one["metrics"]["mass/adapter"]["value"] == pytest.approx(0.9)
+
+
+def test_each_trained_seed_has_its_own_scale(planted):
+    """Pooled over both, a fifth of the comparisons would be between seeds, and lost."""
+    rows = []
+    for seed, (high, low) in enumerate([(0.9, 0.6), (0.4, 0.1)]):
+        by_rule = planted(
+            seed, says=lambda system, query, tokens, h=high, lo=low: said(h if query.steering is not None else lo)
+        )
+        rows += detection.measure(by_rule)
+    found = detection.summarise(rows, 0)
+    assert value(found, "auroc/held_out/adapter") == 1.0
+    assert value(found, "fpr/adapter") == 0.5
+    assert found["fixed_levels"] == []
+
+
+def test_every_condition_reads_every_context_plain_and_odd(planted):
+    session = planted(says=detects)
+    rows = [row for row in detection.measure(session) if row["system"] == "adapter" and row["native"]]
+    steered = [row for row in rows if row["side"] in ("held_in", "held_out")]
+    conditions = Counter((row["side"], *row["layers"], row["dose"], row["context"]) for row in steered)
+    contexts = {row["context"] for row in rows}
+    assert len(contexts) == 8
+    assert Counter(row["kind"] for row in rows if not row["steered"]) == {"plain": 6 * 4, "odd": 2 * 4}
+    assert len(conditions) == 2 * 3 * 3 * 8
+    assert set(conditions.values()) == {4}  # all test questions
+    assert {row["dose"] for row in steered} == {0.7, 1.4, 2.8}
+    test_side = {context.id for context in session.material.contexts.test}
+    assert contexts <= test_side
+    asked = {question.id for question in session.material.questions["suggestive"].test if not question.reversed_of}
+    assert {row["question"] for row in rows} == asked
+    sides = {row["side"]: row["vector"].split("/")[1] for row in steered}
+    assert sides == {"held_in": "train", "held_out": "test"}
+    assert {row["dose"] for row in rows if row["side"] == "swap"} == {None}
+
+
+def test_questions_about_one_reading_share_it(planted):
+    session = planted(says=detects)
+    detection.measure(session)
+    assert len(session.asked) == 2  # all at once, for each system
+    queries = session.asked[0]
+    read = {(query.context.id, id(query.steering)) for query in queries}
+    assert len(read) == 8 + 2 * 9 * 8 + 3 * 8
+    assert len(queries) > 4 * len(read)
+    assert not any(query.prefix[-1].isspace() for query in queries)
+
+
+def items(rows):
+    return {
+        (row["context"], row["vector"], row["side"], str(row["layers"]), row["dose"], row["question"], row["pair"])
+        for row in rows
+    }
+
+
+def test_all_variants_and_seeds_see_the_same_items(planted):
+    first = items(detection.measure(planted(says=detects)))
+    assert items(detection.measure(planted(seed=5, says=detects, label="coin"))) == first
+    assert items(detection.measure(planted(seed=1, says=detects, style="food", vectors=None))) == first
+    assert items(detection.measure(planted(seed=1, says=detects, style="self_report", vectors=None))) == first
+    other = items(detection.measure(planted(says=detects, style="vague")))
+    assert {one[:5] for one in other} == {one[:5] for one in first}
+    assert items(detection.measure(planted(says=detects, split_seed=1))) != first
+    middle = items(detection.measure(planted(says=detects, layer_ranges="middle")))
+    assert {one for one in middle if one[3] != "None"} <= {one for one in first if one[3] == "[1, 2]"}
+
+
+def test_options_are_named_in_an_order_that_is_drawn_and_the_same_for_all_readings(planted):
+    session = planted(says=detects, style="neutral", pair="red_blue", scale=Scale(contexts=24, vectors=4))
+    detection.measure(session)
+    texts = {}
+    for query in session.asked[0]:
+        if "Red" in query.question:
+            texts.setdefault((query.context.id, query.question.replace("Red", "Blue")), set()).add(query.question)
+    assert {len(found) for found in texts.values()} == {1}
+    first = [next(iter(found)) for found in texts.values()]
+    red_first = sum(text.index("Red") < text.index("Blue") for text in first)
+    assert 0.35 < red_first / len(first) < 0.65
+
+
+def test_concept_variants_are_asked_about_steering_with_their_own_vectors(planted):
+    rows = detection.measure(planted(says=detects, style="concept", vectors="concept"))
+    assert {row["style"] for row in rows} == {"suggestive"}
+    assert {row["vector"].split("/")[0] for row in rows if row["side"] == "held_out"} == {"concept"}
+
+
+def test_what_cannot_be_computed_is_null_with_a_warning(planted):
+    rows = [row for row in detection.measure(planted(says=detects)) if row["kind"] == "plain"]
+    found = detection.summarise(rows, 0)
+    assert value(found, "fpr_odd/adapter") is None
+    assert "fpr_odd/adapter cannot be computed from 0 items" in found["warnings"]
+    assert any("lens is missing" in warning for warning in found["warnings"])
+    alone = detection.summarise([row for row in rows if row["system"] == "adapter"], 0)
+    assert value(alone, "auroc/held_out/adapter") == 1.0
+    assert value(alone, "auroc/held_out/base") is value(alone, "shift/auroc/held_out") is None
+    assert detection.summarise([], 0)["metrics"]["fpr/adapter"]["value"] is None
+
+
+def test_batched_equals_one_by_one_to_a_millionth(open_session, one_by_one):
+    together = detection.measure(open_session())
+    assert detection.measure(open_session()) == together
+    one_by_one()
+    alone = detection.measure(open_session())
+    assert items(alone) == items(together)
+    for row, same in zip(together, alone, strict=True):
+        share, wanted = (1 / (1 + math.exp(-one["odds"])) for one in (row, same))
+        assert share == pytest.approx(wanted, abs=1e-6)
+        assert row["mass"] == pytest.approx(same["mass"], abs=1e-6)
+        if row["lens"] is not None:
+            assert row["lens"] == pytest.approx(same["lens"], abs=1e-4)
+
+
+def test_rows_of_a_model(open_session):
+    session = open_session()
+    rows = detection.measure(session)
+    adapter, base = ([row for row in rows if row["system"] == system] for system in ("adapter", "base"))
+    assert len(adapter) == len(base) == len(rows) / 2
+    assert max(abs(one["odds"] - other["odds"]) for one, other in zip(adapter, base, strict=True)) > 0.01
+    by_reading = {(r["context"], r["question"], r["pair"], r["vector"], str(r["layers"]), r["dose"]): r for r in base}
+    for row in base:
+        left_alone = by_reading.get((row["context"], row["question"], row["pair"], None, "None", None))
+        if row["steered"] and left_alone is not None:
+            assert row["odds"] != left_alone["odds"]
+    looked_at = [row for row in rows if row["lens"] is not None]
+    assert {row["side"] for row in looked_at} == {"none", "held_in", "held_out", "swap"}
+    for row in looked_at:  # the last layer is the model
+        assert len(row["lens"]) == 4
+        assert row["lens"][-1] == pytest.approx(row["odds"], abs=1e-3)
+    assert 0 < np.mean([row["mass"] for row in rows]) < 0.1
+    found = detection.summarise(rows, 0)
+    assert "MASS COLLAPSE" in found["warnings"][0]
+    assert len(found["lens"]["held_out"]["base"]) == 4
+
+
+def test_the_draw_is_that_of_this_version(planted):
+    """A changed draw changes what variants are compared on, so old results would no longer fit new ones."""
+    drawn = sorted(map(str, items(detection.measure(planted(says=detects)))))
+    assert hashlib.sha256("\n".join(drawn).encode()).hexdigest()[:16] == "e7b3745d46acb26c"
