@@ -14,6 +14,7 @@ from tests.conftest import Workspace, save_small_model, write_described_features
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+VARIANTS = sorted((ROOT / "configs" / "introspection").glob("*.yaml"))
 TASKS = [path for path in CONFIGS if "class_path: afintro.tasks" in path.read_text()]
 STACKS = [[path] for path in TASKS] + [[TASKS[0], path] for path in CONFIGS if path not in TASKS]
 STACKS += [[path, ROOT / "configs" / "debug.yaml"] for path in TASKS[1:]]
@@ -112,7 +113,11 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
 
 @pytest.mark.parametrize("stack", STACKS, ids=lambda stack: "+".join(path.stem for path in stack))
 def test_every_yaml_goes_through_the_command_line(
-    stack: list[Path], workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stack: list[Path],
+    workspace: Workspace,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Parsed and instantiated as given, then fitted for a step on a small model and small data."""
     small = ["--model.name", str(workspace.model), "--model.revision", "null", "--other_base", "null"]
@@ -138,8 +143,43 @@ def test_every_yaml_goes_through_the_command_line(
     ]
     small += ["--trainer.val_check_interval", "1", "--trainer.precision", "32-true", "--data.limit", "4"]
     small += ["--trainer.limit_val_batches", "1.0", "--trainer.strategy", "auto"]
+    if stack[0].stem == "introspection":
+        small = introspection(request, *small[small.index("--data.heldout") :])
     assert main(["fit", *(part for path in stack for part in ("--config", str(path))), *small]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("summary: ")
+
+
+def introspection(request: pytest.FixtureRequest, *more: str) -> list[str]:
+    """Settings that make a run of the introspection task small."""
+    model = str(request.getfixturevalue("study_model"))
+    return ["--model.name", model, "--data.vector_count", "8", "--data.longest_context", "300", *more]
+
+
+def test_every_variant_of_the_study_trains(workspace: Workspace, request: pytest.FixtureRequest) -> None:
+    """All 21 of the design, by name; each for a step."""
+    pairs = ("red_blue", "alpha_beta", "up_down", "circle_square")
+    names = {
+        "original_v3", "r1_minimal", "vague_prompt", "food_control", "flipped_labels", "random_labels", "random_labels_v2",
+        "no_steer", "deny_steering", "single_layer", "concept_vectors", "inverse_inference", "concept_discrimination",
+        "neutral_red_blue", "neutral_foo_bar", *(f"nonbinary_{pair}" for pair in pairs), "original_5epoch", "original_10epoch",
+    }  # fmt: skip
+    assert {path.stem for path in VARIANTS} == names
+    assert len(names) == 21
+    # Steps alone: evaluation is the same for all, and takes most of the time.
+    small = introspection(request, "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--data.limit", "4")
+    small += [
+        "--trainer.enable_checkpointing",
+        "false",
+        "--trainer.callbacks",
+        "null",
+        "--trainer.limit_val_batches",
+        "0",
+    ]
+    base = str(ROOT / "configs" / "introspection.yaml")
+    for path in VARIANTS:
+        assert main(["fit", "--config", base, "--config", str(path), *small]) == 0, path.stem
+    folder = workspace.path / "lightning_logs" / "introspection"
+    assert len(list(folder.glob("version_*/config.yaml"))) == 21
 
 
 def test_a_task_with_vectors_from_fit_to_validate(workspace: Workspace) -> None:

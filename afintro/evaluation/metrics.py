@@ -6,11 +6,12 @@ from functools import cache
 
 import numpy as np
 import torch
-from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
+from torchmetrics.functional.classification import binary_calibration_error
 from torchmetrics.functional.text import chrf_score
 
 from afintro.data.batch import Example
 from afintro.evaluation.answers import expected_verdict, parse_two_branch
+from afintro.evaluation.detection_metrics import auroc
 from afintro.evaluation.statistics import Bootstrap, Estimate, Floats, weighted_mean
 
 CALIBRATION_BINS = 10
@@ -75,15 +76,13 @@ class Statistic:
             return macro_f1(self.values, weights)
         if self.kind == "macro":
             return macro_mean(self.values, weights)
+        if self.kind == "auroc":
+            return float(auroc(self.values[:, 0], self.values[:, 1] > 0, weights[None])[0])
         drawn = np.repeat(np.arange(len(weights)), weights.astype(np.int64))
         # torchmetrics puts a probability of exactly 1 into a bin of its own.
         probability = torch.from_numpy(self.values[drawn, 0].clip(0.0, np.nextafter(1.0, 0.0)))
         truth = torch.from_numpy(self.values[drawn, 1]).long()
-        if self.kind == "calibration":
-            return float(binary_calibration_error(probability, truth, n_bins=CALIBRATION_BINS))
-        if truth.min() == truth.max():
-            return float("nan")
-        return min(1.0, float(binary_auroc(probability, truth)))  # float32 inside
+        return float(binary_calibration_error(probability, truth, n_bins=CALIBRATION_BINS))
 
 
 Scores = dict[str, tuple[Statistic, list[str]]]
