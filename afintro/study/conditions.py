@@ -6,6 +6,7 @@ What is drawn depends on the study's seed and on names alone: all variants, and 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from afintro.data.introspection_texts.items import Context, Question
 from afintro.data.splits import draw
@@ -75,13 +76,12 @@ def _steered(session: Session, side: str, vectors: VectorSet, kind: Kind) -> Ite
     material = session.material
     names = few(vectors.names, session.scale.vectors, f"{material.seed} {side}")
     doses: Sequence[float | None] = [None] if kind == "swap" else material.doses.test
-    conditions = [(layers, dose) for layers in material.ranges for dose in doses]
-    for layers, dose in conditions:
-        first = draw(f"{material.seed} {layers} {dose}")  # of the chosen contexts, so that conditions have different ones
+    for layers, (place, dose) in product(material.ranges, enumerate(doses)):
         for index, context in enumerate(session.contexts("test")):
             name = names[draw(f"{material.seed} {side} {layers} {dose} {context.id}") % len(names)]
             steering = material.steering(vectors.of(name), layers, 1.0 if dose is None else dose, kind)
-            chosen = (first + index) % EVERY == 0
+            # Of four doses, all contexts are chosen once a layer range, and not always at the same dose.
+            chosen = (layers[0] + place + index) % EVERY == 0
             yield Reading(context, side, steering, name, layers, dose, chosen)
 
 
@@ -100,6 +100,7 @@ class Trial:
         style: Under which it is recorded.
         pair: The two answers.
         native: Whether they are those that the variant was trained on.
+        swapped: Whether the second answer is named first, if they are named.
         lens: Whether every layer is looked at.
     """
 
@@ -108,6 +109,7 @@ class Trial:
     style: str
     pair: Pair
     native: bool
+    swapped: bool
     lens: bool = False
 
     @property
@@ -117,11 +119,26 @@ class Trial:
         assert says is not None, "a question about something else"
         return says, self.pair.a if says == self.pair.b else self.pair.b
 
-    def query(self, seed: int) -> Query:
-        """With its options in an order that is drawn, the same for all readings of a context."""
-        context, question = self.reading.context, self.question
-        swapped = bool(draw(f"{seed} {context.id} {question.id} {self.pair.name} order") % 2)
-        return Query(context, self.reading.steering, worded(question.text, self.pair, swapped))
+    @property
+    def query(self) -> Query:
+        """With its options filled in."""
+        text = worded(self.question.text, self.pair, self.swapped)
+        return Query(self.reading.context, self.reading.steering, text)
+
+
+def trials_of(
+    session: Session, reading: Reading, questions: Sequence[Question], style: str, pair: Pair, native: bool
+) -> list[Trial]:
+    """Questions about a reading.
+
+    The order of the answers is drawn for the first question and alternates from then on, alike in all readings of a
+    context, so that these differ by the steering alone.
+    """
+    first = draw(f"{session.material.seed} {reading.context.id} {style} {pair.name} order")
+    return [
+        Trial(reading, question, style, pair, native, swapped=(first + place) % 2 == 1)
+        for place, question in enumerate(questions)
+    ]
 
 
 def other_pairs(session: Session) -> list[Pair]:
@@ -130,17 +147,22 @@ def other_pairs(session: Session) -> list[Pair]:
 
 
 def in_other_words(session: Session, reading: Reading, questions: Sequence[Question], style: str) -> list[Trial]:
-    """One question with every other pair, of the unsteered readings and of a few on held-out vectors."""
+    """One question with every other pair, of the unsteered readings and of a few on held-out vectors.
+
+    A context has the same question in all of its readings, so that these differ by the steering alone.
+    """
     if reading.side not in ("held_out", "none") or not reading.chosen:
         return []
-    place = draw(f"{session.material.seed} {reading.context.id} {reading.layers} {reading.dose} {style}")
+    place = draw(f"{session.material.seed} {reading.context.id} {style}")
     question = questions[place % len(questions)]
-    return [Trial(reading, question, style, pair, native=False) for pair in other_pairs(session)]
+    return [
+        trial for pair in other_pairs(session) for trial in trials_of(session, reading, [question], style, pair, False)
+    ]
 
 
 def ask(session: Session, trials: Sequence[Trial]) -> list[Row]:
     """Rows of the adapter, then of the base; fields as for detection. All questions on one reading share it."""
-    queries = [trial.query(session.material.seed) for trial in trials]
+    queries = [trial.query for trial in trials]
     answers = [[session.dialogues.answer(word) for word in trial.claim] for trial in trials]
     rows = []
     for system in SYSTEMS:

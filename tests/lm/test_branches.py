@@ -32,8 +32,7 @@ def alone(model, prefix, row):
         steered = ids.shape[1] if prefix.staying else len(prefix.ids)
         vectors = torch.from_numpy(prefix.steering.size * prefix.steering.vector).expand(steered, -1)
         changes = [
-            Intervention(layer, "add", torch.arange(steered), vectors)
-            for layer in range(*prefix.steering.layers)
+            Intervention(layer, "add", torch.arange(steered), vectors) for layer in range(*prefix.steering.layers)
         ]
     with torch.inference_mode(), intervene(model, changes):
         logits = model(input_ids=ids, use_cache=False).logits[0]

@@ -7,7 +7,7 @@ from typing import Any
 from afintro.data.introspection_texts.items import Question
 from afintro.data.splits import draw
 from afintro.study import detection_summary
-from afintro.study.conditions import Reading, Trial, ask, in_other_words, readings, swaps
+from afintro.study.conditions import Reading, Trial, ask, in_other_words, readings, swaps, trials_of
 from afintro.study.session import Row, Session
 
 ABOUT_STEERING = ("suggestive", "vague", "neutral")
@@ -46,8 +46,8 @@ def questions(session: Session) -> list[Question]:
 
 def _native(session: Session, reading: Reading) -> list[Trial]:
     asked = questions(session)
-    looked_at = draw(f"{session.material.seed} {reading.context.id} {reading.layers} {reading.dose} lens") % len(asked)
-    trials = [Trial(reading, question, style(session), session.data.pair, native=True) for question in asked]
+    looked_at = draw(f"{session.material.seed} {reading.context.id} lens") % len(asked)
+    trials = trials_of(session, reading, asked, style(session), session.data.pair, native=True)
     if reading.chosen:
         trials[looked_at] = replace(trials[looked_at], lens=True)
     return trials
