@@ -10,7 +10,7 @@ from scipy.stats import norm, t
 from afintro.evaluation.statistics import RESAMPLES, Estimate, Floats
 
 LEVELS = ("seed", "context", "vector", "question")
-LEVEL_RESAMPLES = 100  # for the variance of a level alone, of which no tail is asked
+LEVEL_RESAMPLES = 200  # for the variance of a level alone, of which no tail is asked
 CHUNK = 2**21  # weights held at once
 UNBOUNDED = (-np.inf, np.inf)
 
@@ -20,21 +20,28 @@ Weighted = Callable[[Floats], Floats]
 
 @dataclass(frozen=True)
 class Resampled:
-    """A statistic on the items and on every resample, with what few units take from the latter.
+    """A statistic on the items and on every resample, and how far out in the latter its interval ends.
 
-    The spread over resamples is that of ``n`` units divided by ``n``, not by ``n - 1``, and its tails are normal where
-    Student's are called for. Both are put right by going further out in the resamples, as in the expanded percentile
-    interval (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4)); the
-    degrees of freedom of several levels are pooled (Satterthwaite 1946, Biometrics Bulletin 2(6)). With many units it is
-    the plain percentile interval. Of two or three units no resample is far enough out: the outermost one's distance from the
-    value is then stretched. The interval leaves ``null`` out just where :meth:`p_value` is below 0.05, but for rounding.
+    The resamples alone would mislead in two ways, put right as in the expanded percentile interval (Hesterberg 2015, "What
+    Teachers Should Know About the Bootstrap", The American Statistician 69(4)), which ends at other percentiles:
+
+    - Of ``n`` units they have the spread divided by ``n``, not ``n - 1``, and normal tails where Student's are called for: the
+      intervals of five questions or three seeds are far too narrow. Degrees of freedom of several levels are pooled
+      (Satterthwaite 1946, Biometrics Bulletin 2(6)).
+    - What an item has of its own, apart from its units, they count ``2 ** k - 1`` times for ``k`` levels. The standard error
+      is taken from each level redrawn alone, whose sum counts it ``k`` times: more than once, so still wide rather than
+      narrow (Cameron, Gelbach & Miller 2011, Journal of Business & Economic Statistics 29(2), subtract the rest).
+
+    With many units of one level it is the plain percentile interval. Of two or three units no resample is far enough out: the
+    distance of the outermost one from the value is then stretched. The interval leaves ``null`` out just where
+    :meth:`p_value` is below 0.05, but for rounding.
 
     Args:
         value: On the items themselves.
         draws: ``[resamples]``, those on which it is undefined left out.
         n: Number of items.
         bounds: What the statistic cannot leave.
-        inflation: True standard error over that of the resamples, at least 1.
+        inflation: Standard error over that of the resamples.
         freedom: Degrees of freedom of that standard error; None where no level varies, so that nothing can be said of it.
     """
 
@@ -85,8 +92,8 @@ class HierarchicalBootstrap:
     Every resample draws, with replacement, as many seeds as there are, as many contexts, and so on, each level by itself,
     and weighs an item by the product of how often its units were drawn: the pigeonhole bootstrap of Owen (2007, Annals of
     Applied Statistics 1(2), 386-411), for any number of crossed levels Owen & Eckles (2012, ibid. 6(3), 895-927). An item
-    without a unit at a level (an unsteered one has no vector) is not redrawn there. Intervals are a little too wide where
-    what units do together outweighs what each does. Paired differences: one statistic that takes both from the same weights.
+    without a unit at a level (an unsteered one has no vector) is not redrawn there. Paired differences: one statistic that
+    takes both from the same weights. How intervals come from resamples: :class:`Resampled`.
 
     **A level with one unit does not vary.** One trained seed gives no variance between seeds: the interval then speaks of
     that one training run, on other contexts, vectors and questions. :attr:`fixed` names such levels, for the report to say.
@@ -150,7 +157,7 @@ class HierarchicalBootstrap:
         for index, (name, value) in enumerate(zip(statistics, values, strict=True)):
             spread = [variance(level[index]) for level in alone]
             defined = draws[index][np.isfinite(draws[index])]
-            found[name] = Resampled(value, defined, self.n, bounds, *self._small_sample(spread))
+            found[name] = Resampled(value, defined, self.n, bounds, *self._small_sample(variance(defined), spread))
         return found
 
     def estimate(self, statistic: Weighted, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
@@ -170,15 +177,19 @@ class HierarchicalBootstrap:
             chunks.append(np.array([statistic(weights) for statistic in statistics]).reshape(-1, len(weights)))
         return np.concatenate(chunks, axis=1)
 
-    def _small_sample(self, spread: Sequence[float]) -> tuple[float, float]:
-        """Inflation of the standard error and its degrees of freedom, from the variance that each level has alone."""
+    def _small_sample(self, drawn: float, spread: Sequence[float]) -> tuple[float, float]:
+        """Standard error over that of the resamples, and its degrees of freedom.
+
+        Args:
+            drawn: Variance over resamples of all levels.
+            spread: Variance over resamples of each level alone.
+        """
         free = [self.units[level] - 1 for level in self.varying]
-        fewest = float(min(free))
-        if sum(spread) == 0:
-            return float(np.sqrt((fewest + 1) / fewest)), fewest
-        true = [variance * (freedom + 1) / freedom for variance, freedom in zip(spread, free, strict=True)]
-        pooled = sum(variance**2 / freedom for variance, freedom in zip(true, free, strict=True))
-        return float(np.sqrt(sum(true) / sum(spread))), max(fewest, sum(true) ** 2 / pooled)
+        true = [found * (freedom + 1) / freedom for found, freedom in zip(spread, free, strict=True)]
+        if drawn == 0 or sum(true) == 0:
+            return 1.0, float(min(free))
+        pooled = sum(found**2 / freedom for found, freedom in zip(true, free, strict=True))
+        return float(np.sqrt(sum(true) / drawn)), sum(true) ** 2 / pooled
 
 
 def variance(draws: Floats) -> float:

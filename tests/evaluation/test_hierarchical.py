@@ -127,6 +127,18 @@ class TestIntervals:
         covered, _ = outcomes(3, 40, (1.0, 0.3, 0.3))
         assert covered >= 0.87
 
+    def test_of_mere_noise_are_not_far_too_wide(self):
+        """Four levels that do nothing: the product of multiplicities alone would make them four to five times too wide."""
+        rng = np.random.default_rng(10)
+        sizes = {"seed": 3, "context": 12, "vector": 8, "question": 4}
+        levels = {name: rng.integers(0, size, 600).tolist() for name, size in sizes.items()}
+        exact = 2 * 1.96 / np.sqrt(600)
+        widths = [
+            np.ptp([e.ci_low, e.ci_high])
+            for e in (resampled_mean(rng.normal(size=600), levels, k).estimate for k in range(20))
+        ]
+        assert exact < np.median(widths) < 2.6 * exact
+
     def test_leave_out_null_just_where_p_is_below_5_percent(self):
         """But for rounding: four questions have 35 different resamples."""
         rng = np.random.default_rng(3)
