@@ -32,6 +32,7 @@ from afintro.organisms.pairs import default_device
 log = logging.getLogger(__name__)
 
 TOKENS = 8_192  # most tokens a pass, if a single text has no more
+PROVENANCE = ("_name_or_path", "transformers_version", "_commit_hash")  # of a configuration
 Ids = Sequence[int]
 Arrays = dict[str, NDArray[Any]]
 
@@ -71,11 +72,15 @@ class LayerStates:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What decides the states of given tokens, as JSON values: weights that are equal have one, wherever they lie."""
+        """What decides the states of given tokens, as JSON values: equal models have one, wherever they lie."""
         weights = fingerprint(self.directory)
-        commit = self.revision or getattr(self._config, "_commit_hash", None)
-        model = {"name": self.directory, "revision": commit} if weights is None else {"fingerprint": weights}
-        return {**model, "layer": self.layer, "dtype": self.dtype}
+        commit = getattr(self._config, "_commit_hash", None)  # a branch moves
+        named = {"name": self.directory, "revision": self.revision, "commit": commit}
+        model = named if weights is None else {"fingerprint": weights}
+        # A sliding window or a scale changes states, and no weights.
+        settings = {key: value for key, value in self._config.to_dict().items() if key not in PROVENANCE}
+        config = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        return {**model, "config": config, "layer": self.layer, "dtype": self.dtype}
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
