@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -147,39 +148,60 @@ class ExplainerCLI(LightningCLI):
         )
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+@dataclass(frozen=True)
+class Ended:
+    """How a run of the command line ended.
+
+    Args:
+        code: The exit code.
+        message: What and where, and the remedy, where it was refused or stopped; None otherwise.
+        summary: The summary that it left; None where it left none.
+    """
+
+    code: int
+    message: str | None = None
+    summary: Path | None = None
+
+
+def run(args: Sequence[str] | None = None) -> Ended:
+    """Run the command line, and print nothing of how it ended."""
     _quiet()
     try:
-        cli = ExplainerCLI(args)
+        return Ended(0, summary=ExplainerCLI(args).results.summary_path)
     except UserError as error:
-        return _refuse(str(error), error)
+        return _refused(str(error), error)
     except ArgumentError as error:
-        return _refuse(explain(str(error)), error)
+        return _refused(explain(str(error)), error)
     except ValueError as error:
         # jsonargparse tries every type that a setting may have, and wraps what a constructor refused.
         if not isinstance(error.__cause__, UserError):
             raise
-        return _refuse(str(error.__cause__), error)
+        return _refused(str(error.__cause__), error)
     except SIGTERMException:
-        print("afintro: stopped by SIGTERM\n  remedy: --ckpt_path last goes on from where it stopped", file=sys.stderr)
-        return 128 + signal.SIGTERM
+        message = "stopped by SIGTERM\n  remedy: --ckpt_path last goes on from where it stopped"
+        return Ended(128 + signal.SIGTERM, message)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            return _refuse(
+            return _refused(
                 f"{error.filename or 'the disk'}: no space left\n  remedy: free some room and run again", error
             )
         raise
-    if cli.results.summary_path is not None:
-        print(f"summary: {cli.results.summary_path}")
-    return 0
 
 
-def _refuse(message: str, error: Exception) -> int:
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    ended = run(args)
+    if ended.message is not None:
+        print(f"afintro: {'error: ' if ended.code == 2 else ''}{ended.message}", file=sys.stderr)
+    if ended.summary is not None:
+        print(f"summary: {ended.summary}")
+    return ended.code
+
+
+def _refused(message: str, error: Exception) -> Ended:
     if os.environ.get("AFINTRO_TRACEBACK") == "1":
         raise error
-    print(f"afintro: error: {message}", file=sys.stderr)
-    return 2
+    return Ended(2, message)
 
 
 def _quiet() -> None:
