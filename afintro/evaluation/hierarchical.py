@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy.stats import norm, t
@@ -86,6 +86,16 @@ class Resampled:
         return float(np.clip(2 * t.cdf(quantile / self.inflation, self.freedom), 2 * least, 1.0))
 
 
+@lru_cache(maxsize=64)  # a study asks for the same few ones hundreds of times
+def multiplicities(units: int, level: str, seed: int, resamples: int) -> Floats:
+    """How often each unit of a level is drawn: ``[resamples, units + 1]``, of which the last is that of items without a unit."""
+    rng = np.random.default_rng([seed, *level.encode()])
+    drawn = rng.multinomial(units, np.full(units, 1 / units), size=resamples)
+    found = np.pad(drawn.astype(np.float64), ((0, 0), (0, 1)), constant_values=1.0)
+    found.setflags(write=False)
+    return found
+
+
 class HierarchicalBootstrap:
     """Resamples that redraw the units of every level, shared by everything that is compared on the same items.
 
@@ -118,11 +128,8 @@ class HierarchicalBootstrap:
                 continue
             index = {name: position for position, name in enumerate(names)}
             self.units[level] = len(names)
-            # The column after the last unit's is that of items without one.
             self._members[level] = np.array([len(names) if unit is None else index[str(unit)] for unit in column])
-            rng = np.random.default_rng([seed, *level.encode()])
-            counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-            self._counts[level] = np.pad(counts.astype(np.float64), ((0, 0), (0, 1)), constant_values=1.0)
+            self._counts[level] = multiplicities(len(names), level, seed, resamples)
 
     @property
     def fixed(self) -> tuple[str, ...]:
