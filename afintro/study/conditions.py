@@ -11,9 +11,9 @@ from itertools import product
 from afintro.data.introspection_texts.items import Context, Question
 from afintro.data.splits import draw
 from afintro.data.trials import PAIRS, Pair, single_tokens, worded
-from afintro.data.vectors import VectorSet
+from afintro.data.vectors import Side, VectorSet
 from afintro.lm.spans import SpanSteering
-from afintro.organisms.study_material import Kind, Side
+from afintro.organisms.study_material import Kind
 from afintro.study.session import SYSTEMS, Query, Row, Session
 from afintro.tasks.introspection import says_steered
 
@@ -109,7 +109,7 @@ class Trial:
     style: str
     pair: Pair
     native: bool
-    swapped: bool
+    swapped: bool = False
     lens: bool = False
 
     @property

@@ -8,10 +8,10 @@ import numpy as np
 from afintro.data.trials import PAIRS
 from afintro.evaluation.detection_metrics import MEASURES, SHARE
 from afintro.evaluation.detection_metrics import Measure as Detection
-from afintro.evaluation.hierarchical import Weighted, ratio
+from afintro.evaluation.hierarchical import UNBOUNDED, Weighted, ratio
 from afintro.evaluation.statistics import Estimate, Floats
 from afintro.study.conditions import SIDES
-from afintro.study.estimates import UNBOUNDED, Measure, as_json, compare, mean, of_system, summary
+from afintro.study.estimates import Measure, as_json, compare, mean, of_system, summary
 from afintro.study.session import SYSTEMS, Row
 
 COLLAPSED = 0.5  # mean probability of both answers together, below which the figures say little

@@ -46,7 +46,7 @@ def compare(rows: Sequence[Row], measures: Mapping[str, Measure], seed: int) -> 
         measures: By name.
         seed: Of the resamples.
     """
-    places = {name: np.flatnonzero([row["system"] == name for row in rows]) for name in SYSTEMS}
+    places = {name: [at for at, row in enumerate(rows) if row["system"] == name] for name in SYSTEMS}
     statistics: dict[str, Weighted] = {}
     bounds: dict[str, tuple[float, float]] = {}
     for name, measure in measures.items():
@@ -64,9 +64,10 @@ def compare(rows: Sequence[Row], measures: Mapping[str, Measure], seed: int) -> 
     }
 
 
-def _at(places: np.ndarray, statistic: Weighted) -> Weighted:
+def _at(places: Sequence[int], statistic: Weighted) -> Weighted:
     """A statistic of some rows, as one of the weights of all."""
-    return lambda weights: statistic(weights[:, places])
+    columns = np.array(places, dtype=np.int64)
+    return lambda weights: statistic(weights[:, columns])
 
 
 def _difference(one: Weighted, other: Weighted) -> Weighted:

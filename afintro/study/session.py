@@ -16,7 +16,7 @@ from afintro.data.trials import PREFIX, Dialogues
 from afintro.errors import UserError
 from afintro.explainer import ExplainerModule
 from afintro.lm.attention import keeps_keys
-from afintro.lm.branches import Prefix, last_log_probabilities, lens_logits, row_log_probabilities
+from afintro.lm.branches import Prefix, last_log_probabilities, lens_logits
 from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Steering
 from afintro.lm.load import eos_ids
@@ -172,20 +172,26 @@ class Session:
             In nats, summed over a word's tokens, by query and candidate.
         """
         prefixes, places = self._prefixes(queries)
-        rows, counts = [], []
+        answers = [[self.dialogues.word(word) for word in own] for own in words]
+        follow = [_following(own) for own in answers]
+        longer, wanted = [], []
         for prefix, own in zip(prefixes, places, strict=True):
-            answers = [self.dialogues.word(word) for place in own for word in words[place]]
-            heads = [row for row, place in zip(prefix.rows, own, strict=True) for _ in words[place]]
-            rows.append([(*head, *answer) for head, answer in zip(heads, answers, strict=True)])
-            counts.append([len(answer) for answer in answers])
-        longer = [Prefix(prefix.ids, prefix.steering, own, staying) for prefix, own in zip(prefixes, rows, strict=True)]
-        found = row_log_probabilities(self.model, longer, counts)
-        sums = [[sum(tokens) for tokens in own] for own in found]
-        parts = []
-        for own, scores in zip(places, sums, strict=True):
-            values = iter(scores)
-            parts.append([[next(values) for _ in words[place]] for place in own])
-        return _in_order(places, parts, len(queries))
+            heads = [(head, follow[place]) for head, place in zip(prefix.rows, own, strict=True)]
+            rows = [(*head, *stem) for head, stems in heads for stem in stems]
+            longer.append(Prefix(prefix.ids, prefix.steering, rows, staying))
+            wanted.append([tokens for _, stems in heads for tokens in stems.values()])
+        scores = last_log_probabilities(self.model, longer, wanted)
+        found: list[list[float]] = [[] for _ in queries]
+        for own, values in zip(places, scores, strict=True):
+            left = iter(values)
+            for place in own:
+                told = {
+                    (*stem, token): float(score)
+                    for stem, tokens in follow[place].items()
+                    for token, score in zip(tokens, next(left), strict=True)
+                }
+                found[place] = [sum(told[answer[: end + 1]] for end in range(len(answer))) for answer in answers[place]]
+        return found
 
     def write(self, queries: Sequence[Query], staying: bool = False) -> list[str]:
         """Greedy answers as text.
@@ -223,6 +229,15 @@ class Session:
             for (context, _), own in groups.items()
         ]
         return prefixes, list(groups.values())
+
+
+def _following(answers: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+    """Every beginning of some answer, the empty one too, and the tokens that follow it: what is read once for all answers."""
+    found: dict[tuple[int, ...], dict[int, None]] = {}
+    for answer in answers:
+        for place, token in enumerate(answer):
+            found.setdefault(answer[:place], {})[token] = None
+    return {stem: list(tokens) for stem, tokens in found.items()}
 
 
 def _in_order(places: Sequence[Sequence[int]], found: Sequence[Sequence[Any]], count: int) -> list[Any]:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from afintro.lm.branches import Prefix, row_log_probabilities
 from afintro.study import naming
 from afintro.study.evaluations import concepts
 
@@ -125,6 +126,28 @@ def test_scores_are_those_of_single_tokens(open_session):
     assert row["rank"] == naming.rank(scores, words, row["concept"])
     assert row["rank_unsteered"] == naming.rank(unsteered, words, row["concept"])
     assert max(abs(one - other) for one, other in zip(scores, unsteered, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("staying", [False, True])
+def test_words_of_several_tokens_are_read_token_by_token(open_session, staying):
+    session = open_session()
+    words = ["sea", "seaside", "violinist", "thunderstorms", "violins"]
+    answers = [session.dialogues.word(word) for word in words]
+    assert len(answers[0]) == 1 < min(map(len, answers[1:]))
+    thought = naming.thoughts(session)[-1]
+    queries = [
+        concepts.Query(session.contexts("test")[0], steering, wording)
+        for steering in (thought.steering, None)
+        for wording in concepts.WORDINGS.values()
+    ]
+    with session.system("adapter"):
+        found = session.score(queries, [words] * len(queries), staying)
+        for query, scores in zip(queries, found, strict=True):
+            asked = session.dialogues.asked(query.context, query.question)
+            rows = [(*asked.question, *answer) for answer in answers]
+            prefix = Prefix(asked.context, query.steering, rows, staying)
+            [wanted] = row_log_probabilities(session.model, [prefix], [[len(answer) for answer in answers]])
+            assert scores == pytest.approx([sum(tokens) for tokens in wanted], abs=1e-4)
 
 
 def test_batched_equals_one_by_one(open_session, one_by_one, monkeypatch):
