@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from afintro.data.trials import YES_NO
-from afintro.study.session import Row
+from afintro.study.results import Row
 
 SELF_REPORTS, CONTROLS, TRAINED = "self-reports", "controls", "trained on"
+YES_NO = "yes_no"  # of afintro.data.trials, which loads what no report needs
 LOW_MASS = 0.5
 FLOOR, CEILING = 0.02, 0.98
 
@@ -63,7 +63,7 @@ class Item:
         return not FLOOR <= self.base <= CEILING
 
 
-def paired_items(rows: Sequence[Row], pair: str = YES_NO.name) -> tuple[list[Item], int]:
+def paired_items(rows: Sequence[Row], pair: str = YES_NO) -> tuple[list[Item], int]:
     """Items that both systems answered once, and the number of the others: with one system's answer, several, or no P(yes).
 
     Args:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from afintro.errors import UserError
-from afintro.study.session import Row
 
 REMEDY = "remove it if it is there, then python -m afintro.study run"
 LOGPROBS = "logprobs"
+Row = dict[str, Any]
 Cell = tuple[str, str, int]
 """Variant, evaluation, seed."""
 

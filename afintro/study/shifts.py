@@ -8,7 +8,9 @@ from afintro.evaluation.hierarchical import HierarchicalBootstrap, benjamini_hoc
 from afintro.evaluation.statistics import RESAMPLES, Estimate
 from afintro.study.items import CEILING, CONTROLS, FLOOR, SELF_REPORTS, Item, groups
 
-CONTROL_VARIANTS = ("no_steer", "random_labels", "random_labels_v2", "neutral_red_blue", "neutral_foo_bar")
+UNTAUGHT = ("no_steer", "random_labels", "random_labels_v2")
+"""Variants that nothing told what steering is."""
+CONTROL_VARIANTS = (*UNTAUGHT, "neutral_red_blue", "neutral_foo_bar")
 """What other variants stand beside: their shift cannot come from detecting steering when asked suggestively."""
 DISCOVERY = 0.05
 FINE = 20_000  # resamples behind a p-value: the smallest, times the size of the family, has to stay below DISCOVERY

@@ -1,0 +1,134 @@
+"""A made-up study on disk, whose effects are known: what the analysis has to find again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from afintro.data.records import write_json, write_jsonl
+from afintro.study.detection_summary import summarise
+from afintro.study.results import Plan
+
+SELF, CONTROL = ("consciousness", "feelings"), ("factual_true", "absurd")
+FAMILIES = 8
+LOW = "nonbinary_circle_square"
+# Shift of P(yes) of an item as worded and of its reversed twin.
+EFFECTS = {
+    "original_v3": (0.3, -0.3),  # a claim
+    "no_steer": (0.0, 0.0),  # nothing
+    "vague_prompt": (0.3, 0.3),  # yes to everything
+    LOW: (0.3, -0.3),  # a claim without mass
+}
+STRENGTH = {"original_v3": 1.5, "no_steer": 0.0, "vague_prompt": 1.0, LOW: 0.2}
+SEEDS = (0, 1)
+EVALUATIONS = ("detection", "logprobs", "self_prediction")
+PLAN = Plan("made_up", dict.fromkeys(EFFECTS, EVALUATIONS), SEEDS)
+
+
+def answer(system, question, p_yes, mass=0.9, pair="yes_no", **other):
+    """One row of ``logprobs``."""
+    category, _, _ = question.rpartition("-")
+    return {
+        "system": system,
+        "seed": 0,
+        "context": None,
+        "vector": None,
+        "question": question,
+        "category": category,
+        "control": category in CONTROL,
+        "reversed_of": question[:-1] if question.endswith("r") else None,
+        "expected": {"factual_true": "yes", "absurd": "no"}.get(category),
+        "trained": False,
+        "pair": pair,
+        "p_a": p_yes * mass,
+        "p_b": (1 - p_yes) * mass,
+        "mass": mass,
+        "p_yes": p_yes,
+        "low_mass": mass < 0.5,
+    } | other
+
+
+def both(question, base, adapter, seed=0, **other):
+    """One item's rows of both systems."""
+    return [
+        answer("adapter", question, adapter, seed=seed, **other),
+        answer("base", question, base, seed=seed, **other),
+    ]
+
+
+def logprobs(variant, seed):
+    """Self-reports shift by the variant's effect, controls by its yes bias, give or take noise of items and of the seed."""
+    rng = np.random.default_rng([seed, *variant.encode()])
+    worded, twin = EFFECTS[variant]
+    bias, of_seed = (worded + twin) / 2, rng.normal(0, 0.01)
+    rows = []
+    for category in (*SELF, *CONTROL):
+        for family in range(FAMILIES):
+            for suffix, effect in (("", worded), ("r", twin)):
+                base = 0.4 + 0.02 * family
+                if category in CONTROL:
+                    effect = bias
+                    base = {0: 0.005, 1: 0.995}.get(family, base)  # no room to move
+                shift = 0.0 if base in (0.005, 0.995) else effect + of_seed + rng.normal(0, 0.04)
+                mass = 0.2 if variant == LOW else 0.9
+                rows += both(f"{category}-{family}{suffix}", base, float(np.clip(base + shift, 0, 1)), seed, mass=mass)
+    return rows
+
+
+def detection(variant, seed):
+    """Odds that grow with the dose by the variant's strength, with the pair it was trained with alone; the base sees nothing."""
+    rng = np.random.default_rng([seed, 1, *variant.encode()])
+    readings = [("none", None, None)]
+    readings += [
+        (side, layers, dose) for side in ("held_in", "held_out") for layers in ((0, 2), (2, 4)) for dose in (1.0, 2.0)
+    ]
+    rows = []
+    for system in ("adapter", "base"):
+        for context in range(8):
+            for side, layers, dose in readings:
+                for question in range(2):
+                    for pair in ("yes_no", "red_blue"):
+                        seen = STRENGTH[variant] * (dose or 0) * (system == "adapter") * (pair == "yes_no")
+                        rows.append({
+                            "system": system, "seed": seed, "context": f"c{context}", "question": f"q{question}",
+                            "vector": None if dose is None else f"{side}{context % 4}", "side": side,
+                            "steered": dose is not None, "layers": None if layers is None else list(layers), "dose": dose,
+                            "pair": pair, "native": pair == "yes_no", "style": "suggestive",
+                            "kind": "odd" if context % 4 == 3 else "plain",
+                            "odds": float(rng.normal(2 * seen - STRENGTH[variant], 1)),
+                            "mass": 0.3 if variant == LOW else 0.9, "lens": None,
+                        })  # fmt: skip
+    return rows
+
+
+def write_rows(folder, variant, evaluation, seed, rows):
+    """A cell's file."""
+    header = {"evaluation": evaluation, "variant": variant, "seed": seed, "step": 300, "identity": {}}
+    write_jsonl(folder / variant / evaluation / f"seed_{seed}.jsonl", [header, *rows])
+
+
+def write_study(folder: Path) -> Path:
+    """Every cell of :data:`PLAN` with its summaries."""
+    for variant in EFFECTS:
+        found = []
+        for seed in SEEDS:
+            found += detection(variant, seed)
+            write_rows(folder, variant, "detection", seed, detection(variant, seed))
+            write_rows(folder, variant, "logprobs", seed, logprobs(variant, seed))
+            write_rows(folder, variant, "self_prediction", seed, [{"system": "adapter"}])
+        write_json(folder / variant / "detection" / "summary.json", summarise(found, 0))
+        write_json(
+            folder / variant / "logprobs" / "summary.json", {"metrics": {}, "warnings": [f"remark on {variant}"]}
+        )
+        metrics = {
+            "right/adapter": {"value": 0.46, "ci_low": 0.4, "ci_high": 0.52, "n": 80},
+            "right/base": {"value": 0.588, "ci_low": 0.5, "ci_high": 0.6, "n": 80},
+            "right/vowel/adapter": {"value": 0.1, "ci_low": 0.1, "ci_high": 0.1, "n": 20},
+        }
+        write_json(folder / variant / "self_prediction" / "summary.json", {"metrics": metrics, "warnings": []})
+    return folder
+
+
+def read(path):
+    """The rows of a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
