@@ -7,39 +7,51 @@ under torchrun as ``python -m benchmarks.random_base pairs FOLDER SAMPLES NEW BA
 import json
 import sys
 import time
+from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from afintro import explainer
 from afintro.cli import main
 from afintro.data.samples import Sample
 from afintro.lm.attention import NAME as PACKED
+from afintro.lm.generate import generate_greedy
 from afintro.lm.load import DTYPES, load_config
 from afintro.organisms import pairs
+from afintro.organisms.inputs import on_device
 from afintro.ranks import join
 
 BLOCK = 1 << 20
+WARM_UP = 64
+"""Prompts that are continued before the clock starts: layers are compiled then."""
 
 
 def random_base(directory: str, revision: str | None = None, dtype: str = "float32") -> PreTrainedModel:
-    """Weights on the host, one block of random numbers again and again: 32 billion of their own would take minutes."""
+    """Weights on the host, one block of random numbers again and again; all matrices of a shape are the same memory.
+
+    32 billion numbers of their own would take minutes and 65 GB. Moved to a device, every matrix gets memory of its own.
+    """
     config = load_config(directory)
     make: Any = AutoModelForCausalLM.from_config
     with torch.device("meta"):
         model = make(config, dtype=DTYPES[dtype], attn_implementation=PACKED)
-    model.to_empty(device="cpu")
     block = (0.02 * torch.randn(BLOCK, generator=torch.Generator().manual_seed(0), device="cpu")).to(DTYPES[dtype])
-    with torch.no_grad():
-        for parameter in model.parameters():
-            flat = parameter.view(-1)
-            if parameter.ndim == 1:
-                flat.fill_(1.0)
-            for start in range(0, len(flat) if parameter.ndim > 1 else 0, BLOCK):
-                part = flat[start : start + BLOCK]
-                part.copy_(block[: len(part)])
+
+    @cache
+    def numbers(*shape: int) -> Tensor:
+        if len(shape) == 1:
+            return torch.ones(shape, dtype=DTYPES[dtype], device="cpu")
+        size = prod(shape)
+        return block.repeat(-(-size // BLOCK))[:size].view(shape)
+
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(numbers(*parameter.shape)))
     decoder = model.get_decoder()
     decoder.rotary_emb = type(decoder.rotary_emb)(config)  # buffers are computed, not random
     model.generation_config.eos_token_id = None
@@ -48,25 +60,22 @@ def random_base(directory: str, revision: str | None = None, dtype: str = "float
 
 
 def generate(folder: str, count: int, new: int, batch: int) -> None:
-    """Pairs for ``count`` samples a process; prints the seconds from the loaded model to the merged files."""
-    ranks = join()
+    """Pairs for ``count`` samples a process; prints the seconds from the loaded, compiled model to the merged files."""
+    ranks, device = join(), pairs.default_device()
     texts = [row["ablation_prompt"] for row in map(json.loads, (Path(folder) / "train.jsonl").open())]
-    samples = [Sample(text, "") for text in texts[: count * ranks.size]]
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     settings = pairs.PairSettings(f"{folder}/model", None, batch, new, dtype, control_samples=0)
-    started = [0.0]
-
-    def timed(*arguments: Any) -> PreTrainedModel:
-        model = random_base(*arguments).to(pairs.default_device())  # type: ignore[arg-type]
-        ranks.gathered([0])  # all have loaded
-        started[0] = time.perf_counter()
-        return model
-
-    vars(pairs)["load_model"] = timed
+    model = on_device(random_base(settings.model, None, dtype), device)
+    prompts = [[10 + index] * 600 for index in range(WARM_UP)]
+    generate_greedy(model, prompts, max_new_tokens=4, eos_ids=[], batch_size=batch)
+    vars(pairs).update(load_model=lambda *_: model, on_device=lambda *_: model)
+    ranks.gathered([0])  # all are ready
+    started = time.perf_counter()
+    samples = [Sample(text, "") for text in texts[: count * ranks.size]]
     output = Path(folder) / f"pairs-{ranks.size}"
-    pairs.generate_pairs(samples, {"train": len(samples)}, output, settings, pairs.default_device(), ranks)
+    pairs.generate_pairs(samples, {"train": len(samples)}, output, settings, device, ranks)
     if ranks.rank == 0:
-        print(f"seconds {time.perf_counter() - started[0]}", flush=True)
+        print(f"seconds {time.perf_counter() - started}", flush=True)
 
 
 for user in (explainer, pairs):

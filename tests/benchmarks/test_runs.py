@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.flips import wilson
+
 ROOT = Path(__file__).parents[2]
 
 
-def run(folder, *command):
+def run(folder, module, *arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", *command, "--shape", "tiny", "--results", str(folder)],
+        [sys.executable, "-m", module, "--results", str(folder), *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -40,3 +42,35 @@ def test_teacher_forcing_and_generation_give_the_same_verdicts(tmp_path):
     for row in result["rows"]:
         assert row["verdicts_that_differ"] == 0
         assert row["exact"] == 6
+
+
+def test_no_batch_arrangement_changes_an_answer_in_float32(tmp_path):
+    arguments = ("--prompts", "12", "--batches", "1", "5", "--dtypes", "float32")
+    result, said = run(tmp_path, "benchmarks.flips", *arguments)
+    alone, together, *foreign = result["rows"]
+    assert (alone["setting"], together["setting"]) == (
+        "its grammar, batch 1 against 1",
+        "its grammar, batch 5 against 1",
+    )
+    assert len(foreign) == 2
+    for row in result["rows"]:
+        assert (row["flipped"], row["rows"], row["ci_low"]) == (0, 12, 0)
+        assert row["ci_high"] == pytest.approx(1.96**2 / (12 + 1.96**2))  # of 0 in 12
+        assert row["tokens"] > 12
+    assert "rows that differ" in said
+
+
+def test_an_interval_of_flips_lies_around_their_share():
+    low, high = wilson(3, 10)
+    assert (low, high) == pytest.approx((0.1078, 0.6032), abs=1e-4)  # Brown, Cai & DasGupta 2001, eq. 4
+    assert wilson(10, 10)[1] == pytest.approx(1)
+
+
+def test_scaling_measures_training_and_pairs_and_passes_options_on(tmp_path):
+    work = ("--devices", "1", "--steps", "20", "--samples", "2", "--new", "2")
+    result, _ = run(tmp_path, "benchmarks.scale", *work, "--options", "--data.max_tokens=640", "--model.lora.r=4")
+    assert result["options"] == ["--data.max_tokens=640", "--model.lora.r=4"]
+    training, pairs = result["rows"]
+    assert (training["system"], training["runs"], training["times_one"]) == ("fit, ddp", 2, 1)
+    assert (pairs["system"], pairs["runs"], pairs["times_one"]) == ("pairs", 1, 1)
+    assert min(training["tokens_per_second"], pairs["tokens_per_second"]) > 0
