@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import torch
 from afintro.errors import UserError
 from afintro.study.matrix import Matrix, coverage
 from afintro.study.report import refresh_status, write_report
-from afintro.study.runner import run_on_all_devices, run_study
+from afintro.study.runner import Runner
 from afintro.study.settings import read_study
+from afintro.study.workers import end_with_parent, run_workers
 
 PROGRESS = Path("PROGRESS.md")
 
@@ -27,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", nargs="+", type=int, help="only these")
     made.add_argument("--evaluations", nargs="+", help="only these")
     made.add_argument("--devices", type=int, help="processes of run: one an accelerator by default, or 1 without")
+    made.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return made
 
 
@@ -35,6 +38,7 @@ def main(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     chosen = parser().parse_args(given)
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # trainings have arguments of their own
     try:
         matrix = Matrix(read_study(chosen.config), chosen.variants, chosen.seeds, chosen.evaluations)
         return {"status": _status, "run": _run, "report": _report}[chosen.command](matrix, chosen, given)
@@ -52,8 +56,13 @@ def _status(matrix: Matrix, chosen: argparse.Namespace, given: Sequence[str]) ->
 
 
 def _run(matrix: Matrix, chosen: argparse.Namespace, given: Sequence[str]) -> int:
-    devices = chosen.devices or max(1, torch.cuda.device_count())
-    code = run_on_all_devices([*given, "--devices", "1"], devices) if devices > 1 else int(bool(run_study(matrix)))
+    if chosen.worker:
+        end_with_parent()
+        return int(bool(Runner(matrix).run()))
+    devices = max(1, torch.cuda.device_count()) if chosen.devices is None else chosen.devices
+    if devices < 1:
+        raise UserError(f"is {devices}", where="--devices", remedy="give 1 or more")
+    code = run_workers(given, devices) if devices > 1 else int(bool(Runner(matrix).run()))
     print(coverage(matrix))
     return code
 

@@ -15,7 +15,7 @@ from afintro.errors import UserError
 from afintro.study.results import Cell as Answered
 from afintro.study.results import Plan, read_header
 from afintro.study.session import Row
-from afintro.study.settings import Study
+from afintro.study.settings import Study, read_yaml
 
 TRAIN = "train"
 DONE, MISSING, BROKEN = "done", "missing", "broken"
@@ -61,6 +61,7 @@ class Matrix:
         self.variants = _chosen(variants, list(study.variants), "--variants")
         self.seeds = _chosen(seeds, study.settings.seeds, "--seeds")
         self.evaluations = _chosen(evaluations, study.settings.evaluations, "--evaluations")
+        self._hashes: dict[Unit, str] = {}
 
     @property
     def units(self) -> list[Unit]:
@@ -80,54 +81,87 @@ class Matrix:
         return self.folder / unit.variant / ".failed" / f"{stage}-seed_{unit.seed}.txt"
 
     def settings_hash(self, unit: Unit) -> str:
-        """Of everything that decides a training: files, overrides and seed."""
-        digest = hashlib.sha256()
-        for path in [*self.study.base, self.study.variants[unit.variant]]:
-            digest.update(path.read_bytes())
-        digest.update(json.dumps([self.study.settings.overrides, unit.seed], sort_keys=True).encode())
-        return digest.hexdigest()[:16]
+        """Of everything that decides a training: what the files say, overrides and seed."""
+        if unit not in self._hashes:
+            files = [*self.study.base, self.study.variants[unit.variant]]
+            decisive = [*map(read_yaml, files), self.study.settings.overrides, unit.seed]
+            digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode())  # a YAML may hold dates
+            self._hashes[unit] = digest.hexdigest()[:16]
+        return self._hashes[unit]
 
-    def train_state(self, unit: Unit) -> State:
-        """Done where the training ended, with these settings, and its checkpoint is the one that it ended with."""
-        record = self.run(unit) / "done.json"
-        if not record.is_file():
-            return self._unless_failed(unit, TRAIN)
+    def training_fault(self, unit: Unit) -> str:
+        """Why what is there of a training can be neither used nor continued; empty where it can, or nothing is there."""
+        run = self.run(unit)
+        finished, last = (run / "done.json").is_file(), run / "checkpoints" / "last.ckpt"
+        if not finished and not last.is_file():
+            return ""
         try:
-            done = json.loads(record.read_text())
-            known = done["settings"], done["weights"]
-            checkpoint = read_checkpoint(self.run(unit) / "checkpoints" / "last.ckpt")
-        except (ValueError, KeyError, UserError) as error:
-            return State(BROKEN, str(error).partition("\n")[0])
-        if known != (self.settings_hash(unit), weights_hash(checkpoint)):
-            return State(BROKEN, "was trained with other settings, or its checkpoint changed")
-        return State(DONE)
+            record = json.loads((run / ("done.json" if finished else "begun.json")).read_text())
+            if record["settings"] != self.settings_hash(unit):
+                return "is of other settings than those configured now"
+            weights = weights_hash(read_checkpoint(last))
+            return (
+                "its checkpoint is not the one that it ended with" if finished and weights != record["weights"] else ""
+            )
+        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+            return brief(error)
 
-    def evaluation_state(self, unit: Unit, evaluation: str) -> State:
-        """Done where its rows are there, all of them, of this training and scale."""
+    def training_state(self, unit: Unit) -> State:
+        """Done where the training ended, with these settings, and its checkpoint is the one that it ended with."""
+        if fault := self.training_fault(unit):
+            return State(BROKEN, fault)
+        return State(DONE) if (self.run(unit) / "done.json").is_file() else self._unless_failed(unit, TRAIN, MISSING)
+
+    def rows_fault(self, unit: Unit, evaluation: str) -> str:
+        """Why the rows that are there of an evaluation cannot be used; empty where they can, or none are there."""
         path = self.rows(unit, evaluation)
         if not path.is_file():
-            return self._unless_failed(unit, evaluation)
+            return ""
         cell: Answered = (unit.variant, evaluation, unit.seed)
         try:
             header = read_header(path, cell)
-            complete = sum(1 for _ in path.open("rb")) == header["rows"] + 1 and path.read_bytes().endswith(b"\n")
-        except (UserError, KeyError) as error:
-            return State(BROKEN, str(error).partition("\n")[0])
+            content = path.read_bytes()
+            complete = content.count(b"\n") == header["rows"] + 1 and content.endswith(b"\n")
+        except (OSError, KeyError, TypeError, UserError) as error:
+            return brief(error)
         if not complete:
-            return State(BROKEN, f"{path.name} is cut off")
-        if header.get("settings") != self.settings_hash(unit) or header.get("scale") != asdict(
-            self.study.settings.scale
-        ):
-            return State(BROKEN, "was made with other settings")
-        return State(DONE)
+            return f"{path.name} is cut off"
+        if header.get("settings") != self.settings_hash(unit):
+            return "is of other settings than those configured now"
+        if header.get("scale") != asdict(self.study.settings.scale):
+            return "is of another scale than that configured now"
+        return "" if self.weights(unit) in (None, header.get("weights")) else "is of another training"
 
-    def _unless_failed(self, unit: Unit, stage: str) -> State:
+    def has_rows(self, unit: Unit, evaluation: str) -> bool:
+        """Whether an evaluation was made, of this training and scale, and is whole."""
+        return self.rows(unit, evaluation).is_file() and not self.rows_fault(unit, evaluation)
+
+    def evaluation_state(self, unit: Unit, evaluation: str) -> State:
+        """Done where it was made, of this training and scale, and could be scored."""
+        if fault := self.rows_fault(unit, evaluation):
+            return State(BROKEN, fault)
+        return self._unless_failed(unit, evaluation, DONE if self.rows(unit, evaluation).is_file() else MISSING)
+
+    def weights(self, unit: Unit) -> str | None:
+        """Hash of those that a training ended with; None where none is there, as after its folder was removed to save room."""
+        try:
+            return str(json.loads((self.run(unit) / "done.json").read_text())["weights"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _unless_failed(self, unit: Unit, stage: str, name: str) -> State:
+        reason = self.failed_since(unit, stage, 0)
+        return State(BROKEN, reason) if reason else State(name)
+
+    def failed_since(self, unit: Unit, stage: str, moment: float) -> str:
+        """Why a stage failed, if its last failure came after a moment (seconds since the epoch); "" if none did."""
         failure = self.failure(unit, stage)
-        return State(BROKEN, failure.read_text().strip()) if failure.is_file() else State(MISSING)
+        found = failure.is_file() and failure.stat().st_mtime >= moment
+        return failure.read_text().strip() if found else ""
 
     def state(self, unit: Unit, stage: str) -> State:
         """Of the training or of an evaluation."""
-        return self.train_state(unit) if stage == TRAIN else self.evaluation_state(unit, stage)
+        return self.training_state(unit) if stage == TRAIN else self.evaluation_state(unit, stage)
 
     @property
     def stages(self) -> list[str]:
@@ -139,21 +173,23 @@ class Matrix:
         return {(unit, stage): self.state(unit, stage) for unit in self.units for stage in self.stages}
 
     def plan(self) -> Plan:
-        """What a report is to look for, and why cells are missing."""
+        """What a report is to look for, and why cells are not done."""
         states = self.states()
-        reasons = {
-            (unit.variant, stage, unit.seed): state.reason
-            for (unit, stage), state in states.items()
-            if stage != TRAIN and state.reason
-        }
+        reasons = {}
         for unit in self.units:
-            broken = states[unit, TRAIN].reason
-            for stage in self.evaluations if broken else ():
-                reasons.setdefault((unit.variant, stage, unit.seed), f"its training: {broken}")
+            training = states[unit, TRAIN].reason
+            for stage in self.evaluations:
+                state = states[unit, stage]
+                if state.name != DONE and (state.reason or training):
+                    reasons[unit.variant, stage, unit.seed] = state.reason or f"its training: {training}"
         evaluations = {variant: tuple(self.evaluations) for variant in self.variants}
         return Plan(self.study.settings.name, evaluations, self.seeds, reasons)
 
     # What the runner leaves.
+
+    def mark_begun(self, unit: Unit) -> None:
+        """Record with which settings a training begins: with others it is not continued."""
+        write_json(self.run(unit) / "begun.json", {"settings": self.settings_hash(unit)})
 
     def mark_trained(self, unit: Unit) -> None:
         """Record that a training ended: its step, settings and weights."""
@@ -168,7 +204,6 @@ class Matrix:
                 "weights": weights_hash(checkpoint),
             },
         )
-        self.failure(unit, TRAIN).unlink(missing_ok=True)
 
     def keep_rows(self, unit: Unit, evaluation: str, step: int, identity: dict[str, Any], rows: Sequence[Row]) -> None:
         """Write an evaluation's rows behind a header that says what they are of."""
@@ -179,11 +214,11 @@ class Matrix:
             "step": step,
             "rows": len(rows),
             "settings": self.settings_hash(unit),
+            "weights": self.weights(unit),
             "scale": asdict(self.study.settings.scale),
             "identity": {name: value for name, value in identity.items() if name != "base"},  # a path may differ
         }
         write_jsonl(self.rows(unit, evaluation), [header, *rows])
-        self.failure(unit, evaluation).unlink(missing_ok=True)
 
     def mark_failed(self, unit: Unit, stage: str, reason: str) -> None:
         """Record why a stage failed; the next run tries again."""
@@ -221,6 +256,12 @@ def coverage(matrix: Matrix) -> str:
         if state.name == BROKEN:
             text.append(f"broken: {unit.variant}, seed {unit.seed}, {stage}: {state.reason}")
     return "\n".join(text)
+
+
+def brief(error: Exception) -> str:
+    """An error in one line; the kind of one that is no UserError, whose text alone may say little."""
+    line = " ".join(str(error).replace("\n  remedy:", "; remedy:").split())[:400]
+    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
 
 
 def _chosen(given: Sequence[Any] | None, every: Sequence[Any], option: str) -> list[Any]:

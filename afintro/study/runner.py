@@ -1,105 +1,179 @@
 """Does what is missing of a study: trains a variant, asks it everything, then the next; goes on where it was stopped."""
 
+import gc
 import importlib
 import json
 import logging
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import FrameType, ModuleType
 
-import torch
 from filelock import FileLock, Timeout
 
 from afintro.cli import run as command_line
 from afintro.data.records import file_sha256, write_json
 from afintro.errors import UserError
-from afintro.study.matrix import DONE, TRAIN, Matrix, Unit
+from afintro.study.matrix import DONE, TRAIN, Matrix, Unit, brief
 from afintro.study.session import Row, Session
 
 log = logging.getLogger(__name__)
 
+Failure = tuple[Unit, str, str]
+"""Unit, stage, reason."""
 
-def run_study(matrix: Matrix) -> list[tuple[Unit, str, str]]:
-    """Do all units of a study that nobody else is doing, in this process.
+
+class Stopped:
+    """What SIGTERM and SIGINT do: a training ends after its step with a checkpoint, anything else ends at once.
+
+    While Lightning trains, its own handler of SIGTERM is there; it ends the training, and calls this one too.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        if number == signal.SIGINT:
+            signal.raise_signal(signal.SIGTERM)  # to SIGINT Lightning would stop, and save, within a step
+            return
+        self.received = True
+        if signal.getsignal(signal.SIGTERM) is self:
+            self.leave()
+
+    def leave(self) -> None:
+        """End the process, with a shell's exit code for SIGTERM."""
+        log.info("study: stopped by a signal; the same command goes on from here")
+        raise SystemExit(128 + signal.SIGTERM)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Be the handler for so long."""
+        before = {number: signal.signal(number, self) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Runner:
+    """Does what is missing of a study, in this process.
 
     Several processes may run one study at once, also on several machines that share its folder: a unit belongs to whoever
     locks it first, and a lock ends with its process.
 
-    Returns:
-        What failed: unit, stage, reason. The next run tries it again.
-
-    Raises:
-        SystemExit: Stopped by SIGTERM while training, after a checkpoint was written.
+    Args:
+        matrix: What is to be done.
     """
-    failed: list[tuple[Unit, str, str]] = []
-    for number, unit in enumerate(matrix.units, start=1):
-        lock = FileLock(matrix.folder / ".locks" / f"{unit.variant}-seed_{unit.seed}.lock")
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+
+    def __init__(self, matrix: Matrix) -> None:
+        self.matrix, self.name = matrix, matrix.study.settings.name
+        self.stopped, self.began = Stopped(), time.time()
+        self.cells = [(unit, stage) for unit in matrix.units for stage in matrix.stages]
+
+    def run(self) -> list[Failure]:
+        """Do every unit that nobody else is doing, then wait for the others and do what they left.
+
+        Returns:
+            What failed; the next run tries it again.
+
+        Raises:
+            SystemExit: Stopped by a signal; a training has left a checkpoint.
+        """
+        failed: list[Failure] = []
+        with self.stopped.listening():
+            later = [unit for unit in self.matrix.units if not self._taken(unit, failed, wait=False)]
+            for unit in later:
+                log.info("study %s: waiting for another process with %s, seed %d", self.name, unit.variant, unit.seed)
+                self._taken(unit, failed, wait=True)
+        return failed
+
+    def _taken(self, unit: Unit, failed: list[Failure], wait: bool) -> bool:
+        """Do a unit, unless another process is at it."""
         try:
-            with lock.acquire(timeout=0):
-                log.info(
-                    "study %s: unit %d of %d: %s, seed %d",
-                    matrix.study.settings.name,
-                    number,
-                    len(matrix.units),
-                    *_of(unit),
-                )
-                failed += _do(matrix, unit)
+            with _lock(self.matrix, f"{unit.variant}-seed_{unit.seed}").acquire(timeout=-1 if wait else 0):
+                failed += [(unit, stage, reason) for stage, reason in self._do(unit).items() if reason]
         except Timeout:
-            log.info("study %s: %s, seed %d: another process is at it", matrix.study.settings.name, *_of(unit))
-    return failed
+            return False
+        return True
 
+    def _do(self, unit: Unit) -> dict[str, str]:
+        """Do what is missing of a unit; a stage that fails ends no other, but nothing is asked of a training that failed.
 
-def _of(unit: Unit) -> tuple[str, int]:
-    return unit.variant, unit.seed
+        Returns:
+            Why it failed, by stage; "" where it did not.
+        """
+        matrix, ended, opened = self.matrix, dict[str, str](), list[Session]()
+        missing = [name for name in matrix.evaluations if not matrix.has_rows(unit, name)]
+        if (missing or not matrix.evaluations) and matrix.training_state(unit).name != DONE:
+            ended[TRAIN] = self._attempt(unit, TRAIN, partial(self._train, unit))
+        if not ended.get(TRAIN):
+            for name in matrix.evaluations:
+                work = partial(self._evaluate, unit, name, opened) if name in missing else lambda: None
+                ended[name] = self._attempt(unit, name, work)
+        opened.clear()
+        gc.collect()  # a model holds itself in circles, and the next one needs the room
+        return ended
 
-
-def _do(matrix: Matrix, unit: Unit) -> list[tuple[Unit, str, str]]:
-    """What is missing of one unit. A stage that fails does not end the others, except that nothing is asked of no training."""
-    missing = [name for name in matrix.evaluations if matrix.evaluation_state(unit, name).name != DONE]
-    failed: dict[str, str] = {}
-    if (missing or not matrix.evaluations) and matrix.train_state(unit).name != DONE:
-        failed[TRAIN] = _attempt(matrix, unit, TRAIN, partial(_train, matrix, unit))
-    if not failed.get(TRAIN):
-        opened: list[Session] = []
-        for name in missing:
-            failed[name] = _attempt(matrix, unit, name, partial(_evaluate, matrix, unit, name, opened))
-        for name in matrix.evaluations:
-            failed[name] = failed.get(name) or _attempt(
-                matrix, unit, name, partial(_summarise, matrix, unit.variant, name)
-            )
-    return [(unit, stage, reason) for stage, reason in failed.items() if reason]
-
-
-def _attempt(matrix: Matrix, unit: Unit, stage: str, work: Callable[[], None]) -> str:
-    """Why it failed; empty if it did not. Whatever a stage raises is its own failure."""
-    try:
-        work()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        log.error(
-            "study: %s, seed %d: %s failed: %s", *_of(unit), stage, reason, exc_info=not isinstance(error, UserError)
-        )
-        matrix.mark_failed(unit, stage, reason)
+    def _attempt(self, unit: Unit, stage: str, work: Callable[[], None]) -> str:
+        """Work at a stage, and score what there is; why that failed, here or in another process of this run."""
+        if reason := self.matrix.failed_since(unit, stage, self.began):
+            return reason
+        try:
+            work()
+            if stage != TRAIN:
+                summarise(self.matrix, unit.variant, stage)
+            self.matrix.failure(unit, stage).unlink(missing_ok=True)
+        except Exception as error:
+            reason = brief(error)
+            place = (self.name, unit.variant, unit.seed, stage)
+            log.error("study %s: %s, seed %d: %s failed: %s", *place, reason, exc_info=not isinstance(error, UserError))
+            self.matrix.mark_failed(unit, stage, reason)
         return reason
-    return ""
+
+    def _train(self, unit: Unit) -> None:
+        """Train, from the last checkpoint if there is one, and record that it ended."""
+        if fault := self.matrix.training_fault(unit):
+            remedy = "remove that folder to train anew, or give back the settings"
+            raise UserError(fault, where=str(self.matrix.run(unit)), remedy=remedy)
+        self._say(unit, TRAIN)
+        self.matrix.mark_begun(unit)
+        ended = command_line(fit_arguments(self.matrix, unit))
+        if self.stopped.received:
+            self.stopped.leave()
+        if ended.code:
+            what, _, remedy = (ended.message or f"exit code {ended.code}").partition("\n  remedy: ")
+            raise UserError(what, where="fit", remedy=remedy)
+        self.matrix.mark_trained(unit)
+
+    def _evaluate(self, unit: Unit, name: str, opened: list[Session]) -> None:
+        """Ask an evaluation's questions; the session is opened for the first and shared by the others."""
+        self._say(unit, name)
+        if not opened:
+            opened.append(Session.open(self.matrix.run(unit), unit.seed, self.matrix.study.settings.scale))
+        session = opened[0]
+        self.matrix.keep_rows(unit, name, session.step, session.identity, _evaluation(name).measure(session))
+
+    def _say(self, unit: Unit, stage: str) -> None:
+        number = self.cells.index((unit, stage)) + 1
+        place = (self.name, number, len(self.cells), unit.variant, unit.seed, stage)
+        log.info("study %s: cell %d of %d: %s, seed %d, %s", *place)
 
 
 def fit_arguments(matrix: Matrix, unit: Unit) -> list[str]:
     """The command that trains a unit, from its last checkpoint if there is one."""
     run = matrix.run(unit)
-    files = [*matrix.study.base, matrix.study.variants[unit.variant]]
     logger = {
         "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-        "init_args": {"save_dir": str(run.parent.parent), "name": unit.variant, "version": run.name},
+        "init_args": {"save_dir": str(matrix.folder), "name": unit.variant, "version": run.name},
     }
-    arguments = ["fit", *(part for path in files for part in ("--config", str(path)))]
+    arguments = ["fit"]
+    for path in (*matrix.study.base, matrix.study.variants[unit.variant]):
+        arguments += ["--config", str(path)]
     for name, value in matrix.study.settings.overrides.items():
         arguments += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
     arguments += ["--seed_everything", str(unit.seed), "--data.seed", str(unit.seed)]
@@ -108,50 +182,17 @@ def fit_arguments(matrix: Matrix, unit: Unit) -> list[str]:
     return [*arguments, "--ckpt_path", str(last)] if last.is_file() else arguments
 
 
-def _train(matrix: Matrix, unit: Unit) -> None:
-    """Train, and record that it ended."""
-    record = matrix.run(unit) / "done.json"
-    if record.is_file():
-        raise UserError(
-            matrix.train_state(unit).reason,
-            where=str(matrix.run(unit)),
-            remedy="remove the variant's folder to train it anew, or give back the settings",
-        )
-    ended = command_line(fit_arguments(matrix, unit))
-    if ended.code == 128 + signal.SIGTERM:
-        raise SystemExit(ended.code)
-    if ended.code:
-        raise RuntimeError(ended.message or f"exit code {ended.code}")
-    matrix.mark_trained(unit)
-
-
-def _evaluate(matrix: Matrix, unit: Unit, name: str, opened: list[Session]) -> None:
-    """Ask one evaluation's questions; the session is opened for the first and shared by the others."""
-    if not opened:
-        opened.append(Session.open(matrix.run(unit), unit.seed, matrix.study.settings.scale))
-    session = opened[0]
-    rows = _evaluation(name).measure(session)
-    matrix.keep_rows(unit, name, session.step, session.identity, rows)
-    log.info("study: %s, seed %d: %s: %d rows", *_of(unit), name, len(rows))
-
-
-def _evaluation(name: str) -> ModuleType:
-    return importlib.import_module(f"afintro.study.evaluations.{name}")
-
-
-def _summarise(matrix: Matrix, variant: str, name: str) -> None:
-    """Score an evaluation over all seeds that are done, unless that was done; whoever comes last sees them all."""
+def summarise(matrix: Matrix, variant: str, name: str) -> None:
+    """Score an evaluation over all seeds of the study that are done, unless that was done; whoever comes last sees them all."""
     path = matrix.folder / variant / name / "summary.json"
-    with FileLock(matrix.folder / ".locks" / f"{variant}-{name}.lock"):
-        units = [unit for unit in matrix.units if unit.variant == variant]
-        done = [unit for unit in units if matrix.evaluation_state(unit, name).name == DONE]
-        files = {
-            str(unit.seed): file_sha256(matrix.rows(unit, name)) for unit in sorted(done, key=lambda unit: unit.seed)
-        }
-        if not done or (path.is_file() and json.loads(path.read_text()).get("files") == files):
+    with _lock(matrix, f"{variant}-{name}"):
+        units = [Unit(variant, seed) for seed in sorted(matrix.study.settings.seeds)]
+        files = {unit.seed: matrix.rows(unit, name) for unit in units if matrix.has_rows(unit, name)}
+        hashes = {str(seed): file_sha256(rows) for seed, rows in files.items()}
+        if path.is_file() and json.loads(path.read_text()).get("files") == hashes:
             return
-        rows = [row for unit in sorted(done, key=lambda unit: unit.seed) for row in read_rows(matrix.rows(unit, name))]
-        about = {"evaluation": name, "variant": variant, "seeds": [int(seed) for seed in files], "files": files}
+        rows = [row for file in files.values() for row in read_rows(file)]
+        about = {"evaluation": name, "variant": variant, "seeds": list(files), "files": hashes}
         write_json(path, {**about, "n": len(rows), **_evaluation(name).summarise(rows, 0)})
 
 
@@ -162,26 +203,11 @@ def read_rows(path: Path) -> list[Row]:
         return [json.loads(line) for line in file]
 
 
-def run_on_all_devices(arguments: Sequence[str], devices: int) -> int:
-    """The same command in one process a device, each of which does the units that no other does.
+def _evaluation(name: str) -> ModuleType:
+    return importlib.import_module(f"afintro.study.evaluations.{name}")
 
-    Returns:
-        The largest of their exit codes.
-    """
-    command = [sys.executable, "-m", "afintro.study", *arguments]
-    workers = []
-    for device in range(devices):
-        visible = {"CUDA_VISIBLE_DEVICES": str(device)} if torch.cuda.is_available() else {}
-        workers.append(subprocess.Popen(command, env={**os.environ, **visible}))
 
-    def stop(number: int, _: Any) -> None:
-        for worker in workers:
-            worker.send_signal(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        codes = [worker.wait() for worker in workers]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return max(128 - code if code < 0 else code for code in codes)
+def _lock(matrix: Matrix, name: str) -> FileLock:
+    path = matrix.folder / ".locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)

@@ -1,0 +1,59 @@
+"""One process of a study's command for each device; none of them outlives the command that started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def run_workers(arguments: Sequence[str], count: int) -> int:
+    """Run the study's command in so many processes, each of which does the units that no other does.
+
+    Args:
+        arguments: Those of the command, but how many processes.
+        count: How many.
+
+    Returns:
+        The largest of their exit codes.
+    """
+    command = [sys.executable, "-m", "afintro.study", *arguments, "--devices", "1", "--worker"]
+    workers = []
+    for device in devices(count):
+        visible = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+        workers.append(subprocess.Popen(command, env={**os.environ, **visible}, stdin=subprocess.PIPE))
+
+    def stop(number: int, _: Any) -> None:
+        for worker in workers:
+            worker.send_signal(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        codes = [worker.wait() for worker in workers]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return max(128 - code if code < 0 else code for code in codes)
+
+
+def devices(count: int) -> list[str | None]:
+    """What CUDA_VISIBLE_DEVICES is for each process; None leaves it, where there is no accelerator."""
+    if not torch.cuda.is_available():
+        return [None] * count
+    here = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    names = [name.strip() for name in here.split(",")]
+    return [names[place % len(names)] for place in range(count)]
+
+
+def end_with_parent() -> None:
+    """In a worker: end when the process that started it is gone, be it by SIGKILL, which nobody can pass on."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()  # to its end, which comes when nobody holds the other end of the pipe any more
+        os._exit(128 + signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

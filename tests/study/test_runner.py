@@ -1,0 +1,301 @@
+"""What a study's runner does, in which order, and what it does about failures, other processes and other settings."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from filelock import FileLock
+
+from afintro.cli import Ended
+from afintro.study import __main__ as command
+from afintro.study import runner, workers
+from afintro.study.matrix import BROKEN, DONE, TRAIN, Unit, coverage
+from tests.study.quick import Quick, save
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    return Quick(tmp_path, monkeypatch)
+
+
+def test_every_variant_is_trained_and_asked_once_before_any_is_repeated(quick):
+    assert quick.run() == []
+    units = [(variant, seed) for seed in (0, 1) for variant in ("one", "two")]
+    assert quick.did == [(*unit, done) for unit in units for done in (False, "chat", "identity")]
+    assert quick.opened == [f"{variant}/seed_{seed}" for variant, seed in units], "evaluations share a session"
+    quick.did.clear()
+    quick.opened.clear()
+    assert quick.run() == []
+    assert quick.did == quick.opened == [], "what is done is not done again"
+
+
+def test_progress_is_said_by_cell(quick, caplog):
+    caplog.set_level(logging.INFO)
+    quick.run()
+    said = [record.message for record in caplog.records if "cell" in record.message]
+    assert said[0] == "study quick: cell 1 of 12: one, seed 0, train"
+    assert said[-1] == "study quick: cell 12 of 12: two, seed 1, identity"
+    assert len(said) == 12
+
+
+def test_a_choice_of_variants_seeds_and_evaluations_does_no_more(quick):
+    quick.run(variants=["two"], seeds=[1], evaluations=["identity"])
+    assert quick.did == [("two", 1, False), ("two", 1, "identity")]
+
+
+def test_without_evaluations_there_are_trainings_alone(quick):
+    quick.settings["evaluations"] = []
+    quick.run()
+    quick.run()
+    assert [did[-1] for did in quick.did] == [False] * 4
+
+
+def test_a_summary_is_of_all_seeds_that_are_done_whichever_were_chosen(quick):
+    def summary():
+        return json.loads((quick.folder / "results/quick/one/chat/summary.json").read_text())
+
+    quick.run(seeds=[1])
+    assert (summary()["seeds"], summary()["metrics"], summary()["n"]) == ([1], {"sum": 2}, 2)
+    quick.run(seeds=[0])
+    assert (summary()["seeds"], summary()["metrics"], summary()["n"]) == ([0, 1], {"sum": 2}, 4)
+    assert summary()["variant"] == "one"
+    before = summary()
+    quick.run(seeds=[0])
+    assert summary() == before
+
+
+def test_a_summary_that_was_lost_is_made_without_asking_again(quick):
+    quick.run()
+    path = quick.folder / "results/quick/one/chat/summary.json"
+    before = path.read_bytes()
+    path.unlink()
+    quick.did.clear()
+    quick.run()
+    assert (path.read_bytes(), quick.did) == (before, [])
+
+
+def test_a_training_goes_on_from_its_checkpoint_and_one_without_starts_anew(quick):
+    matrix = quick.matrix()
+    matrix.mark_begun(Unit("one", 0))
+    save(matrix.run(Unit("one", 0)), step=2)
+    matrix.mark_begun(Unit("two", 0))
+    quick.run(seeds=[0], evaluations=["chat"])
+    assert quick.did[0] == ("one", 0, True)
+    assert quick.did[2] == ("two", 0, False)
+
+
+def test_a_training_of_other_settings_is_neither_continued_nor_overwritten(quick):
+    quick.run()
+    quick.did.clear()
+    quick.settings["overrides"] = {"model.learning_rate": 1.0}
+    before = (quick.matrix().run(Unit("one", 0)) / "done.json").read_bytes()
+    assert quick.run() == [(variant, seed, TRAIN) for seed in (0, 1) for variant in ("one", "two")]
+    assert quick.did == []
+    assert (quick.matrix().run(Unit("one", 0)) / "done.json").read_bytes() == before
+    table = coverage(quick.matrix())
+    assert "broken: one, seed 0, train: is of other settings than those configured now" in table
+    del quick.settings["overrides"]
+    assert quick.run() == []
+    assert BROKEN not in {state.name for state in quick.matrix().states().values()}
+
+
+def test_rows_of_another_scale_are_made_anew_without_training(quick):
+    quick.run()
+    quick.did.clear()
+    quick.settings["scale"] = {"items": 3}
+    assert quick.run() == []
+    assert quick.did[:2] == [("one", 0, "chat"), ("one", 0, "identity")]
+    assert len(quick.did) == 8
+
+
+def test_a_cell_that_fails_ends_no_other_and_is_tried_again(quick, caplog):
+    quick.fails = {("one", "chat"): ValueError("no\nsuch luck")}
+    assert quick.run() == [("one", 0, "chat"), ("one", 1, "chat")]
+    assert len([did for did in quick.did if did[-1] == "identity"]) == 4
+    state = quick.matrix().evaluation_state(Unit("one", 0), "chat")
+    assert (state.name, state.reason) == (BROKEN, "ValueError: no such luck")
+    assert "Traceback" in caplog.text
+    quick.fails.clear()
+    quick.did.clear()
+    assert quick.run() == []
+    assert quick.did == [("one", 0, "chat"), ("one", 1, "chat")]
+    assert {state.name for state in quick.matrix().states().values()} == {DONE}
+
+
+def test_of_a_training_that_fails_nothing_is_asked(quick):
+    quick.fails = {("one", "train"): RuntimeError("out of memory")}
+    assert quick.run() == [("one", 0, TRAIN), ("one", 1, TRAIN)]
+    assert [did for did in quick.did if did[0] == "one"] == [("one", 0, False), ("one", 1, False)]
+    assert len([did for did in quick.did if did[0] == "two"]) == 6
+    assert quick.matrix().training_state(Unit("one", 0)).reason == "RuntimeError: out of memory"
+
+
+def test_what_fit_refuses_is_said_without_a_traceback(quick, monkeypatch, caplog):
+    refused = Ended(2, "unknown setting 'x'\n  remedy: did you mean y?")
+    monkeypatch.setattr(runner, "command_line", lambda arguments: refused)
+    assert quick.run(variants=["one"], seeds=[0]) == [("one", 0, TRAIN)]
+    assert quick.matrix().training_state(Unit("one", 0)).reason == "fit: unknown setting 'x'; remedy: did you mean y?"
+    assert "Traceback" not in caplog.text
+
+
+def test_a_summary_that_fails_is_broken_and_made_later_without_asking_again(quick):
+    quick.fails = {("any", "chat summary"): ZeroDivisionError("by nothing")}
+    assert quick.run(seeds=[0]) == [("one", 0, "chat"), ("two", 0, "chat")]
+    assert quick.matrix().evaluation_state(Unit("one", 0), "chat").reason == "ZeroDivisionError: by nothing"
+    quick.fails.clear()
+    quick.did.clear()
+    assert quick.run(seeds=[0]) == []
+    assert quick.did == []
+    assert quick.matrix().evaluation_state(Unit("one", 0), "chat").name == DONE
+
+
+def test_a_stop_ends_everything_at_once_and_leaves_nothing_broken(quick):
+    quick.fails = {("one", "identity"): SystemExit(143)}
+    with pytest.raises(SystemExit):
+        quick.run()
+    assert quick.did == [("one", 0, False), ("one", 0, "chat"), ("one", 0, "identity")]
+    assert BROKEN not in {state.name for state in quick.matrix().states().values()}
+
+
+def test_a_unit_of_another_process_is_waited_for_and_not_done_twice(quick, caplog):
+    caplog.set_level(logging.INFO)
+    folder = quick.matrix().folder / ".locks"
+    folder.mkdir(parents=True)
+    taken, waiting = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with FileLock(folder / "one-seed_0.lock"):
+            taken.set()
+            waiting.wait(20)
+            matrix = quick.matrix()
+            matrix.mark_begun(Unit("one", 0))
+            save(matrix.run(Unit("one", 0)), step=4, weight=3)
+            matrix.mark_trained(Unit("one", 0))
+
+    class Listening(logging.Handler):
+        def emit(self, record):
+            if "waiting for another process" in record.getMessage():
+                waiting.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    taken.wait(20)
+    logging.getLogger("afintro.study.runner").addHandler(Listening())
+    assert quick.run() == []
+    thread.join()
+    trained = [did for did in quick.did if did[-1] is False]
+    assert trained == [("two", 0, False), ("one", 1, False), ("two", 1, False)]
+    assert quick.did[-2:] == [("one", 0, "chat"), ("one", 0, "identity")], "last, and what was left of it alone"
+
+
+def test_what_failed_in_another_process_of_the_run_is_not_tried_again_at_once(quick):
+    matrix = quick.matrix()
+    run = runner.Runner(matrix)
+    time.sleep(0.02)
+    matrix.mark_failed(Unit("one", 0), TRAIN, "out of memory")
+    assert [(unit.variant, unit.seed, reason) for unit, _, reason in run.run()] == [("one", 0, "out of memory")]
+    assert ("one", 0, False) not in quick.did
+
+
+def test_the_command_that_trains_names_files_seed_and_folder(quick):
+    quick.settings["overrides"] = {"model.name": "toy", "trainer.max_steps": 3, "model.lora": {"r": 1}}
+    matrix = quick.matrix()
+    arguments = runner.fit_arguments(matrix, Unit("two", 1))
+    joined = " ".join(arguments)
+    assert joined.startswith(f"fit --config {quick.folder}/base.yaml --config {quick.folder}/two.yaml --model.name toy")
+    assert '--trainer.max_steps 3 --model.lora {"r": 1} --seed_everything 1 --data.seed 1' in joined
+    assert "--ckpt_path" not in joined
+    logger = json.loads(arguments[arguments.index("--trainer.logger") + 1])
+    assert logger["init_args"] == {"save_dir": str(matrix.folder), "name": "two", "version": "seed_1"}
+    last = save(matrix.run(Unit("two", 1)), step=1)
+    assert runner.fit_arguments(matrix, Unit("two", 1))[-2:] == ["--ckpt_path", str(last)]
+
+
+# The command line.
+
+
+def run_command(quick, *arguments):
+    return command.main([arguments[0], "--config", str(quick.config), *arguments[1:]])
+
+
+def test_status_prints_the_table_and_run_ends_with_1_where_something_failed(quick, capsys):
+    assert run_command(quick, "status") == 0
+    printed = capsys.readouterr().out
+    assert "0 of 12 cells are done" in printed
+    assert f"python -m afintro.study run --config {quick.config}" in printed
+    quick.fails = {("one", "chat"): ValueError("no")}
+    assert run_command(quick, "run") == 1
+    assert "broken: one, seed 0, chat: ValueError: no" in capsys.readouterr().out
+    quick.fails.clear()
+    assert run_command(quick, "run") == 0
+    assert "12 of 12 cells are done" in capsys.readouterr().out
+
+
+def test_report_writes_the_analysis_and_the_status(quick, tmp_path, monkeypatch, capsys):
+    written = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "write_report", lambda folder, plan: written.append((folder, plan)) or folder / "A.md")
+    progress = tmp_path / "PROGRESS.md"
+    progress.write_text("<!-- study quick: status begin -->\nold\n<!-- study quick: status end -->\n")
+    assert run_command(quick, "report") == 0
+    assert capsys.readouterr().out.endswith("A.md\n")
+    assert written[0][0] == tmp_path / "results" / "quick"
+    assert written[0][1].seeds == [0, 1]
+    text = progress.read_text()
+    assert "old" not in text
+    assert "0 of 12 cells are done" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "--variants", "three"), ("run", "--seeds", "7"), ("run", "--evaluations", "chatt"),
+        ("run", "--devices", "0"), ("run", "--config", "absent.yaml"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_refused_in_two_lines(quick, capsys, arguments):
+    assert run_command(quick, *arguments) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 2
+    assert error[0].startswith("afintro: error: ")
+    assert error[1].startswith("  remedy: ")
+
+
+def test_the_commands_of_the_configured_study_know_its_cells(capsys, tmp_path, monkeypatch):
+    config = workers.__file__.rpartition("/afintro/")[0] + "/configs/studies/introspection.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["status", "--config", config]) == 0
+    assert "0 of 462 cells are done" in capsys.readouterr().out  # 21 variants, 2 seeds, a training and 10 evaluations
+
+
+# Processes.
+
+
+def test_each_worker_has_a_device_of_those_that_are_visible(monkeypatch):
+    assert workers.devices(2) == [None, None] or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert workers.devices(2) == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6, 7")
+    assert workers.devices(2) == ["6", "7"]
+    assert workers.devices(3) == ["6", "7", "6"]
+
+
+def test_a_worker_ends_when_nobody_holds_its_pipe_any_more():
+    program = "import time; from afintro.study.workers import end_with_parent as end; end(); print(1, flush=True); time.sleep(60)"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )  # fmt: skip
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    assert worker.poll() is None
+    worker.stdin.close()
+    assert worker.wait(timeout=20) == 137

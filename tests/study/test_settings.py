@@ -1,0 +1,108 @@
+"""A study's YAML: what it means, and what is refused."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from afintro.errors import UserError
+from afintro.study.settings import EVALUATIONS, read_study
+
+ROOT = Path(__file__).parents[2]
+GOOD = {"name": "small", "base": ["base.yaml"], "variants": ["variants"], "seeds": [0, 1]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a study's file beside a base and two variants."""
+    (tmp_path / "variants").mkdir()
+    for name in ("base", "variants/one", "variants/two"):
+        (tmp_path / f"{name}.yaml").write_text("trainer: {max_steps: 1}\n")
+
+    def make(**settings):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({**GOOD, **settings}))
+        return path
+
+    return make
+
+
+def test_files_are_found_beside_the_study_and_variants_are_called_as_their_files(write, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    study = read_study(write(overrides={"model.name": "toy"}, scale={"contexts": 3}, evaluations=["chat"]))
+    assert study.variants == {name: tmp_path / "variants" / f"{name}.yaml" for name in ("one", "two")}
+    assert study.base == [tmp_path / "base.yaml"]
+    assert study.folder == Path("results/small")
+    assert (study.settings.scale.contexts, study.settings.scale.vectors) == (3, 12)
+    assert study.settings.overrides == {"model.name": "toy"}
+    assert study.settings.evaluations == ["chat"]
+
+
+def test_variants_may_be_named_one_by_one_and_keep_their_order(write):
+    study = read_study(write(variants=["variants/two.yaml", "variants/one.yaml"]))
+    assert list(study.variants) == ["two", "one"]
+    assert study.settings.evaluations == list(EVALUATIONS)
+
+
+def test_the_study_of_the_repository_has_all_variants_and_evaluations():
+    study = read_study(ROOT / "configs" / "studies" / "introspection.yaml")
+    assert len(study.variants) == 21
+    assert len(study.settings.evaluations) == 10
+    assert len(study.settings.seeds) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"evalutions": ["chat"]}, "unknown setting 'evalutions'.*did you mean evaluations"),
+        ({"scale": {"contxts": 3}}, "scale: unknown setting 'contxts'.*did you mean contexts"),
+        ({"scale": 4}, "scale: is 4.*contexts"),
+        ({"scale": {"contexts": "many"}}, "'many' is not accepted.*give int"),
+        ({"evaluations": ["chatt"]}, "no evaluation 'chatt'.*did you mean chat"),
+        ({"evaluations": ["chat", "chat"]}, "evaluations: are .*name each once"),
+        ({"seeds": [0, 0]}, "seeds: are .*name each once"),
+        ({"seeds": []}, "seeds: are .*from 0"),
+        ({"seeds": [-1]}, "seeds: are .*from 0"),
+        ({"seeds": [0.5]}, "'0.5' is not accepted"),
+        ({"name": "../elsewhere"}, "name: '../elsewhere' is no name of a folder"),
+        ({"base": ["absent.yaml"]}, "base, .*absent.yaml: no such file.*relative"),
+        ({"variants": ["variants", "variants/one.yaml"]}, "one is named twice"),
+        ({"overrides": {"data.seed": 3}}, "'data.seed', which the runner gives itself"),
+    ],
+)
+def test_what_is_refused_and_how(write, settings, message):
+    with pytest.raises(UserError) as caught:
+        read_study(write(**settings))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("  remedy: ")
+    assert re.search(message, " ".join(lines)), str(caught.value)
+
+
+def test_a_variant_whose_name_is_no_name_of_a_folder_is_refused(write, tmp_path):
+    (tmp_path / "variants" / "a b.yaml").write_text("a: 1\n")
+    with pytest.raises(UserError, match="'a b' is no name"):
+        read_study(write())
+
+
+@pytest.mark.parametrize("name", ["base", "variants/two"])
+def test_a_base_or_a_variant_that_cannot_be_read_is_named(write, tmp_path, name):
+    (tmp_path / f"{name}.yaml").write_text("a: [\n")
+    with pytest.raises(UserError, match=rf"{name}\.yaml: cannot be read"):
+        read_study(write())
+
+
+@pytest.mark.parametrize("content", [None, "- 1\n", "a: [\n", b"\xff\xfe"])
+def test_a_file_that_holds_no_settings_is_refused(tmp_path, content):
+    path = tmp_path / "study.yaml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=r"study\.yaml"):
+        read_study(path)
+
+
+def test_a_setting_that_is_absent_is_named(tmp_path):
+    (tmp_path / "study.yaml").write_text("name: a\n")
+    with pytest.raises(UserError, match="required"):
+        read_study(tmp_path / "study.yaml")
