@@ -26,7 +26,7 @@ class Plan:
         study: Its name.
         evaluations: For each variant those that apply to it; both in the order of the tables.
         seeds: Of every variant.
-        reasons: Why cells are missing, where the runner knows: a training that broke, say.
+        reasons: Cells that do not count, and why: a training that broke, or rows of another one, which may well be there.
     """
 
     study: str
@@ -59,7 +59,7 @@ class StudyResults:
         self.missing: dict[Cell, str] = {}  # grows as rows turn out to be broken
         self.steps: dict[Cell, int | None] = {}
         for cell in plan.cells:
-            if not self._path(cell).is_file():
+            if cell in plan.reasons or not self._path(cell).is_file():
                 self.missing[cell] = plan.reasons.get(cell, "not there")
                 continue
             try:
@@ -97,7 +97,7 @@ class StudyResults:
             self.warnings.append(f"{variant}, {evaluation}: rows but no readable summary.json; left out of the tables")
             return None
         seeds = content.get("seeds", done)
-        if seeds != done:
+        if sorted(seeds) != sorted(done):
             self.warnings.append(
                 f"{variant}, {evaluation}: summary.json is of seeds {seeds}, not {done}; left out of the tables"
             )

@@ -140,6 +140,7 @@ class TestRefreshStatus:
             "<!-- study s: status end -->\nx\n<!-- study s: status begin -->\n",
             "<!-- study other: status begin -->\nx\n<!-- study other: status end -->\n",
             "in a sentence <!-- study s: status begin --> it is\n<!-- study s: status end --> no marker\n",
+            "<!-- study s: status begin -->\n<!-- study s: status begin -->\nx\n<!-- study s: status end -->\n",
             2 * "<!-- study s: status begin -->\nx\n<!-- study s: status end -->\n",
         ],
     )

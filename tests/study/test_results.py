@@ -41,14 +41,14 @@ def test_what_is_there_and_what_is_not(folder):
     assert len(results.missing) == 4
 
 
-def test_the_runners_reason_is_kept(folder):
-    reasons = {
-        ("no_steer", "logprobs", 0): "training broke at step 17",
-        ("original_v3", "logprobs", 0): "of no account",
-    }
-    missing = StudyResults(folder, Plan("small", PLAN.evaluations, PLAN.seeds, reasons)).missing
-    assert missing["no_steer", "logprobs", 0] == "training broke at step 17"
-    assert ("original_v3", "logprobs", 0) not in missing
+def test_what_the_runner_has_a_reason_against_does_not_count(folder):
+    """There or not: rows of other settings look like any."""
+    reasons = {("no_steer", "logprobs", 0): "training broke", ("original_v3", "logprobs", 0): "is of other settings"}
+    results = StudyResults(folder, Plan("small", PLAN.evaluations, PLAN.seeds, reasons))
+    assert results.missing["no_steer", "logprobs", 0] == "training broke"
+    assert results.missing["original_v3", "logprobs", 0] == "is of other settings"
+    assert results.done("original_v3", "logprobs") == [1]
+    assert [row["seed"] for row in results.logprobs("original_v3")] == [1, 1]
 
 
 def test_rows_bear_the_seed_of_their_file(folder):
@@ -103,7 +103,7 @@ class TestSummary:
 
     def test_is_read(self, folder):
         write_json(self.path(folder), {"metrics": {}, "seeds": [0, 1]})
-        results = StudyResults(folder, PLAN)
+        results = StudyResults(folder, Plan("small", PLAN.evaluations, (1, 0)))
         assert results.summary("original_v3", "logprobs") == {"metrics": {}, "seeds": [0, 1]}
         assert results.warnings == []
 
