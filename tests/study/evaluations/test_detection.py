@@ -12,7 +12,7 @@ from afintro.data.trials import PAIRS
 from afintro.study.evaluations import detection
 from afintro.study.session import Scale
 
-SMALL = Scale(contexts=8, vectors=4, items=1000)
+SINGLE = Scale(contexts=4, vectors=3, items=1)  # for passes of one question
 
 
 def value(summary, name):
@@ -230,10 +230,10 @@ def test_what_cannot_be_computed_is_null_with_a_warning(planted):
 
 
 def test_batched_equals_one_by_one_to_a_millionth(open_session, one_by_one):
-    together = detection.measure(open_session())
-    assert detection.measure(open_session()) == together
+    together = detection.measure(open_session(scale=SINGLE))
+    assert detection.measure(open_session(scale=SINGLE)) == together
     one_by_one()
-    alone = detection.measure(open_session())
+    alone = detection.measure(open_session(scale=SINGLE))
     assert items(alone) == items(together)
     for row, same in zip(together, alone, strict=True):
         share, wanted = (1 / (1 + math.exp(-one["odds"])) for one in (row, same))

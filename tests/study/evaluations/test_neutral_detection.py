@@ -8,7 +8,9 @@ import pytest
 from afintro.data.introspection_texts import read_self_prediction
 from afintro.data.trials import PAIRS
 from afintro.study.evaluations import detection, neutral_detection
+from afintro.study.session import Scale
 
+SINGLE = Scale(contexts=4, vectors=3, items=2)  # for passes of one question
 PROBES = {probe.id for probe in read_self_prediction().neutral_detection}
 
 
@@ -87,9 +89,9 @@ def test_the_first_option_is_the_claim_whatever_their_order(planted):
 
 
 def test_batched_equals_one_by_one_to_a_millionth(open_session, one_by_one):
-    together = neutral_detection.measure(open_session(pair="up_down"))
+    together = neutral_detection.measure(open_session(pair="up_down", scale=SINGLE))
     one_by_one()
-    alone = neutral_detection.measure(open_session(pair="up_down"))
+    alone = neutral_detection.measure(open_session(pair="up_down", scale=SINGLE))
     for row, same in zip(together, alone, strict=True):
         share, wanted = (1 / (1 + math.exp(-one["odds"])) for one in (row, same))
         assert share == pytest.approx(wanted, abs=1e-6)
