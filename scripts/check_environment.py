@@ -127,10 +127,12 @@ def model_state(name: str, revision: str | None) -> tuple[str, str | None]:
     from huggingface_hub.errors import HFValidationError
 
     from afintro.data.cache import cache_directory
+    from afintro.organisms.study_base import STUDY_BASES
     from afintro.organisms.toy import TOYS
 
-    if name in TOYS:
-        trained = list(cache_directory().glob(f"organisms/toy-*-{TOYS[name].key}"))
+    embedded = {**TOYS, **STUDY_BASES}
+    if name in embedded:
+        trained = list(cache_directory().glob(f"organisms/[!.]*-{embedded[name].key}"))
         return (f"here, {trained[0]}" if trained else "is trained on first use"), None
     local = Path(name).is_dir()
     try:

@@ -2,29 +2,38 @@
 
 from pathlib import Path
 
-from afintro.organisms import toy
+import pytest
+
+from afintro.organisms import study_base, toy
 from afintro.organisms.embedded import resolve
 
 
-def count_training(module, monkeypatch):
-    """Replace a module's training by writing one file; the list holds one entry a training."""
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Training writes one file instead; the list holds the settings of every training."""
+    monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path))
     calls = []
 
     def train(settings, directory):
         calls.append(settings)
         (directory / "config.json").write_text("{}")
 
-    monkeypatch.setattr(module, "_train", train)
+    for module in (toy, study_base):
+        monkeypatch.setattr(module, "_train", train)
     return calls
 
 
-def test_names_resolve_to_trained_directories_and_others_stay(tmp_path, monkeypatch):
-    monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path))
-    calls = count_training(toy, monkeypatch)
-    for name in toy.TOYS:
-        assert Path(resolve(name)).is_relative_to(tmp_path)
-    assert len({resolve(name) for name in toy.TOYS}) == len(toy.TOYS) == 2
-    assert calls == list(toy.TOYS.values())
-    assert resolve("meta-llama/Llama-3.1-8B") == "meta-llama/Llama-3.1-8B"
-    assert resolve("./toy") == "./toy"
-    assert len(calls) == 2
+@pytest.mark.parametrize("models", [toy.TOYS, study_base.STUDY_BASES])
+def test_each_name_is_trained_once_into_a_directory_of_its_own(tmp_path, trained, models):
+    directories = [resolve(name) for name in models]
+    assert [resolve(name) for name in models] == directories
+    assert len(set(directories)) == len(models) == 2
+    assert all(Path(directory).is_relative_to(tmp_path) and Path(directory).is_dir() for directory in directories)
+    assert trained == list(models.values())
+
+
+def test_names_are_distinct_and_others_stay_as_they_are(trained):
+    assert not set(toy.TOYS) & set(study_base.STUDY_BASES)
+    for name in ("meta-llama/Llama-3.1-8B", "./toy", "./study-base", "study-base-2"):
+        assert resolve(name) == name
+    assert trained == []
