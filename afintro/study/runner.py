@@ -41,7 +41,8 @@ class Stopped:
             signal.raise_signal(signal.SIGTERM)  # to SIGINT Lightning would stop, and save, within a step
             return
         self.received = True
-        if signal.getsignal(signal.SIGTERM) is self:
+        training = signal.getsignal(signal.SIGTERM) is not self
+        if not training:
             self.leave()
 
     def leave(self) -> None:

@@ -65,6 +65,19 @@ class Query:
     prefix: str = PREFIX
 
 
+@dataclass(frozen=True)
+class Written:
+    """A written answer.
+
+    Args:
+        text: Without special tokens.
+        cut: Whether it came to :attr:`Scale.new_tokens` before an end; it may have been about to end there.
+    """
+
+    text: str
+    cut: bool
+
+
 class Session:
     """A variant's module, data and texts.
 
@@ -194,7 +207,11 @@ class Session:
         return found
 
     def write(self, queries: Sequence[Query], staying: bool = False) -> list[str]:
-        """Greedy answers as text.
+        """Texts of :meth:`written`."""
+        return [answer.text for answer in self.written(queries, staying)]
+
+    def written(self, queries: Sequence[Query], staying: bool = False) -> list[Written]:
+        """Greedy answers.
 
         Args:
             queries: What is asked; the answer is written from the turn's beginning where ``prefix`` is empty.
@@ -216,7 +233,8 @@ class Session:
                 for query, one in zip(queries, asked, strict=True)
             ]
             ids = generate_greedy(self.model, prompts, interventions=changes, **options)
-        return [str(self.module.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in ids]
+        texts = [str(self.module.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in ids]
+        return [Written(text, len(own) >= self.scale.new_tokens) for text, own in zip(texts, ids, strict=True)]
 
     def _prefixes(self, queries: Sequence[Query]) -> tuple[list[Prefix], list[list[int]]]:
         """Queries by context and steering, and the place of each row among them."""
@@ -266,5 +284,7 @@ def _configured(path: Path) -> tuple[ExplainerModule, Introspection]:
     settings = parser.parse_object({name: content[name] for name in ("model", "data")})
     made = parser.instantiate_classes(settings)
     if not isinstance(made.data, Introspection):
-        raise UserError(f"is {type(made.data).__name__}", where=f"{path}, data", remedy="name a run of the introspection task")
+        raise UserError(
+            f"is {type(made.data).__name__}", where=f"{path}, data", remedy="name a run of the introspection task"
+        )
     return made.model, made.data

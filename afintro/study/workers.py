@@ -53,7 +53,7 @@ def end_with_parent() -> None:
     """In a worker: end when the process that started it is gone, be it by SIGKILL, which nobody can pass on."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()  # to its end, which comes when nobody holds the other end of the pipe any more
+        os.read(0, 1)  # returns at the end of input: when nobody holds the other end of the pipe any more
         os._exit(128 + signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

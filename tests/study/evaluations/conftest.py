@@ -8,7 +8,7 @@ import torch
 from afintro.explainer import ExplainerModule
 from afintro.lm.load import Lora
 from afintro.organisms.study_material import Doses
-from afintro.study.session import Scale, Session
+from afintro.study.session import Scale, Session, Written
 from afintro.tasks.introspection import Introspection
 
 DOSES = Doses(train=[0.5, 1.0], validation=[0.6, 1.1], test=[0.7, 1.4, 2.8])
@@ -24,7 +24,9 @@ def cache(tmp_path_factory, monkeypatch):
 def study_module(study_model):
     """An adapter that changes the answers."""
     module = ExplainerModule(str(study_model), lora=Lora(r=2, alpha=4))
-    module.configure_model()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # half of an adapter starts at random: whichever test comes first, the same
+        module.configure_model()
     drawn = torch.Generator().manual_seed(0)
     for name, parameter in module.model.named_parameters():
         if "lora_B" in name:
@@ -53,7 +55,8 @@ class Planted(Session):
     """Answers by rule instead of by a model, and keeps what it was asked.
 
     ``says(system, query, tokens)`` gives log-probabilities of answer tokens, ``sees(system, query)`` odds by layer,
-    ``scores(system, query, words)`` log-probabilities of words, ``writes(system, query)`` an answer.
+    ``scores(system, query, words)`` log-probabilities of words, ``writes(system, query)`` an answer, as text or as it
+    is written.
     """
 
     current = "adapter"
@@ -74,6 +77,11 @@ class Planted(Session):
     def score(self, queries, words, staying=False):
         self.stayed = staying
         return [self.scores(self.current, query, own) for query, own in zip(queries, words, strict=True)]
+
+    def written(self, queries, staying=False):
+        self.asked = [*getattr(self, "asked", []), list(queries)]
+        answers = [self.writes(self.current, query) for query in queries]
+        return [Written(answer, False) if isinstance(answer, str) else answer for answer in answers]
 
     def write(self, queries, staying=False):
         assert staying == self.stayed
