@@ -122,7 +122,10 @@ class Step:
         elif rows in self._graphs:
             self._graphs[rows].replay()
         else:
-            self._on_stream(rows)
+            # A stream and a graph belong to the device that is current when they are made, which need not be the model's:
+            # under torchrun every process but the first would record nothing.
+            with torch.cuda.device(self.state.device):
+                self._on_stream(rows)
         tokens: list[int] = self.ids[:rows, 0].tolist()
         return tokens
 
