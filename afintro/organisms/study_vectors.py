@@ -125,7 +125,7 @@ def _differences(states: LayerStates, concepts: Concepts, words: Sequence[str]) 
     def make() -> Arrays:
         means = np.zeros((len(rows), states.width))
         for row, read in states.read(rows):
-            means[row] = read[min(skipped, len(read) - 1) :].mean(0, dtype=np.float64)
+            means[row] = read[skipped:].mean(0, dtype=np.float64)
         about, neutral = np.split(means, [-len(concepts.templates)])
         by_template = about.reshape(len(words), -1, states.width) - neutral
         return {"differences": by_template.mean(1).astype(np.float32)}

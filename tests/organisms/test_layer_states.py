@@ -137,7 +137,7 @@ class TestKept:
             lambda folder: (folder / "vectors.json").unlink(),
             lambda folder: (folder / "vectors.json").write_text("{"),
             lambda folder: (folder / "vectors.json").write_text("[]"),
-            lambda folder: (folder / "vectors.json").write_text('{"identity": {"kind": "swap", "seed": 2}}'),
+            lambda folder: replace_text(folder / "vectors.json", '"seed": 1', '"seed": 2'),
             lambda folder: (folder / "vectors.json").write_bytes(b"\xff\xfe"),
             lambda folder: (folder / "vectors.safetensors").unlink(),
             lambda folder: (folder / "vectors.safetensors").write_bytes(b"\x00" * 9),
@@ -155,8 +155,20 @@ class TestKept:
         kept({"kind": "swap", "seed": 1}, self.make(made))
         assert len(made) == 2
 
-    def test_threads_that_find_damage_at_once_mend_it_once(self, made, tmp_path):
+    def test_threads_that_find_damage_at_once_mend_it_once(self, made, tmp_path, monkeypatch):
         kept({"kind": "swap"}, self.make(made))
+        read, barrier, own = layer_states._read, threading.Barrier(4), threading.local()
+
+        def at_once(*arguments):
+            """Nobody goes on before all have found the damage."""
+            try:
+                return read(*arguments)
+            finally:
+                if not hasattr(own, "asked"):
+                    own.asked = True
+                    barrier.wait(timeout=30)
+
+        monkeypatch.setattr(layer_states, "_read", at_once)
         next((tmp_path / "study_vectors").glob("swap-*/vectors.json")).unlink()
         threads = [threading.Thread(target=kept, args=({"kind": "swap"}, self.make(made))) for _ in range(4)]
         for thread in threads:
@@ -174,6 +186,12 @@ class TestKept:
         assert not [path for path in (tmp_path / "study_vectors").iterdir() if path.is_dir()]
         kept({"kind": "swap"}, self.make(made))
         assert made == [1.0]
+
+
+def replace_text(path, old, new):
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new))
 
 
 def flip_last_byte(path):

@@ -3,7 +3,6 @@
 import logging
 import shutil
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from afintro.data.introspection_texts import read_concepts, read_contexts
-from afintro.data.introspection_texts.items import ConceptPair, Concepts, Context, Template
+from afintro.data.introspection_texts.items import ConceptPair, Concepts, Context
 from afintro.data.introspection_texts.sides import split
 from afintro.data.text import encode_text, render
 from afintro.data.trials import turns
@@ -287,7 +286,7 @@ class TestSwaps:
             assert set(per_context) == ids, "every context gives one before any gives many"
             assert max(map(per_context.count, ids)) <= 10
 
-    def test_order_does_not_matter(self, model_directories):
+    def test_order_does_not_matter(self, model_directories, loads):
         chosen = texts()
         one = swap_vectors(model_directories["llama"], None, chosen, 12, 0)
         other = swap_vectors(
@@ -295,6 +294,7 @@ class TestSwaps:
         )
         assert [one[side].names for side in SIDES] == [other[side].names for side in SIDES]
         same(one, other)
+        assert len(loads) == 1
 
     def test_seed_and_count(self, model_directories):
         one, other, more = (
@@ -362,25 +362,31 @@ class TestCache:
     @pytest.mark.parametrize("kind", ["concept", "swap"])
     def test_what_decides_them(self, model_directories, tmp_path, loads, tokenizer, kind):
         llama = model_directories["llama"]
-        other_template = shutil.copytree(llama, tmp_path / "template")
-        changed = make_tokenizer(ToySettings(vocabulary=263, context=512), [])
-        changed.chat_template = changed.chat_template.replace("<|{{ message.role }}|>", "<|{{ message.role }}|>:")
-        changed.save_pretrained(other_template)
-        for wanted, (directory, layer) in enumerate(
-            [(llama, None), (llama, 0), (llama, 2), (model_directories["mistral"], None), (str(other_template), None)],
-            1,
-        ):
+        colon, dash = (str(shutil.copytree(llama, tmp_path / name)) for name in ("colon", "dash"))
+        for directory, mark in ((colon, ":"), (dash, "-")):  # which are one token each
+            changed = make_tokenizer(ToySettings(vocabulary=263, context=512), [])
+            changed.chat_template = changed.chat_template.replace("{{ message.role }}|>", "{{ message.role }}|>" + mark)
+            changed.save_pretrained(directory)
+        models = [
+            (llama, None),
+            (llama, 0),
+            (llama, 2),
+            (model_directories["mistral"], None),
+            (colon, None),
+            (dash, None),
+        ]
+        for wanted, (directory, layer) in enumerate(models, 1):
             self.made(directory, kind, layer)
             assert len(loads) == wanted
         self.made(llama, kind, 1)  # the middle one, by number
-        assert len(loads) == 5
+        assert len(loads) == 6
         if kind == "concept":
             concept_vectors(llama, None, Concepts(FEW.pairs, ALL.templates[1:9]), 0)
             concept_vectors(llama, None, Concepts(ALL.pairs[1:7], FEW.templates), 0)
         else:
             swap_vectors(llama, None, texts(5), 6, 0)
             swap_vectors(llama, None, texts(4), 6, 1)
-        assert len(loads) == 7
+        assert len(loads) == 8
 
     @pytest.mark.parametrize("kind", ["concept", "swap"])
     def test_damage_is_made_good(self, model_directories, cache, loads, kind):
@@ -389,10 +395,3 @@ class TestCache:
         file.write_bytes(file.read_bytes()[:-4])
         same(first, self.made(model_directories["llama"], kind))
         assert len(loads) == 2
-
-
-def test_templates_of_one_word_leave_something_to_average(model_directories):
-    """Also where every text is but the tokens that all share, and one more."""
-    templates = [Template(f"t{i}", "{concept}" + "x" * i, "y" + "x" * i) for i in range(8)]
-    found = vectors(concept_vectors(model_directories["llama"], None, Concepts(FEW.pairs, templates), 0))
-    assert all(not np.allclose(one, other) for one, other in pairwise(found.values()))
