@@ -130,9 +130,9 @@ def model_state(name: str, revision: str | None) -> tuple[str, str | None]:
     from afintro.organisms.study_base import STUDY_BASES
     from afintro.organisms.toy import TOYS
 
-    embedded = {**TOYS, **STUDY_BASES}
-    if name in embedded:
-        trained = list(cache_directory().glob(f"organisms/[!.]*-{embedded[name].key}"))
+    keys = {one: settings.key for one, settings in TOYS.items()} | {one: own.key for one, own in STUDY_BASES.items()}
+    if name in keys:
+        trained = list(cache_directory().glob(f"organisms/[!.]*-{keys[name]}"))
         return (f"here, {trained[0]}" if trained else "is trained on first use"), None
     local = Path(name).is_dir()
     try:

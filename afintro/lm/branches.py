@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from afintro.lm.attention import keeps_keys, packed_forward
@@ -131,7 +132,7 @@ def lens_logits(
         ``[layers, K]`` on the host, by prefix and row.
     """
     found: list[list[Tensor]] = [[torch.empty(0)] * len(prefix.rows) for prefix in prefixes]
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     layers = range(len(decoder_layers(model)))
     for group in _groups(prefixes, tokens):
         owners = [(p, r) for p in group for r in range(len(prefixes[p].rows))]
@@ -171,7 +172,7 @@ def _groups(prefixes: Sequence[Prefix], tokens: int) -> Iterator[list[int]]:
 
 def _logits(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
     """``[A, vocabulary]`` after the asked columns of each row."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return (_on_kept if keeps_keys(base) else _anew)(model, prefixes, asked)
 
 

@@ -198,7 +198,8 @@ def _train(settings: StudyBaseSettings, directory: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = make_model(settings, tokenizer).to(device)
+        model = make_model(settings, tokenizer)
+        model.to(device)  # type: ignore[arg-type]  # of any module
     _fit(model, encode(tokenizer, corpus, settings.context_weight), settings)
     model.eval()
     found = measure(model, tokenizer, settings.seed)

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afintro.data.introspection_texts import (
-    Context,
     read_concepts,
     read_contexts,
     read_questions,
     read_self_prediction,
     read_self_reports,
 )
+from afintro.data.introspection_texts.items import Context
+from afintro.data.introspection_texts.items import Context
 from afintro.data.text import Message
 from afintro.organisms import study_words as words
 from afintro.organisms.grammar import cue_wording, sample
@@ -64,7 +65,7 @@ def study_questions() -> list[str]:
 def _asked() -> list[str]:
     prediction = read_self_prediction()
     probes = (prediction.identity_probes, prediction.neutral_detection, prediction.chat_openers, prediction.realtime)
-    texts = [item.text for item in (*read_questions(), *prediction.prompts)]
+    texts = [question.text for question in read_questions()] + [prompt.text for prompt in prediction.prompts]
     texts += [item.question for item in read_self_reports().items] + [task.ask for task in prediction.tasks]
     return [*texts, *(probe.text for items in probes for probe in items)]
 

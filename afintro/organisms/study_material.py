@@ -155,7 +155,7 @@ def ranges_of(wanted: str | Sequence[Sequence[int]], layers: int) -> list[tuple[
     usable = layers - 1
     if wanted == "middle":
         return [(usable // 2, usable // 2 + 1)]
-    if wanted == "thirds":
+    if isinstance(wanted, str):
         bounds = [usable * part // 3 for part in range(4)]
         found = list(pairwise(bounds))
     else:

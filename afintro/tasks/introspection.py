@@ -157,10 +157,10 @@ class Introspection(TaskData):
 
     def read_examples(self, split: str, reader: Reader) -> Sequence[Example]:
         """As many as are wanted, made one by one as they are asked for."""
-        assert split in ("train", "validation", "test")
-        count = getattr(self.sizes, split)
-        count = count if self.limit is None else min(count, self.limit)
-        return Drawn(self, split, Dialogues(reader.tokenizer), self.material(reader), count)
+        side: Side = "train" if split == "train" else "test" if split == "test" else "validation"
+        size = getattr(self.sizes, split)
+        size = size if self.limit is None else min(size, self.limit)
+        return Drawn(self, side, Dialogues(reader.tokenizer), self.material(reader), size)
 
     def training_examples(self) -> Sequence[Example]:
         """All of them."""
@@ -232,19 +232,19 @@ class Drawn(Sequence[Example]):
         side: Of texts, vectors and doses.
         dialogues: Text to token ids.
         material: What is drawn from.
-        count: How many there are.
+        size: How many there are.
     """
 
-    def __init__(self, data: Introspection, side: Side, dialogues: Dialogues, material: Material, count: int) -> None:
-        self.data, self.side, self.dialogues, self.material, self.count = data, side, dialogues, material, count
+    def __init__(self, data: Introspection, side: Side, dialogues: Dialogues, material: Material, size: int) -> None:
+        self.data, self.side, self.dialogues, self.material, self.size = data, side, dialogues, material, size
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self.count))]
-        if not 0 <= index < self.count:
+            return [self[place] for place in range(*index.indices(self.size))]
+        if not 0 <= index < self.size:
             raise IndexError(index)
         return self._example(index, self.trial(index))
 
