@@ -16,7 +16,6 @@ from afintro.data.introspection_texts import (
     read_self_reports,
 )
 from afintro.data.introspection_texts.items import Context
-from afintro.data.introspection_texts.items import Context
 from afintro.data.text import Message
 from afintro.organisms import study_words as words
 from afintro.organisms.grammar import cue_wording, sample
