@@ -41,12 +41,11 @@ def stated_distribution(text: str, options: Sequence[str], cut: bool = False) ->
         options: What the numbers are of; they may be numbers themselves.
         cut: Whether the answer was cut off, so that its last line may be half a line.
     """
-    lines = text.splitlines()
+    lines = (text[: text.rfind("\n") + 1] if cut else text).splitlines()
     found: dict[str, float] = {}
-    for line in lines[:-1] if cut else lines:
-        for option, amount in _amounts(line, options).items():
-            if found.setdefault(option, amount) != amount:
-                return None
+    for option, amount in filter(None, (_given(line, options) for line in lines)):
+        if found.setdefault(option, amount) != amount:
+            return None
     total = sum(found.values())
     whole = abs(total - 100) <= TOLERANCE
     if total <= 0 or (len(found) < len(options) and not whole):
@@ -54,7 +53,7 @@ def stated_distribution(text: str, options: Sequence[str], cut: bool = False) ->
     return Stated({option: found.get(option, 0.0) / total for option in options}, renormalised=not whole)
 
 
-def _amounts(line: str, options: Sequence[str]) -> dict[str, float]:
+def _given(line: str, options: Sequence[str]) -> tuple[str, float] | None:
     """The option that a line begins with, and its number.
 
     The number of a list may look like an option ("1. 4: 20" of a die), and an option like the number of a list ("1. 20"):
@@ -70,8 +69,8 @@ def _amounts(line: str, options: Sequence[str]) -> dict[str, float]:
             number = rf" ?{_SEPARATOR} ?\(?{_AMOUNT} ?{_UNIT} ?\)?"
             match = re.fullmatch(named + number + _REST, candidate, re.IGNORECASE)
             if match:
-                return {option: float(match["amount"])}
-    return {}
+                return option, float(match["amount"])
+    return None
 
 
 def divergence(actual: Sequence[float], stated: Sequence[float]) -> float:

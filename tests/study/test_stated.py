@@ -96,6 +96,7 @@ def test_half_a_line_is_not_read():
     text = "Mars 50\nVenus 30\nSaturn 2"
     assert stated_distribution(text, PLANETS).renormalised is True
     assert stated_distribution(text, PLANETS, cut=True) is None
+    assert read(f"{text}0\n", cut=True) == pytest.approx(WANTED)
     assert read("Mars 60\nVenus 40\nSat", cut=True) == {"Mars": 0.6, "Venus": 0.4, "Saturn": 0.0}
 
 
