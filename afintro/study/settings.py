@@ -110,7 +110,7 @@ def _settings(path: Path) -> StudySettings:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(StudySettings, "study")
     try:
-        made = parser.instantiate_classes(parser.parse_object({"study": content})).study
+        made = parser.instantiate(parser.parse_object({"study": content})).study
     except ArgumentError as error:
         what, _, remedy = explain(str(error)).partition("\n  remedy: ")
         raise UserError(what, where=str(path), remedy=remedy) from error

@@ -1,0 +1,212 @@
+"""Write a trained adapter as a stock PEFT directory with a model card, checked by loading it with plain PEFT.
+
+Nothing leaves this machine without --push_to_hub.
+"""
+
+import argparse
+import gc
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from jsonargparse import ArgumentError, ArgumentParser
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from afintro.checkpoint import export_adapter, read_checkpoint
+from afintro.cli_errors import explain
+from afintro.data.records import write_atomic
+from afintro.errors import UserError
+from afintro.explainer import ExplainerModule
+from afintro.lm.forward import packed_logits
+from afintro.lm.injection import VectorSpace
+from afintro.lm.load import DTYPES
+from afintro.study.card import Trained, model_card
+
+PROBE = [{"role": "user", "content": "What did you notice while you read this? The answer is"}]
+# Largest difference of logits, in units of the largest logit: PEFT rounds elsewhere than our layers do.
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+
+
+def export(args: argparse.Namespace) -> Path:
+    """Load, write, check and describe; the directory appears when all of that went well."""
+    settings = merged(args.config or [args.checkpoint.parent.parent / "config.yaml"])
+    checkpoint = read_checkpoint(args.checkpoint)
+    output: Path = args.output_dir
+    if output.exists() and not (output / "adapter_config.json").is_file():
+        raise UserError("is there and no adapter", where=str(output), remedy="use another --output_dir")
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    module = trained_module(settings, checkpoint)
+    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}.") as folder:
+        made = Path(folder) / "adapter"
+        assert module.model is not None
+        export_adapter(module.model, made, module.injector)
+        base, dtype, ids = module.directory, module.base_dtype, probe(module)
+        revision, own = module.revision, own_logits(module, ids)
+        del module
+        gc.collect()  # both would need the room at once
+        difference = check(own, plain_logits(base, revision, dtype, made, ids), dtype)
+        write_atomic(made / "README.md", model_card(Trained(settings, checkpoint, args.checkpoint, base, difference)))
+        if output.exists():
+            shutil.rmtree(output)
+        made.rename(output)
+    print(f"adapter: {output} (differs from the trained module by {difference:.1e} at most)")
+    return output
+
+
+def merged(paths: list[Path]) -> dict[str, Any]:
+    """The settings of configuration files, later ones over earlier ones."""
+    whole: dict[str, Any] = {}
+    for path in paths:
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"cannot be read ({reason})", where=str(path), remedy="give the run's config.yaml"
+            ) from error
+        lay_over(whole, content if isinstance(content, dict) else {})
+    if "class_path" not in whole.get("data", {}) or "model" not in whole:
+        raise UserError(
+            "name no model and no data", where="--config", remedy="give those that the run was trained with"
+        )
+    return whole
+
+
+def lay_over(whole: dict[str, Any], part: dict[str, Any]) -> None:
+    """As the command line lays one file over another."""
+    for name, value in part.items():
+        if isinstance(value, dict) and isinstance(whole.get(name), dict):
+            lay_over(whole[name], value)
+        else:
+            whole[name] = value
+
+
+def trained_module(settings: dict[str, Any], checkpoint: dict[str, Any]) -> ExplainerModule:
+    """The module with its trained weights, on the processor; refuses a checkpoint of another model."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ExplainerModule, "model")
+    try:
+        made = parser.instantiate(parser.parse_object({"model": settings["model"]})).model
+    except ArgumentError as error:
+        what, _, remedy = explain(str(error)).partition("\n  remedy: ")
+        raise UserError(what, where="--config", remedy=remedy) from error
+    assert isinstance(made, ExplainerModule)
+    made.compile_layers = made.fp8 = False  # of the training's speed, not of what was trained
+    vectors = checkpoint.get("afintro_identity", {}).get("vectors")
+    if vectors:
+        made.space = VectorSpace(vectors["width"], tuple(vectors["layers"]))
+    made.configure_model()
+    made.on_load_checkpoint(checkpoint)
+    made.load_state_dict(checkpoint["state_dict"], strict=False)  # every name was checked
+    return made.eval()
+
+
+def probe(module: ExplainerModule) -> Tensor:
+    """Token ids ``[T]`` to compare logits on."""
+    tokens: Any = module.tokenizer.apply_chat_template(
+        PROBE, tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    return torch.tensor(tokens)
+
+
+@torch.no_grad()
+def own_logits(module: ExplainerModule, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """``[T, vocabulary]`` of the trained module, and of its base alone."""
+    assert module.model is not None
+    bounds, places = torch.tensor([0, len(ids)], dtype=torch.int32), torch.arange(len(ids))
+    with module.evaluating():
+        adapted = packed_logits(module.model, ids, bounds, places).double()
+        with module.model.disable_adapter():
+            return adapted, packed_logits(module.model, ids, bounds, places).double()
+
+
+@torch.no_grad()
+def plain_logits(base: str, revision: str | None, dtype: str, directory: Path, ids: Tensor) -> Tensor:
+    """The same, of the exported adapter as anyone would load it."""
+    loaded = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=DTYPES[dtype], use_safetensors=True)
+    model = PeftModel.from_pretrained(loaded, str(directory)).eval()
+    logits: Tensor = model(input_ids=ids[None]).logits[0]
+    return logits.double()
+
+
+def check(own: tuple[Tensor, Tensor], plain: Tensor, dtype: str) -> float:
+    """The largest difference of logits.
+
+    Raises:
+        UserError: More than rounding explains, or nearer to the base than to the trained module.
+    """
+    adapted, base = own
+    difference, effect = float((plain - adapted).abs().max()), float((adapted - base).abs().max())
+    limit = TOLERANCE[dtype] * max(1.0, float(adapted.abs().max()))
+    if difference > limit or (effect > limit and difference > effect / 2):
+        what = f"loaded with PEFT its logits are off by {difference:.2e}; the adapter changes them by {effect:.2e}"
+        raise UserError(what, where="exported adapter", remedy="report this: nothing was written")
+    return difference
+
+
+def push(directory: Path, repository: str) -> str:
+    """Upload an exported adapter into a private repository, which is made if absent; its address.
+
+    Raises:
+        UserError: No key, a base that nobody else has, or what the hub refuses.
+    """
+    base = json.loads((directory / "adapter_config.json").read_text())["base_model_name_or_path"]
+    if Path(base).is_dir():
+        what = "its base is a directory of this machine, which nobody else could load it on"
+        raise UserError(what, where="--push_to_hub", remedy="train on a base that is on the hub, by its hub id")
+    token = os.environ.get("HF_TOKEN")
+    if not token:
+        raise UserError("HF_TOKEN is not set", where="--push_to_hub", remedy="set it to a key that may write")
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=directory, commit_message="Adapter exported by afintro")
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200].replace(token, "[key]")
+        raise UserError(
+            f"was refused ({reason})", where=repository, remedy="check the name, the key and the network"
+        ) from None
+    return f"https://huggingface.co/{repository}"
+
+
+def main() -> int:
+    """Parse, call, report; exit code 2 for wrong input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, type=Path, help="the run's .ckpt file")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        type=Path,
+        action="extend",
+        help="configuration of the run (default: config.yaml of its folder)",
+    )
+    parser.add_argument("--output_dir", required=True, type=Path, help="gets the adapter and README.md")
+    parser.add_argument(
+        "--push_to_hub", metavar="REPO", help="upload it too, as a private repository; the key is HF_TOKEN"
+    )
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        directory = export(args)
+        if args.push_to_hub:
+            print(f"uploaded: {push(directory, args.push_to_hub)}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
