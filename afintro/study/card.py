@@ -172,6 +172,8 @@ def _evaluation(trained: Trained, path: Path) -> str:
     for pair, cell in content.get("cross_token", {}).items():
         words = f"auroc, answered by {pair}{' (as trained)' if cell['native'] else ''}"
         rows.append(_row(words, cell["metrics"], "auroc"))
+    if not rows:  # of transcripts there is nothing to count
+        return ""
     title = f"{content['evaluation']}, over seeds {', '.join(map(str, content['seeds']))}"
     return _part(title, ["metric", "adapter", "base", "difference", "n"], rows) + "\n" + _warned(content)
 

@@ -112,12 +112,13 @@ class Runner:
         missing = [name for name in matrix.evaluations if not matrix.has_rows(unit, name)]
         if (missing or not matrix.evaluations) and matrix.training_state(unit).name != DONE:
             ended[TRAIN] = self._attempt(unit, TRAIN, partial(self._train, unit))
+            gc.collect()  # a model holds itself in circles, and the next one needs the room
         if not ended.get(TRAIN):
             for name in matrix.evaluations:
                 work = partial(self._evaluate, unit, name, opened) if name in missing else lambda: None
                 ended[name] = self._attempt(unit, name, work)
         opened.clear()
-        gc.collect()  # a model holds itself in circles, and the next one needs the room
+        gc.collect()
         return ended
 
     def _attempt(self, unit: Unit, stage: str, work: Callable[[], None]) -> str:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from filelock import FileLock
 from afintro.cli import Ended
 from afintro.study import __main__ as command
 from afintro.study import runner, workers
-from afintro.study.matrix import BROKEN, DONE, TRAIN, Unit, coverage
+from afintro.study.matrix import BROKEN, DONE, MISSING, TRAIN, Unit, coverage
 from tests.study.quick import Quick, save
 
 
@@ -161,6 +162,39 @@ def test_a_stop_ends_everything_at_once_and_leaves_nothing_broken(quick):
         quick.run()
     assert quick.did == [("one", 0, False), ("one", 0, "chat"), ("one", 0, "identity")]
     assert BROKEN not in {state.name for state in quick.matrix().states().values()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_evaluation_at_once_and_a_training_when_it_returns(quick, monkeypatch, number):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    fit, measured = runner.command_line, []
+
+    def stopped(arguments):
+        handler = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, lambda *given: handler(*given))  # as Lightning does while it trains
+        os.kill(os.getpid(), number)
+        signal.signal(signal.SIGTERM, handler)
+        return fit(arguments)  # Lightning lets a validation come to its end
+
+    monkeypatch.setattr(runner, "command_line", stopped)
+    with pytest.raises(SystemExit) as caught:
+        quick.run()
+    assert caught.value.code == 143
+    assert quick.did == [("one", 0, False)]
+    assert not (quick.matrix().run(Unit("one", 0)) / "done.json").exists()
+
+    def asked(session):
+        os.kill(os.getpid(), number)
+        measured.append(session)
+
+    monkeypatch.setattr(runner, "command_line", fit)
+    monkeypatch.setattr(sys.modules["afintro.study.evaluations.chat"], "measure", asked)
+    with pytest.raises(SystemExit) as caught:
+        quick.run()
+    assert caught.value.code == 143
+    assert measured == []
+    assert quick.matrix().evaluation_state(Unit("one", 0), "chat").name == MISSING
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_a_unit_of_another_process_is_waited_for_and_not_done_twice(quick, caplog):
