@@ -63,8 +63,11 @@ def readings(session: Session) -> list[Reading]:
 
 
 def swaps(session: Session) -> list[Reading]:
-    """Test contexts with a real activation of their norm in place of their own, at all layer ranges."""
-    return list(_steered(session, "swap", session.material.vectors("test", "swap"), "swap"))
+    """Test contexts with a real activation of their norm in place of their own, at all layer ranges.
+
+    Activations of validation contexts: one of the context's own would be hardly a swap.
+    """
+    return list(_steered(session, "swap", session.material.vectors("validation", "swap"), "swap"))
 
 
 def unsteered(session: Session) -> list[Reading]:
