@@ -91,6 +91,21 @@ def test_a_training_goes_on_from_its_checkpoint_and_one_without_starts_anew(quic
     assert quick.did[2] == ("two", 0, False)
 
 
+def test_a_training_that_the_runner_began_and_that_broke_off_is_continued(quick, monkeypatch):
+    fit = runner.command_line
+
+    def broken_off(arguments):
+        save(quick.matrix().run(Unit("one", 0)), step=2)
+        raise SystemExit(137)
+
+    monkeypatch.setattr(runner, "command_line", broken_off)
+    with pytest.raises(SystemExit):
+        quick.run()
+    monkeypatch.setattr(runner, "command_line", fit)
+    assert quick.run() == []
+    assert quick.did[0] == ("one", 0, True)
+
+
 def test_a_training_of_other_settings_is_neither_continued_nor_overwritten(quick):
     quick.run()
     quick.did.clear()
