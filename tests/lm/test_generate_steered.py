@@ -455,7 +455,8 @@ def test_continuation_nll_leaves_its_input_alone_and_reads_the_prefix_once(llama
     shapes = count_passes(llama)
     assert continuation_nll(llama, prompts, continuations) == first
     read = sum(length - 1 for length, own in zip(LENGTHS, continuations, strict=True) if any(own))
-    assert shapes == [(1, read), (11, 20)]  # all prompts with a continuation that holds anything, then those
+    # All prompts with a continuation that holds anything, then those: each behind its prompt's last token.
+    assert shapes == [(1, read), (11, 21)]
     assert continuations == before
     assert continuation_nll(llama, prompts[::-1], continuations[::-1]) == first[::-1]
     assert continuation_nll(llama, [], []) == []
