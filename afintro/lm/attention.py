@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from inspect import signature
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -149,11 +148,10 @@ def packed_attention(
         assert max_length_q is not None
         flat = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
         return _varlen_cuda(*flat, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
-    bounds = cu_seq_lens_q.tolist()
-    parts = [
-        _segment(query[0, :, a:b], key[0, :, a:b], value[0, :, a:b], scaling, sliding_window, softcap)
-        for a, b in pairwise(bounds)
-    ]
+    # Not slices: the gradient of each would be a tensor of the whole row.
+    lengths = cu_seq_lens_q.diff().tolist()
+    queries, keys, values = (whole[0].split(lengths, dim=1) for whole in (query, key, value))
+    parts = [_segment(*own, scaling, sliding_window, softcap) for own in zip(queries, keys, values, strict=True)]
     return torch.cat(parts, dim=1).transpose(0, 1)[None], None
 
 
