@@ -74,3 +74,13 @@ def test_scaling_measures_training_and_pairs_and_passes_options_on(tmp_path):
     assert (training["system"], training["runs"], training["times_one"]) == ("fit, ddp", 2, 1)
     assert (pairs["system"], pairs["runs"], pairs["times_one"]) == ("pairs", 1, 1)
     assert min(training["tokens_per_second"], pairs["tokens_per_second"]) > 0
+
+
+def test_questions_together_are_what_they_are_one_by_one(tmp_path, study_model):
+    result, said = run(tmp_path, "benchmarks.study", "--model", str(study_model), "--contexts", "2", "--runs", "1")
+    together, alone = result["rows"]
+    assert [together["system"], alone["system"]] == ["together", "one by one"]
+    assert (together["largest_difference"], together["times_slower"]) == (0, 1)
+    assert alone["largest_difference"] < 1e-6
+    assert alone["seconds"][0] > together["seconds"][0]
+    assert "questions/s" in said
