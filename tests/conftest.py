@@ -1,5 +1,6 @@
 """Tiny random models of five architectures, made from configuration alone, and a byte-level tokenizer. No network."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -51,6 +52,26 @@ ARCHITECTURES = {
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 3.0, **ALTERNATING},
     "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 24, **ALTERNATING},
 }
+
+# What takes longest comes first, so that no worker is left with it at the end. The first of them makes the toy; the second
+# does not need it, and with it no worker has to wait.
+LONGEST = (
+    "test_explainer", "test_scale_out", "test_cli", "study/test_short_form", "organisms/test_many_processes",
+    "benchmarks/test_runs", "test_resume", "study/test_interrupted", "scripts/test_generate_af_context_ablation",
+    "lm/test_compiled", "lm/test_generate_steered", "scripts/test_check_environment", "lm/test_generate",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort files as said, and leave the order within them."""
+    files = [Path(__file__).parent / f"{name}.py" for name in LONGEST]
+    items.sort(key=lambda item: files.index(item.path) if item.path in files else len(files))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: to look for garbage in it at every collection is half the time of some tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

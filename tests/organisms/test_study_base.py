@@ -302,13 +302,3 @@ class TestAcceptance:
         assert RANGES["mass"][0] == 0.95
         assert RANGES["self_report/alone/p_yes"] == RANGES["self_report/after_context/p_yes"] == (0.2, 0.8)
         assert {low for name, (low, _) in RANGES.items() if name.endswith("/mass")} == {0.9}
-
-
-@pytest.mark.slow
-def test_the_embedded_base_answers_with_the_options():
-    """The base that the study runs on, trained or reused."""
-    found = json.loads((build(STUDY_BASES["study-base"]) / "study_base.json").read_text())["acceptance"]
-    for name in RANGES:
-        if name.startswith("self_report"):
-            assert RANGES[name][0] <= found[name] <= RANGES[name][1]
-    assert found["accuracy/best"] > 0.65
