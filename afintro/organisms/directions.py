@@ -17,6 +17,7 @@ from afintro.data.splits import split_by_scenario
 from afintro.data.text import Message, encode_prompt
 from afintro.errors import UserError
 from afintro.evaluation.statistics import Bootstrap, Estimate
+from afintro.lm.attention import keeps_keys
 from afintro.lm.capture import capture
 from afintro.lm.forward import packed_logits
 from afintro.lm.load import context_length
@@ -167,7 +168,7 @@ def last_token_activations(
         tokenizer: The model's.
         conversations: What to read, up to where the answer begins.
         layers: 0-based decoder layers.
-        batch_size: Prompts a forward pass; no more than one pass is in memory.
+        batch_size: Prompts a forward pass, where the model takes packed rows; no more than one pass is in memory.
         site: ``last``: the last token of the prompt. ``mean``: the mean over all its tokens but the first, which
             many models use as a sink of attention with a norm of its own.
         on_done: Called with the number of prompts just read, for progress.
@@ -181,6 +182,8 @@ def last_token_activations(
     prompts = encode_conversations(tokenizer, conversations, context_length(model.config))
     embeddings: Any = model.get_input_embeddings()
     found = {layer: np.zeros((len(prompts), embeddings.embedding_dim), np.float32) for layer in layers}
+    if not keeps_keys(model):
+        batch_size = 1  # its rows are padded, where a packed row's bounds mean nothing
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # like lengths share a pass
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]

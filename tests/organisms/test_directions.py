@@ -187,6 +187,15 @@ class TestActivations:
         np.testing.assert_allclose(back, found[1][1], rtol=1e-4, atol=1e-4)
         assert (found[1][1].dtype, found[1][1].shape, list(found[1])) == (np.float32, (5, 32), [1])
 
+    def test_a_model_that_takes_no_packed_rows_reads_the_same(self, model_directories, plain_model, tokenizer):
+        name = model_directories["llama"]
+        packed, padded = load_model(name, dtype="float64"), plain_model(name, torch.float64)
+        for site in ("last", "mean"):
+            found, wanted = (
+                last_token_activations(model, tokenizer, CONVERSATIONS, [1], 3, site)[1] for model in (padded, packed)
+            )
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
     def test_bfloat16_becomes_float32(self, model_directories, tokenizer):
         model = load_model(model_directories["llama"], dtype="bfloat16")
         for site in ("last", "mean"):
