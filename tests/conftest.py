@@ -32,6 +32,7 @@ from afintro.data.steering_records import SteeringRecord
 from afintro.data.trials import PAIRS
 from afintro.organisms.cue import MONITORED_SYSTEM
 from afintro.organisms.toy import QUESTION_WORDS, ToySettings, make_tokenizer, scenarios
+from tests import forked
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 
@@ -265,10 +266,14 @@ class Workspace:
     model: Path
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """``python -m afintro`` in the folder, as a user would."""
+        """``python -m afintro`` in the folder, without waiting for its imports."""
+        return forked.run("afintro", arguments, self.path, self.environment(**environment), timeout=300)
+
+    def run_as_a_user(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """``python -m afintro`` in the folder, in an interpreter of its own."""
         return subprocess.run(
             [sys.executable, "-m", "afintro", *arguments],
-            cwd=self.path, env=self.environment(**environment), capture_output=True, text=True, timeout=300, check=False,
+            cwd=self.path, env=self.environment(), capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
 
     def environment(self, **more: str) -> dict[str, str]:

@@ -361,7 +361,7 @@ def test_a_loss_that_is_not_finite_stops_at_preflight(
 
 def test_as_a_user_runs_it(workspace: Workspace) -> None:
     """In a process of its own: exit code, two lines, no traceback; and the traceback when it is asked for."""
-    bad = workspace.run("fit", "--config", str(workspace.config), "--data.train_path", "nowhere.json")
+    bad = workspace.run_as_a_user("fit", "--config", str(workspace.config), "--data.train_path", "nowhere.json")
     assert bad.returncode == 2
     assert "Traceback" not in bad.stderr
     assert "nowhere.json" in bad.stderr
@@ -369,7 +369,7 @@ def test_as_a_user_runs_it(workspace: Workspace) -> None:
         "fit", "--config", str(workspace.config), "--data.train_path", "nowhere.json", AFINTRO_TRACEBACK="1"
     )
     assert "Traceback" in shown.stderr
-    helped = workspace.run("fit", "--help")
+    helped = workspace.run_as_a_user("fit", "--help")
     assert helped.returncode == 0
     assert "--model.lora.r" in helped.stdout
 
