@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from afintro.lm.attention import keeps_keys
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import decoder_layers
 
@@ -42,6 +44,30 @@ def capture(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, Tenso
 
 
 @torch.no_grad()
+def read_states(model: nn.Module, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> dict[int, Tensor]:
+    """The residual stream at every token of some sequences, read in one pass where the model takes packed rows.
+
+    Args:
+        model: As loaded by :func:`afintro.lm.load.load_model`; one that takes no packed rows reads them one by one, unpadded.
+        rows: Token ids of each sequence.
+        layers: As for :func:`capture`.
+
+    Returns:
+        ``[tokens, hidden]`` by layer in the model's compute dtype, sequences end to end without padding.
+    """
+    if len(rows) > 1 and not keeps_keys(model):
+        alone = [read_states(model, [row], layers) for row in rows]
+        return {layer: torch.cat([states[layer] for states in alone]) for layer in layers}
+    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+    device = embeddings.weight.device
+    bounds = torch.tensor([0, *accumulate(map(len, rows))], dtype=torch.int32, device=device)
+    ids = torch.tensor([token for row in rows for token in row], device=device)
+    with capture(model, layers) as residual:
+        packed_logits(model, ids, bounds, torch.tensor([len(ids) - 1], device=device))
+    return {layer: states[0] for layer, states in residual.items()}
+
+
+@torch.no_grad()
 def embedding_norm(model: nn.Module, tokens: int = 64) -> float:
     """Mean norm of token embeddings as the first decoder layer receives them, over evenly spaced tokens.
 
@@ -49,9 +75,5 @@ def embedding_norm(model: nn.Module, tokens: int = 64) -> float:
     """
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
     count = min(tokens, embeddings.num_embeddings)
-    device = embeddings.weight.device
-    ids = torch.linspace(0, embeddings.num_embeddings - 1, count, device=device).long()
-    bounds = torch.tensor([0, count], dtype=torch.int32, device=device)
-    with capture(model, [-1]) as residual:
-        packed_logits(model, ids, bounds, torch.tensor([0], device=device))
-    return float(residual[-1].float().norm(dim=-1).mean())
+    ids = torch.linspace(0, embeddings.num_embeddings - 1, count, device=embeddings.weight.device).long().tolist()
+    return float(read_states(model, [ids], [-1])[-1].float().norm(dim=-1).mean())

@@ -17,9 +17,7 @@ from afintro.data.splits import split_by_scenario
 from afintro.data.text import Message, encode_prompt
 from afintro.errors import UserError
 from afintro.evaluation.statistics import Bootstrap, Estimate
-from afintro.lm.attention import keeps_keys
-from afintro.lm.capture import capture
-from afintro.lm.forward import packed_logits
+from afintro.lm.capture import read_states
 from afintro.lm.load import context_length
 
 Floats = NDArray[np.float32]
@@ -168,7 +166,7 @@ def last_token_activations(
         tokenizer: The model's.
         conversations: What to read, up to where the answer begins.
         layers: 0-based decoder layers.
-        batch_size: Prompts a forward pass, where the model takes packed rows; no more than one pass is in memory.
+        batch_size: Prompts a forward pass; no more than one pass is in memory.
         site: ``last``: the last token of the prompt. ``mean``: the mean over all its tokens but the first, which
             many models use as a sink of attention with a norm of its own.
         on_done: Called with the number of prompts just read, for progress.
@@ -182,18 +180,13 @@ def last_token_activations(
     prompts = encode_conversations(tokenizer, conversations, context_length(model.config))
     embeddings: Any = model.get_input_embeddings()
     found = {layer: np.zeros((len(prompts), embeddings.embedding_dim), np.float32) for layer in layers}
-    if not keeps_keys(model):
-        batch_size = 1  # its rows are padded, where a packed row's bounds mean nothing
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # like lengths share a pass
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         bounds = np.cumsum([0] + [len(prompts[row]) for row in rows])
-        ids = torch.tensor([token for row in rows for token in prompts[row]], device=model.device)
-        with capture(model, layers) as residual:
-            starts = torch.tensor(bounds, dtype=torch.int32, device=model.device)
-            packed_logits(model, ids, starts, torch.tensor([len(ids) - 1], device=model.device))
+        states = read_states(model, [prompts[row] for row in rows], layers)
         for layer in layers:
-            found[layer][rows] = _at_site(residual[layer][0], bounds.tolist(), site).cpu().numpy()
+            found[layer][rows] = _at_site(states[layer], bounds.tolist(), site).cpu().numpy()
             if not np.isfinite(found[layer][rows]).all():
                 what = f"the residual stream after layer {layer} holds NaN or infinite values"
                 raise UserError(what, where="activations", remedy="use another --dtype, e.g. float32")

@@ -22,9 +22,7 @@ from afintro.data.cache import build_once, cache_directory
 from afintro.data.records import file_sha256, write_json
 from afintro.data.text import Message, encode_text, render
 from afintro.errors import UserError
-from afintro.lm.attention import keeps_keys
-from afintro.lm.capture import capture
-from afintro.lm.forward import packed_logits
+from afintro.lm.capture import read_states
 from afintro.lm.load import DTYPES, context_length, fingerprint, load_config, load_model, load_tokenizer
 from afintro.organisms.embedded import resolve
 from afintro.organisms.pairs import default_device
@@ -107,15 +105,10 @@ class LayerStates:
             Index of a row and its states ``[tokens, hidden]``; each row once, short ones first.
         """
         log.info("reading %d texts with %s, once", len(rows), self.directory)
-        device = default_device()
-        model = load_model(self.directory, self.revision, self.dtype).to(device)  # type: ignore[arg-type]
-        for chosen in _passes(rows, TOKENS if keeps_keys(model) else 1):
+        model = load_model(self.directory, self.revision, self.dtype).to(default_device())  # type: ignore[arg-type]
+        for chosen in _passes(rows, TOKENS):
             bounds = np.cumsum([0] + [len(rows[row]) for row in chosen])
-            ids = torch.tensor([token for row in chosen for token in rows[row]], device=device)
-            with capture(model, [self.layer]) as residual:
-                starts = torch.tensor(bounds, dtype=torch.int32, device=device)
-                packed_logits(model, ids, starts, torch.tensor([len(ids) - 1], device=device))
-            states = residual[self.layer][0].float().cpu().numpy()
+            states = read_states(model, [rows[row] for row in chosen], [self.layer])[self.layer].float().cpu().numpy()
             if not np.isfinite(states).all():
                 what = f"the residual stream after layer {self.layer} holds NaN or infinite values"
                 raise UserError(what, where=f"states of {self.directory}", remedy="use weights of another dtype")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from afintro.lm.capture import capture, embedding_norm
+from afintro.lm.capture import capture, embedding_norm, read_states
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import decoder_layers
 from afintro.lm.load import Lora, add_lora, load_model
@@ -39,6 +39,16 @@ def test_every_layer_is_what_the_next_module_receives(model, lora):
     assert found[-1].shape == (1, 20, 32)
     with torch.no_grad():
         assert torch.equal(packed_logits(wrapped, IDS, BOUNDS, LAST), logits)
+
+
+def test_states_are_the_same_in_packed_rows_and_one_by_one(model, model_directories, architecture, plain_model):
+    rows = [IDS[:6].tolist(), IDS[6:].tolist(), IDS[3:4].tolist()]
+    packed = read_states(model, rows, [-1, 1])
+    alone = read_states(plain_model(model_directories[architecture], torch.float64), rows, [-1, 1])
+    assert list(packed) == list(alone) == [-1, 1]
+    for layer, states in packed.items():
+        assert states.shape == (21, 32)
+        torch.testing.assert_close(alone[layer], states, rtol=1e-5, atol=1e-5)  # eager's softmax is float32
 
 
 def test_the_layers_asked_for_of_the_last_pass(model_directories):
