@@ -479,19 +479,16 @@ def test_teacher_forcing_judges_all_of_the_toys_validation_set_as_generation_doe
     data.prepare_data()
     items = list(data.read_examples("validation", module))
     limit = answer_limit(items)
-    written = module.write(items, limit, batch_size=64)
     own = [
         replace(item, answer=text, answer_ids=tuple(encode_answer(module.tokenizer, text)))
-        for item, text in zip(items, written, strict=True)
+        for item, text in zip(items, module.write(items, limit, batch_size=64), strict=True)
     ]
     mixed = [own[i] if i % 2 and len(own[i].answer_ids) <= limit else items[i] for i in range(len(items))]
-    order = sorted(range(len(items)), key=lambda i: len(mixed[i]))
-    batches = [order[start : start + 64] for start in range(0, len(order), 64)]
-    found = [
-        (i, o)
-        for batch in batches
-        for i, o in zip(batch, module.judge(collate([mixed[i] for i in batch])), strict=True)
+    ordered = sorted(mixed, key=len)
+    outcomes = [o for start in range(0, len(items), 64) for o in module.judge(collate(ordered[start : start + 64]))]
+    written = module.write(ordered, answer_limit(ordered), batch_size=50)
+    assert len(items) == 900
+    assert [outcome.exact for outcome in outcomes] == [
+        text == item.answer for text, item in zip(written, ordered, strict=True)
     ]
-    assert len(found) == len(items) == 900
-    assert all(outcome.exact == (written[i] == mixed[i].answer) for i, outcome in found)
-    assert 100 < sum(outcome.exact for _, outcome in found) < 800
+    assert 100 < sum(outcome.exact for outcome in outcomes) < 800

@@ -82,5 +82,4 @@ def test_questions_together_are_what_they_are_one_by_one(tmp_path, study_model):
     assert [together["system"], alone["system"]] == ["together", "one by one"]
     assert (together["largest_difference"], together["times_slower"]) == (0, 1)
     assert alone["largest_difference"] < 1e-6
-    assert alone["seconds"][0] > together["seconds"][0]
     assert "questions/s" in said
