@@ -166,6 +166,7 @@ class Ended:
 def run(args: Sequence[str] | None = None) -> Ended:
     """Run the command line, and print nothing of how it ended."""
     _quiet()
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         return Ended(0, summary=ExplainerCLI(args).results.summary_path)
     except UserError as error:
@@ -186,6 +187,10 @@ def run(args: Sequence[str] | None = None) -> Ended:
                 f"{error.filename or 'the disk'}: no space left\n  remedy: free some room and run again", error
             )
         raise
+    finally:
+        # Lightning's own would stay, and swallow the signal, where its last checkpoint cannot be written either.
+        if signal.getsignal(signal.SIGTERM) is not handler:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def main(args: Sequence[str] | None = None) -> int:

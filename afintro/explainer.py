@@ -428,9 +428,8 @@ class ExplainerModule(LightningModule):
         self.outcomes = gathered(self.outcomes, data.examples["validation"], present())
         quick = [outcome.prediction(None) for outcome in self.outcomes]
         self.log("val/loss", sum(outcome.nll for outcome in self.outcomes) / len(self.outcomes), sync_dist=True)
-        for name, (statistic, clusters) in data.statistics(quick).items():
-            value = statistic(torch.ones(len(clusters), dtype=torch.float64).numpy())
-            self.log(f"val/{name}", value, prog_bar=name == "exact_match", sync_dist=True)
+        for name, (statistic, _) in data.statistics(quick).items():
+            self.log(f"val/{name}", statistic.value, prog_bar=name == "exact_match", sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
 

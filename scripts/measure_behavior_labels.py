@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from afintro.evaluation.statistics import Bootstrap, Floats, weighted_mean
+from afintro.evaluation.statistics import Bootstrap, Floats, mean_of
 from afintro.organisms.behavior import LABELS, RuleLabeler
 
 Labels = NDArray[np.int64]
@@ -36,11 +36,10 @@ def kappa(hand: Labels, rule: Labels, weights: Floats) -> float:
 
 def report(name: str, hand: Labels, rule: Labels) -> None:
     bootstrap = Bootstrap([str(item) for item in range(len(hand))], seed=0)
-    agreed = (hand == rule).astype(np.float64)
     print(f"\n{name}: {len(hand)} passages")
     for what, estimate in (
-        ("agreement", bootstrap.estimate(lambda weights: weighted_mean(agreed, weights))),
-        ("kappa", bootstrap.estimate(lambda weights: kappa(hand, rule, weights))),
+        ("agreement", bootstrap.estimate(mean_of(hand == rule))),
+        ("kappa", bootstrap.estimate(lambda drawn: np.array([kappa(hand, rule, weights) for weights in drawn]))),
     ):
         print(f"  {what:<10} {estimate.value:.3f}   95 % [{estimate.ci_low:.3f}, {estimate.ci_high:.3f}]")
     print("  hand \\ rule" + "".join(f"{label:>9}" for label in LABELS))

@@ -2,9 +2,10 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -73,6 +74,14 @@ def pytest_collection_finish() -> None:
     """What was imported stays: to look for garbage in it at every collection is half the time of some tests."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def dies_of_sigterm() -> Iterator[None]:
+    """No test, and no fixture of one, leaves a handler of SIGTERM: a process forked later would not end when told to."""
+    yield
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert handler is signal.SIG_DFL, handler
 
 
 @pytest.fixture(scope="session")
@@ -268,6 +277,10 @@ class Workspace:
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """``python -m afintro`` in the folder, without waiting for its imports."""
         return forked.run("afintro", arguments, self.path, self.environment(**environment), timeout=300)
+
+    def start(self, *arguments: str) -> forked.Forked:
+        """The same, which is left to run."""
+        return forked.Forked("afintro", arguments, self.path, self.environment())
 
     def run_as_a_user(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """``python -m afintro`` in the folder, in an interpreter of its own."""

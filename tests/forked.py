@@ -1,7 +1,7 @@
 """Commands in processes of their own, forked from one that has imported everything and done nothing.
 
-A new interpreter spends more time on imports than most commands on their work. ``python -m afintro`` as a user types it is
-run by the tests that say so, by those of signals and by the second process of every test with two.
+A new interpreter spends more time on imports than most commands on their work. One is started by the tests that say so, and
+by every command that starts further processes.
 """
 
 import multiprocessing
@@ -14,27 +14,77 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["afintro.cli", "afintro.tasks.context_ablation", "tests.forked"])
+FORKS.set_forkserver_preload(
+    ["afintro.cli", "afintro.tasks.context_ablation", "afintro.study.runner", "afintro.study.report",
+     "afintro.organisms.pairs", "afintro.organisms.steering_generator", "tests.forked"]
+)  # fmt: skip
+
+
+class Forked:
+    """A command that runs, used as :class:`subprocess.Popen` with pipes is.
+
+    Args:
+        program: What ``python -m`` would run, or a path that ends in ``.py``.
+        arguments: That it gets.
+        folder: It runs in.
+        environment: It has, and nothing else.
+    """
+
+    def __init__(
+        self, program: str, arguments: Sequence[str], folder: Path | str, environment: Mapping[str, str]
+    ) -> None:
+        self.args = [program, *arguments]
+        self._place = tempfile.TemporaryDirectory()
+        self.said = [Path(self._place.name) / name for name in ("stdout", "stderr")]
+        for path in self.said:
+            path.touch()
+        self._process = FORKS.Process(target=_main, args=(self.args, str(folder), dict(environment), self.said))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, below zero for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """The same."""
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Unless it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code once it has ended; after so many seconds it is killed."""
+        self._process.join(timeout)
+        code = self.returncode
+        if code is None:
+            self._process.kill()
+            self._process.join()
+            raise subprocess.TimeoutExpired(self.args, timeout, *(path.read_bytes() for path in self.said))
+        return code
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """What it wrote to standard output and standard error, once it has ended."""
+        self.wait(timeout)
+        output, errors = (path.read_text() for path in self.said)
+        return output, errors
 
 
 def run(
-    module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
+    program: str, arguments: Sequence[str], folder: Path | str, environment: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m module arguments`` in a folder, with that environment and no other."""
-    command = [module, *arguments]
-    with tempfile.TemporaryDirectory() as place:
-        said = [Path(place) / name for name in ("stdout", "stderr")]
-        process = FORKS.Process(target=_main, args=(command, folder, dict(environment), said))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(command, timeout, *(path.read_bytes() for path in said))
-        return subprocess.CompletedProcess(command, process.exitcode, *(path.read_text() for path in said))
+    """Run it to its end; see :class:`Forked`."""
+    process = Forked(program, arguments, folder, environment)
+    said = process.communicate(timeout)
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
 
-def _main(command: list[str], folder: Path, environment: dict[str, str], said: list[Path]) -> None:
+def _main(command: list[str], folder: str, environment: dict[str, str], said: list[Path]) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -43,4 +93,8 @@ def _main(command: list[str], folder: Path, environment: dict[str, str], said: l
         os.dup2(opened, number)
         os.close(opened)
     sys.argv = command
-    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    if command[0].endswith(".py"):
+        sys.path.insert(0, str(Path(command[0]).parent))
+        runpy.run_path(command[0], run_name="__main__")
+    else:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)

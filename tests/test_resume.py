@@ -1,9 +1,6 @@
 """A run that is killed goes on from its last checkpoint, and ends where the uninterrupted run ends."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import torch
 from afintro.checkpoint import read_checkpoint, resolve_checkpoint
 from tests.conftest import Workspace
 
-QUICK = ("--trainer.max_epochs", "12")
+QUICK = ("--trainer.max_epochs", "6")
 
 
 def last_checkpoint(workspace: Workspace) -> Path:
@@ -23,15 +20,12 @@ def last_checkpoint(workspace: Workspace) -> Path:
 def interrupt(workspace: Workspace, with_signal: int, when: str, *arguments: str) -> None:
     """Start a fit and send it a signal once ``when`` is in its log of steps."""
     before = workspace.runs()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "afintro", "fit", "--config", str(workspace.config), *QUICK, *arguments],
-        cwd=workspace.path, env=workspace.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = workspace.start("fit", "--config", str(workspace.config), *QUICK, *arguments)
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
         found = [path for run in workspace.runs() if run not in before for path in (run / "checkpoints").glob(when)]
         if found:
-            os.kill(process.pid, with_signal)
+            process.send_signal(with_signal)
             break
         time.sleep(0.02)
     process.wait(timeout=100)

@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,7 +148,13 @@ def test_two_processes_train_as_one_on_twice_the_batch(fitted: Fit, kind: str) -
     assert [float(a) for a in losses[0] if a] == pytest.approx([float(b) for b in losses[1] if b], rel=1e-3)
 
 
-@pytest.mark.parametrize(("trained", "asked"), [("one", "ddp"), ("ddp", "fsdp"), ("fsdp", "one")])
+@pytest.fixture(scope="module")
+def whole(place: Workspace) -> Path:
+    """Run folder of two epochs in one process."""
+    return command(place, "fit", "one", "--trainer.max_epochs", "2")
+
+
+@pytest.mark.parametrize(("trained", "asked"), [("one", "ddp"), ("ddp", "fsdp")])
 def test_a_checkpoint_says_the_same_wherever_it_is_loaded(
     place: Workspace, fitted: Fit, trained: str, asked: str
 ) -> None:
@@ -164,8 +168,9 @@ def test_a_checkpoint_says_the_same_wherever_it_is_loaded(
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_training_goes_on_in_two_processes_where_one_stopped_and_back(place: Workspace, fitted: Fit, kind: str) -> None:
-    whole = command(place, "fit", "one", "--trainer.max_epochs", "2")
+def test_training_goes_on_in_two_processes_where_one_stopped_and_back(
+    place: Workspace, fitted: Fit, whole: Path, kind: str
+) -> None:
     resumed = command(place, "fit", kind, "--trainer.max_epochs", "2", "--ckpt_path", str(last(fitted("one"))))
     assert_same_training(whole, resumed)
     back = command(place, "fit", "one", "--trainer.max_epochs", "2", "--ckpt_path", str(last(fitted(kind))))
@@ -205,10 +210,7 @@ def test_no_process_outlives_another(place: Workspace, victim: str) -> None:
     settings = ["--trainer.max_epochs", "500"]
     if victim == "first":
         settings += ["--trainer.limit_val_batches", "0", "--trainer.callbacks", "tests.test_scale_out.Failing"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "afintro", "fit", "--config", str(place.config), *KINDS["ddp"], *settings],
-        cwd=place.path, env=place.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = place.start("fit", "--config", str(place.config), *KINDS["ddp"], *settings)
     started: list[int] = []
     while process.poll() is None and not started:
         time.sleep(0.05)

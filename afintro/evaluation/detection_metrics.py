@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from afintro.evaluation.hierarchical import HierarchicalBootstrap, Weighted, ratio
-from afintro.evaluation.statistics import Estimate, Floats
+from afintro.evaluation.hierarchical import HierarchicalBootstrap
+from afintro.evaluation.statistics import Estimate, Floats, Weighted, ratio
 
 SHARE = (0.0, 1.0)  # what none but d' can leave
 Bools = NDArray[np.bool_]

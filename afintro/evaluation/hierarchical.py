@@ -1,21 +1,17 @@
 """Intervals and p-values for items that share trained seeds, contexts, vectors and questions; and many tests at once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy.stats import norm, t
 
-from afintro.evaluation.statistics import RESAMPLES, Estimate, Floats
+from afintro.evaluation.statistics import CHUNK, RESAMPLES, Estimate, Floats, Weighted, mean_of
 
 LEVELS = ("seed", "context", "vector", "question")
 LEVEL_RESAMPLES = 200  # for the variance of a level alone, of which no tail is asked
-CHUNK = 2**21  # weights held at once
 UNBOUNDED = (-np.inf, np.inf)
-
-Weighted = Callable[[Floats], Floats]
-"""A statistic: item weights ``[draws, n]`` to its values ``[draws]``, NaN where it is undefined."""
 
 
 @dataclass(frozen=True)
@@ -203,21 +199,6 @@ def variance(draws: Floats) -> float:
     """Over the resamples on which the statistic is defined; 0 where there is none."""
     defined = draws[np.isfinite(draws)]
     return float(defined.var()) if len(defined) else 0.0
-
-
-def mean_of(values: Sequence[float] | Floats) -> Weighted:
-    """The weighted mean of one number an item, as a statistic; NaN where no weight is left."""
-    numbers = np.asarray(values, dtype=np.float64)
-
-    def statistic(weights: Floats) -> Floats:
-        return ratio(weights @ numbers, weights.sum(-1))
-
-    return statistic
-
-
-def ratio(above: Floats, below: Floats) -> Floats:
-    """NaN where the denominator is 0."""
-    return np.divide(above, below, out=np.full_like(below, np.nan), where=below > 0)
 
 
 def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:

@@ -271,4 +271,7 @@ def agreement(
         return float(spearmanr(drawn[:, 0], drawn[:, 1]).statistic)
 
     bootstrap = Bootstrap([cluster for _, _, cluster in both], seed)
-    return {"kappa": bootstrap.estimate(kappa), "correlation": bootstrap.estimate(correlation)}
+    return {
+        "kappa": bootstrap.estimate(lambda drawn: np.array([kappa(weights) for weights in drawn])),
+        "correlation": bootstrap.estimate(lambda drawn: np.array([correlation(weights) for weights in drawn])),
+    }

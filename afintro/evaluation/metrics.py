@@ -6,13 +6,12 @@ from functools import cache
 
 import numpy as np
 import torch
-from torchmetrics.functional.classification import binary_calibration_error
 from torchmetrics.functional.text import chrf_score
 
 from afintro.data.batch import Example
 from afintro.evaluation.answers import expected_verdict, parse_two_branch
 from afintro.evaluation.detection_metrics import auroc
-from afintro.evaluation.statistics import Bootstrap, Estimate, Floats, weighted_mean
+from afintro.evaluation.statistics import Bootstrap, Estimate, Floats, mean_of, ratio
 
 CALIBRATION_BINS = 10
 COLLAPSE = 0.98
@@ -69,33 +68,38 @@ class Statistic:
     kind: str  # mean, macro, f1, auroc, calibration
     uids: tuple[str, ...]
 
-    def __call__(self, weights: Floats) -> float:
+    @property
+    def value(self) -> float:
+        """On the items themselves."""
+        return float(self(np.ones((1, len(self.uids))))[0])
+
+    def __call__(self, weights: Floats) -> Floats:
+        """``[draws, n]`` to ``[draws]``."""
         if self.kind == "mean":
-            return weighted_mean(self.values[:, 0], weights)
+            return mean_of(self.values[:, 0])(weights)
         if self.kind == "f1":
             return macro_f1(self.values, weights)
         if self.kind == "macro":
             return macro_mean(self.values, weights)
         if self.kind == "auroc":
-            return float(auroc(self.values[:, 0], self.values[:, 1] > 0, weights[None])[0])
-        drawn = np.repeat(np.arange(len(weights)), weights.astype(np.int64))
-        # torchmetrics puts a probability of exactly 1 into a bin of its own.
-        probability = torch.from_numpy(self.values[drawn, 0].clip(0.0, np.nextafter(1.0, 0.0)))
-        truth = torch.from_numpy(self.values[drawn, 1]).long()
-        return float(binary_calibration_error(probability, truth, n_bins=CALIBRATION_BINS))
+            return auroc(self.values[:, 0], self.values[:, 1] > 0, weights)
+        return calibration_error(self.values, weights)
 
 
 Scores = dict[str, tuple[Statistic, list[str]]]
 """All metrics of one system, by name, each with the clusters of its items."""
 
 
-def macro_f1(outcomes: Floats, weights: Floats) -> float:
+def macro_f1(outcomes: Floats, weights: Floats) -> Floats:
     """Mean of the F1 of both verdicts.
 
     Args:
         outcomes: ``[n, 2]``: expected verdict (0 unchanged, 1 changed), predicted verdict (-1 where unparsed). An
             unparsed answer is a miss of the class expected: it lowers that class's recall.
-        weights: ``[n]``.
+        weights: ``[draws, n]``.
+
+    Returns:
+        ``[draws]``; NaN where one verdict is neither expected nor predicted.
     """
     expected, predicted = outcomes[:, 0], outcomes[:, 1]
     scores = []
@@ -103,23 +107,42 @@ def macro_f1(outcomes: Floats, weights: Floats) -> float:
         hit = weights @ ((expected == verdict) & (predicted == verdict))
         missed = weights @ ((expected == verdict) & (predicted != verdict))
         false = weights @ ((expected != verdict) & (predicted == verdict))
-        if hit + missed + false == 0:
-            return float("nan")
-        scores.append(2 * hit / (2 * hit + missed + false))
-    return float(np.mean(scores))
+        scores.append(ratio(2 * hit, 2 * hit + missed + false))
+    return (scores[0] + scores[1]) / 2
 
 
-def macro_mean(values: Floats, weights: Floats) -> float:
+def macro_mean(values: Floats, weights: Floats) -> Floats:
     """Mean over groups of the mean within each: a large group counts no more than a small one.
 
     Args:
         values: ``[n, 2]``: score, index of its group. A group that no weight is left of does not count.
-        weights: ``[n]``.
+        weights: ``[draws, n]``.
+
+    Returns:
+        ``[draws]``; NaN where no weight is left.
     """
-    groups = values[:, 1].astype(np.int64)
-    totals = np.bincount(groups, weights)
-    sums = np.bincount(groups, weights * values[:, 0])
-    return float((sums[totals > 0] / totals[totals > 0]).mean()) if totals.any() else float("nan")
+    member = np.unique(values[:, 1])[:, None] == values[:, 1]  # [groups, n]
+    totals = weights @ member.T
+    means = ratio(weights @ (member * values[:, 0]).T, totals)
+    return ratio(np.nan_to_num(means).sum(1), (totals > 0).sum(1).astype(np.float64))
+
+
+def calibration_error(values: Floats, weights: Floats) -> Floats:
+    """Expected calibration error: how far probability and truth lie apart, by bins (Guo et al. 2017, eq. 3).
+
+    As torchmetrics has it, which takes no weights, but for a probability of 1: it belongs to the last bin.
+
+    Args:
+        values: ``[n, 2]``: probability, truth (0 or 1).
+        weights: ``[draws, n]``.
+
+    Returns:
+        ``[draws]``; NaN where no weight is left.
+    """
+    bins = np.digitize(values[:, 0], np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1])
+    member = np.arange(CALIBRATION_BINS)[:, None] == bins  # [bins, n]
+    gaps = weights @ (member * (values[:, 1] - values[:, 0])).T
+    return ratio(np.abs(gaps).sum(1), weights.sum(1))
 
 
 def statistics(predictions: Sequence[Prediction], headline: str, verdicts: Sequence[str] = ()) -> Scores:
@@ -201,7 +224,7 @@ def lead(own: Scores, rivals: Mapping[str, Scores], metric: str, seed: int) -> t
         return None
 
     def value(statistic: Statistic) -> float:
-        return float(np.nan_to_num(statistic(np.ones(len(statistic.uids))), nan=-1.0))
+        return float(np.nan_to_num(statistic.value, nan=-1.0))
 
     best = max(usable, key=lambda name: value(usable[name][1]))
     statistic, other, clusters = usable[best]

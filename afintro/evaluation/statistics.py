@@ -1,13 +1,16 @@
 """Intervals: bootstrap over items, or over clusters of items where several share a scenario."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Weighted = Callable[[Floats], Floats]
+"""A statistic: item weights ``[draws, n]`` to its values ``[draws]``, NaN where it is undefined."""
 RESAMPLES = 1000
+CHUNK = 2**21  # weights that a statistic gets at once
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,8 @@ class Estimate:
 class Bootstrap:
     """One set of resamples, shared by everything that is compared on the same items.
 
-    A statistic is a function of item weights ``[n]`` (how often each item was drawn). As all systems see the same
-    resamples, the difference of two of them has a paired interval (Efron & Tibshirani 1993, ch. 8 and 13: percentile
-    intervals, resampling whole clusters).
+    A weight is how often an item was drawn. As all systems see the same resamples, the difference of two of them has a
+    paired interval (Efron & Tibshirani 1993, ch. 8 and 13: percentile intervals, resampling whole clusters).
 
     Args:
         clusters: The cluster of each item, e.g. its scenario.
@@ -47,21 +49,21 @@ class Bootstrap:
             draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
             self.weights = draws[:, members].astype(np.float64)
 
-    def estimate(self, statistic: Callable[[Floats], float]) -> Estimate:
+    def estimate(self, statistic: Weighted) -> Estimate:
         """Value on the items themselves, and the percentile interval over resamples (those it is undefined on left out)."""
         if self.n == 0:
             return Estimate(None, None, None, 0)
-        value = statistic(np.ones(self.n))
+        [value] = statistic(np.ones((1, self.n)))
         if not np.isfinite(value):
             return Estimate(None, None, None, self.n)
-        draws = np.array([statistic(weights) for weights in self.weights])
-        low, high = np.nanpercentile(draws, [2.5, 97.5])
+        size = max(1, CHUNK // self.n)
+        draws = [statistic(self.weights[start : start + size]) for start in range(0, len(self.weights), size)]
+        low, high = np.nanpercentile(np.concatenate(draws), [2.5, 97.5])
         return Estimate(float(value), float(low), float(high), self.n)
 
     def mean(self, values: Sequence[float]) -> Estimate:
         """Mean of one number an item."""
-        numbers = np.asarray(values, dtype=np.float64)
-        return self.estimate(lambda weights: weighted_mean(numbers, weights))
+        return self.estimate(mean_of(values))
 
     def share(self, hits: Sequence[float], among: Sequence[float]) -> Estimate:
         """Share of the items of ``among`` (0 or 1 each) that are ``hits`` (0 or 1 each); ``n`` counts the former."""
@@ -69,13 +71,20 @@ class Bootstrap:
         if not base.any():
             return Estimate(None, None, None, 0)
         both = np.asarray(hits, dtype=np.float64) * base
-        totals = self.weights @ base
-        draws = (self.weights @ both)[totals > 0] / totals[totals > 0]
-        low, high = np.percentile(draws, [2.5, 97.5])
-        return Estimate(float(both.sum() / base.sum()), float(low), float(high), int(base.sum()))
+        found = self.estimate(lambda weights: ratio(weights @ both, weights @ base))
+        return replace(found, n=int(base.sum()))
 
 
-def weighted_mean(values: Floats, weights: Floats) -> float:
-    """NaN where no weight is left."""
-    total = weights.sum()
-    return float(values @ weights / total) if total > 0 else float("nan")
+def mean_of(values: Sequence[float] | Floats) -> Weighted:
+    """The weighted mean of one number an item, as a statistic; NaN where no weight is left."""
+    numbers = np.asarray(values, dtype=np.float64)
+
+    def statistic(weights: Floats) -> Floats:
+        return ratio(weights @ numbers, weights.sum(-1))
+
+    return statistic
+
+
+def ratio(above: Floats, below: Floats) -> Floats:
+    """NaN where the denominator is 0."""
+    return np.divide(above, below, out=np.full_like(below, np.nan), where=below > 0)

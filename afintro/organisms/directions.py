@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from afintro.data.splits import split_by_scenario
 from afintro.data.text import Message, encode_prompt
 from afintro.errors import UserError
+from afintro.evaluation.detection_metrics import auroc
 from afintro.evaluation.statistics import Bootstrap, Estimate
 from afintro.lm.capture import read_states
 from afintro.lm.load import context_length
@@ -116,15 +117,7 @@ def separation(
     """
     scores = np.concatenate([x0, x1]).astype(np.float64) @ direction.astype(np.float64)
     truth = np.repeat([False, True], [len(x0), len(x1)])
-    _, rank = np.unique(scores, return_inverse=True)  # sorted once, and not again for each of a thousand resamples
-
-    def auroc(weights: NDArray[np.float64]) -> float:
-        ones, zeros = (np.bincount(rank, weights * kind) for kind in (truth, ~truth))
-        below = zeros.cumsum() - zeros / 2  # of a tie, half
-        pairs = ones.sum() * zeros.sum()
-        return float(ones @ below / pairs) if pairs else float("nan")
-
-    return Bootstrap([*clusters0, *clusters1], seed).estimate(auroc)
+    return Bootstrap([*clusters0, *clusters1], seed).estimate(lambda weights: auroc(scores, truth, weights))
 
 
 def encode_conversations(

@@ -8,8 +8,8 @@ import numpy as np
 from afintro.data.trials import PAIRS
 from afintro.evaluation.detection_metrics import MEASURES, SHARE
 from afintro.evaluation.detection_metrics import Measure as Detection
-from afintro.evaluation.hierarchical import UNBOUNDED, Weighted, ratio
-from afintro.evaluation.statistics import Estimate, Floats
+from afintro.evaluation.hierarchical import UNBOUNDED
+from afintro.evaluation.statistics import Estimate, Floats, Weighted, ratio
 from afintro.study.conditions import SIDES
 from afintro.study.estimates import Measure, as_json, compare, mean, of_system, summary
 from afintro.study.session import SYSTEMS, Row

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from afintro.evaluation.hierarchical import LEVELS, UNBOUNDED, HierarchicalBootstrap, Weighted, mean_of
-from afintro.evaluation.statistics import Estimate, Floats
+from afintro.evaluation.hierarchical import LEVELS, UNBOUNDED, HierarchicalBootstrap
+from afintro.evaluation.statistics import Estimate, Floats, Weighted, mean_of
 from afintro.study.session import SYSTEMS, Row
 
 SHARE = (0.0, 1.0)

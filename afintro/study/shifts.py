@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from afintro.evaluation.hierarchical import HierarchicalBootstrap, benjamini_hochberg, mean_of
-from afintro.evaluation.statistics import RESAMPLES, Estimate
+from afintro.evaluation.hierarchical import HierarchicalBootstrap, benjamini_hochberg
+from afintro.evaluation.statistics import RESAMPLES, Estimate, mean_of
 from afintro.study.items import CEILING, CONTROLS, FLOOR, SELF_REPORTS, Item, groups
 
 UNTAUGHT = ("no_steer", "random_labels", "random_labels_v2")

@@ -2,23 +2,19 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.flips import wilson
+from tests import forked
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(folder, module, *arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", module, "--results", str(folder), *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = forked.run(module, ["--results", str(folder), *arguments], ROOT, environment, timeout=400)
     assert done.returncode == 0, done.stderr
     (path,) = folder.glob("*.json")
     return json.loads(path.read_text()), done.stdout

@@ -12,11 +12,9 @@ from afintro.evaluation.hierarchical import (
     HierarchicalBootstrap,
     Resampled,
     benjamini_hochberg,
-    mean_of,
-    ratio,
     variance,
 )
-from afintro.evaluation.statistics import Bootstrap, Estimate
+from afintro.evaluation.statistics import Bootstrap, Estimate, mean_of, ratio
 
 
 def crossed(seeds, questions):

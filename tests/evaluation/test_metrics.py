@@ -5,7 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
+from torchmetrics.functional.classification import binary_calibration_error
 
 from afintro.data.batch import Example
 from afintro.evaluation.answers import Verdict, two_branch
@@ -13,6 +15,7 @@ from afintro.evaluation.metrics import (
     COLLAPSE,
     Prediction,
     Statistic,
+    calibration_error,
     chrf,
     collapse_warning,
     lead,
@@ -93,7 +96,7 @@ class TestMacroF1:
             expected = f1_score(
                 outcomes[:, 0], outcomes[:, 1], labels=[0, 1], average="macro", sample_weight=weights, zero_division=0
             )
-            assert macro_f1(outcomes, weights) == pytest.approx(expected)
+            assert macro_f1(outcomes, weights[None]) == pytest.approx(expected)
 
     def test_unparsed_answers_lower_it(self):
         parsed = [(False, False)] * 4 + [(True, True)] * 4
@@ -159,6 +162,15 @@ class TestProbabilities:
         gaps = [(bins == b).mean() * abs(truth[bins == b].mean() - p[bins == b].mean()) for b in set(bins.tolist())]
         assert value(items, "calibration_error") == pytest.approx(sum(gaps), abs=1e-6)
 
+    def test_calibration_error_with_weights_is_that_of_repeated_items_in_torchmetrics(self, items):
+        p, truth = self.columns(items)
+        weights = np.random.default_rng(1).integers(0, 4, (20, len(items)))
+        found = calibration_error(np.stack([p, truth], 1), weights.astype(float))
+        for own, value in zip(weights, found, strict=True):
+            probability, label = torch.from_numpy(np.repeat(p, own)), torch.from_numpy(np.repeat(truth, own))
+            assert value == pytest.approx(float(binary_calibration_error(probability, label.long(), n_bins=10)))
+        assert np.isnan(calibration_error(np.stack([p, truth], 1), np.zeros((1, len(items))))).all()
+
     def test_calibration_error_by_hand_at_the_ends(self):
         sure_and_right = [headline(i, said(bool(i % 2)), None, float(i % 2)) for i in range(10)]
         sure_and_wrong = [headline(i, said(bool(i % 2)), None, float(1 - i % 2)) for i in range(10)]
@@ -184,7 +196,7 @@ class TestProbabilities:
         assert value(items, "auroc_changed") == 1.0
 
     def test_rounding_above_1_must_not_change_the_calibration_error(self):
-        """A sum of probabilities is 1.0000000000000002 now and then; torchmetrics then takes all of them for logits."""
+        """A sum of probabilities is 1.0000000000000002 now and then."""
         exact = [headline(i, said(bool(i % 4)), None, 0.9) for i in range(8)] + [headline("z", said(True), None, 1.0)]
         above = [*exact[:-1], headline("z", said(True), None, np.nextafter(1.0, 2.0))]
         assert value(above, "calibration_error") == pytest.approx(value(exact, "calibration_error"))
@@ -318,17 +330,17 @@ class TestMacroMean:
     VALUES = np.array([[1.0, 0], [0.0, 0], [0.5, 1], [0.25, 3], [0.25, 3], [0.25, 3], [0.75, 3]])
 
     def test_a_large_group_counts_no_more_than_a_small_one(self):
-        assert macro_mean(self.VALUES, np.ones(7)) == pytest.approx((0.5 + 0.5 + 0.375) / 3)
+        assert macro_mean(self.VALUES, np.ones((1, 7))) == pytest.approx((0.5 + 0.5 + 0.375) / 3)
         assert self.VALUES[:, 0].mean() != pytest.approx((0.5 + 0.5 + 0.375) / 3)
 
     def test_weights_act_within_groups_and_a_group_without_weight_does_not_count(self):
-        assert macro_mean(self.VALUES, np.array([3, 1, 0, 1, 0, 0, 1.0])) == pytest.approx((0.75 + 0.5) / 2)
-        assert np.isnan(macro_mean(self.VALUES, np.zeros(7)))
+        assert macro_mean(self.VALUES, np.array([[3, 1, 0, 1, 0, 0, 1.0]])) == pytest.approx((0.75 + 0.5) / 2)
+        assert np.isnan(macro_mean(self.VALUES, np.zeros((1, 7)))).all()
 
     def test_as_a_statistic_with_its_interval(self):
         statistic = Statistic("m", self.VALUES, "macro", tuple("abcdefg"))
         estimate = score({"m": (statistic, list("abcdefg"))}, 0)["m"]
-        assert estimate.value == macro_mean(self.VALUES, np.ones(7))
+        assert estimate.value == macro_mean(self.VALUES, np.ones((1, 7)))
         assert estimate.ci_low < estimate.value < estimate.ci_high
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from afintro.evaluation.statistics import RESAMPLES, Bootstrap, Estimate, weighted_mean
+from afintro.evaluation.statistics import RESAMPLES, Bootstrap, Estimate, mean_of
 
 
 def names(count):
@@ -67,9 +67,9 @@ def test_the_interval_of_a_paired_difference_is_narrower():
     hard = rng.random(300)
     one, other = (hard < 0.5).astype(float), (hard < 0.45).astype(float)
     bootstrap = Bootstrap(names(300))
-    paired = bootstrap.estimate(lambda weights: weighted_mean(one, weights) - weighted_mean(other, weights))
+    paired = bootstrap.estimate(lambda weights: mean_of(one)(weights) - mean_of(other)(weights))
     shuffled = rng.permutation(other)
-    unpaired = bootstrap.estimate(lambda weights: weighted_mean(one, weights) - weighted_mean(shuffled, weights))
+    unpaired = bootstrap.estimate(lambda weights: mean_of(one)(weights) - mean_of(shuffled)(weights))
     assert paired.value == pytest.approx(unpaired.value)
     assert width(paired) < 0.5 * width(unpaired)
     assert paired.ci_low > 0
@@ -115,18 +115,28 @@ def test_nothing_to_estimate_is_null():
 
 
 def test_undefined_on_the_items_is_null_with_their_number():
-    assert Bootstrap(names(5)).estimate(lambda weights: float("nan")) == Estimate(None, None, None, 5)
+    assert Bootstrap(names(5)).estimate(lambda weights: np.full(len(weights), np.nan)) == Estimate(None, None, None, 5)
 
 
 def test_resamples_on_which_it_is_undefined_are_left_out():
     """A ratio whose denominator vanishes when item 0 is not drawn (37 % of the time)."""
-    estimate = Bootstrap(names(4)).estimate(lambda weights: 2.0 if weights[0] > 0 else float("nan"))
+    estimate = Bootstrap(names(4)).estimate(lambda weights: np.where(weights[:, 0] > 0, 2.0, np.nan))
     assert estimate == Estimate(2.0, 2.0, 2.0, 4)
 
 
 def test_weighted_mean_by_hand():
-    assert weighted_mean(np.array([1.0, 2.0, 10.0]), np.array([2.0, 0.0, 1.0])) == 4.0
-    assert np.isnan(weighted_mean(np.array([1.0]), np.array([0.0])))
+    assert mean_of([1.0, 2.0, 10.0])(np.array([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]])).tolist() == [4.0, 2.0]
+    assert np.isnan(mean_of([1.0])(np.array([[0.0]]))).all()
+
+
+def test_weights_are_handed_out_in_parts_whatever_their_size(monkeypatch):
+    values = np.random.default_rng(4).normal(size=30)
+    whole = Bootstrap(names(30)).mean(values)
+    sizes = []
+    monkeypatch.setattr("afintro.evaluation.statistics.CHUNK", 30 * 7)
+    parts = Bootstrap(names(30)).estimate(lambda weights: sizes.append(len(weights)) or mean_of(values)(weights))
+    assert parts == pytest.approx(whole)
+    assert sizes == [1, *[7] * (RESAMPLES // 7), RESAMPLES % 7]
 
 
 def test_as_json_has_the_names_of_the_results_contract():
@@ -144,21 +154,20 @@ class TestShare:
         assert (estimate.ci_low, estimate.ci_high) == (0.0, 1.0)
 
     def test_is_the_ratio_on_every_resample(self):
-        """As ``estimate`` gives it, one resample at a time; those that hold no item of ``among`` are left out."""
+        """Of those items alone, counted by hand; resamples that hold no item of ``among`` are left out."""
         rng = np.random.default_rng(6)
         clusters = [f"s{i % 12}" for i in range(60)]
         for rate in (0.05, 0.6):
             hits, among = (rng.random(60) < 0.4).astype(float), (rng.random(60) < rate).astype(float)
             among[7] = 1.0
             bootstrap = Bootstrap(clusters, seed=2)
-
-            def ratio(weights, hits=hits, among=among):
-                return weighted_mean(hits, weights * among)
-
-            found, wanted = bootstrap.share(hits, among), bootstrap.estimate(ratio)
+            drawn = [
+                hits[among > 0] @ own[among > 0] / own[among > 0].sum() for own in bootstrap.weights if own @ among
+            ]
+            found = bootstrap.share(hits, among)
             assert found.n == among.sum() > 0
             numbers = (found.value, found.ci_low, found.ci_high)
-            assert numbers == pytest.approx((wanted.value, wanted.ci_low, wanted.ci_high))
+            assert numbers == pytest.approx((hits @ among / among.sum(), *np.percentile(drawn, [2.5, 97.5])))
 
     def test_of_all_items_it_is_their_mean(self):
         bootstrap = Bootstrap(names(6))

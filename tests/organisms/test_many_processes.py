@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 
 from afintro.data.directions import Direction, write_direction
+from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 # As the command would be, but for the size of a chunk: 24 samples are to be several.
@@ -50,14 +49,12 @@ def command(request, model_directories, tmp_path):
 
 def start(command, output, processes):
     """Start a run; with more than one process through torchrun."""
-    through = (
-        [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    )
-    return subprocess.Popen(
-        [sys.executable, *through, *command, "--output_dir", str(output)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    program, *arguments = [*command, "--output_dir", str(output)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if processes == 1:
+        return Forked(program, arguments, ROOT, environment)
+    through = ["--standalone", "--nproc-per-node", str(processes), program, *arguments]
+    return Forked("torch.distributed.run", through, ROOT, environment)
 
 
 def finish(process):

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from afintro.data.records import read_records
 from afintro.errors import UserError
 from afintro.organisms import run_folder
+from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "generate_af_context_ablation.py"
@@ -80,16 +80,11 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def command(samples, output, model, *more):
-    """The script in a process of its own, without network, on one thread."""
-    return {
-        "args": [sys.executable, str(SCRIPT), "--input_path", str(samples), "--output_dir", str(output), "--model_name",
-                 str(model), *map(str, more)],
-        "env": {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "text": True,
-    }  # fmt: skip
+def start(samples, output, model, *more):
+    """The script in a process of its own, on one thread."""
+    given = {"input_path": samples, "output_dir": output, "model_name": model}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return Forked(str(SCRIPT), [*words, *map(str, more)], ROOT, {**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 class TestRun:
@@ -276,7 +271,7 @@ class TestWrongInput:
 
     def own_process(self, samples, output, model):
         """What in-process calls cannot see: what libraries log through handlers of their own."""
-        process = subprocess.Popen(**command(samples, output, model, "--holdout", 1))
+        process = start(samples, output, model, "--holdout", 1)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 2
         assert out == ""
@@ -320,7 +315,7 @@ class TestKilled:
 
     def test_and_run_again_gives_the_same_bytes(self, model, tmp_path):
         samples = samples_file(tmp_path / "samples.json", 260)
-        whole = subprocess.Popen(**command(samples, tmp_path / "whole", model, *self.FLAGS))
+        whole = start(samples, tmp_path / "whole", model, *self.FLAGS)
         output = tmp_path / "run"
         rng = random.Random()
         moments = [
@@ -330,16 +325,15 @@ class TestKilled:
         ]
         states = []
         for condition, jitter in moments:
-            process = subprocess.Popen(**command(samples, output, model, *self.FLAGS))
+            process = start(samples, output, model, *self.FLAGS)
             self.wait(process, condition)
             time.sleep(rng.uniform(0, jitter))
             process.send_signal(signal.SIGKILL)
-            process.communicate()
-            assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
+            assert process.wait(timeout=20) == -signal.SIGKILL, "it was over before it could be killed"
             assert not (output / "summary.json").exists()
             states.append(sorted(path.name for path in (output / "partial").glob("0*")))
         assert states[-1][:2] == ["0000000.json", "0000100.json"], states
-        last = subprocess.Popen(**command(samples, output, model, *self.FLAGS))
+        last = start(samples, output, model, *self.FLAGS)
         for process in (whole, last):
             _, err = process.communicate(timeout=200)
             assert process.returncode == 0, err

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import yaml
 
 from afintro.checkpoint import read_checkpoint
 from afintro.study.__main__ import main
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 RUN = "results/small/original_v3"
@@ -37,23 +36,15 @@ def write(folder: Path, model: Path) -> Path:
     return folder
 
 
-def start(folder: Path, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """The command, in the study's folder, saying what it does into a file."""
+def interrupt(folder: Path, number: int, when: Callable[[str], bool], *arguments: str) -> int:
+    """Start the command and send it a signal at a moment, which is known by what it said; its exit code."""
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "AFINTRO_CACHE": str(folder.parent / "cache"),
     }  # fmt: skip
-    command = [sys.executable, "-m", "afintro.study", "run", "--config", "study.yaml", *arguments]
-    with log.open("wb") as file:
-        return subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT)
-
-
-def interrupt(folder: Path, number: int, when: Callable[[str], bool], *arguments: str) -> int:
-    """Start the command and send it a signal at a moment, which is known by what it said; its exit code."""
-    log = folder / "said.log"
-    process = start(folder, log, *arguments)
+    process = Forked("afintro.study", ["run", "--config", "study.yaml", *arguments], folder, environment)
     deadline = time.monotonic() + 200
-    while not when(log.read_text()):
-        assert process.poll() is None, f"it ended before it could be interrupted:\n{log.read_text()[-3000:]}"
+    while not when(said := "".join(path.read_text() for path in process.said)):
+        assert process.poll() is None, f"it ended before it could be interrupted:\n{said[-3000:]}"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(number)

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from afintro.evaluation.hierarchical import Weighted, ratio
-from afintro.evaluation.statistics import Estimate, Floats
+from afintro.evaluation.statistics import Estimate, Floats, Weighted, ratio
 from afintro.study import parsing
 from afintro.study.estimates import SHARE, Measure, compare, mean, of_system, summary
 from afintro.study.hypothetical import Foreseen, foreseen, head, prompts_of
