@@ -69,7 +69,7 @@ class Asked:
 
 
 class Dialogues:
-    """Dialogues as token ids, for one tokenizer. Each context is tokenised once.
+    """Dialogues as token ids, for one tokenizer. Each text is tokenised once, however often it is asked for.
 
     Args:
         tokenizer: Of the model that reads them.
@@ -78,7 +78,9 @@ class Dialogues:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self._contexts: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._asked: dict[tuple[str | None, str, str], Asked] = {}
         self._answers: dict[str, int] = {}
+        self._words: dict[str, tuple[int, ...]] = {}
 
     def asked(self, context: Context | None, question: str, prefix: str = PREFIX) -> Asked:
         """A context, or none, then a question, then how the answer begins.
@@ -88,6 +90,12 @@ class Dialogues:
         Raises:
             UserError: A chat template that renders the context in another way when a question follows.
         """
+        key = (None if context is None else context.id, question, prefix)
+        if key not in self._asked:
+            self._asked[key] = self._tokenised(context, question, prefix)
+        return self._asked[key]
+
+    def _tokenised(self, context: Context | None, question: str, prefix: str) -> Asked:
         before = [] if context is None else turns(context)
         text = render(self.tokenizer, [*before, {"role": "user", "content": question}])
         if context is None:
@@ -148,8 +156,10 @@ class Dialogues:
 
     def word(self, word: str) -> tuple[int, ...]:
         """Tokens of a word after :data:`PREFIX`, however many."""
-        before, whole = (encode_text(self.tokenizer, text) for text in (PREFIX, f"{PREFIX} {word}"))
-        return tuple(whole[len(before) :])
+        if word not in self._words:
+            before, whole = (encode_text(self.tokenizer, text) for text in (PREFIX, f"{PREFIX} {word}"))
+            self._words[word] = tuple(whole[len(before) :])
+        return self._words[word]
 
 
 def single_tokens(dialogues: Dialogues, pairs: Sequence[Pair]) -> list[Pair]:

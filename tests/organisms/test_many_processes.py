@@ -14,14 +14,25 @@ from afintro.data.directions import Direction, write_direction
 from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
-# As the command would be, but for the size of a chunk: 24 samples are to be several.
+# As the command would be, but for the size of a chunk: 24 samples are to be several. With ``--forked N`` in front as N
+# processes under torchrun's own agent, which forks them instead of starting interpreters.
 COMMAND = """
 import runpy, sys
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from afintro.organisms import pairs, steering_generator
 pairs.CHUNK = steering_generator.CHUNK = 3
-script = sys.argv[1]
-sys.argv = sys.argv[1:]
-runpy.run_path(script, run_name="__main__")
+
+def main(words):
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+
+if sys.argv[1] == "--forked":
+    config = LaunchConfig(
+        1, 1, int(sys.argv[2]), start_method="fork", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
+    )
+    elastic_launch(config, main)(sys.argv[3:])
+else:
+    main(sys.argv[1:])
 """
 OF_THEIR_OWN = {
     "generate_af_context_ablation.py": ["--control_samples", "5"],
@@ -47,14 +58,14 @@ def command(request, model_directories, tmp_path):
     ]  # fmt: skip
 
 
-def start(command, output, processes):
-    """Start a run; with more than one process through torchrun."""
+def start(command, output, processes, torchrun=False):
+    """Start a run of one process or several, these as ``torchrun`` does or by fork."""
     program, *arguments = [*command, "--output_dir", str(output)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    if processes == 1:
-        return Forked(program, arguments, ROOT, environment)
-    through = ["--standalone", "--nproc-per-node", str(processes), program, *arguments]
-    return Forked("torch.distributed.run", through, ROOT, environment)
+    if torchrun:
+        through = ["--standalone", "--nproc-per-node", str(processes), program, *arguments]
+        return Forked("torch.distributed.run", through, ROOT, environment)
+    return Forked(program, [*(["--forked", str(processes)] if processes > 1 else []), *arguments], ROOT, environment)
 
 
 def finish(process):
@@ -83,7 +94,8 @@ def gone(pid):
 
 
 def test_two_processes_write_the_same_bytes_as_one(command, tmp_path):
-    alone, together = start(command, tmp_path / "one", 1), start(command, tmp_path / "two", 2)
+    torchrun = "generate_af_context_ablation" in command[1]
+    alone, together = start(command, tmp_path / "one", 1), start(command, tmp_path / "two", 2, torchrun)
     printed = [finish(alone), finish(together)]
     expected, found = contents(tmp_path / "one"), contents(tmp_path / "two")
     assert set(found) == set(expected)
@@ -126,7 +138,7 @@ def test_runs_of_two_processes_each_into_one_folder_take_turns(command, tmp_path
 def test_wrong_input_is_said_by_every_process_and_ends_all(command, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "train.json").write_text("mine")
-    process = start(command, tmp_path / "run", 2)
+    process = start(command, tmp_path / "run", 2, torchrun=True)
     _, errors = process.communicate(timeout=100)
     assert process.returncode != 0
     assert "exitcode  : 2" in errors

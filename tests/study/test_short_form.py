@@ -19,8 +19,8 @@ BASE = StudyBaseSettings(
 )
 BRIEF = {
     "trainer.accelerator": "cpu", "trainer.max_epochs": 1, "trainer.enable_progress_bar": False,
-    "trainer.enable_model_summary": False, "model.learning_rate": 0.01, "data.vector_count": 24,
-    "data.examples": {"train": 1600, "validation": 40, "test": 40},
+    "trainer.enable_model_summary": False, "model.learning_rate": 0.01, "data.vector_count": 24, "data.longest_context": 300,
+    "data.examples": {"train": 1000, "validation": 20, "test": 20},
 }  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def results(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         "name": "short", "base": [str(configs / "introspection.yaml")], "seeds": [0],
         "variants": [str(configs / "introspection" / f"{name}.yaml") for name in VARIANTS],
         "overrides": {"model.name": str(base), **BRIEF},
-        "scale": {"contexts": 8, "vectors": 6, "items": 6, "new_tokens": 8},
+        "scale": {"contexts": 6, "vectors": 6, "items": 4, "new_tokens": 6},
     }  # fmt: skip
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     (folder / "PROGRESS.md").write_text(
@@ -80,7 +80,7 @@ def test_every_evaluation_of_every_variant_leaves_rows_and_a_summary(results):
 
 def test_only_the_variant_that_was_shown_steering_detects_vectors_it_never_saw(detection):
     upper = {name: found["auroc_upper/held_out/adapter"] for name, found in detection.items()}
-    assert upper["original_v3"] > 0.75
+    assert upper["original_v3"] > 0.85
     assert 0.35 < min(upper["no_steer"], upper["food_control"]) <= max(upper["no_steer"], upper["food_control"]) < 0.65
     assert 0.2 < detection["original_v3"]["auroc_upper/held_out/base"] < 0.65
 
