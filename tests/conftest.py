@@ -70,8 +70,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: files.index(item.path) if item.path in files else len(files))
 
 
-def pytest_collection_finish() -> None:
-    """What was imported stays: to look for garbage in it at every collection is half the time of some tests."""
+@pytest.fixture(autouse=True, scope="module")
+def what_is_there_stays() -> None:
+    """What was imported and compiled is no garbage: to look for some in it all the time is most of the time of some tests."""
     gc.collect()
     gc.freeze()
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import afintro.cli
@@ -143,6 +144,8 @@ def test_every_yaml_goes_through_the_command_line(
     ]
     small += ["--trainer.val_check_interval", "1", "--trainer.precision", "32-true", "--data.limit", "4"]
     small += ["--trainer.limit_val_batches", "1.0", "--trainer.strategy", "auto"]
+    # Tracing alone takes a minute and a half here; lm/test_compiled.py does it.
+    monkeypatch.setattr(torch, "compile", lambda layer, **_: layer)
     if stack[0].stem == "introspection":
         small = introspection(request, *small[small.index("--data.heldout") :])
     assert main(["fit", *(part for path in stack for part in ("--config", str(path))), *small]) == 0
@@ -369,7 +372,7 @@ def test_as_a_user_runs_it(workspace: Workspace) -> None:
         "fit", "--config", str(workspace.config), "--data.train_path", "nowhere.json", AFINTRO_TRACEBACK="1"
     )
     assert "Traceback" in shown.stderr
-    helped = workspace.run_as_a_user("fit", "--help")
+    helped = workspace.run("fit", "--help")
     assert helped.returncode == 0
     assert "--model.lora.r" in helped.stdout
 

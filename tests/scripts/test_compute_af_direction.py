@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from afintro.evaluation.statistics import Estimate
 from afintro.lm.load import fingerprint, load_model, load_tokenizer
 from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.organisms.directions import Computed, Parts, difference_of_means, last_token_activations
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "compute_af_direction.py"
@@ -271,20 +273,22 @@ class TestAgain:
 class TestFromTheShell:
     """In processes of their own, as a user calls it."""
 
+    ENVIRONMENT: ClassVar = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
     @pytest.fixture
-    def shell(self, call, model_directories, tmp_path):
-        def run(output, *more):
-            return subprocess.run(
-                [sys.executable, str(SCRIPT), "--input_path", str(tmp_path / "samples.json"), "--model_name",
-                 model_directories["llama"], "--output_dir", output, "--device", "cpu", *more],
-                cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-                capture_output=True, text=True, timeout=120, check=False,
-            )  # fmt: skip
+    def words(self, call, model_directories, tmp_path):
+        given = {
+            "input_path": tmp_path / "samples.json",
+            "model_name": model_directories["llama"],
+            "output_dir": "there",
+        }
+        return [word for name, value in given.items() for word in (f"--{name}", str(value))] + ["--device", "cpu"]
 
-        return run
-
-    def test_writes_the_same_bytes_in_any_process(self, shell, call, tmp_path):
-        there = shell("there", "--layers", "0.5")
+    def test_writes_the_same_bytes_in_any_process(self, words, call, tmp_path):
+        there = subprocess.run(
+            [sys.executable, str(SCRIPT), *words, "--layers", "0.5"], cwd=tmp_path, env=self.ENVIRONMENT,
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
         assert there.returncode == 0, there.stderr
         assert "48/48" in there.stderr  # the progress bar
         code, out, _ = call(methods=None, layers=0.5, output_dir=tmp_path / "here")
@@ -292,8 +296,8 @@ class TestFromTheShell:
         assert contents(tmp_path / "here") == contents(tmp_path / "there")
         assert len(contents(tmp_path / "here")) == 6
 
-    def test_exit_code_2(self, shell, tmp_path):
-        found = shell("there", "--layers", "0.5", "3")
+    def test_exit_code_2(self, words, tmp_path):
+        found = forked.run(str(SCRIPT), [*words, "--layers", "0.5", "3"], tmp_path, self.ENVIRONMENT, timeout=120)
         assert found.returncode == 2
         assert found.stderr == (
             "error: --layers: layer 3 of a model with 3 layers (0 to 2)\n"

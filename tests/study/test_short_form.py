@@ -19,8 +19,8 @@ BASE = StudyBaseSettings(
 )
 BRIEF = {
     "trainer.accelerator": "cpu", "trainer.max_epochs": 1, "trainer.enable_progress_bar": False,
-    "trainer.enable_model_summary": False, "model.learning_rate": 0.01, "data.vector_count": 24, "data.longest_context": 300,
-    "data.examples": {"train": 1000, "validation": 20, "test": 20},
+    "trainer.enable_model_summary": False, "data.batch_size": 8, "data.vector_count": 24, "data.longest_context": 300,
+    "data.examples": {"train": 1200, "validation": 20, "test": 20},
 }  # fmt: skip
 
 
