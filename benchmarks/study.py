@@ -1,14 +1,18 @@
-"""Detection in the introspection study: all questions together, beside every question by itself.
+"""The evaluations of the introspection study: all questions of one together, beside every question by itself.
 
-Both ask the same questions about the same contexts, steered and not, and give log-probabilities of both answers. One by one, each
-question is a forward pass over its whole dialogue; together, a context is read once for all of its questions, many at once.
+Both ask the adapter and the base the same questions about the same contexts, steered and not. One by one, each question is a pass
+of its own over its whole dialogue, or an answer written alone; together, a context is read once for all of its questions, many
+at once.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -17,22 +21,51 @@ from afintro.lm.branches import Prefix
 from afintro.lm.forward import packed_logits
 from afintro.lm.load import Lora
 from afintro.lm.spans import spans
-from afintro.study.conditions import Trial, readings
-from afintro.study.evaluations.detection import questions
-from afintro.study.session import Query, Scale, Session
+from afintro.study.session import Query, Row, Scale, Session, Written
+from afintro.study.settings import EVALUATIONS
 from afintro.tasks.introspection import Introspection
 from benchmarks import report
 from benchmarks.shapes import device_name
 
 RUNS = 3
 COLUMNS = {
-    "questions_per_second": "questions/s:,.0f", "times_slower": "times as slow:.1f", "largest_difference": "largest difference:.1e",
+    "rows_per_second": "rows/s:,.0f", "times_slower": "times as slow:.1f", "largest_difference": "largest difference:.1e",
+    "texts_that_differ": "texts that differ:d",
 }  # fmt: skip
-Answers = list[list[float]]
 
 
-def session(model: str, contexts: int) -> Session:
-    """A variant with an adapter that was drawn at random, so that it takes part."""
+class OneByOne(Session):
+    """Every question by itself: a context is read again for each. The answers to choose from share a question, still, and the
+    logit lens, which few are looked at through, is as in a session.
+    """
+
+    def ask(self, queries: Sequence[Query], answers: Sequence[Sequence[int]]) -> list[list[float]]:
+        """As a session does; a single pass over each dialogue."""
+        found = []
+        for query, wanted in zip(queries, answers, strict=True):
+            asked = self.dialogues.asked(query.context, query.question, query.prefix)
+            prefix = Prefix(asked.context, query.steering, [asked.question])
+            ids = torch.tensor([*prefix.ids, *asked.question], device=self.module.device)
+            bounds = torch.tensor([0, len(ids)], dtype=torch.int32, device=ids.device)
+            changes = spans([prefix.steering], [0], [len(prefix.ids)], ids.device)
+            with torch.inference_mode():
+                logits = packed_logits(self.model, ids, bounds, bounds[1:] - 1, changes)[0].float()
+            found.append(logits.log_softmax(-1)[list(wanted)].tolist())
+        return found
+
+    def score(
+        self, queries: Sequence[Query], words: Sequence[Sequence[str]], staying: bool = False
+    ) -> list[list[float]]:
+        """As a session does."""
+        return [Session.score(self, [query], [own], staying)[0] for query, own in zip(queries, words, strict=True)]
+
+    def written(self, queries: Sequence[Query], staying: bool = False) -> list[Written]:
+        """As a session does."""
+        return [Session.written(self, [query], staying)[0] for query in queries]
+
+
+def sessions(model: str, contexts: int, items: int) -> dict[str, Session]:
+    """A variant with an adapter that was drawn at random, so that it takes part; asked together, and one by one."""
     module = ExplainerModule(model, lora=Lora(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]))
     module.configure_model()
     drawn = torch.Generator().manual_seed(0)
@@ -40,71 +73,86 @@ def session(model: str, contexts: int) -> Session:
         if "lora_B" in name:
             weight.data.normal_(std=0.02, generator=drawn)
     module.to(device_name()).eval()
-    return Session(module, Introspection(longest_context=450), 0, 0, Scale(contexts=contexts))
-
-
-def one_by_one(opened: Session, queries: Sequence[Query], answers: Sequence[Sequence[int]]) -> Answers:
-    """Every dialogue in a pass of its own."""
-    found = []
-    for query, wanted in zip(queries, answers, strict=True):
-        asked = opened.dialogues.asked(query.context, query.question)
-        prefix = Prefix(asked.context, query.steering, [asked.question])
-        ids = torch.tensor([*prefix.ids, *asked.question], device=opened.module.device)
-        bounds = torch.tensor([0, len(ids)], dtype=torch.int32, device=ids.device)
-        changes = spans([prefix.steering], [0], [len(prefix.ids)], ids.device)
-        logits = packed_logits(opened.model, ids, bounds, bounds[1:] - 1, changes)[0].float()
-        found.append(logits.log_softmax(-1)[list(wanted)].tolist())
-    return found
-
-
-def timed(work: Callable[[], Answers]) -> tuple[Answers, float]:
-    """What ``work`` returns, and its seconds."""
-    start = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - start
-
-
-@torch.inference_mode()
-def measure(model: str, contexts: int, runs: int) -> list[report.Row]:
-    """A row for each way; they take turns."""
-    opened = session(model, contexts)
-    pair = opened.data.pair
-    trials = [Trial(one, asked, "", pair, True) for one in readings(opened) for asked in questions(opened)]
-    queries = [trial.query for trial in trials]
-    answers = [opened.dialogues.answers(pair)] * len(queries)
-    ways: dict[str, Callable[[], Answers]] = {
-        "together": lambda: opened.ask(queries, answers),
-        "one by one": lambda: one_by_one(opened, queries, answers),
+    data, scale = Introspection(longest_context=450), Scale(contexts=contexts, items=items)
+    return {
+        "together": Session(module, data, 0, 0, scale),
+        "one by one": OneByOne(module, data, 0, 0, scale),
     }
-    for way in ways.values():
-        way()
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    found: dict[str, Answers] = {}
-    for _ in range(runs):
-        for name, way in ways.items():
-            found[name], seconds = timed(way)
-            taken[name].append(seconds)
-    first = torch.tensor(found["together"]).exp()
-    rows = []
-    for name, seconds_of in taken.items():
-        slower = median(own / other for own, other in zip(seconds_of, taken["together"], strict=True))
+
+
+def asked(evaluation: str, session: Session) -> tuple[list[Row], float]:
+    """Rows of an evaluation, and its seconds."""
+    start = time.perf_counter()
+    rows: list[Row] = import_module(f"afintro.study.evaluations.{evaluation}").measure(session)
+    return rows, time.perf_counter() - start
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """What a row holds, in order."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from leaves(part)
+    else:
+        yield value
+
+
+def differences(rows: Sequence[Row], others: Sequence[Row]) -> tuple[float, int]:
+    """Largest difference of two numbers at one place (log-odds in nats, probabilities), and how many other values differ."""
+    largest, texts = 0.0, 0
+    for one, other in zip(chain(*map(leaves, rows)), chain(*map(leaves, others)), strict=True):
+        if isinstance(one, float) and isinstance(other, float):
+            largest = max(largest, abs(one - other))
+        else:
+            texts += one != other
+    return largest, texts
+
+
+def measure(model: str, contexts: int, items: int, runs: int, evaluations: Sequence[str]) -> list[report.Row]:
+    """A row for each evaluation and way, and two for all of them; the ways take turns."""
+    ways = sessions(model, contexts, items)
+    taken: dict[str, dict[str, list[float]]] = {name: {way: [] for way in ways} for name in evaluations}
+    rows, count = [], 0
+    for name in evaluations:
+        found = {way: asked(name, session)[0] for way, session in ways.items()}  # the first is not timed
+        for _ in range(runs):
+            for way, session in ways.items():
+                found[way], seconds = asked(name, session)
+                taken[name][way].append(seconds)
+        count += len(found["together"])
+        for way, seconds_of in taken[name].items():
+            largest, texts = differences(found[way], found["together"])
+            rows.append(report.row(
+                "study", model, way, f"{name}, {len(found[way])} rows", runs=runs, seconds=seconds_of,
+                rows_per_second=round(len(found[way]) / median(seconds_of), 1), largest_difference=largest,
+                texts_that_differ=texts, times_slower=round(ratio(seconds_of, taken[name]["together"]), 2),
+            ))  # fmt: skip
+    for way in ways:
+        own, together = (
+            [sum(run) for run in zip(*(taken[n][w] for n in evaluations), strict=True)] for w in (way, "together")
+        )
         rows.append(report.row(
-            "study", model, name, f"{len(queries)} questions, {len(readings(opened))} readings", runs=runs,
-            questions_per_second=round(len(queries) / median(seconds_of), 1), times_slower=round(slower, 2),
-            largest_difference=float((torch.tensor(found[name]).exp() - first).abs().max()), seconds=seconds_of,
+            "study", model, way, f"all of these, {count} rows", runs=runs, seconds=own,
+            rows_per_second=round(count / median(own), 1), times_slower=round(ratio(own, together), 2),
         ))  # fmt: skip
     return rows
+
+
+def ratio(own: Sequence[float], others: Sequence[float]) -> float:
+    """Median over runs, each beside the other of its turn."""
+    return median(mine / other for mine, other in zip(own, others, strict=True))
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="study-base")
-    parser.add_argument("--contexts", type=int, default=24)
+    parser.add_argument("--evaluations", nargs="+", default=list(EVALUATIONS), choices=EVALUATIONS)
+    parser.add_argument("--contexts", type=int, default=8)
+    parser.add_argument("--items", type=int, default=16)
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     args = parser.parse_args()
-    rows = measure(args.model, args.contexts, args.runs)
+    rows = measure(args.model, args.contexts, args.items, args.runs, args.evaluations)
     print(report.table(rows, COLUMNS))
     machine = {"hardware": report.hardware(), "versions": report.versions(), "ceilings": {}}
     print("written:", report.write(args.results, f"study-{Path(args.model).name}", machine, rows))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.flips import wilson
+from benchmarks.study import differences
 from tests import forked
 
 ROOT = Path(__file__).parents[2]
@@ -73,9 +74,20 @@ def test_scaling_measures_training_and_pairs_and_passes_options_on(tmp_path):
 
 
 def test_questions_together_are_what_they_are_one_by_one(tmp_path, study_model):
-    result, said = run(tmp_path, "benchmarks.study", "--model", str(study_model), "--contexts", "2", "--runs", "1")
-    together, alone = result["rows"]
-    assert [together["system"], alone["system"]] == ["together", "one by one"]
-    assert (together["largest_difference"], together["times_slower"]) == (0, 1)
-    assert alone["largest_difference"] < 1e-6
-    assert "questions/s" in said
+    options = ("--contexts", "2", "--items", "2", "--runs", "1", "--evaluations", "detection", "realtime")
+    result, said = run(tmp_path, "benchmarks.study", "--model", str(study_model), *options)
+    assert [row["system"] for row in result["rows"]] == ["together", "one by one"] * 3
+    detection, realtime = result["rows"][1], result["rows"][3]
+    for row in (detection, realtime):
+        assert row["texts_that_differ"] == 0
+        assert row["largest_difference"] < 1e-5  # nats
+    assert detection["setting"].startswith("detection, ")
+    assert result["rows"][5]["setting"].startswith("all of these, ")
+    assert "times as slow" in said
+
+
+def test_differences_are_found_wherever_they_are():
+    one = [{"odds": 1.0, "lens": [0.5, None], "text": "a"}]
+    assert differences(one, one) == (0, 0)
+    other = [{"odds": 1.25, "lens": [0.0, None], "text": "b"}]
+    assert differences(one, other) == (0.5, 1)
