@@ -50,6 +50,16 @@ def test_the_context_is_the_same_whatever_is_asked(wide):
     assert wide.decode(asked.context + asked.question) == whole
 
 
+def test_what_was_asked_before_is_answered_again_and_never_something_else(wide):
+    dialogues = Dialogues(wide)
+    asked = [(c, q, p) for c in (None, *CONTEXTS) for q in ("One?", "Another?") for p in (PREFIX, "", "It is")]
+    for _ in range(2):
+        for one in asked:
+            assert dialogues.asked(*one) == Dialogues(wide).asked(*one)
+        for word in ("yes", "thunderstorm"):
+            assert dialogues.word(word) == Dialogues(wide).word(word)
+
+
 def test_a_template_that_closes_a_last_turn_otherwise(wide):
     template = (
         "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if loop.last and not add_generation_prompt %}"
