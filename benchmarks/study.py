@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from afintro.explainer import ExplainerModule
-from afintro.lm.branches import Prefix
 from afintro.lm.forward import packed_logits
 from afintro.lm.load import Lora
 from afintro.lm.spans import spans
@@ -44,10 +43,9 @@ class OneByOne(Session):
         found = []
         for query, wanted in zip(queries, answers, strict=True):
             asked = self.dialogues.asked(query.context, query.question, query.prefix)
-            prefix = Prefix(asked.context, query.steering, [asked.question])
-            ids = torch.tensor([*prefix.ids, *asked.question], device=self.module.device)
+            ids = torch.tensor([*asked.context, *asked.question], device=self.module.device)
             bounds = torch.tensor([0, len(ids)], dtype=torch.int32, device=ids.device)
-            changes = spans([prefix.steering], [0], [len(prefix.ids)], ids.device)
+            changes = spans([query.steering], [0], [len(asked.context)], ids.device)
             with torch.inference_mode():
                 logits = packed_logits(self.model, ids, bounds, bounds[1:] - 1, changes)[0].float()
             found.append(logits.log_softmax(-1)[list(wanted)].tolist())

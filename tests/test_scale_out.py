@@ -154,7 +154,7 @@ def whole(place: Workspace) -> Path:
     return command(place, "fit", "one", "--trainer.max_epochs", "2")
 
 
-@pytest.mark.parametrize(("trained", "asked"), [("one", "ddp"), ("ddp", "fsdp")])
+@pytest.mark.parametrize(("trained", "asked"), [("one", "ddp"), ("ddp", "fsdp"), ("fsdp", "one")])
 def test_a_checkpoint_says_the_same_wherever_it_is_loaded(
     place: Workspace, fitted: Fit, trained: str, asked: str
 ) -> None:

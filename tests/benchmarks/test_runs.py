@@ -4,10 +4,14 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from afintro.study import conditions
+from afintro.study.conditions import Trial
+from afintro.study.evaluations.detection import questions
 from benchmarks.flips import wilson
-from benchmarks.study import differences
+from benchmarks.study import differences, sessions
 from tests import forked
 
 ROOT = Path(__file__).parents[2]
@@ -74,16 +78,31 @@ def test_scaling_measures_training_and_pairs_and_passes_options_on(tmp_path):
 
 
 def test_questions_together_are_what_they_are_one_by_one(tmp_path, study_model):
-    options = ("--contexts", "2", "--items", "2", "--runs", "1", "--evaluations", "detection", "realtime")
+    """One evaluation each of answers asked for, scored words and written texts; few questions."""
+    evaluations = ("logprobs", "self_calibration", "identity")
+    options = ("--contexts", "2", "--items", "2", "--runs", "1", "--evaluations", *evaluations)
     result, said = run(tmp_path, "benchmarks.study", "--model", str(study_model), *options)
-    assert [row["system"] for row in result["rows"]] == ["together", "one by one"] * 3
-    detection, realtime = result["rows"][1], result["rows"][3]
-    for row in (detection, realtime):
+    together, alone = result["rows"][::2], result["rows"][1::2]
+    assert {row["system"] for row in together} == {"together"}
+    assert {row["system"] for row in alone} == {"one by one"}
+    assert [row["setting"].split(",")[0] for row in alone] == [*evaluations, "all of these"]
+    for row in together[:-1]:
+        assert (row["largest_difference"], row["times_slower"]) == (0, 1)
+    for row in alone[:-1]:
         assert row["texts_that_differ"] == 0
-        assert row["largest_difference"] < 1e-5  # nats
-    assert detection["setting"].startswith("detection, ")
-    assert result["rows"][5]["setting"].startswith("all of these, ")
+        assert row["largest_difference"] < 1e-5  # nats; of probabilities below
     assert "times as slow" in said
+
+
+def test_probabilities_together_are_those_one_by_one_to_a_millionth(study_model):
+    ways = sessions(str(study_model), 2, 2)
+    pair = ways["together"].data.pair
+    readings_of = conditions.readings(ways["together"])
+    asked = [Trial(one, question, "", pair, True) for one in readings_of for question in questions(ways["together"])]
+    answers = [ways["together"].dialogues.answers(pair)] * len(asked)
+    together, alone = (np.exp(way.ask([trial.query for trial in asked], answers)) for way in ways.values())
+    assert together.shape == (len(asked), 2)
+    assert 0 < abs(together - alone).max() < 1e-6  # another order of sums, so that equal bits would mean one way twice
 
 
 def test_differences_are_found_wherever_they_are():
