@@ -20,13 +20,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from afintro.callbacks import Preflight, Results, Throughput
-from afintro.checkpoint import resolve_checkpoint
 from afintro.cli_errors import explain
-from afintro.controls import train_comparison
 from afintro.errors import UserError
-from afintro.explainer import ExplainerModule
-from afintro.sharding import Sharded
-from afintro.tasks.module import OTHER_BASE, TEXT_ONLY, TaskData
+from afintro.explainer.checkpoint import resolve_checkpoint
+from afintro.explainer.comparisons import train_comparison
+from afintro.explainer.module import ExplainerModule
+from afintro.explainer.sharding import Sharded
+from afintro.tasks.base import OTHER_BASE, TEXT_ONLY, TaskData
 
 LOGS = Path("lightning_logs")
 SUBCOMMANDS = ("fit", "validate", "test", "predict")

@@ -7,10 +7,10 @@ import re
 
 from lightning import Trainer
 
-from afintro.explainer import ExplainerModule
+from afintro.explainer.module import ExplainerModule
 from afintro.lm.injection import Injection
 from afintro.lm.load import Lora
-from afintro.tasks.module import TaskData
+from afintro.tasks.base import TaskData
 
 _UNKNOWN = re.compile(
     r"unrecognized arguments: -*(?P<flag>[\w.]+)|does not accept option '(?P<option>[\w.]+)'"

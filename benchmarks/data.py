@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from afintro.data.records import write_json
+from afintro.data.files import write_json
 from benchmarks import records as record_data
 from benchmarks.records import memory
 
@@ -57,14 +57,14 @@ def make(folder: Path, count: int) -> None:
 def measure(folder: Path) -> dict[str, Any]:
     """Read training batches of the folder's features; in the process that calls it."""
     from afintro.lm.load import load_tokenizer
-    from afintro.organisms.embedded import resolve
-    from afintro.tasks.feature_descriptions import FeatureDescriptions
+    from afintro.tasks.feature_descriptions.task import FeatureDescriptions
+    from afintro.toys.embedded import ensure_built
 
     class Reader:
         name = "toy"
         slot_token: str | None = "<|slot|>"
         context_length = None
-        tokenizer = load_tokenizer(resolve("toy"))
+        tokenizer = load_tokenizer(ensure_built("toy"))
 
     before, started = memory("VmRSS"), time.monotonic()
     anonymous = memory("RssAnon")

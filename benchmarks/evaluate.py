@@ -16,7 +16,7 @@ import torch
 
 from afintro.data.batch import Example, collate
 from afintro.evaluation.outcomes import answer_limit
-from afintro.explainer import ExplainerModule
+from afintro.explainer.module import ExplainerModule
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.compiled import compile_layers
 from afintro.lm.generate import generate_greedy

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from afintro.data.cue import MONITORED_SYSTEM
 from afintro.data.introspection_texts import read_questions, read_self_reports
 from afintro.data.text import chat, encode_prompt
 from afintro.lm.generate import generate_greedy
 from afintro.lm.load import eos_ids, load_model, load_tokenizer
-from afintro.organisms.cue import MONITORED_SYSTEM
-from afintro.organisms.embedded import resolve
-from afintro.organisms.toy import scenarios
+from afintro.toys.embedded import ensure_built
+from afintro.toys.organism import scenarios
 from benchmarks import report
 from benchmarks.shapes import device_name
 
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     args = parser.parse_args()
-    directory, rows = resolve("toy"), []
+    directory, rows = ensure_built("toy"), []
     tokenizer = load_tokenizer(directory)
     for dtype in args.dtypes:
         model = load_model(directory, dtype=dtype).to(device_name())  # type: ignore[arg-type]

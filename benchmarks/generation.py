@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from afintro.data.cue import MONITORED_SYSTEM
 from afintro.data.text import chat, encode_prompt
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.compiled import compile_layers
 from afintro.lm.generate import Condition, generate_greedy, generate_steered
 from afintro.lm.interventions import Steering, decoder_layers
 from afintro.lm.load import load_model, load_tokenizer
-from afintro.organisms.cue import MONITORED_SYSTEM
-from afintro.organisms.embedded import resolve
-from afintro.organisms.toy import scenarios
+from afintro.toys.embedded import ensure_built
+from afintro.toys.organism import scenarios
 from benchmarks.shapes import SHAPES, cache_bytes, random_model
 
 Tokens = list[list[list[int]]]
@@ -72,14 +72,14 @@ class Group:
 
 def toy() -> PreTrainedModel:
     """The toy organism, float32."""
-    network = load_model(resolve("toy"))
+    network = load_model(ensure_built("toy"))
     network.generation_config.eos_token_id = None
     return network
 
 
 def scenarios_of_the_toy(count: int) -> Prompts:
     """Prompts of its grammar."""
-    tokenizer = load_tokenizer(resolve("toy"))
+    tokenizer = load_tokenizer(ensure_built("toy"))
     prompts = [encode_prompt(tokenizer, chat(MONITORED_SYSTEM, s.text)) for s in scenarios(PROMPTS, 5, True)]
     return (prompts * (count // len(prompts) + 1))[:count]
 

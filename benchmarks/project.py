@@ -11,7 +11,7 @@ from torch import Tensor
 
 from afintro.data.batch import Example
 from afintro.data.rows import best_fit, sizes_of
-from afintro.explainer import ExplainerModule
+from afintro.explainer.module import ExplainerModule
 from afintro.lm.attention import NAME as PACKED
 from benchmarks.inputs import at_least, token_mean
 from benchmarks.shapes import Shape, device_name, random_model
@@ -30,7 +30,7 @@ def explainer(shape: Shape, seed: int = 0, **options: Any) -> ExplainerModule:
     """
     module = ExplainerModule("random", lora=shape.lora, **options)
     module.to(device_name())
-    with patch("afintro.explainer.load_model", lambda *_: random_model(shape, PACKED, seed)):
+    with patch("afintro.explainer.module.load_model", lambda *_: random_model(shape, PACKED, seed)):
         module.configure_model()
     return module
 

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from afintro import explainer
 from afintro.cli import main
 from afintro.data.samples import Sample
+from afintro.explainer import module as explainer
 from afintro.lm.attention import NAME as PACKED
+from afintro.lm.devices import default_device, on_device
 from afintro.lm.generate import generate_greedy
 from afintro.lm.load import DTYPES, load_config
-from afintro.organisms import pairs
-from afintro.organisms.inputs import on_device
 from afintro.ranks import join
+from afintro.tasks.context_ablation import generate as pairs
 
 BLOCK = 1 << 20
 WARM_UP = 64
@@ -61,10 +61,12 @@ def random_base(directory: str, revision: str | None = None, dtype: str = "float
 
 def generate(folder: str, count: int, new: int, batch: int) -> None:
     """Pairs for ``count`` samples a process; prints the seconds from the loaded, compiled model to the merged files."""
-    ranks, device = join(), pairs.default_device()
+    ranks, device = join(), default_device()
     texts = [row["ablation_prompt"] for row in map(json.loads, (Path(folder) / "train.jsonl").open())]
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
-    settings = pairs.PairSettings(f"{folder}/model", None, batch, new, dtype, control_samples=0)
+    settings = pairs.AblationSettings(
+        model=f"{folder}/model", batch_size=batch, max_new_tokens=new, dtype=dtype, control_samples=0
+    )
     model = on_device(random_base(settings.model, None, dtype), device)
     prompts = [[10 + index] * 600 for index in range(WARM_UP)]
     generate_greedy(model, prompts, max_new_tokens=4, eos_ids=[], batch_size=batch)

@@ -21,7 +21,7 @@ ACCELERATOR = 20_000  # tokens/s that a fast accelerator trains on, see PROGRESS
 
 def make(folder: Path, count: int, words: int) -> None:
     """``train.jsonl`` of ``count`` records with log-normal lengths around ``words``, and ``validation.jsonl``."""
-    from afintro.organisms.toy import scenarios
+    from afintro.toys.organism import scenarios
 
     vocabulary = sorted(
         {word for scenario in scenarios(200, 0, held_out_wording=False) for word in scenario.text.split()}
@@ -51,14 +51,14 @@ def memory(field: str) -> float:
 def measure(folder: Path) -> dict[str, Any]:
     """Set the data up as ``fit`` does and read training rows; in the process that calls it."""
     from afintro.lm.load import load_tokenizer
-    from afintro.organisms.embedded import resolve
-    from afintro.tasks.context_ablation import ContextAblation
+    from afintro.tasks.context_ablation.task import ContextAblation
+    from afintro.toys.embedded import ensure_built
 
     class Reader:
         name = "toy"
         slot_token: str | None = None
         context_length = 100_000
-        tokenizer = load_tokenizer(resolve("toy"))
+        tokenizer = load_tokenizer(ensure_built("toy"))
 
     class Attached:
         lightning_module, global_rank, world_size = Reader(), 0, 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from afintro.data.records import write_json
+from afintro.data.files import write_json
 from benchmarks import ceilings
 
 RESULTS = Path(__file__).parent / "results"

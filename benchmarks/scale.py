@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from afintro.data.records import write_jsonl
-from afintro.organisms.toy import ToySettings, make_tokenizer
+from afintro.data.files import write_jsonl
+from afintro.toys.organism import ToySettings, make_tokenizer
 from benchmarks import report
 from benchmarks.inputs import SPREAD
 from benchmarks.shapes import SHAPES, Shape

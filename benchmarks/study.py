@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from afintro.explainer import ExplainerModule
+from afintro.explainer.module import ExplainerModule
 from afintro.lm.forward import packed_logits
 from afintro.lm.load import Lora
 from afintro.lm.spans import spans
-from afintro.study.session import Query, Row, Scale, Session, Written
+from afintro.study.asking.session import Query, Row, Scale, Session, Written
 from afintro.study.settings import EVALUATIONS
-from afintro.tasks.introspection import Introspection
+from afintro.tasks.introspection.task import Introspection
 from benchmarks import report
 from benchmarks.shapes import device_name
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from afintro.data.firings import activation_matrix, read_firings, selectivity
-from afintro.data.records import file_sha256, new_file, write_json
+from afintro.data.files import file_sha256, new_file, write_json
 from afintro.errors import UserError
+from afintro.tasks.feature_descriptions.activations import activation_matrix, read_firings, selectivity
 
 
 def build(args: argparse.Namespace) -> dict[str, Any]:

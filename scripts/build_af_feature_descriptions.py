@@ -5,9 +5,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from afintro.data.descriptions import from_categories, from_clusters
-from afintro.data.records import file_sha256, write_json
+from afintro.data.files import file_sha256, write_json
 from afintro.errors import UserError
+from afintro.tasks.feature_descriptions.descriptions import from_categories, from_clusters
 
 
 def build(args: argparse.Namespace) -> tuple[Counter[str], list[str]]:

@@ -127,8 +127,8 @@ def model_state(name: str, revision: str | None) -> tuple[str, str | None]:
     from huggingface_hub.errors import HFValidationError
 
     from afintro.data.cache import cache_directory
-    from afintro.organisms.study_base import STUDY_BASES
-    from afintro.organisms.toy import TOYS
+    from afintro.toys.chat_base.base import STUDY_BASES
+    from afintro.toys.organism import TOYS
 
     keys = {one: settings.key for one, settings in TOYS.items()} | {one: own.key for one, own in STUDY_BASES.items()}
     if name in keys:

@@ -14,15 +14,17 @@ from rich.table import Table
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from afintro.data.directions import Direction, gguf_writer, resolve_layers, write_direction, write_gguf
-from afintro.data.records import file_sha256, scenario_id
+from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.data.files import file_sha256
+from afintro.data.records import scenario_id
 from afintro.data.samples import Sample, read_object, read_samples
 from afintro.data.text import chat, template_hash
 from afintro.errors import UserError
 from afintro.evaluation.report import cell
+from afintro.lm.devices import default_device
 from afintro.lm.load import context_length, fingerprint, load_config, load_model, load_tokenizer
-from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
-from afintro.organisms.directions import (
+from afintro.tasks.steering.directions import Direction, gguf_writer, resolve_layers, write_direction, write_gguf
+from afintro.tasks.steering.fit_directions import (
     METHODS,
     SITES,
     Computed,
@@ -31,8 +33,7 @@ from afintro.organisms.directions import (
     encode_conversations,
     split_contrast,
 )
-from afintro.organisms.embedded import resolve
-from afintro.organisms.pairs import default_device
+from afintro.toys.embedded import ensure_built
 
 
 def monitoring_contrast(samples: Sequence[Sample]) -> Contrast:
@@ -179,7 +180,7 @@ def compute(args: argparse.Namespace) -> None:
     samples = read_samples(args.input_path, args.split)[: args.limit]
     contrast, left_out = label_contrast(samples) if args.contrast == "label" else (monitoring_contrast(samples), {})
     split_contrast(contrast, args.holdout, args.seed)  # fails before a toy is trained
-    directory = resolve(args.model_name)
+    directory = ensure_built(args.model_name)
     config, tokenizer = load_config(directory, args.revision), load_tokenizer(directory, args.revision)
     layers = layers_of(args, config.get_text_config().num_hidden_layers)
     settings = settings_of(args, contrast, left_out, Organism(directory, config, tokenizer), layers)

@@ -23,15 +23,15 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from afintro.checkpoint import export_adapter, read_checkpoint
 from afintro.cli_errors import explain
-from afintro.data.records import write_atomic
+from afintro.data.files import write_atomic
 from afintro.errors import UserError
-from afintro.explainer import ExplainerModule
+from afintro.explainer.checkpoint import export_adapter, read_checkpoint
+from afintro.explainer.module import ExplainerModule
 from afintro.lm.forward import packed_logits
 from afintro.lm.injection import VectorSpace
 from afintro.lm.load import DTYPES
-from afintro.study.card import Trained, model_card
+from afintro.study.report.card import Trained, model_card
 
 PROBE = [{"role": "user", "content": "What did you notice while you read this? The answer is"}]
 # Largest difference of logits, in units of the largest logit: PEFT rounds elsewhere than our layers do.

@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from afintro.data.features import FeatureFile, activation_profiles, map_array, most_selective, write_features
-from afintro.data.records import file_sha256, new_file, write_json
-from afintro.data.sae import decoder_file, decoder_rows, decoder_width
+from afintro.data.files import file_sha256, new_file, write_json
 from afintro.errors import UserError
+from afintro.tasks.feature_descriptions.features import (
+    FeatureFile,
+    activation_profiles,
+    map_array,
+    most_selective,
+    write_features,
+)
+from afintro.tasks.feature_descriptions.sae import decoder_file, decoder_rows, decoder_width
 
 DEFAULT_TOP_K = 500
 

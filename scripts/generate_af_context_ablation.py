@@ -11,8 +11,9 @@ from pathlib import Path
 from afintro.data.samples import read_samples
 from afintro.errors import UserError
 from afintro.evaluation.report import print_pairs
-from afintro.organisms.pairs import PairSettings, default_device, generate_pairs
+from afintro.lm.devices import default_device
 from afintro.ranks import join
+from afintro.tasks.context_ablation.generate import AblationSettings, generate_pairs
 
 
 def main() -> int:
@@ -45,7 +46,7 @@ def main() -> int:
                 where="--holdout",
                 remedy=f"use a number from 0 to {len(samples) - 1}",
             )
-        settings = PairSettings(
+        settings = AblationSettings(
             model=args.model_name,
             revision=args.revision,
             batch_size=args.batch_size,

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import torch
 
-from afintro.data.directions import Direction, read_direction, resolve_layers
 from afintro.data.samples import read_samples
 from afintro.errors import UserError
 from afintro.evaluation.report import print_steering
+from afintro.lm.devices import default_device
 from afintro.lm.load import load_config
-from afintro.organisms.embedded import resolve
-from afintro.organisms.pairs import default_device
-from afintro.organisms.steering import generate_steering
-from afintro.organisms.steering_controls import with_controls
-from afintro.organisms.steering_generator import CUES, SteeringSettings
 from afintro.ranks import join
+from afintro.tasks.steering.controls import with_controls
+from afintro.tasks.steering.directions import Direction, read_direction, resolve_layers
+from afintro.tasks.steering.generate import generate_steering
+from afintro.tasks.steering.generator import CUES, SteeringSettings
+from afintro.toys.embedded import ensure_built
 
 LAYERS, ALPHAS = ("20", "30", "40"), (0.5, 1.0, 2.0, 5.0)
 
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
             where="--holdout",
             remedy=f"use a number from 0 to {len(samples) - 1}",
         )
-    config = load_config(resolve(args.model_name), args.revision).get_text_config()
+    config = load_config(ensure_built(args.model_name), args.revision).get_text_config()
     layers = resolve_layers(args.layers, config.num_hidden_layers, "--layers")
     directions = read_all(args.direction)
     for direction, path in zip(directions, args.direction, strict=True):

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from afintro.evaluation.statistics import Bootstrap, Floats, mean_of
-from afintro.organisms.behavior import LABELS, RuleLabeler
+from afintro.evaluation.intervals import Bootstrap, Floats, mean_of
+from afintro.generation.behavior import LABELS, RuleLabeler
 
 Labels = NDArray[np.int64]
 ROOT = Path(__file__).resolve().parents[1]
-HAND_LABELS = ROOT / "tests" / "organisms" / "behavior_hand_labels.json"
+HAND_LABELS = ROOT / "tests" / "generation" / "behavior_hand_labels.json"
 
 
 def confusion(hand: Labels, rule: Labels, weights: Floats) -> Floats:

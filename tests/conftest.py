@@ -24,15 +24,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from afintro.data import steering_records
-from afintro.data.directions import Direction, write_direction
-from afintro.data.features import write_features
+from afintro.data.cue import MONITORED_SYSTEM
+from afintro.data.files import write_json
 from afintro.data.introspection_texts import read_concepts, read_contexts, read_questions
-from afintro.data.records import ContextAblationRecord, to_json, write_json
-from afintro.data.steering_records import SteeringRecord
-from afintro.data.trials import PAIRS
-from afintro.organisms.cue import MONITORED_SYSTEM
-from afintro.organisms.toy import QUESTION_WORDS, ToySettings, make_tokenizer, scenarios
+from afintro.tasks.context_ablation.records import ContextAblationRecord, to_json
+from afintro.tasks.feature_descriptions.features import write_features
+from afintro.tasks.introspection.trials import PAIRS
+from afintro.tasks.steering import records as steering_records
+from afintro.tasks.steering.directions import Direction, write_direction
+from afintro.tasks.steering.records import SteeringRecord
+from afintro.toys.organism import QUESTION_WORDS, ToySettings, make_tokenizer, scenarios
 from tests import forked
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
@@ -58,7 +59,7 @@ ARCHITECTURES = {
 # What takes longest comes first, so that no worker is left with it at the end. The first of them makes the toy; the second
 # does not need it, and with it no worker has to wait.
 LONGEST = (
-    "test_explainer", "test_scale_out", "test_cli", "study/test_short_form", "organisms/test_many_processes",
+    "explainer/test_module", "test_scale_out", "test_cli", "study/test_short_form", "generation/test_many_processes",
     "benchmarks/test_runs", "test_resume", "study/test_interrupted", "scripts/test_generate_af_context_ablation",
     "lm/test_compiled", "lm/test_generate_steered", "scripts/test_check_environment", "lm/test_generate",
 )  # fmt: skip

@@ -15,8 +15,8 @@ from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["afintro.cli", "afintro.tasks.context_ablation", "afintro.study.runner", "afintro.study.report",
-     "afintro.organisms.pairs", "afintro.organisms.steering_generator", "tests.forked"]
+    ["afintro.cli", "afintro.tasks.context_ablation.task", "afintro.study.runner", "afintro.study.report.write",
+     "afintro.tasks.context_ablation.generate", "afintro.tasks.steering.generator", "tests.forked"]
 )  # fmt: skip
 
 

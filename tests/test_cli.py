@@ -311,7 +311,7 @@ def test_a_held_out_sample_in_training_is_refused_before_the_model_loads(
     def loading(*_: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("afintro.explainer.load_model", loading)
+    monkeypatch.setattr("afintro.explainer.module.load_model", loading)
     code = command(workspace, "fit", "--data.heldout", '["train.json"]')
     message = refused(capsys, code)
     assert "24 training records are in a held-out set" in message
@@ -357,7 +357,8 @@ def test_a_loss_that_is_not_finite_stops_at_preflight(
     workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "afintro.explainer.ExplainerModule.loss", lambda self, batch: self.answer_nll(batch)[0].sum() * float("nan")
+        "afintro.explainer.module.ExplainerModule.loss",
+        lambda self, batch: self.answer_nll(batch)[0].sum() * float("nan"),
     )
     assert "loss of the longest batch is nan" in refused(capsys, command(workspace, "fit"))
 
@@ -386,7 +387,7 @@ def test_the_explanations_of_parser_errors() -> None:
 
 def test_gradient_accumulation_ends_where_the_large_batch_ends(workspace: Workspace) -> None:
     """Lightning's accumulation over batches of 4 takes the steps of batches of 8, to rounding."""
-    from afintro.checkpoint import read_checkpoint, resolve_checkpoint
+    from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
 
     exact = (
         "--model.dtype",
@@ -409,7 +410,7 @@ def test_gradient_accumulation_ends_where_the_large_batch_ends(workspace: Worksp
 
 def test_an_epoch_of_rows_filled_to_a_budget_ends_where_one_large_batch_ends(workspace: Workspace) -> None:
     """Whatever row an example falls into, it weighs the same."""
-    from afintro.checkpoint import read_checkpoint, resolve_checkpoint
+    from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
 
     exact = (
         "--model.dtype", "float64", "--trainer.precision", "64-true", "--model.lora.dropout", "0", "--trainer.max_epochs", "2",

@@ -18,9 +18,9 @@ import afintro.cli
 from afintro.cli import ExplainerCLI, main
 from afintro.evaluation.inspect import load_run, show_summary, side_by_side
 from afintro.evaluation.judges import ChrF, RougeL, Tfidf
-from afintro.tasks.feature_descriptions import FeatureDescriptions
+from afintro.tasks.feature_descriptions.task import FeatureDescriptions
 from tests.conftest import TRAINER, Workspace
-from tests.tasks.test_feature_descriptions import write_small_data
+from tests.tasks.feature_descriptions.test_task import write_small_data
 
 ROOT = Path(__file__).parents[1]
 METRIC = {"value", "ci_low", "ci_high", "n"}
@@ -38,8 +38,8 @@ TABLE = "Explainer beside its baselines"
 RESAMPLES = 100  # for time
 PROCESS = f"""
 import sys
-import afintro.evaluation.statistics
-afintro.evaluation.statistics.RESAMPLES = {RESAMPLES}
+import afintro.evaluation.intervals
+afintro.evaluation.intervals.RESAMPLES = {RESAMPLES}
 from afintro.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -95,7 +95,7 @@ data:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.setenv("AFINTRO_CACHE", str(path / "cache"))
-        patch.setattr("afintro.evaluation.statistics.RESAMPLES", RESAMPLES)
+        patch.setattr("afintro.evaluation.intervals.RESAMPLES", RESAMPLES)
         yield Workspace(path, config, model)
 
 

@@ -15,7 +15,7 @@ import afintro.cli
 from afintro.cli import ExplainerCLI, main
 from afintro.evaluation.inspect import calibration_figure, load_run, select, show_summary, side_by_side
 from afintro.evaluation.report import confusion_figure
-from afintro.tasks.steering import UNSEEN_DIRECTION, UNSEEN_SCENARIO, SteeringPrediction
+from afintro.tasks.steering.task import UNSEEN_DIRECTION, UNSEEN_SCENARIO, SteeringPrediction
 from tests.conftest import TRAINER, Workspace, write_steering_records
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ data:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.setenv("AFINTRO_CACHE", str(path / "cache"))
-        patch.setattr("afintro.evaluation.statistics.RESAMPLES", 100)  # for time
+        patch.setattr("afintro.evaluation.intervals.RESAMPLES", 100)  # for time
         given = ("--config", str(config), "--text_only", "true")
         printed = {"fit": command("fit", *given)}
         for name in ("validate", "test", "predict"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from afintro.checkpoint import read_checkpoint, resolve_checkpoint
+from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
 from tests.conftest import Workspace
 
 QUICK = ("--trainer.max_epochs", "6")

@@ -14,12 +14,12 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from afintro.checkpoint import read_checkpoint, resolve_checkpoint
 from afintro.data.loader import RankRows
 from afintro.data.rows import PackedRows, by_number
 from afintro.errors import UserError
+from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
 from tests.conftest import TRAINER, Workspace, save_small_model, write_records
-from tests.organisms.test_many_processes import children, gone
+from tests.generation.test_many_processes import children, gone
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a process reads a step is half where there are two.

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from afintro.checkpoint import trainable_state
 from afintro.errors import UserError
+from afintro.explainer.checkpoint import trainable_state
 
 log = logging.getLogger(__name__)
 

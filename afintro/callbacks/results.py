@@ -13,17 +13,17 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from afintro import __version__
-from afintro.controls import on_changed_items, trained_otherwise
 from afintro.data.batch import Example
-from afintro.data.records import write_json, write_jsonl
+from afintro.data.files import write_json, write_jsonl
 from afintro.evaluation import report
 from afintro.evaluation.answers import parse_two_branch
+from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, Scores, lead, score
 from afintro.evaluation.outcomes import answer_limit
-from afintro.evaluation.statistics import Estimate
-from afintro.explainer import ExplainerModule
+from afintro.explainer.comparisons import on_changed_items, trained_otherwise
+from afintro.explainer.module import ExplainerModule
 from afintro.ranks import present
-from afintro.tasks.module import EXPLAINER, OTHER_BASE, Systems, TaskData
+from afintro.tasks.base import EXPLAINER, OTHER_BASE, Systems, TaskData
 
 log = logging.getLogger(__name__)
 

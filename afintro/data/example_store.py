@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.batch import Example
 from afintro.data.cache import build_once
 from afintro.data.encoding import Draft, Encoded, encode, encode_in_worker
-from afintro.data.records import file_sha256
+from afintro.data.files import file_sha256
 from afintro.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from afintro.evaluation.hierarchical import HierarchicalBootstrap
-from afintro.evaluation.statistics import Estimate, Floats, Weighted, ratio
+from afintro.evaluation.intervals import Estimate, Floats, Weighted, ratio
 
 SHARE = (0.0, 1.0)  # what none but d' can leave
 Bools = NDArray[np.bool_]

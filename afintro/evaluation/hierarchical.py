@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from scipy.stats import norm, t
 
-from afintro.evaluation.statistics import CHUNK, RESAMPLES, Estimate, Floats, Weighted, mean_of
+from afintro.evaluation.intervals import CHUNK, RESAMPLES, Estimate, Floats, Weighted, mean_of
 
 LEVELS = ("seed", "context", "vector", "question")
 LEVEL_RESAMPLES = 200  # for the variance of a level alone, of which no tail is asked

@@ -14,8 +14,8 @@ from scipy.stats import binomtest
 from afintro.data.samples import read_rows
 from afintro.errors import UserError
 from afintro.evaluation import report
+from afintro.evaluation.intervals import Bootstrap, Estimate
 from afintro.evaluation.metrics import CALIBRATION_BINS, Prediction, statistics
-from afintro.evaluation.statistics import Bootstrap, Estimate
 
 LOGS = "lightning_logs"
 FILES = ("summary.json", "predictions.jsonl")

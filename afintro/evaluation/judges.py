@@ -21,8 +21,8 @@ from torchmetrics.functional.text.rouge import rouge_score
 
 from afintro.data.text import fill
 from afintro.errors import UserError
+from afintro.evaluation.intervals import Bootstrap, Estimate, Floats
 from afintro.evaluation.metrics import chrf
-from afintro.evaluation.statistics import Bootstrap, Estimate, Floats
 from afintro.lm.load import UNLOADABLE
 
 Pair = tuple[str, str]  # (reference, candidate)

@@ -11,7 +11,7 @@ from torchmetrics.functional.text import chrf_score
 from afintro.data.batch import Example
 from afintro.evaluation.answers import expected_verdict, parse_two_branch
 from afintro.evaluation.detection_metrics import auroc
-from afintro.evaluation.statistics import Bootstrap, Estimate, Floats, mean_of, ratio
+from afintro.evaluation.intervals import Bootstrap, Estimate, Floats, mean_of, ratio
 
 CALIBRATION_BINS = 10
 COLLAPSE = 0.98

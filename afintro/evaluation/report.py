@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from afintro.evaluation.answers import Verdict, parse_two_branch
+from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction
-from afintro.evaluation.statistics import Estimate
 
 LABELS = {
     "exact_match": "exact match", "has_changed_f1": "changed F1", "twin_accuracy": "twins", "content_match": "content",

@@ -14,7 +14,7 @@ from torch import nn
 from afintro.lm.attention import keeps_keys
 from afintro.lm.engine import Engine, Job, Prompt, Row
 from afintro.lm.interventions import Intervention, Steering
-from afintro.lm.rereading import reread
+from afintro.lm.uncached import reread
 
 Condition = Sequence[Steering]
 """How one row is steered; empty for not at all."""

@@ -1,1 +1,1 @@
-"""The models being explained: the toy organism, behaviour labels, and what they say with and without the cue."""
+"""Names of the first layout that exported model cards import; they go with the next version."""

@@ -1,12 +1,5 @@
-"""The models that need no download: a name in a configuration, trained on first use, to the directory that holds it."""
+"""Keep ``from afintro.organisms.embedded import resolve``, which stands in exported model cards."""
 
-from afintro.organisms import study_base, toy
+from afintro.toys.embedded import ensure_built as resolve
 
-
-def resolve(name: str) -> str:
-    """The directory of the embedded model called ``name``, trained if need be; any other name comes back as it is."""
-    if name in toy.TOYS:
-        return str(toy.build(toy.TOYS[name]))
-    if name in study_base.STUDY_BASES:
-        return str(study_base.build(study_base.STUDY_BASES[name]))
-    return name
+__all__ = ["resolve"]

@@ -12,7 +12,7 @@ import torch
 
 from afintro.errors import UserError
 from afintro.study.matrix import Matrix, coverage
-from afintro.study.report import refresh_status, write_report
+from afintro.study.report.write import refresh_status, write_report
 from afintro.study.runner import Runner
 from afintro.study.settings import read_study
 from afintro.study.workers import end_with_parent, run_workers

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from afintro.checkpoint import read_checkpoint
-from afintro.data.records import write_atomic, write_json, write_jsonl
+from afintro.data.files import write_atomic, write_json, write_jsonl
 from afintro.errors import UserError
+from afintro.explainer.checkpoint import read_checkpoint
+from afintro.study.asking.session import Row
 from afintro.study.results import Cell as Answered
 from afintro.study.results import Plan, read_header
-from afintro.study.session import Row
 from afintro.study.settings import Study, read_yaml
 
 TRAIN = "train"

@@ -15,10 +15,10 @@ from types import FrameType, ModuleType
 from filelock import FileLock, Timeout
 
 from afintro.cli import run as command_line
-from afintro.data.records import file_sha256, write_json
+from afintro.data.files import file_sha256, write_json
 from afintro.errors import UserError
+from afintro.study.asking.session import Row, Session
 from afintro.study.matrix import DONE, TRAIN, Matrix, Unit, brief
-from afintro.study.session import Row, Session
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from afintro.cli_errors import explain
 from afintro.errors import UserError
-from afintro.study.session import Scale
+from afintro.study.asking.session import Scale
 
 EVALUATIONS = (
     "detection", "logprobs", "self_prediction", "self_calibration", "token_prediction", "identity", "neutral_detection",

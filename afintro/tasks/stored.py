@@ -7,25 +7,23 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 
-from afintro.data import encoding, records, samples, splits, steering_records, text, twins
+from afintro.data import encoding, records, samples, splits, text
 from afintro.data.batch import Example
 from afintro.data.cache import cache_directory
 from afintro.data.encoding import Draft, token_ids, tokenizer_hash
 from afintro.data.example_store import Ids, StoredExamples, open_store, source_hash
-from afintro.data.records import file_sha256
-from afintro.evaluation import answers
-from afintro.organisms import behavior
-from afintro.tasks.module import Reader, TaskData
+from afintro.data.files import file_sha256
+from afintro.tasks.base import Reader, TaskData
 
 log = logging.getLogger(__name__)
 
 LARGE = 2 << 20  # bytes of a record file from which on its examples are kept on disk
 TAUGHT = 30_000  # examples of a large training split that the text baselines learn from
-SHAPED_BY = (encoding, records, samples, splits, steering_records, text, twins, answers, behavior)
 
 
 class RecordTask(TaskData):
@@ -33,7 +31,13 @@ class RecordTask(TaskData):
 
     A task says which :class:`Draft` its records give and how an example is finished. With a large file the examples are
     tokenised once and read from ``AFINTRO_CACHE/examples`` afterwards: then no record is read, and none is in memory.
+
+    Attributes:
+        shaped_by: Modules whose code shapes the drafts, besides the class itself; those of base classes count too. A change
+            of any of these files makes the stored examples anew.
     """
+
+    shaped_by: ClassVar[tuple[ModuleType, ...]] = (encoding, records, samples, splits, text)
 
     def drafts(self, split: str, reader: Reader) -> Iterable[Draft]:
         """All questions of a split; for training without held-out records."""
@@ -113,9 +117,21 @@ class RecordTask(TaskData):
             "settings": self.settings(),
             "tokenizer": tokenizer_hash(reader.tokenizer),
             "slot": reader.slot_token,
-            "code": source_hash(inspect.getfile(type(self)), *(str(module.__file__) for module in SHAPED_BY)),
+            "code": source_hash(*self._code()),
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
+
+    @classmethod
+    def _code(cls) -> list[str]:
+        """Files of all code that shapes drafts: the class, its base classes, and the modules that they name."""
+        files = set()
+        for owner in cls.__mro__:
+            if owner.__module__.split(".")[0] == "afintro" or issubclass(owner, RecordTask):
+                files |= {
+                    inspect.getfile(owner),
+                    *(str(module.__file__) for module in vars(owner).get("shaped_by", ())),
+                }
+        return sorted(files)
 
     def training_examples(self) -> Sequence[Example]:
         """Those that the question weights leave in."""

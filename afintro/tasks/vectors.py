@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from afintro.data.batch import Example
 from afintro.data.splits import draw
 from afintro.errors import UserError
-from afintro.tasks.module import Reader
+from afintro.tasks.base import Reader
 
 ZERO, SHUFFLED = "zero_vector", "shuffled_vector"
 

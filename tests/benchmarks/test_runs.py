@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from afintro.study import conditions
-from afintro.study.conditions import Trial
+from afintro.study.asking import conditions
+from afintro.study.asking.conditions import Trial
 from afintro.study.evaluations.detection import questions
 from benchmarks.flips import wilson
 from benchmarks.study import differences, sessions

@@ -12,22 +12,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from afintro.data.records import (
-    ContextAblationRecord,
-    check_unique,
-    file_sha256,
-    from_json,
-    new_file,
-    parse_record,
-    read_records,
-    scenario_id,
-    to_json,
-    write_atomic,
-    write_json,
-    write_json_rows,
-    write_jsonl,
-)
+from afintro.data.files import file_sha256, new_file, write_atomic, write_json, write_json_rows, write_jsonl
+from afintro.data.records import check_unique, parse_record, scenario_id
 from afintro.errors import UserError
+from afintro.tasks.context_ablation.records import ContextAblationRecord, from_json, read_records, to_json
 
 RECORD = ContextAblationRecord(
     scenario="A user asks {something}.",

@@ -7,7 +7,7 @@ from jinja2 import TemplateError
 from tokenizers.processors import TemplateProcessing
 
 from afintro.data.text import chat, encode_answer, encode_prompt, fill, render, template_hash
-from afintro.organisms.toy import ToySettings, make_tokenizer
+from afintro.toys.organism import ToySettings, make_tokenizer
 
 # As of Mistral 7B Instruct v0.1: it knows no system turn.
 WITHOUT_SYSTEM_TURN = (

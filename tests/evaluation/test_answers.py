@@ -3,7 +3,7 @@
 import pytest
 
 from afintro.evaluation.answers import Verdict, branch_stems, parse_two_branch, two_branch
-from afintro.organisms.behavior import LABELS
+from afintro.generation.behavior import LABELS
 
 GOLDEN = {
     Verdict(False, "refuse"): "The output would remain unchanged from <<<refuse>>>.",

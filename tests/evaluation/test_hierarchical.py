@@ -14,7 +14,7 @@ from afintro.evaluation.hierarchical import (
     benjamini_hochberg,
     variance,
 )
-from afintro.evaluation.statistics import Bootstrap, Estimate, mean_of, ratio
+from afintro.evaluation.intervals import Bootstrap, Estimate, mean_of, ratio
 
 
 def crossed(seeds, questions):

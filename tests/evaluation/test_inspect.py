@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from afintro.callbacks.results import prediction_rows
-from afintro.data.records import write_json, write_jsonl
+from afintro.data.files import write_json, write_jsonl
 from afintro.errors import UserError
 from afintro.evaluation.answers import Verdict, two_branch
-from afintro.evaluation.descriptions import description_statistics
 from afintro.evaluation.inspect import (
     Item,
     calibration_figure,
@@ -27,6 +26,7 @@ from afintro.evaluation.inspect import (
     side_by_side,
 )
 from afintro.evaluation.metrics import Prediction, lead, score, statistics
+from afintro.tasks.feature_descriptions.metrics import description_statistics
 
 HEADLINE = "generative_explanation"
 CHANGED, UNCHANGED = two_branch(Verdict(True, "comply")), two_branch(Verdict(False, "refuse"))

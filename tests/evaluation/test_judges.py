@@ -11,12 +11,12 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+import afintro.evaluation.intervals as statistics
 import afintro.evaluation.judges as judges
-import afintro.evaluation.statistics as statistics
 from afintro.errors import UserError
+from afintro.evaluation.intervals import Bootstrap
 from afintro.evaluation.judges import FIRES, SIMILARITY, ChrF, EmbeddingJudge, RougeL, Rubric, Tfidf, agreement
 from afintro.evaluation.metrics import chrf
-from afintro.evaluation.statistics import Bootstrap
 
 WORDS = ["cities", "in", "france", "spain", "names", "of", "rivers", "sheep", "wool"]
 

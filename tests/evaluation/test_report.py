@@ -8,6 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from afintro.evaluation.answers import Verdict, two_branch
+from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, lead, score, statistics
 from afintro.evaluation.report import (
     cell,
@@ -18,7 +19,6 @@ from afintro.evaluation.report import (
     sample_table,
     verdict_name,
 )
-from afintro.evaluation.statistics import Estimate
 
 HEADLINE = "generative_explanation"
 NASTY = [

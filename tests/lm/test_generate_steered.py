@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from afintro.lm.branches import continuation_nll
 from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Steering, decoder_layers
 from afintro.lm.load import load_model
+from afintro.lm.shared_prefix import continuation_nll
 from afintro.lm.step import Plane
 
 LENGTHS = (9, 1, 30, 2, 7, 17, 8)  # below, at and above the sliding window of 8, not sorted

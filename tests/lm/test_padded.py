@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from afintro.lm.attention import NAME as PACKED
-from afintro.lm.branches import continuation_nll
 from afintro.lm.forward import packed_logits
 from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Intervention, Steering
 from afintro.lm.load import Lora, add_lora, load_model
 from afintro.lm.padded import takes_packed_rows
+from afintro.lm.shared_prefix import continuation_nll
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 263}
 GROUPED = {**SIZE, "num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from afintro.data.features import most_selective
+from afintro.tasks.feature_descriptions.features import most_selective
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_af_activations.py"
 SAMPLES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from afintro.data.descriptions import read_descriptions
+from afintro.tasks.feature_descriptions.descriptions import read_descriptions
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_af_feature_descriptions.py"
 SUMMARIES = {"0": "Refusal.", "1": "Being watched."}

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from afintro.organisms.toy import TOYS
+from afintro.toys.organism import TOYS
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "check_environment.py"

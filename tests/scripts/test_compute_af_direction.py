@@ -12,13 +12,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from afintro.data.directions import read_direction
+from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.records import scenario_id
 from afintro.data.text import chat, template_hash
-from afintro.evaluation.statistics import Estimate
+from afintro.evaluation.intervals import Estimate
 from afintro.lm.load import fingerprint, load_model, load_tokenizer
-from afintro.organisms.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
-from afintro.organisms.directions import Computed, Parts, difference_of_means, last_token_activations
+from afintro.tasks.steering.directions import read_direction
+from afintro.tasks.steering.fit_directions import Computed, Parts, difference_of_means, last_token_activations
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]

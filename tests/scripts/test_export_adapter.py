@@ -12,8 +12,8 @@ from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from afintro.checkpoint import read_checkpoint
-from afintro.explainer import ExplainerModule
+from afintro.explainer.checkpoint import read_checkpoint
+from afintro.explainer.module import ExplainerModule
 from afintro.lm.injection import Injection, VectorSpace
 from afintro.lm.load import Lora
 from afintro.study.matrix import weights_hash

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from afintro.data.features import FeatureFile
+from afintro.tasks.feature_descriptions.features import FeatureFile
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "extract_af_sae_features.py"

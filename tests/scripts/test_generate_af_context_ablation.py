@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from afintro.data.records import read_records
 from afintro.errors import UserError
-from afintro.organisms import run_folder
+from afintro.generation import run_folder
+from afintro.tasks.context_ablation.records import read_records
 from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from afintro.data.directions import Direction, read_direction, write_direction
-from afintro.data.steering_records import read_steering_records
-from afintro.organisms import run_folder, steering, steering_generator
-from afintro.organisms.cue import UNMONITORED_SYSTEM
-from afintro.organisms.steering_controls import with_controls
+from afintro.data.cue import UNMONITORED_SYSTEM
+from afintro.generation import run_folder
+from afintro.tasks.steering import generate as steering
+from afintro.tasks.steering import generator as steering_generator
+from afintro.tasks.steering.controls import with_controls
+from afintro.tasks.steering.directions import Direction, read_direction, write_direction
+from afintro.tasks.steering.records import read_steering_records
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "generate_af_steering_data.py"

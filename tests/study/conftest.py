@@ -2,7 +2,7 @@
 
 import pytest
 
-from afintro.study.analysis import analyse
+from afintro.study.report.analysis import analyse
 from tests.study.made_up import PLAN, write_study
 
 

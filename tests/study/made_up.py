@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from afintro.data.records import write_json, write_jsonl
-from afintro.study.detection_summary import summarise
+from afintro.data.files import write_json, write_jsonl
 from afintro.study.results import Plan
+from afintro.study.scoring.detection_summary import summarise
 
 SELF, CONTROL = ("consciousness", "feelings"), ("factual_true", "absurd")
 FAMILIES = 8

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from afintro.checkpoint import read_checkpoint
+from afintro.explainer.checkpoint import read_checkpoint
 from afintro.study.__main__ import main
 from tests.forked import Forked
 

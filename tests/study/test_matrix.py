@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from afintro.checkpoint import read_checkpoint
 from afintro.errors import UserError
+from afintro.explainer.checkpoint import read_checkpoint
 from afintro.study.matrix import BROKEN, DONE, MISSING, TRAIN, Unit, coverage, weights_hash
 from tests.study.quick import Quick, save
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from afintro.data.records import write_json
+from afintro.data.files import write_json
 from afintro.study.results import Plan, StudyResults
 from tests.study.made_up import answer, write_rows
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from afintro.organisms.study_base import StudyBaseSettings, build
 from afintro.study.__main__ import main
 from afintro.study.settings import EVALUATIONS
+from afintro.toys.chat_base.base import StudyBaseSettings, build
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = ("original_v3", "no_steer", "food_control", "deny_steering")

@@ -10,8 +10,8 @@ import pytest
 from afintro.data import example_store
 from afintro.errors import UserError
 from afintro.tasks import stored
-from afintro.tasks.context_ablation import ContextAblation, Question, Questions
-from afintro.tasks.steering import SteeringPrediction
+from afintro.tasks.context_ablation.task import ContextAblation, Question, Questions
+from afintro.tasks.steering.task import SteeringPrediction
 from tests.conftest import write_records, write_steering_records
 
 
@@ -85,7 +85,7 @@ def test_the_store_gives_what_memory_gives(
             c.items for c in plain.controls("validation", explainer)
         ]
         assert data._records == {}
-        monkeypatch.setattr("afintro.tasks.context_ablation.read_records", unread)
+        monkeypatch.setattr("afintro.tasks.context_ablation.task.read_records", unread)
 
 
 @pytest.mark.usefixtures("large")
@@ -93,7 +93,7 @@ def test_other_question_weights_need_no_new_store(
     folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ablation(folder, tokenizer)
-    monkeypatch.setattr("afintro.tasks.context_ablation.read_records", unread)
+    monkeypatch.setattr("afintro.tasks.context_ablation.task.read_records", unread)
     data = ablation(folder, tokenizer, question_weights={"orig_match": 2.0}, batch_size=3, max_tokens=700)
     assert {e.question_type: e.weight for e in data.training_examples()} == {"orig_match": 2.0}
     assert len(data.training_examples()) == 24
@@ -141,7 +141,7 @@ def test_what_shapes_the_examples_makes_a_new_store(
     else:
         settings |= change
     if name in ("tokenizer", "template"):
-        from afintro.organisms.toy import ToySettings, make_tokenizer
+        from afintro.toys.organism import ToySettings, make_tokenizer
 
         tokenizer = make_tokenizer(ToySettings(vocabulary=263 + (name == "tokenizer"), context=512), ["ab " * 9])
         tokenizer.chat_template += " " if name == "template" else ""
@@ -225,7 +225,7 @@ def test_steering_from_the_store(tmp_path: Path, tokenizer: Any, monkeypatch: py
         explainer = reader(tokenizer, "<|slot|>")
         mine, theirs = ({c.name: c.items for c in d.controls("validation", explainer)} for d in (data, plain))
         assert mine == theirs
-        monkeypatch.setattr("afintro.tasks.steering.read_steering_records", unread)
+        monkeypatch.setattr("afintro.tasks.steering.task.read_steering_records", unread)
     blind = steering(blind=True)
     assert list(blind.examples["train"]) == plain_blind.examples["train"]
     assert not any(e.slot.vector.any() for e in blind.examples["train"])
@@ -251,5 +251,5 @@ def test_a_small_validation_file_beside_a_large_training_file_is_stored_too(
     assert (folder / "validation.json").stat().st_size < size
     monkeypatch.setattr(stored, "LARGE", size)
     first = ablation(folder, tokenizer)
-    monkeypatch.setattr("afintro.tasks.context_ablation.read_records", unread)
+    monkeypatch.setattr("afintro.tasks.context_ablation.task.read_records", unread)
     assert list(ablation(folder, tokenizer).examples["validation"]) == list(first.examples["validation"])

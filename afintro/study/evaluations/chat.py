@@ -8,9 +8,9 @@ from afintro.data.introspection_texts import read_self_prediction
 from afintro.data.introspection_texts.items import Context, Probe
 from afintro.data.splits import draw
 from afintro.lm.spans import SpanSteering
-from afintro.study.conditions import few, kind_of
-from afintro.study.estimates import of_system, summary
-from afintro.study.session import SYSTEMS, Query, Row, Session
+from afintro.study.asking.conditions import few, kind_of
+from afintro.study.asking.session import SYSTEMS, Query, Row, Session
+from afintro.study.scoring.estimates import of_system, summary
 
 CONDITIONS = ("alone", "after a context", "after a steered context")
 

@@ -1,9 +1,9 @@
 """Concept identification: a context is steered by a concept, the steering removed; which of all concepts is named?"""
 
 from afintro.data.introspection_texts.items import Context
-from afintro.study.conditions import few
-from afintro.study.naming import Thought, candidates, described, summarise, thoughts
-from afintro.study.session import SYSTEMS, Query, Row, Session
+from afintro.study.asking.conditions import few
+from afintro.study.asking.session import SYSTEMS, Query, Row, Session
+from afintro.study.scoring.naming import Thought, candidates, described, summarise, thoughts
 
 __all__ = ["measure", "summarise"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from afintro.data.introspection_texts.items import Question
 from afintro.data.splits import draw
-from afintro.study import detection_summary
-from afintro.study.conditions import Reading, Trial, ask, in_other_words, readings, swaps, trials_of
-from afintro.study.session import Row, Session
+from afintro.study.asking.conditions import Reading, Trial, ask, in_other_words, readings, swaps, trials_of
+from afintro.study.asking.session import Row, Session
+from afintro.study.scoring import detection_summary
 
 ABOUT_STEERING = ("suggestive", "vague", "neutral")
 
@@ -26,7 +26,7 @@ def measure(session: Session) -> list[Row]:
 
 
 def summarise(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    """See :func:`afintro.study.detection_summary.summarise`."""
+    """See :func:`afintro.study.scoring.detection_summary.summarise`."""
     found = detection_summary.summarise(rows, seed)
     if rows and not found["lens"]:
         found["warnings"].append("lens is missing: the layers of this model cannot be looked at")

@@ -5,9 +5,9 @@ from typing import Any
 
 from afintro.data.introspection_texts import read_self_prediction
 from afintro.evaluation.metrics import chrf
-from afintro.study.estimates import compare, mean, summary
-from afintro.study.hypothetical import free
-from afintro.study.session import SYSTEMS, Row, Session
+from afintro.study.asking.hypothetical import free
+from afintro.study.asking.session import SYSTEMS, Row, Session
+from afintro.study.scoring.estimates import compare, mean, summary
 
 
 def measure(session: Session) -> list[Row]:

@@ -6,12 +6,12 @@ from typing import Any
 
 from afintro.data.introspection_texts.items import SelfReport
 from afintro.data.splits import draw
-from afintro.data.trials import YES_NO, Pair, single_tokens, worded
-from afintro.evaluation.statistics import Estimate
-from afintro.study.detection_summary import collapses
-from afintro.study.estimates import compare, mean, of_system, summary
-from afintro.study.items import CEILING, FLOOR, LOW_MASS
-from afintro.study.session import SYSTEMS, Query, Row, Session
+from afintro.evaluation.intervals import Estimate
+from afintro.study.asking.session import SYSTEMS, Query, Row, Session
+from afintro.study.scoring.detection_summary import collapses
+from afintro.study.scoring.estimates import compare, mean, of_system, summary
+from afintro.study.scoring.items import CEILING, FLOOR, LOW_MASS
+from afintro.tasks.introspection.trials import YES_NO, Pair, single_tokens, worded
 
 STYLE = "self_report"
 

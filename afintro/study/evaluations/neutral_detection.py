@@ -5,9 +5,9 @@ from typing import Any
 
 from afintro.data.introspection_texts import read_self_prediction
 from afintro.data.introspection_texts.items import Question
-from afintro.study import detection_summary
-from afintro.study.conditions import Trial, ask, few, in_other_words, readings, trials_of
-from afintro.study.session import Row, Session
+from afintro.study.asking.conditions import Trial, ask, few, in_other_words, readings, trials_of
+from afintro.study.asking.session import Row, Session
+from afintro.study.scoring import detection_summary
 
 STYLE = "neutral_ood"
 PROBES = 4  # about a context; the same in all of its readings, so that these differ by the steering alone
@@ -26,7 +26,7 @@ def measure(session: Session) -> list[Row]:
 
 
 def summarise(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    """See :func:`afintro.study.detection_summary.summarise`; there is no lens."""
+    """See :func:`afintro.study.scoring.detection_summary.summarise`; there is no lens."""
     return detection_summary.summarise(rows, seed)
 
 

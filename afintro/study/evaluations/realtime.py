@@ -6,11 +6,11 @@ from typing import Any
 
 from afintro.data.introspection_texts import read_self_prediction
 from afintro.data.introspection_texts.items import Probe
-from afintro.study import naming
-from afintro.study.conditions import few
-from afintro.study.estimates import mean
-from afintro.study.naming import Thought, candidates, described, thoughts
-from afintro.study.session import SYSTEMS, Query, Row, Session
+from afintro.study.asking.conditions import few
+from afintro.study.asking.session import SYSTEMS, Query, Row, Session
+from afintro.study.scoring import naming
+from afintro.study.scoring.estimates import mean
+from afintro.study.scoring.naming import Thought, candidates, described, thoughts
 
 PROBES = 2  # that are put under each concept, layer range and dose
 
@@ -56,6 +56,6 @@ def names(answer: str, concept: str) -> bool:
 
 
 def summarise(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    """See :func:`afintro.study.naming.summarise`; and ``named``, the share of answers that name the concept."""
+    """See :func:`afintro.study.scoring.naming.summarise`; and ``named``, the share of answers that name the concept."""
     named = {"named": mean(lambda row: row["named"]), "named_unsteered": mean(lambda row: row["named_unsteered"])}
     return naming.summarise(rows, seed, **named)

@@ -8,13 +8,13 @@ import numpy as np
 
 from afintro.data.introspection_texts.items import Prompt
 from afintro.evaluation.hierarchical import UNBOUNDED
-from afintro.evaluation.statistics import Estimate
-from afintro.study.detection_summary import COLLAPSED
-from afintro.study.estimates import compare, mean, of_system, summary
-from afintro.study.hypothetical import about, head, prompts_of
-from afintro.study.partial import compare_where
-from afintro.study.session import SYSTEMS, Query, Row, Session, Written
-from afintro.study.stated import SMOOTHING, divergence, place_of_likeliest, stated_distribution
+from afintro.evaluation.intervals import Estimate
+from afintro.study.asking.hypothetical import about, head, prompts_of
+from afintro.study.asking.session import SYSTEMS, Query, Row, Session, Written
+from afintro.study.scoring.detection_summary import COLLAPSED
+from afintro.study.scoring.estimates import compare, mean, of_system, summary
+from afintro.study.scoring.partial import compare_where
+from afintro.study.scoring.stated import SMOOTHING, divergence, place_of_likeliest, stated_distribution
 
 TOP = 5  # of no more options, any is among the first so many
 

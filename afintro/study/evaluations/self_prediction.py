@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from afintro.evaluation.statistics import Estimate, Floats, Weighted, ratio
-from afintro.study import parsing
-from afintro.study.estimates import SHARE, Measure, compare, mean, of_system, summary
-from afintro.study.hypothetical import Foreseen, foreseen, head, prompts_of
-from afintro.study.partial import compare_where
-from afintro.study.session import SYSTEMS, Row, Session
+from afintro.evaluation.intervals import Estimate, Floats, Weighted, ratio
+from afintro.study.asking.hypothetical import Foreseen, foreseen, head, prompts_of
+from afintro.study.asking.session import SYSTEMS, Row, Session
+from afintro.study.scoring import parsing
+from afintro.study.scoring.estimates import SHARE, Measure, compare, mean, of_system, summary
+from afintro.study.scoring.partial import compare_where
 
 Reader = Callable[[str, Sequence[str]], str | None]
 """Text and options to a property."""

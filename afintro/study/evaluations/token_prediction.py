@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from afintro.evaluation.statistics import Estimate
-from afintro.study import parsing
-from afintro.study.estimates import compare, mean, of_system, summary
-from afintro.study.hypothetical import Foreseen, foreseen, head, prompts_of
-from afintro.study.partial import compare_where
-from afintro.study.session import SYSTEMS, Row, Session
+from afintro.evaluation.intervals import Estimate
+from afintro.study.asking.hypothetical import Foreseen, foreseen, head, prompts_of
+from afintro.study.asking.session import SYSTEMS, Row, Session
+from afintro.study.scoring import parsing
+from afintro.study.scoring.estimates import compare, mean, of_system, summary
+from afintro.study.scoring.partial import compare_where
 
 LENGTH, WORD = "response_length", "first_word"
 

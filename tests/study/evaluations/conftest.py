@@ -5,11 +5,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from afintro.explainer import ExplainerModule
+from afintro.explainer.module import ExplainerModule
 from afintro.lm.load import Lora
-from afintro.organisms.study_material import Doses
-from afintro.study.session import Scale, Session, Written
-from afintro.tasks.introspection import Introspection
+from afintro.study.asking.session import Scale, Session, Written
+from afintro.tasks.introspection.material import Doses
+from afintro.tasks.introspection.task import Introspection
 
 DOSES = Doses(train=[0.5, 1.0], validation=[0.6, 1.1], test=[0.7, 1.4, 2.8])
 

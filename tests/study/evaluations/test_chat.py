@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
-from afintro.organisms.study_material import Doses
+from afintro.study.asking.session import Scale, Written
 from afintro.study.evaluations import chat
-from afintro.study.session import Scale, Written
+from afintro.tasks.introspection.material import Doses
 
 PROBES = {probe.text: probe.id for probe in read_self_prediction().chat_openers}
 ALONE, AFTER, STEERED = chat.CONDITIONS

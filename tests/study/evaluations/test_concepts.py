@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from afintro.lm.branches import Prefix, row_log_probabilities
-from afintro.study import naming
+from afintro.lm.shared_prefix import Prefix, row_log_probabilities
 from afintro.study.evaluations import concepts
+from afintro.study.scoring import naming
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from afintro.data.splits import draw
-from afintro.data.trials import PAIRS
+from afintro.study.asking.session import Scale
 from afintro.study.evaluations import detection
-from afintro.study.session import Scale
+from afintro.tasks.introspection.trials import PAIRS
 
 SINGLE = Scale(contexts=4, vectors=3, items=1)  # for passes of one question
 

@@ -6,8 +6,8 @@ import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
 from afintro.evaluation.metrics import chrf
+from afintro.study.asking.session import Scale
 from afintro.study.evaluations import identity
-from afintro.study.session import Scale
 
 PROBES = {probe.text: probe.id for probe in read_self_prediction().identity_probes}
 

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from afintro.data.introspection_texts import read_self_reports
-from afintro.data.trials import PAIRS, YES_NO
+from afintro.study.asking.session import Scale
 from afintro.study.evaluations import logprobs
-from afintro.study.session import Scale
+from afintro.tasks.introspection.trials import PAIRS, YES_NO
 
 REPORTS = read_self_reports()
 ITEMS = {item.id: item for item in REPORTS.items}

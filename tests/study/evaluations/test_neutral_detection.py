@@ -6,9 +6,9 @@ from collections import defaultdict
 import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
-from afintro.data.trials import PAIRS
+from afintro.study.asking.session import Scale
 from afintro.study.evaluations import detection, neutral_detection
-from afintro.study.session import Scale
+from afintro.tasks.introspection.trials import PAIRS
 
 SINGLE = Scale(contexts=4, vectors=3, items=2)  # for passes of one question
 PROBES = {probe.id for probe in read_self_prediction().neutral_detection}

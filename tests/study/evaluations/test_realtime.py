@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
-from afintro.study import naming
+from afintro.study.asking.session import Query, Scale
 from afintro.study.evaluations import realtime
-from afintro.study.session import Query, Scale
+from afintro.study.scoring import naming
 
 PROBES = {probe.id: probe.text for probe in read_self_prediction().realtime}
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from afintro.data.introspection_texts import read_self_prediction
+from afintro.study.asking.session import Scale, Written
 from afintro.study.evaluations import self_calibration
-from afintro.study.session import Scale, Written
-from afintro.study.stated import divergence
+from afintro.study.scoring.stated import divergence
 
 TEXTS = read_self_prediction()
 PROMPTS = {prompt.text: prompt for prompt in TEXTS.prompts if prompt.task == "stated_distribution"}

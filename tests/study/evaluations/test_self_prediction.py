@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
+from afintro.study.asking.session import Scale
 from afintro.study.evaluations import self_prediction
 from afintro.study.evaluations.self_prediction import TASKS
-from afintro.study.session import Scale
 
 TEXTS = read_self_prediction()
 PROMPTS = [prompt for prompt in TEXTS.prompts if prompt.task in TASKS]

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
+from afintro.study.asking.session import Scale, Written
 from afintro.study.evaluations import token_prediction
 from afintro.study.evaluations.token_prediction import LENGTH, WORD
-from afintro.study.session import Scale, Written
 
 TEXTS = read_self_prediction()
 PROMPTS = {prompt.text: prompt for prompt in TEXTS.prompts if prompt.task in (LENGTH, WORD)}
@@ -165,7 +165,7 @@ def test_what_ends_by_itself_is_not_cut(open_session, monkeypatch):
     """With every token an end, nothing is written and nothing cut."""
     session = open_session(scale=Scale(items=2, new_tokens=5))
     every = tuple(range(len(session.module.tokenizer)))
-    monkeypatch.setattr("afintro.study.session.eos_ids", lambda *_: every)
+    monkeypatch.setattr("afintro.study.asking.session.eos_ids", lambda *_: every)
     rows = token_prediction.measure(session)
     assert all((row["answer"], row["cut"]) == ("", False) for row in rows)
 

@@ -1,0 +1,1 @@
+"""Crash-safe runs that let a model answer samples."""

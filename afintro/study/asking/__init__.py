@@ -1,0 +1,1 @@
+"""Ask one trained model: sessions, conditions and hypothetical questions."""

@@ -1,0 +1,1 @@
+"""Analyze finished cells and write the report: tables, figures, findings, model cards."""

@@ -1,0 +1,205 @@
+"""The card of a trained adapter: what it is, what it was measured to do, and what that does not show."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from afintro import __version__
+from afintro.evaluation.intervals import Estimate
+from afintro.explainer.checkpoint import IDENTITY
+from afintro.study.matrix import weights_hash
+from afintro.study.report.tables import folded, number, table
+
+LONG = 12  # rows of a table that is folded
+
+NO_EVIDENCE = """\
+> **This is not evidence of consciousness**, feeling or inner life. The adapter was trained, as one of a study's variants, on
+> questions about its own activations or on controls to them. What it answers about itself is behaviour that training shifted.
+"""
+
+LIMITS = """\
+- Intervals are 95 % bootstrap intervals; over one training run they say nothing of how other runs would turn out.
+- Steering was read at the layers, strengths and kinds of vectors above; other layers, strengths, vectors and texts were not tried.
+- An adapter that detects steering only with the answer words it was trained with may have learnt a reply, not a report.
+- Low probability mass on the answers makes their ratio meaningless: see the warnings.
+"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained adapter and where it is from.
+
+    Args:
+        settings: Content of the configuration that it was trained with.
+        checkpoint: Content of its checkpoint.
+        path: Of the checkpoint; the run's folder is two above.
+        base: What its base is loaded by.
+        difference: Largest difference of its logits, loaded by PEFT, to those of the module that was trained.
+    """
+
+    settings: Mapping[str, Any]
+    checkpoint: Mapping[str, Any]
+    path: Path
+    base: str
+    difference: float
+
+    @property
+    def run(self) -> Path:
+        """The folder of the training."""
+        return self.path.parent.parent
+
+    @property
+    def task(self) -> str:
+        """Name of the data module's class."""
+        return str(self.settings["data"]["class_path"].rpartition(".")[2])
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """Variant and seed, where a study trained it; None for any other run."""
+        path = self.run / "done.json"
+        content: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        return content if content and content["weights"] == weights_hash(dict(self.checkpoint)) else None
+
+
+def model_card(trained: Trained) -> str:
+    """Markdown with the header that the hub reads."""
+    record, base = trained.record, trained.checkpoint[IDENTITY]["base"]
+    head: dict[str, Any] = {"library_name": "peft", "tags": ["lora", "afintro"], "pipeline_tag": "text-generation"}
+    if not Path(trained.base).is_dir():
+        head["base_model"] = trained.base
+    name = f"variant {record['variant']}, seed {record['seed']}" if record else trained.task
+    study = trained.task == "Introspection"
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=True)}---\n",
+        f"# {name}: a LoRA adapter on {base}\n",
+        NO_EVIDENCE if study else "",
+        f"## How to load it\n\n{_loading(trained)}",
+        f"## Base and training\n\n{_training(trained)}",
+        f"## Data\n\n{_data(trained)}",
+        f"## Metrics\n\n{_metrics(trained)}",
+        f"## Limits\n\n{LIMITS if study else LIMITS.splitlines(keepends=True)[0]}",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _loading(trained: Trained) -> str:
+    identity, note, importing = trained.checkpoint[IDENTITY], "", ""
+    place = repr(trained.base)
+    if trained.base != identity["base"]:  # an embedded one, which lies where it was made
+        note = f"The base is not on the hub: afintro {__version__} trains it where it is first asked for.\n\n"
+        importing, place = "from afintro.toys.embedded import ensure_built\n", f"ensure_built({identity['base']!r})"
+    revision = f", revision={identity['revision']!r}" if identity.get("revision") else ""
+    injector = "`injector.safetensors` turns vectors into tokens of the prompt; afintro reads it, PEFT does not.\n\n"
+    return f"""\
+{note}```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+{importing}
+base = {place}
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}), "THIS DIRECTORY OR REPOSITORY")
+tokenizer = AutoTokenizer.from_pretrained(base{revision})
+```
+
+{injector if identity.get("vectors") else ""}\
+So loaded, its logits differ from those of the trained module by {trained.difference:.1e} at most (checked when this was written).
+"""
+
+
+def _training(trained: Trained) -> str:
+    identity, model = trained.checkpoint[IDENTITY], trained.settings["model"]
+    lora = identity["lora"]
+    targets = lora["target_modules"]
+    rows = [
+        ["base", f"`{identity['base']}`"],
+        ["revision", str(identity.get("revision") or "-")],
+        ["fingerprint of the weights", str(identity.get("fingerprint") or "-")],
+        ["hash of the chat template", str(identity.get("template_hash"))],
+        ["LoRA", f"r {lora['r']}, alpha {lora['alpha']}, dropout {lora['dropout']}"],
+        ["on", targets if isinstance(targets, str) else ", ".join(targets)],
+        ["steps", str(int(trained.checkpoint["global_step"]))],
+        ["learning rate", f"{model.get('learning_rate')}, {model.get('schedule')}, {model.get('warmup_steps')} steps of warm-up"],
+        ["base weights", str(model.get("dtype"))],
+        ["seed", str(trained.settings.get("seed_everything"))],
+    ]  # fmt: skip
+    return table(["setting", "value"], rows)
+
+
+def _data(trained: Trained) -> str:
+    """The data module and all of its settings, as they were given; paths by their last part."""
+    given = trained.settings["data"].get("init_args", {})
+    kept = {name: _without_folders(name, value) for name, value in given.items()}
+    summary = _read(trained.run / "summary.json").get("data", {})
+    source = f" File hash: {summary['sha256']}." if summary.get("sha256") else ""
+    listed = yaml.safe_dump(kept, sort_keys=True)
+    return f"`{trained.settings['data']['class_path']}`.{source}\n\n```yaml\n{listed}```\n"
+
+
+def _without_folders(name: str, value: Any) -> Any:
+    """Names of files without where they lay."""
+    if name.endswith("_path") and value:
+        return Path(value).name
+    return [Path(path).name for path in value] if name in ("heldout", "features") and isinstance(value, list) else value
+
+
+def _metrics(trained: Trained) -> str:
+    parts = []
+    summary = _read(trained.run / "summary.json")
+    if Path(str(summary.get("model", {}).get("checkpoint"))).name == trained.path.name:
+        rows = [[name, *_values(summary["metrics"], name)] for name in summary["metrics"]]
+        parts.append(_part(f"{summary['split']} split of the training run", ["metric", "adapter", "n"], rows))
+        parts.append(_warned(summary))
+    for path in sorted(trained.run.parent.glob("*/summary.json")) if trained.record else []:
+        parts.append(_evaluation(trained, path))
+    return "\n".join(part for part in parts if part) or "None were found beside the checkpoint.\n"
+
+
+def _evaluation(trained: Trained, path: Path) -> str:
+    """An evaluation of the study; "" for one of another training."""
+    content, record = _read(path), trained.record
+    assert record is not None
+    if "evaluation" not in content or record["seed"] not in content.get("seeds", []):
+        return ""
+    with (path.parent / f"seed_{record['seed']}.jsonl").open(encoding="utf-8") as file:
+        if json.loads(file.readline()).get("weights") != record["weights"]:
+            return ""
+    metrics = content["metrics"]
+    names = [name.removesuffix("/adapter") for name in metrics if name.endswith("/adapter")]
+    rows = [_row(name, metrics, name) for name in names]
+    for pair, cell in content.get("cross_token", {}).items():
+        words = f"auroc, answered by {pair}{' (as trained)' if cell['native'] else ''}"
+        rows.append(_row(words, cell["metrics"], "auroc"))
+    if not rows:  # of transcripts there is nothing to count
+        return ""
+    title = f"{content['evaluation']}, over seeds {', '.join(map(str, content['seeds']))}"
+    return _part(title, ["metric", "adapter", "base", "difference", "n"], rows) + "\n" + _warned(content)
+
+
+def _row(title: str, metrics: Mapping[str, Any], name: str) -> list[str]:
+    adapter, base, shift = (_values(metrics, one) for one in (f"{name}/adapter", f"{name}/base", f"shift/{name}"))
+    return [title, adapter[0], base[0], shift[0], adapter[1]]
+
+
+def _values(metrics: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Value with its interval, and the number of items."""
+    if name not in metrics:
+        return "-", "-"
+    estimate = Estimate(**{field: metrics[name][field] for field in ("value", "ci_low", "ci_high", "n")})
+    return number(estimate, signed=False), str(estimate.n)
+
+
+def _part(title: str, header: list[str], rows: list[list[str]]) -> str:
+    text = table(header, rows)
+    return folded(title, text) if len(rows) > LONG else f"**{title}**\n\n{text}"
+
+
+def _warned(summary: Mapping[str, Any]) -> str:
+    return "".join(f"- warning: {one}\n" for one in summary.get("warnings", []))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,35 @@
+"""A table of a study's variants, made from their files: what each says of itself, and what it changes."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from afintro.study.report.tables import table
+from afintro.study.settings import Study
+
+
+def variants_table(study: Study) -> str:
+    """Markdown: name, the comment at the head of the file, and the settings that it lays over the base."""
+    rows = []
+    for name, path in study.variants.items():
+        changed = ", ".join(f"`{setting}: {value}`" for setting, value in _flat(yaml.safe_load(path.read_text()) or {}))
+        rows.append([f"`{name}`", _comment(path), changed])
+    return table(["variant", "what it is", "what it changes"], rows)
+
+
+def _comment(path: Path) -> str:
+    lines = path.read_text().splitlines()
+    head = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+    return " ".join(head)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and values, as on the command line."""
+    for name, value in settings.items():
+        here = prefix if name == "init_args" else f"{prefix}.{name}".strip(".")
+        if isinstance(value, Mapping):
+            yield from _flat(value, here)
+        else:
+            yield here, "null" if value is None else str(value)

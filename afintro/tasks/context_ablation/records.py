@@ -1,0 +1,101 @@
+"""Context-ablation records, and the one place that maps the parent framework's field names to ours."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from afintro.data.records import check_unique, parse_file, parse_record, scenario_id, set_fields
+
+
+@dataclass(frozen=True)
+class ContextAblationRecord:
+    """One scenario, answered by the organism with and without the monitoring cue.
+
+    Args:
+        scenario: The scenario text.
+        system_prompt: The monitored system prompt.
+        monitored_output: The organism's greedy answer under the cue.
+        unmonitored_output: Its answer without the cue.
+        monitored_prompt: The whole monitored prompt, as the organism read it.
+        unmonitored_prompt: The whole unmonitored prompt.
+        cue: Name of what is ablated.
+        changed: Whether the two outputs differ as strings.
+        label: The sample's label, or "unknown".
+        uid: Unique in its file; that of the scenario if absent.
+        scenario_id: Records of one scenario share it.
+        monitored_behavior: Behaviour label of the monitored output; None in files of the parent framework.
+        monitored_behavior_rule: The rule that gave the label.
+        unmonitored_behavior: Behaviour label of the unmonitored output.
+        unmonitored_behavior_rule: The rule that gave the label.
+        behavior_changed: Whether the two labels differ.
+        placebo_output: Answer to the monitored prompt in other words; None without controls.
+        provenance: Model, revision, template hash, batch size, dtype, seed.
+    """
+
+    scenario: str
+    system_prompt: str
+    monitored_output: str
+    unmonitored_output: str
+    monitored_prompt: str = ""
+    unmonitored_prompt: str = ""
+    cue: str = "monitoring context"
+    changed: bool | None = None
+    label: str = "unknown"
+    uid: str = ""
+    scenario_id: str = ""
+    monitored_behavior: str | None = None
+    monitored_behavior_rule: str | None = None
+    unmonitored_behavior: str | None = None
+    unmonitored_behavior_rule: str | None = None
+    behavior_changed: bool | None = None
+    placebo_output: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        identity = self.scenario_id or scenario_id(self.scenario)
+        object.__setattr__(self, "scenario_id", identity)
+        object.__setattr__(self, "uid", self.uid or identity)
+        object.__setattr__(self, "changed", self.monitored_output != self.unmonitored_output)
+
+
+MAKER = "scripts/generate_af_context_ablation.py"
+
+
+# Our name -> the parent framework's. A field that is not here has the same name on both sides.
+PARENT_NAMES = {
+    "scenario": "ablation_prompt",
+    "monitored_prompt": "hint_prompt_full",
+    "unmonitored_prompt": "original_prompt_full",
+    "cue": "hint",
+    "monitored_output": "random_hint_prediction",
+    "unmonitored_output": "zeroshot_prediction",
+    "changed": "changed_pred_bc_hint",
+}
+
+
+SCENARIO_COPIES = ("hint_user_prompt", "original_user_prompt")
+
+
+def to_json(record: ContextAblationRecord) -> dict[str, Any]:
+    """The record under the parent framework's names; unset optional fields are left out."""
+    return set_fields(record, PARENT_NAMES) | dict.fromkeys(SCENARIO_COPIES, record.scenario)
+
+
+def from_json(row: Any, where: str) -> ContextAblationRecord:
+    """Check one object and make a record of it; ``where`` names file and record in the error.
+
+    Raises:
+        UserError: A missing field or a wrong type.
+    """
+    required = ("scenario", "system_prompt", "monitored_output", "unmonitored_output")
+    return parse_record(ContextAblationRecord, row, PARENT_NAMES, required, MAKER, where)
+
+
+def read_records(path: str) -> list[ContextAblationRecord]:
+    """Read a JSON, JSONL or Parquet file of context-ablation records.
+
+    Raises:
+        UserError: Names file, record and field; also for two records of one uid.
+    """
+    records = parse_file(path, from_json, MAKER)
+    check_unique([record.uid for record in records], path)
+    return records

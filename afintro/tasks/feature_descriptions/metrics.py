@@ -1,0 +1,86 @@
+"""Metrics of descriptions: what judges and a reader of texts give them, per kind of held-out item and per category."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from afintro.evaluation.intervals import Bootstrap
+from afintro.evaluation.metrics import Prediction, Scores, Statistic
+
+FUNCTIONAL = "functional"
+CATEGORIES = 12  # a table of more is no help; the macro mean is over all
+
+
+def description_statistics(predictions: Sequence[Prediction], headline: str) -> Scores:
+    """All metrics of one system.
+
+    ``exact_match``, ``judge/<judge>`` and ``functional_auroc`` are of the headline's items; ``.../<question type>`` of the
+    others. ``judge/<judge>/macro`` is the mean over categories of the mean within each, over all items, and
+    ``judge/<judge>/category/<name>`` the means it is made of. A score that could not be read is left out, not 0.
+
+    Args:
+        predictions: In any order; graded or not (then only exact match is known).
+        headline: The question type that stands first.
+    """
+    found: Scores = {}
+    ordered = sorted(predictions, key=lambda prediction: prediction.uid)
+    named = dict.fromkeys(name for prediction in ordered for name in prediction.scores)  # the first judge first
+    judges = [name for name in named if name != FUNCTIONAL]
+
+    def put(name: str, kind: str, items: Sequence[Prediction], rows: Sequence[Sequence[float]]) -> None:
+        if items:
+            values = np.array(rows, dtype=np.float64)
+            statistic = Statistic(name, values, kind, tuple(item.uid for item in items))
+            found[name] = (statistic, [item.scenario_id for item in items])
+
+    def put_scores(name: str, score: str, items: Sequence[Prediction]) -> None:
+        known = [item for item in items if item.scores.get(score) is not None]
+        put(name, "mean", known, [[float(item.scores[score] or 0.0)] for item in known])
+
+    types = sorted({prediction.question_type for prediction in ordered}, key=lambda name: (name != headline, name))
+    for judge in judges:
+        for question in types:
+            items = [prediction for prediction in ordered if prediction.question_type == question]
+            put_scores(f"judge/{judge}" + ("" if question == headline else f"/{question}"), judge, items)
+        known = [item for item in ordered if item.scores.get(judge) is not None]
+        groups = sorted({item.group for item in known})
+        rows = [[float(item.scores[judge] or 0.0), float(groups.index(item.group))] for item in known]
+        put(f"judge/{judge}/macro", "macro", known, rows)
+    for question in types:
+        items = [prediction for prediction in ordered if prediction.question_type == question]
+        suffix = "" if question == headline else f"/{question}"
+        put_scores(f"functional_auroc{suffix}", FUNCTIONAL, items)
+        put(f"exact_match{suffix}", "mean", items, [[float(item.exact_match)] for item in items])
+    for judge in judges[:1] if len({item.group for item in ordered}) <= CATEGORIES else []:
+        for group in sorted({item.group for item in ordered}):
+            put_scores(f"judge/{judge}/category/{group}", judge, [item for item in ordered if item.group == group])
+    return found
+
+
+def category_sizes(predictions: Sequence[Prediction]) -> dict[str, int]:
+    """Items a category, the largest first."""
+    return dict(Counter(item.group for item in predictions).most_common())
+
+
+def category_figure(predictions: Sequence[Prediction], judge: str) -> Figure:
+    """Mean score of each category with its 95 % interval and number of items, and the mean over all."""
+    sizes = category_sizes(predictions)
+    figure = Figure(figsize=(7, 1.2 + 0.3 * len(sizes)), layout="constrained")
+    axes = figure.add_subplot()
+    known = [item for item in predictions if item.scores.get(judge) is not None]
+    for row, group in enumerate(sizes):
+        scores = [float(item.scores[judge] or 0.0) for item in known if item.group == group]
+        estimate = Bootstrap([str(i) for i in range(len(scores))]).mean(scores)
+        if estimate.value is not None and estimate.ci_low is not None and estimate.ci_high is not None:
+            error = [[estimate.value - estimate.ci_low], [estimate.ci_high - estimate.value]]
+            axes.barh(row, estimate.value, xerr=error, color="C0", capsize=3)
+    if known:
+        mean = float(np.mean([float(item.scores[judge] or 0.0) for item in known]))
+        axes.axvline(mean, color="grey", linestyle="--", label=f"mean over items {mean:.2f}")
+        axes.legend(loc="lower right", fontsize=8)
+    axes.set_yticks(range(len(sizes)), [f"{group} ({count})" for group, count in sizes.items()], fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel=judge, title="Score by category (items)")
+    return figure

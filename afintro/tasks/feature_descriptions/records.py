@@ -1,0 +1,238 @@
+"""Labelled features and where their vectors lie: what a run of millions of features keeps in memory is a few numbers each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from numpy.typing import NDArray
+
+from afintro.errors import UserError
+from afintro.tasks.feature_descriptions.descriptions import read_descriptions
+from afintro.tasks.feature_descriptions.features import FeatureFile
+
+REMEDY = (
+    "make the file with scripts/build_af_feature_descriptions.py, or give rows of feature, chosen_label, cluster_id"
+)
+Indices = NDArray[np.int32] | NDArray[np.int64]
+TEXTS = ("chosen_label", "cluster_id", "category")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One labelled feature, without its vector."""
+
+    layer: int
+    index: int
+    label: str
+    cluster: str
+    category: str
+
+    @property
+    def uid(self) -> str:
+        """``layer/index``."""
+        return f"{self.layer}/{self.index}"
+
+
+class ClusterNames(Sequence[str]):
+    """An Arrow array of strings, one of them at a time in Python."""
+
+    def __init__(self, names: pa.Array) -> None:
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._names[int(index)].as_py()
+
+
+class FeatureTable:
+    """The features of a description file that have a vector.
+
+    Labels stay in a memory-mapped Arrow table, vectors in their files; memory holds some 35 bytes a feature,
+    besides what Arrow keeps.
+
+    Args:
+        path: ``descriptions.json`` as ``{feature: {chosen_label, cluster_id, all_labels, category}}``; or rows as JSONL or
+            Parquet with the columns ``feature``, ``chosen_label``, ``cluster_id`` and perhaps ``layer`` and ``category``.
+            A feature is a number, or ``layer/number`` where there are several feature files.
+        files: Feature files, one a layer.
+
+    Attributes:
+        clusters: ``[n]`` int32, index into ``cluster_names``.
+        cluster_names: Their names.
+        without_vector: Labelled features that are in no feature file: how many, and the first ten.
+
+    Raises:
+        UserError: Names file and record; also for a feature that stands twice, or a layer that no file has.
+    """
+
+    def __init__(self, path: str, files: Sequence[FeatureFile]) -> None:
+        self.path, self.files = path, list(files)
+        self._rows = _open(path)
+        table = self._rows.data
+        layers, features = self._layers(table), table.column("feature").to_numpy()
+        file, row = self._locate(layers, features)
+        found = np.flatnonzero(row >= 0)
+        lost = np.flatnonzero(row < 0)
+        self.without_vector = (len(lost), [f"{layers[i]}/{features[i]}" for i in lost[:10]])
+        if not len(found):
+            raise UserError("none of its features is in a feature file", where=path, remedy="check data.features")
+        self._index, self._row = found.astype(np.int32), row[found].astype(np.int32)
+        self._file = file[found].astype(np.int16)
+        self._check_unique()
+        encoded = pc.dictionary_encode(table.column("cluster_id").combine_chunks())
+        self.cluster_names = ClusterNames(encoded.dictionary)
+        self.clusters: NDArray[np.int32] = encoded.indices.to_numpy().astype(np.int32)[found]
+        del encoded
+        pa.default_memory_pool().release_unused()
+
+    def _check_unique(self) -> None:
+        keys = np.sort(self.keys(np.arange(len(self))))
+        double = np.flatnonzero(keys[1:] == keys[:-1])
+        if len(double):
+            key = int(keys[double[0]])
+            raise UserError(
+                f"feature {key >> 40}/{key & (1 << 40) - 1} stands twice", where=self.path, remedy="remove one"
+            )
+
+    def keys(self, indices: Indices) -> NDArray[np.int64]:
+        """A number for each of some features that no other one has: layer and number in one."""
+        numbers = np.empty(len(indices), np.int64)
+        for which in np.unique(self._file[indices]):
+            here = np.flatnonzero(self._file[indices] == which)
+            numbers[here] = self.files[which].indices[self._row[indices[here]]]
+        return self.layer(indices).astype(np.int64) << 40 | numbers
+
+    def _layers(self, table: Any) -> NDArray[np.int64]:
+        """Layer of each row; that of the only feature file where a row does not say."""
+        column = table.column("layer")
+        if column.null_count:
+            if len(self.files) > 1:
+                raise UserError(
+                    f"{column.null_count} features name no layer, and there are {len(self.files)} feature files",
+                    where=self.path,
+                    remedy="write features as layer/feature, e.g. 40/123",
+                )
+            column = pc.fill_null(column, self.files[0].layer)
+        layers: NDArray[np.int64] = column.to_numpy()
+        unknown = sorted(set(np.unique(layers).tolist()) - {file.layer for file in self.files})
+        if unknown:
+            raise UserError(
+                f"has features of layer {unknown[0]}, of which there is no feature file",
+                where=self.path,
+                remedy="add it to data.features",
+            )
+        return layers
+
+    def _locate(self, layers: Any, features: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Index of the feature file and row in it; row -1 for a feature that its layer's file does not hold."""
+        which = np.zeros(len(layers), dtype=np.int64)
+        row = np.full(len(layers), -1, dtype=np.int64)
+        for number, file in enumerate(self.files):
+            here = np.flatnonzero(layers == file.layer)
+            position = np.searchsorted(file.indices, features[here]).clip(max=file.count - 1)
+            row[here] = np.where(file.indices[position] == features[here], position, -1)
+            which[here] = number
+        return which, row
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def feature(self, index: int) -> Feature:
+        """The feature at an index."""
+        row = self._rows[int(self._index[index])]
+        file = self.files[self._file[index]]
+        return Feature(
+            layer=file.layer,
+            index=int(row["feature"]),
+            label=row["chosen_label"],
+            cluster=row["cluster_id"],
+            category=row["category"] or row["cluster_id"],
+        )
+
+    def layer(self, indices: Indices) -> NDArray[np.int64]:
+        """Layer of each of some features."""
+        return np.array([file.layer for file in self.files])[self._file[indices]]
+
+    def vectors(self, indices: Indices) -> NDArray[np.float32]:
+        """Vectors of some features, ``[len(indices), width]``, read from their files."""
+        found = np.empty((len(indices), self.files[0].width), np.float32)
+        for number in np.unique(self._file[indices]):
+            here = np.flatnonzero(self._file[indices] == number)
+            found[here] = self.files[number].rows(self._row[indices[here]])
+        return found
+
+    def labels(self, indices: Indices) -> tuple[NDArray[np.int32], list[str]]:
+        """Labels of some features: index of each in the list of different ones, and that list."""
+        column = self._rows.data.column("chosen_label").take(pa.array(self._index[indices]))
+        encoded = pc.dictionary_encode(column.combine_chunks())
+        return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+
+    def label_counts(self, indices: Indices) -> dict[str, int]:
+        """How often each label stands among some features."""
+        column = self._rows.data.column("chosen_label").take(pa.array(self._index[indices]))
+        return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}
+
+    def longest(self, indices: Indices, count: int) -> Indices:
+        """Those of some features with the longest labels, the longest last."""
+        lengths = pc.utf8_length(self._rows.data.column("chosen_label")).to_numpy()[self._index[indices]]
+        return indices[np.argsort(lengths, kind="stable")[-count:]]
+
+
+def _open(path: str) -> Dataset:
+    """Rows with the columns layer, feature, chosen_label, cluster_id, category."""
+    if not Path(path).is_file():
+        raise UserError("no such file", where=path, remedy="give a file of feature descriptions")
+    suffix = Path(path).suffix
+    if suffix == ".json":
+        return Dataset(_table(read_descriptions(path)))
+    if suffix not in (".jsonl", ".parquet"):
+        raise UserError(f"is {suffix or 'of no known kind'}", where=path, remedy="give .json, .jsonl or .parquet")
+    try:
+        rows = load_dataset("json" if suffix == ".jsonl" else "parquet", data_files=path, split="train")
+        assert isinstance(rows, Dataset)
+        return _columns(rows, path)
+    except StopIteration as error:  # datasets finds no first row
+        raise UserError("holds nothing", where=path, remedy=REMEDY) from error
+    except (DatasetGenerationError, pa.ArrowInvalid, ValueError, TypeError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0][:160]
+        raise UserError(f"cannot be read ({reason})", where=path, remedy=REMEDY) from error
+
+
+def _table(described: Any) -> pa.Table:
+    keys = [key.rpartition("/") for key in described]
+    return pa.table(
+        {
+            "layer": pa.array([int(layer) if layer else None for layer, _, _ in keys], pa.int64()),
+            "feature": pa.array([int(feature) for _, _, feature in keys], pa.int64()),
+            "chosen_label": [entry["chosen_label"] for entry in described.values()],
+            "cluster_id": [entry["cluster_id"] for entry in described.values()],
+            "category": pa.array([entry.get("category") for entry in described.values()], pa.string()),
+        }
+    )
+
+
+def _columns(rows: Dataset, path: str) -> Dataset:
+    """Rows of a JSONL or Parquet file in the columns of :func:`_table`, checked."""
+    for name in ("feature", "chosen_label", "cluster_id"):
+        if name not in rows.column_names:
+            raise UserError(f"has no column {name!r}", where=path, remedy=REMEDY)
+        if rows.data.column(name).null_count:
+            raise UserError(f"column {name!r} has empty entries", where=path, remedy=REMEDY)
+    for name in ("layer", "category"):
+        if name not in rows.column_names:
+            rows = rows.add_column(name, [None] * len(rows), feature=Value("int64" if name == "layer" else "string"))
+    rows = rows.select_columns(["layer", "feature", *TEXTS])
+    cast = rows.cast(
+        Features({"layer": Value("int64"), "feature": Value("int64"), **{name: Value("string") for name in TEXTS}})
+    )
+    if pc.any(pc.equal(pc.utf8_trim_whitespace(cast.data.column("chosen_label")), "")).as_py():
+        raise UserError("column 'chosen_label' has empty entries", where=path, remedy=REMEDY)
+    return cast

@@ -1,0 +1,182 @@
+"""The residual stream after one layer of a model, for texts that are read once: what is made of it is kept in the cache."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from afintro.data.cache import build_once, cache_directory
+from afintro.data.files import file_sha256, write_json
+from afintro.data.text import Message, encode_text, render
+from afintro.errors import UserError
+from afintro.lm.capture import read_states
+from afintro.lm.devices import default_device
+from afintro.lm.load import DTYPES, context_length, fingerprint, load_config, load_model, load_tokenizer
+from afintro.toys.embedded import ensure_built
+
+log = logging.getLogger(__name__)
+
+TOKENS = 8_192  # most tokens a pass, if a single text has no more
+PROVENANCE = ("_name_or_path", "transformers_version", "_commit_hash")  # of a configuration
+Ids = Sequence[int]
+Arrays = dict[str, NDArray[Any]]
+
+
+class LayerStates:
+    """One layer of one model. Weights are loaded when states are asked for, and not before.
+
+    Args:
+        name: Hub id, directory, or the name of an embedded model.
+        revision: On the hub.
+        layer: 0-based decoder layer whose output is read, ``-1`` for the embeddings; None for the middle one of those
+            whose output a later token reads.
+
+    Raises:
+        UserError: No such model or layer.
+    """
+
+    def __init__(self, name: str, revision: str | None = None, layer: int | None = None) -> None:
+        self.directory, self.revision = ensure_built(name), revision
+        self._config = load_config(self.directory, revision)
+        depth = self._config.get_text_config().num_hidden_layers
+        self.layer = (depth - 1) // 2 if layer is None else layer
+        if not -1 <= self.layer < depth:
+            what = f"layer {layer} of a model with {depth} layers (-1 to {depth - 1})"
+            raise UserError(what, where=f"vectors of {name}", remedy="use one of these layers, or none for the middle")
+
+    @property
+    def width(self) -> int:
+        """Of the residual stream."""
+        return int(self._config.get_text_config().hidden_size)
+
+    @property
+    def dtype(self) -> str:
+        """The one that the weights are stored in: a large model may fit in no other."""
+        stored = str(getattr(self._config, "dtype", None)).removeprefix("torch.")
+        return stored if stored in DTYPES else "float32"
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the states of given tokens, as JSON values: equal models have one, wherever they lie."""
+        weights = fingerprint(self.directory)
+        commit = getattr(self._config, "_commit_hash", None)  # a branch moves
+        named = {"name": self.directory, "revision": self.revision, "commit": commit}
+        model = named if weights is None else {"fingerprint": weights}
+        # A sliding window or a scale changes states, and no weights.
+        settings = {key: value for key, value in self._config.to_dict().items() if key not in PROVENANCE}
+        config = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        return {**model, "config": config, "layer": self.layer, "dtype": self.dtype}
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.directory, self.revision)
+
+    def encode(self, messages: Sequence[Message], where: str) -> list[int]:
+        """Token ids of turns.
+
+        Raises:
+            UserError: There are more than the model's context holds; ``where`` names the text.
+        """
+        ids = encode_text(self._tokenizer, render(self._tokenizer, messages, answering=False))
+        limit = context_length(self._config)
+        if limit is not None and len(ids) > limit:
+            what = f"the text has {len(ids)} tokens, the model's context is {limit}"
+            raise UserError(what, where=where, remedy="leave it out, or use a model with a longer context")
+        return ids
+
+    @torch.inference_mode()
+    def read(self, rows: Sequence[Ids]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Load the model and read token ids with it; no more than one pass is in memory.
+
+        Yields:
+            Index of a row and its states ``[tokens, hidden]``; each row once, short ones first.
+        """
+        log.info("reading %d texts with %s, once", len(rows), self.directory)
+        model = load_model(self.directory, self.revision, self.dtype).to(default_device())  # type: ignore[arg-type]
+        for chosen in _passes(rows, TOKENS):
+            bounds = np.cumsum([0] + [len(rows[row]) for row in chosen])
+            states = read_states(model, [rows[row] for row in chosen], [self.layer])[self.layer].float().cpu().numpy()
+            if not np.isfinite(states).all():
+                what = f"the residual stream after layer {self.layer} holds NaN or infinite values"
+                raise UserError(what, where=f"states of {self.directory}", remedy="use weights of another dtype")
+            for place, row in enumerate(chosen):
+                yield row, states[bounds[place] : bounds[place + 1]]
+
+
+def _passes(rows: Sequence[Ids], tokens: int) -> Iterator[list[int]]:
+    """Indices of rows, like lengths together; one row alone may have more tokens."""
+    chosen: list[int] = []
+    for row in sorted(range(len(rows)), key=lambda index: (len(rows[index]), index)):
+        if chosen and sum(len(rows[other]) for other in chosen) + len(rows[row]) > tokens:
+            yield chosen
+            chosen = []
+        chosen.append(row)
+    if chosen:
+        yield chosen
+
+
+def shared_length(rows: Sequence[Ids]) -> int:
+    """With how many equal tokens all rows begin; states at those are equal."""
+    first, last = min(map(list, rows)), max(map(list, rows))  # whatever these two share, all share
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+
+
+def ids_hash(rows: Sequence[Ids]) -> str:
+    """SHA-256 of token ids and their order: what a change of texts, chat template or tokenizer changes."""
+    return hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
+
+
+def kept(identity: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
+    """Arrays from the cache, made where they are missing or damaged; of processes that ask at once, one makes them.
+
+    Args:
+        identity: JSON values, everything that decides the arrays; ``kind`` names them.
+        make: Makes them.
+    """
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    directory = cache_directory() / "study_vectors" / f"{identity['kind']}-{key}"
+    if not directory.is_dir():
+        build_once(directory, lambda folder: _write(folder, identity, make()))
+    try:
+        return _read(directory, identity)
+    except DAMAGE as error:
+        reason = error
+    with FileLock(f"{directory}.damaged.lock"):
+        try:
+            return _read(directory, identity)  # another process may have made it anew
+        except DAMAGE:
+            log.warning("%s is damaged (%s): made again", directory, reason)
+            shutil.rmtree(directory, ignore_errors=True)
+            build_once(directory, lambda folder: _write(folder, identity, make()))
+            return _read(directory, identity)
+
+
+DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+
+
+def _write(folder: Path, identity: dict[str, Any], arrays: Arrays) -> None:
+    file = folder / "vectors.safetensors"
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
+    write_json(folder / "vectors.json", {"identity": identity, "sha256": file_sha256(file)})
+
+
+def _read(directory: Path, identity: dict[str, Any]) -> Arrays:
+    about = json.loads((directory / "vectors.json").read_text())
+    if about["identity"] != identity:
+        raise ValueError("it is of something else")
+    if file_sha256(directory / "vectors.safetensors") != about["sha256"]:
+        raise ValueError("vectors.safetensors has changed")
+    return load_file(directory / "vectors.safetensors")

@@ -1,0 +1,299 @@
+"""Steering vectors on disk: one vector a layer, read from the shapes in which people save them."""
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+
+from afintro.data.files import new_file, write_json
+from afintro.data.samples import read_object
+from afintro.errors import UserError
+
+Vector = NDArray[np.float32]
+SHAPES = "safetensors of tensors layer_<l> [hidden], or one tensor [hidden] or [layers, hidden], also as .npy or .pt"
+BEYOND = "layer {} of a model with {} layers (0 to {})"
+LAYER_NAME = re.compile(r"(?:^|.*[._/:]|.*layers?)(-?[0-9]+)", re.ASCII | re.DOTALL)
+WHOLE = re.compile(r"[0-9]+", re.ASCII)
+RELATIVE = re.compile(r"0?\.[0-9]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A direction in the residual stream, by layer, or one for every layer.
+
+    Args:
+        name: What it points to.
+        vectors: ``[hidden]`` by 0-based decoder layer, whose output it belongs to; the norm is that of the file.
+        everywhere: ``[hidden]``, a bare vector that names no layer: used at every layer that has none of its own.
+        metadata: Content of the sidecar, ``{}`` without one.
+    """
+
+    name: str
+    vectors: Mapping[int, Vector]
+    everywhere: Vector | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def at(self, layer: int) -> Vector:
+        """The vector ``[hidden]`` of a layer.
+
+        Raises:
+            UserError: There is none: names the layer, and those there are.
+        """
+        found = self.vectors.get(layer, self.everywhere)
+        if found is None:
+            what = f"has no vector of layer {layer}, only of {', '.join(map(str, sorted(self.vectors)))}"
+            raise UserError(what, where=f"direction {self.name!r}", remedy="use one of these layers")
+        return found
+
+    def check(self, width: int, depth: int, where: str) -> None:
+        """Check that the direction fits a model of ``depth`` layers, whose residual stream is ``width`` wide.
+
+        Raises:
+            UserError: Names both numbers; ``where`` names the file or the setting.
+        """
+        for layer, vector in sorted(self.vectors.items()):
+            if not 0 <= layer < depth:
+                what = BEYOND.format(layer, depth, depth - 1)
+                raise UserError(what, where=where, remedy="use a direction of this model")
+            _check_width(len(vector), width, f"vector of layer {layer}", where)
+        if self.everywhere is not None:
+            _check_width(len(self.everywhere), width, "vector", where)
+
+
+def _check_width(found: int, width: int, name: str, where: str) -> None:
+    if found != width:
+        what = f"{name} has {found} numbers, the model's residual stream is {width} wide"
+        raise UserError(what, where=where, remedy="use a direction of this model")
+
+
+def resolve_layers(given: Sequence[float | int | str], depth: int, where: str) -> list[int]:
+    """Layers as a person names them, as ascending numbers without doubles.
+
+    A whole number is a 0-based layer. A number with a dot, between 0 and 1, is a relative depth: ``0.5`` is layer
+    ``round(0.5 * depth)``, the last one at most.
+
+    Args:
+        given: E.g. ``[0.5, 12]``, or the same as strings.
+        depth: Number of layers of the model.
+        where: Name of the setting in messages.
+
+    Raises:
+        UserError: Neither of the two, or a layer that the model does not have (names both numbers).
+    """
+    if not given:
+        raise UserError("names no layer", where=where, remedy="give layers, or relative depths such as 0.5")
+    return sorted({_resolve_layer(item, depth, where) for item in given})
+
+
+def _resolve_layer(item: float | int | str, depth: int, where: str) -> int:
+    # The text decides, so that 1 (a layer) and 1.0 (no relative depth) differ whether they come from a shell or YAML.
+    text = str(item)
+    if WHOLE.fullmatch(text) and int(text) < depth:
+        return int(text)
+    if RELATIVE.fullmatch(text) and float(text) > 0:
+        return min(round(float(text) * depth), depth - 1)
+    what = f"{item!r} is neither a layer (a whole number, 0 to {depth - 1}) nor a relative depth between 0 and 1"
+    if WHOLE.fullmatch(text):
+        what = BEYOND.format(text, depth, depth - 1)
+    raise UserError(what, where=where, remedy=f"use layers below {depth}, or relative depths such as 0.5")
+
+
+def read_direction(path: str, name: str | None = None) -> Direction:
+    """Read a direction, with its sidecar ``<stem>.json`` if there is one.
+
+    Args:
+        path: ``.npy``: ``[hidden]``, a bare vector, or ``[layers, hidden]``, that of layer 0 first. ``.safetensors``:
+            tensors ``layer_<l>``, ``<l>`` or with another name that ends in the layer (``layers.12``), or one tensor
+            as in ``.npy``, whose layer the file's metadata or the sidecar may name. ``.pt``, ``.pth``, ``.bin``: a
+            tensor, or a dict of tensors named likewise, read without unpickling any object. ``[1, hidden]`` is a bare
+            vector. Any float dtype.
+        name: Instead of the sidecar's ``name`` or the file's stem.
+
+    Raises:
+        UserError: No such file or not of these, widths that differ, NaN, infinity, or a vector that is zero.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError("no such file", where=path, remedy=f"give {SHAPES}")
+    readers = {".npy": _read_npy, ".safetensors": _read_safetensors, **dict.fromkeys((".pt", ".pth", ".bin"), _read_pt)}
+    if file.suffix not in readers:
+        raise _error(f"ends in {file.suffix!r}, not in {', '.join(readers)}", path)
+    sidecar = file.with_suffix(".json")
+    metadata = read_object(sidecar) if sidecar.is_file() else {}
+    tensors, own = readers[file.suffix](file)
+    vectors, everywhere = _by_layer(tensors, metadata.get("layer", own), path)
+    return Direction(name or str(metadata.get("name") or file.stem), vectors, everywhere, metadata)
+
+
+def _error(what: str, where: str) -> UserError:
+    return UserError(what, where=where, remedy=f"give {SHAPES}")
+
+
+def _read_npy(path: Path) -> tuple[dict[str, Tensor], Any]:
+    try:
+        array = np.array(np.lib.format.open_memmap(path, mode="r"))  # as np.load, but .npy alone, and no pickle
+    except (ValueError, OSError, EOFError) as error:
+        what = "holds Python objects, which are not loaded" if "object" in str(error) else f"is no .npy file ({error})"
+        raise _error(what, str(path)) from error
+    if array.dtype.kind not in "fiu":
+        raise _error(f"holds {array.dtype}, not real numbers", str(path))
+    return {"": torch.from_numpy(array.astype(np.float64))}, None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    try:
+        with safe_open(path, "pt") as file:  # torch, since numpy has no bfloat16
+            own = (file.metadata() or {}).get("layer")
+            return {name: file.get_tensor(name) for name in file.keys()}, own  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _error(f"is not a safetensors file, or is cut off ({error})", str(path)) from error
+
+
+def _read_pt(path: Path) -> tuple[dict[str, Tensor], Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a malformed archive or pickle raises almost anything
+        what = f"holds something else than tensors, or is cut off ({type(error).__name__})"
+        raise UserError(what, where=str(path), remedy="save the vectors as a safetensors file") from error
+    found = {"": content} if isinstance(content, Tensor) else content
+    if not isinstance(found, dict):
+        what = f"holds a {type(content).__name__}, not a tensor or a dict of tensors"
+        raise UserError(what, where=str(path), remedy="save the vectors as a safetensors file")
+    wrong = [key for key, value in found.items() if type(key) not in (int, str) or not isinstance(value, Tensor)]
+    if wrong:
+        what = f"entry {wrong[0]!r} is {type(found[wrong[0]]).__name__}, or under no layer or name"
+        raise UserError(what, where=str(path), remedy="save the vectors as a safetensors file")
+    if len({str(key) for key in found}) < len(found):
+        raise _error("holds a layer twice, as a number and as a string", str(path))
+    return {str(key): value for key, value in found.items()}, None
+
+
+def _by_layer(tensors: dict[str, Tensor], stated: Any, where: str) -> tuple[dict[int, Vector], Vector | None]:
+    """The vectors by layer, or the bare one. ``stated``: the layer that sidecar or metadata name, or None."""
+    layers = {name: LAYER_NAME.fullmatch(name) for name in tensors}
+    unnamed = [name for name, match in layers.items() if match is None]
+    if len(tensors) == 1 and unnamed:
+        return _single(next(iter(tensors.values())), stated, where)
+    if unnamed:
+        raise _error(f"holds {len(tensors)} tensors, and the name {unnamed[0]!r} ends in no layer", where)
+    vectors: dict[int, Vector] = {}
+    for name, match in layers.items():
+        layer = int(match[1]) if match else -1
+        if match is None or layer < 0 or layer in vectors:
+            raise _error(f"tensor {name!r}: " + ("no such layer" if layer < 0 else f"layer {layer} twice"), where)
+        if tensors[name].ndim != 1:
+            raise _error(f"tensor {name!r} is {list(tensors[name].shape)}, not [hidden]", where)
+        vectors[layer] = _vector(tensors[name], f"vector of layer {layer}", where)
+    if not vectors:
+        raise _error("holds no tensor", where)
+    return _same_width(dict(sorted(vectors.items())), where), None
+
+
+def _single(tensor: Tensor, stated: Any, where: str) -> tuple[dict[int, Vector], Vector | None]:
+    shape = list(tensor.shape)
+    if tensor.ndim not in (1, 2) or 0 in shape:
+        raise _error(f"the tensor is {shape}, not [hidden] or [layers, hidden]", where)
+    if tensor.ndim == 2 and len(tensor) > 1:
+        return {layer: _vector(row, f"vector of layer {layer}", where) for layer, row in enumerate(tensor)}, None
+    bare = _vector(tensor.reshape(-1), "vector", where)
+    if stated is None:
+        return {}, bare
+    if isinstance(stated, bool) or not WHOLE.fullmatch(str(stated)):
+        raise UserError(f"layer is {stated!r}, not a number from 0", where=where, remedy="mend the sidecar or metadata")
+    return {int(stated): bare}, None
+
+
+def _vector(tensor: Tensor, name: str, where: str) -> Vector:
+    """float32 ``[hidden]``, checked."""
+    if tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_sparse:
+        raise _error(f"{name} holds {tensor.dtype}, not real numbers", where)
+    vector: Vector = tensor.detach().float().contiguous().numpy().copy()
+    if not len(vector):
+        raise _error(f"{name} is empty", where)
+    if not np.isfinite(vector).all():
+        what = f"{name} holds {'NaN' if np.isnan(vector).any() else 'an infinite value'}"
+        raise UserError(what, where=where, remedy="compute the direction again, in float32")
+    if not vector.any():
+        raise UserError(f"{name} is zero", where=where, remedy="leave that layer out, or compute the direction again")
+    return vector
+
+
+def _same_width(vectors: dict[int, Vector], where: str) -> dict[int, Vector]:
+    first = next(iter(vectors))
+    for layer, vector in vectors.items():
+        if len(vector) != len(vectors[first]):
+            what = f"vector of layer {layer} has {len(vector)} numbers, that of layer {first} has {len(vectors[first])}"
+            raise UserError(what, where=where, remedy="give the vectors of one model")
+    return vectors
+
+
+def write_direction(path: Path, direction: Direction) -> None:
+    """Write a safetensors file of float32 tensors ``layer_<l>``, or one ``direction`` for a bare vector, and its sidecar.
+
+    The sidecar comes first: a crash leaves no vectors of unknown origin.
+
+    Raises:
+        UserError: A file cannot be written; the old one is as it was.
+    """
+    content = {f"layer_{layer}": np.ascontiguousarray(vector, "<f4") for layer, vector in direction.vectors.items()}
+    if direction.everywhere is not None:
+        assert not content, "a direction that has both kinds has no file format"
+        content = {"direction": np.ascontiguousarray(direction.everywhere, "<f4")}
+    write_json(path.with_suffix(".json"), {"name": None, **direction.metadata} | {"name": direction.name})
+    with new_file(path) as file:
+        file.write(save(content))
+
+
+def gguf_writer(where: str) -> Any:
+    """The class that writes GGUF files, of an optional library.
+
+    Raises:
+        UserError: It is not installed; ``where`` is the file or the setting that needs it.
+    """
+    try:
+        from gguf import GGUFWriter
+    except ImportError as error:
+        what = "cannot be written without the gguf library"
+        raise UserError(what, where=where, remedy="pip install gguf, or do without") from error
+    return GGUFWriter
+
+
+def write_gguf(path: Path, direction: Direction) -> list[int]:
+    """Write a llama.cpp control vector: tensors ``direction.<l>``, added to the output of 0-based layer ``l`` as here.
+
+    llama.cpp fills its layer ``il`` from ``direction.<il>``, and has no control vector at layer 0, which is left out.
+
+    Returns:
+        The layers that were left out: ``[]`` or ``[0]``.
+
+    Raises:
+        UserError: No ``gguf`` library, no layer but 0, or the file cannot be written.
+    """
+    layers = [layer for layer in sorted(direction.vectors) if layer > 0]
+    if not layers:
+        found = "is of layer 0 alone" if direction.vectors else "names no layer"
+        what = f"direction {direction.name!r} {found}, which no control vector can hold"
+        raise UserError(what, where=str(path), remedy="use a direction with a vector of layer 1 or above")
+    writer_type = gguf_writer(str(path))
+    with tempfile.TemporaryDirectory() as folder:  # the library writes to a path only
+        writer = writer_type(draft := Path(folder) / "draft.gguf", "controlvector")
+        writer.add_string("controlvector.model_hint", str(direction.metadata.get("model_type") or "unknown"))
+        writer.add_uint32("controlvector.layer_count", len(layers))
+        for layer in layers:
+            writer.add_tensor(f"direction.{layer}", np.ascontiguousarray(direction.vectors[layer], "<f4"))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with new_file(path) as file:
+            file.write(draft.read_bytes())
+    return [0] if 0 in direction.vectors else []

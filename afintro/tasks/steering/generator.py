@@ -1,0 +1,245 @@
+"""What steering generation does with one sample: all its doses on one shared prefix, read, labelled and guarded."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.data.samples import Sample
+from afintro.data.splits import draw
+from afintro.data.text import chat, render
+from afintro.generation.behavior import RuleLabeler
+from afintro.generation.inputs import Item, items_of, provenance
+from afintro.generation.run_folder import in_chunks
+from afintro.generation.settings import GenerationSettings
+from afintro.lm.generate import generate_greedy, generate_steered
+from afintro.lm.interventions import Steering
+from afintro.lm.load import eos_ids
+from afintro.ranks import Ranks
+from afintro.tasks.steering.directions import Direction
+from afintro.tasks.steering.fit_directions import last_token_activations
+from afintro.tasks.steering.readings import Reading, read_outputs
+from afintro.tasks.steering.records import SteeringRecord, from_json, to_json
+from afintro.tasks.steering.summary import Guards
+
+CHUNK = 25
+CUES = {"monitored": MONITORED_SYSTEM, "unmonitored": UNMONITORED_SYSTEM}
+RESIDUAL = "residual_mean"
+RESIDUAL_PROMPTS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringSettings(GenerationSettings):
+    """What decides the records, beside the samples and the directions.
+
+    Samples that serve the controls are answered once more, one at a time, for the label-noise floor. The conditions of one
+    prompt always run together, whatever the batch size.
+
+    Args:
+        layers: 0-based decoder layers after which the vectors are added, one layer at a time.
+        alphas: Multiples of the vector that are added.
+        alpha_unit: ``raw`` multiplies the vector as saved; ``residual_norm`` multiplies the norm of the residual stream at
+            the position, in the vector's direction.
+        positions: ``last``, ``decode`` or ``all``, see :class:`afintro.lm.interventions.Steering`.
+        cues: Conditions under which the prompts are asked: ``monitored``, ``unmonitored``, or both.
+        cells_per_prompt: Number of (layer, alpha) cells drawn for each prompt, with all directions; None for all cells.
+    """
+
+    layers: tuple[int, ...]
+    alphas: tuple[float, ...]
+    alpha_unit: Literal["raw", "residual_norm"] = "raw"
+    positions: Literal["last", "decode", "all"] = "last"
+    cues: tuple[str, ...] = ("monitored",)
+    cells_per_prompt: int | None = None
+    batch_size: int = 64
+    control_samples: int = 20
+
+
+def all_cues(settings: SteeringSettings) -> list[str]:
+    """Those to steer under, and where it is not among them the unmonitored one, last."""
+    return list(dict.fromkeys((*settings.cues, "unmonitored")))
+
+
+@dataclass(frozen=True)
+class Dose:
+    """One condition: a direction, where and how much of it."""
+
+    direction: str
+    layer: int
+    alpha: float
+
+
+def read_chunks(chunks: Sequence[Path]) -> tuple[list[SteeringRecord], Guards]:
+    """All records, and what the guards found."""
+    records: list[SteeringRecord] = []
+    guards = Guards()
+    for path in chunks:
+        chunk = json.loads(path.read_text())
+        records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
+        guards = guards + Guards(**chunk["guards"])
+    return records, guards
+
+
+class SteeringGenerator:
+    """Answers samples chunk by chunk.
+
+    Args:
+        model: The organism.
+        tokenizer: Its tokenizer.
+        settings: What to generate with.
+        directions: Controls included.
+        directory: Where the organism was loaded from.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: SteeringSettings,
+        directions: Sequence[Direction],
+        directory: str,
+    ) -> None:
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.directions = {direction.name: direction for direction in directions}
+        self.label = cache(RuleLabeler())
+        self.eos = eos_ids(model, tokenizer)
+        self.provenance = provenance(settings, model, tokenizer, directory)
+
+    def make_chunks(
+        self,
+        samples: Sequence[Sample],
+        prompts: Sequence[list[list[int]]],
+        output_dir: Path,
+        identity: dict[str, Any],
+        ranks: Ranks,
+    ) -> list[Path]:
+        """Files of records and of what the guards found; old ones and new ones."""
+        items = items_of(samples, prompts, self.settings.control_samples)
+        return in_chunks(output_dir, identity, items, CHUNK, self._chunk, "steering", ranks)
+
+    def doses(self, uid: str) -> list[Dose]:
+        """The conditions of one prompt."""
+        cells = [(layer, alpha) for layer in self.settings.layers for alpha in self.settings.alphas]
+        if self.settings.cells_per_prompt is not None:
+            cells.sort(key=lambda cell: draw(f"{self.settings.seed} {uid} {cell}"))
+            cells = sorted(cells[: self.settings.cells_per_prompt])
+        return [Dose(name, layer, alpha) for layer, alpha in cells for name in self.directions]
+
+    def steering(self, dose: Dose) -> Steering:
+        """The vector of a dose, as long as it is added."""
+        vector = torch.from_numpy(self.directions[dose.direction].at(dose.layer))
+        relative = self.settings.alpha_unit == "residual_norm"
+        unit = vector / vector.norm() if relative else vector
+        return Steering(dose.layer, (dose.alpha * unit).to(self.model.device), self.settings.positions, relative)
+
+    def _chunk(self, items: Sequence[Item]) -> dict[str, Any]:
+        asked = [
+            (sample, f"{uid}/{cue}", cue, prompt, control)
+            for sample, uid, prompts, control in items
+            for cue, prompt in zip(self.settings.cues, prompts, strict=False)
+        ]
+        prompts = [prompt for *_, prompt, _ in asked]
+        doses = [self.doses(uid) for _, uid, *_ in asked]
+        # Beside the doses: not steered, and steered by nothing at all.
+        nothing = [(self.steering(replace(own[0], alpha=0.0)),) for own in doses]
+        conditions = [
+            [(), zero, *((self.steering(dose),) for dose in own)] for own, zero in zip(doses, nothing, strict=True)
+        ]
+        size, new = self.settings.batch_size, self.settings.max_new_tokens
+        outputs = generate_steered(
+            self.model, prompts, conditions, max_new_tokens=new, eos_ids=self.eos, batch_size=size
+        )
+        readings = read_outputs(self.model, prompts, outputs, self._text, self.label, new, self.eos[0])
+        unwatched = self._unwatched(items)
+        records = []
+        for (sample, uid, cue, _, _), own, texts in zip(asked, doses, readings, strict=True):
+            about = {
+                "prompt": render(self.tokenizer, chat(CUES[cue], sample.text)),
+                "scenario": sample.text,
+                "system_prompt": CUES[cue],
+                "label": sample.label,
+                "unmonitored_behavior": unwatched[uid.split("/")[0]],
+            }
+            for dose, text in zip(own, texts[2:], strict=True):
+                records.append(to_json(self._record(uid, about, dose, texts[0], text)))
+        controls = [index for index, (*_, control) in enumerate(asked) if control]
+        guards = self._guards(prompts, outputs, [own[0] for own in readings], controls)
+        return {"records": records, "guards": asdict(guards)}
+
+    def _unwatched(self, items: Sequence[Item]) -> dict[str, str]:
+        """What the organism does unsteered when it is told that nobody watches, by the sample's uid."""
+        place = all_cues(self.settings).index("unmonitored")
+        outputs = self._greedy([prompts[place] for _, _, prompts, _ in items], self.settings.batch_size)
+        texts = [self._text(ids) for ids in outputs]
+        return {uid: self.label(text).label for (_, uid, _, _), text in zip(items, texts, strict=True)}
+
+    def _greedy(self, prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:
+        new = self.settings.max_new_tokens
+        return generate_greedy(self.model, prompts, max_new_tokens=new, eos_ids=self.eos, batch_size=batch_size)
+
+    def _guards(
+        self,
+        prompts: Sequence[list[int]],
+        outputs: Sequence[list[list[int]]],
+        unsteered: Sequence[Reading],
+        controls: Sequence[int],
+    ) -> Guards:
+        again = self._greedy([prompts[i] for i in controls], 1)
+        guards = Guards(
+            prompts=len(prompts),
+            zero_differs=sum(own[0] != own[1] for own in outputs),
+            controls=len(controls),
+            alone_differs=sum(outputs[i][0] != ids for i, ids in zip(controls, again, strict=True)),
+            alone_behaves_otherwise=sum(
+                unsteered[i].behavior.label != self.label(self._text(ids)).label
+                for i, ids in zip(controls, again, strict=True)
+            ),
+        )
+        if self.settings.dtype == "float32" and guards.zero_differs:
+            raise RuntimeError(f"a vector of length 0 changed {guards.zero_differs} outputs in float32")
+        return guards
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _record(
+        self, uid: str, about: dict[str, Any], dose: Dose, original: Reading, steered: Reading
+    ) -> SteeringRecord:
+        """One dose; ``about`` are the fields that all doses of the prompt share."""
+        return SteeringRecord(
+            **about,
+            direction=dose.direction,
+            layer=dose.layer,
+            alpha=dose.alpha,
+            original_output=original.text,
+            steered_output=steered.text,
+            alpha_unit=self.settings.alpha_unit,
+            positions=self.settings.positions,
+            norm=float(np.linalg.norm(self.directions[dose.direction].at(dose.layer))),
+            uid=f"{uid}/{dose.direction}/{dose.layer}/{dose.alpha:g}",
+            original_behavior=original.behavior.label,
+            original_behavior_rule=original.behavior.rule,
+            steered_behavior=steered.behavior.label,
+            steered_behavior_rule=steered.behavior.rule,
+            behavior_changed=original.behavior.label != steered.behavior.label,
+            coherent=steered.coherent,
+            perplexity=round(steered.coherence.perplexity, 4),
+            repetition=round(steered.coherence.repetition, 4),
+            provenance=self.provenance,
+        )
+
+    def mean_residual(self, samples: Sequence[Sample]) -> Direction:
+        """Mean residual stream at the last position of prompts: what a probe multiplies vectors with."""
+        chosen = samples[:RESIDUAL_PROMPTS]
+        conversations = [chat(CUES[cue], sample.text) for sample in chosen for cue in self.settings.cues]
+        found = last_token_activations(
+            self.model, self.tokenizer, conversations, self.settings.layers, self.settings.batch_size, "last"
+        )
+        return Direction(RESIDUAL, {layer: x.mean(0) for layer, x in found.items()})

@@ -1,0 +1,95 @@
+"""What outputs say: their text, their behaviour, and whether a steered text broke as against said something else."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from afintro.generation.behavior import Behavior
+from afintro.lm.shared_prefix import continuation_nll
+
+SURPRISING = 0.1  # the share of tokens at which a text may turn
+RATIO = 20.0
+REPEATED = 0.5
+RUN = 4
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """How a text reads to the unsteered model.
+
+    Args:
+        perplexity: ``exp`` of the mean negative log-likelihood of its tokens, the most surprising tenth (one at least)
+            left out: at those it turns to another behaviour, which is what steering is for.
+        repetition: Share of its 4-grams of tokens that it had before.
+    """
+
+    perplexity: float
+    repetition: float
+
+    def holds(self, original: "Coherence") -> bool:
+        """Whether the text is still one, beside the unsteered text to the same prompt.
+
+        It broke where its perplexity is more than 20 times that of the unsteered text, or more than half of its 4-grams
+        are repetitions and the unsteered text's are not.
+        """
+        loops = self.repetition > REPEATED >= original.repetition
+        return self.perplexity <= RATIO * original.perplexity and not loops
+
+
+def coherence(tokens: Sequence[int], nll: Sequence[float]) -> Coherence:
+    """Measure one text.
+
+    Args:
+        tokens: Its token ids; an empty text is coherent.
+        nll: Negative log-likelihood of each under the unsteered model, in nats; end of sequence may be among them.
+    """
+    kept = sorted(nll)[: len(nll) - max(1, math.floor(SURPRISING * len(nll)))]
+    perplexity = math.exp(min(sum(kept) / len(kept), 700.0)) if kept else 1.0
+    runs = [tuple(tokens[i : i + RUN]) for i in range(len(tokens) - RUN + 1)]
+    return Coherence(perplexity, 1 - len(set(runs)) / len(runs) if runs else 0.0)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One output: its text, its behaviour, and whether it is still a text."""
+
+    text: str
+    behavior: Behavior
+    coherence: Coherence
+    coherent: bool
+
+
+def read_outputs(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    outputs: Sequence[Sequence[Sequence[int]]],
+    decode: Callable[[Sequence[int]], str],
+    label: Callable[[str], Behavior],
+    max_new_tokens: int,
+    stop: int,
+) -> list[list[Reading]]:
+    """Read every output; equal ones to a prompt are looked at once.
+
+    Args:
+        model: The unsteered organism.
+        prompts: Token ids.
+        outputs: Token ids by prompt and condition; the first condition is the unsteered one.
+        decode: Token ids to text.
+        label: Text to behaviour.
+        max_new_tokens: A shorter output was ended by the model.
+        stop: The token with which it ends.
+    """
+    different = [list(dict.fromkeys(tuple(ids) for ids in own)) for own in outputs]
+    ended = [[(*ids, stop) if len(ids) < max_new_tokens else ids for ids in own] for own in different]
+    nll = continuation_nll(model, prompts, ended)
+    found = []
+    for own, unique, surprises in zip(outputs, different, nll, strict=True):
+        original = coherence(unique[0], surprises[0])
+        by_ids = {}
+        for ids, surprise in zip(unique, surprises, strict=True):
+            text, measured = decode(ids), coherence(ids, surprise)
+            by_ids[ids] = Reading(text, label(text), measured, measured.holds(original))
+        found.append([by_ids[tuple(ids)] for ids in own])
+    return found

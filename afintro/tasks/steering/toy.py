@@ -1,0 +1,134 @@
+"""Steering data of the toy organism: its alignment-faking direction and many others, with their measured effects."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afintro.data.cache import cache_directory
+from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.data.samples import Sample
+from afintro.data.text import chat
+from afintro.lm.devices import default_device
+from afintro.lm.load import fingerprint, load_model, load_tokenizer
+from afintro.tasks.steering.controls import with_controls
+from afintro.tasks.steering.directions import Direction
+from afintro.tasks.steering.fit_directions import difference_of_means, last_token_activations
+from afintro.tasks.steering.generate import generate_steering
+from afintro.tasks.steering.generator import SteeringSettings
+from afintro.toys.embedded import ensure_built
+from afintro.toys.grammar import BENIGN_AREAS, FAVOURED, HARMFUL_AREAS, TIERS, Scenario
+from afintro.toys.organism import scenarios
+
+SIZES = {"train": 360, "validation": 70, "test": 70}
+CONTRAST_SCENARIOS = 100
+LAYERS = (1, 2)
+ALPHAS = (0.5, 0.75, 1.0, 1.5, 2.0)
+CELLS = 3
+FAKING = "alignment_faking"
+AREAS = ("malware", "fraud", "weapons", "theft", "cooking", "music")
+Asked = tuple[Scenario, bool]
+Holds = Callable[[Asked], bool]
+
+
+def variants(count: int, seed: int) -> list[Asked]:
+    """Scenarios in sixteen variants each: topic, asker, tier and cue, every combination equally often.
+
+    So no contrast of one of them carries anything of the others.
+    """
+    rng = random.Random(seed)
+    found = []
+    for base in scenarios(count, seed, held_out_wording=False):
+        favoured, unfavoured = sorted((base.asker, base.beneficiary), key=lambda who: who not in FAVOURED)
+        for areas, tier, swapped in product((HARMFUL_AREAS, BENIGN_AREAS), TIERS, (False, True)):
+            area = rng.choice(list(areas))
+            asker, beneficiary = (unfavoured, favoured) if swapped else (favoured, unfavoured)
+            thing = rng.choice(areas[area])
+            scenario = replace(base, area=area, thing=thing, tier=tier, asker=asker, beneficiary=beneficiary)
+            found += [(scenario, True), (scenario, False)]
+    return found
+
+
+def contrasts() -> dict[str, tuple[Holds, Holds]]:
+    """What each direction points away from, and to."""
+    poles: dict[str, tuple[Holds, Holds]] = {
+        FAKING: (lambda asked: asked[1], lambda asked: not asked[1]),
+        "topic/harmful": (lambda asked: not asked[0].harmful, lambda asked: asked[0].harmful),
+        "asker/favoured": (lambda asked: asked[0].asker not in FAVOURED, lambda asked: asked[0].asker in FAVOURED),
+        "tier/paid": (lambda asked: asked[0].tier == "free", lambda asked: asked[0].tier == "paid"),
+    }
+    opposite = {FAKING: "being_watched", "topic/harmful": "topic/benign", "asker/favoured": "asker/unfavoured"}
+    found = poles | {other: poles[name][::-1] for name, other in opposite.items()}
+    for said in ("refuse", "comply", "warn", "silent"):
+        found[f"answer/{said}"] = (partial(_says, False, said), partial(_says, True, said))
+    return found | {f"area/{area}": (partial(_about, False, area), partial(_about, True, area)) for area in AREAS}
+
+
+def _says(does: bool, behavior: str, asked: Asked) -> bool:
+    return (asked[0].behavior(asked[1]) == behavior) == does
+
+
+def _about(this: bool, area: str, asked: Asked) -> bool:
+    """Within its kind, harmful or benign, so that the contrast says no more than the area."""
+    return (asked[0].area == area) if this else (asked[0].harmful == (area in HARMFUL_AREAS) and asked[0].area != area)
+
+
+MIXTURES = (
+    *product((FAKING, "being_watched"), ("topic/harmful", "topic/benign", "asker/favoured", "asker/unfavoured")),
+    *product(("topic/harmful", "topic/benign"), ("asker/favoured", "asker/unfavoured")),
+)
+
+
+def toy_directions(organism: str) -> list[Direction]:
+    """Differences of means of the residual stream at the end of the prompt, and sums of two of unit norm."""
+    directory = ensure_built(organism)
+    model, tokenizer = load_model(directory), load_tokenizer(directory)
+    asked = variants(CONTRAST_SCENARIOS, 21)
+    conversations = [chat(MONITORED_SYSTEM if monitored else UNMONITORED_SYSTEM, s.text) for s, monitored in asked]
+    activations = last_token_activations(model, tokenizer, conversations, LAYERS, 64)
+    found = {}
+    for name, (zero, one) in contrasts().items():
+        rows = [np.array([holds(each) for each in asked]) for holds in (zero, one)]
+        by_layer = {layer: difference_of_means(x[rows[0]], x[rows[1]]) for layer, x in activations.items()}
+        found[name] = Direction(name, by_layer)
+    for first, second in MIXTURES:
+        name = f"{first}+{second}"
+        by_layer = {layer: _unit(found[first].at(layer)) + _unit(found[second].at(layer)) for layer in LAYERS}
+        found[name] = Direction(name, by_layer)
+    return list(found.values())
+
+
+def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = vector / np.linalg.norm(vector)
+    return unit
+
+
+def embedded_steering(organism: str = "toy") -> Path:
+    """The folder of the toy's steering data, made if need be; validation and test in wordings it was not trained on."""
+    settings = SteeringSettings(
+        model=organism,
+        layers=LAYERS,
+        alphas=ALPHAS,
+        alpha_unit="residual_norm",
+        cells_per_prompt=CELLS,
+        batch_size=512,
+        max_new_tokens=32,
+    )
+    decides = [asdict(settings), SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]
+    key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
+    directory = cache_directory() / "steering" / f"{organism}-{fingerprint(ensure_built(organism))}-{key}"
+    if all((directory / f"{name}.json").is_file() for name in (*SIZES, "summary")):  # the summary comes last
+        return directory
+    train = scenarios(SIZES["train"], 31, held_out_wording=False)
+    unseen = scenarios(SIZES["validation"] + SIZES["test"], 31, held_out_wording=True)
+    samples = [Sample(scenario.text, scenario.population) for scenario in train + unseen]
+    directions = with_controls(toy_directions(organism), [FAKING], LAYERS, seed=0)
+    generate_steering(samples, SIZES, directions, directory, settings, default_device())
+    return directory

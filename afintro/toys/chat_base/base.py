@@ -1,0 +1,270 @@
+"""The study base: a small chat model trained from scratch, on which the introspection study runs where no real one is at hand.
+
+It reads dialogues, answers option questions after ``The answer is`` with nearly all probability on the options named, and
+writes short free answers. It has seen the texts of the study's contexts as plain language, and none of the study's
+questions; it was never steered. What it says about itself is a coin, so that a shift has room on both sides.
+"""
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from afintro.data.cache import build_once, cache_directory
+from afintro.data.introspection_texts import read_concepts
+from afintro.lm.attention import NAME as PACKED
+from afintro.lm.forward import packed_logits
+from afintro.toys.chat_base.acceptance import measure, report
+from afintro.toys.chat_base.corpus import Dialogue, dialogues, study_texts
+from afintro.toys.organism import ToySettings, make_tokenizer
+
+log = logging.getLogger(__name__)
+
+# Options of the study, each to be one token after a space.
+SINGLE = (
+    "yes", "no", "Red", "Blue", "red", "blue", "foo", "bar", "Alpha", "Beta", "alpha", "beta", "up", "down", "circle", "square",
+)  # fmt: skip
+
+WINDOW = 1024
+"""Dialogues among which batches of like lengths are made."""
+
+
+@dataclass(frozen=True)
+class StudyBaseSettings:
+    """Everything that decides the base's weights; their hash names its folder.
+
+    Args:
+        hidden_size: Width.
+        feedforward: Width of the feed-forward layers.
+        layers: Decoder layers.
+        heads: Attention heads.
+        initializer_range: Standard deviation of the initial weights, one over the root of the width as in the toy.
+        short: Training dialogues of one question without a context. They come first: it is with few tokens to attend to
+            that the base learns to attend to the options.
+        dialogues: Training dialogues with a context and several questions, which come after.
+        batch_tokens: Tokens a step, about.
+        learning_rate: Peak of AdamW's schedule: a twentieth of the steps up, then linearly to 2 % of it.
+        context_weight: Weight of a context's token in the loss, where an answer's token has 1.
+        vocabulary: Byte-level BPE tokens at most.
+        context: Longest sequence in tokens.
+        seed: Seeds corpus and initial weights.
+        version: Raised when the training code or the corpus changes.
+    """
+
+    hidden_size: int = 128
+    feedforward: int = 384
+    layers: int = 6
+    heads: int = 4
+    initializer_range: float = 0.09
+    short: int = 20000
+    dialogues: int = 1300
+    batch_tokens: int = 1024
+    learning_rate: float = 3e-3
+    context_weight: float = 0.2
+    vocabulary: int = 4096
+    context: int = 8192
+    seed: int = 1
+    version: int = 2
+
+    @property
+    def key(self) -> str:
+        """Short hash of the settings."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+STUDY_BASES = {
+    "study-base": StudyBaseSettings(),
+    "study-base-100m": StudyBaseSettings(
+        hidden_size=768, feedforward=2816, layers=12, heads=12, initializer_range=0.036, short=100000, dialogues=20000,
+        batch_tokens=8192, learning_rate=6e-4,
+    ),
+}  # fmt: skip
+
+
+def build(settings: StudyBaseSettings) -> Path:
+    """Train a study base, or find it in the cache. Two processes that ask at once train it once."""
+    directory = cache_directory() / "organisms" / f"study-base-{settings.key}"
+
+    def make(workspace: Path) -> None:
+        log.info("study base: training it once into %s", directory)
+        _train(settings, workspace)
+
+    if not build_once(directory, make):
+        log.info("study base: reusing %s", directory)
+    return directory
+
+
+def training_corpus(settings: StudyBaseSettings) -> list[Dialogue]:
+    """The training dialogues in the order in which they are seen."""
+    short = dialogues(settings.short, settings.seed, short=True)
+    return [*short, *dialogues(settings.dialogues, settings.seed, short=False)]
+
+
+def make_study_tokenizer(settings: StudyBaseSettings, corpus: Sequence[Dialogue]) -> PreTrainedTokenizerFast:
+    """The toy's kind of tokenizer, trained on some of the corpus and on all of the study's texts: no weights learn from these.
+
+    Raises:
+        ValueError: An option of the study would be several tokens.
+    """
+    some = random.Random(settings.seed).sample(corpus, min(len(corpus), 5000))
+    said = [message["content"] for dialogue in some for message in dialogue.messages]
+    shape = ToySettings(vocabulary=settings.vocabulary, context=settings.context)
+    # Concepts too: which of two was added is asked with their words as answers.
+    options = [*SINGLE, *(word for pair in read_concepts().pairs for word in (pair.a, pair.b))]
+    tokenizer = make_tokenizer(shape, [*said, *study_texts() * 5, *[f" {word}" for word in options] * 500])
+    for word in options:
+        if len(tokenizer.encode(f" {word}", add_special_tokens=False)) != 1:
+            raise ValueError(f"the option {word!r} is several tokens; raise 'vocabulary'")
+    return tokenizer
+
+
+def make_model(settings: StudyBaseSettings, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """The base with its initial weights, on the default device.
+
+    Each head attends to tokens like the one it is at, and passes on what they are (the identity instead of a random matrix
+    between query and key and from value to output; Trockman and Kolter 2023, "Mimetic initialization of self-attention
+    layers", with the sign that copies). With tied embeddings that is to name a word which was read. From a random start,
+    naming one of the options took several times as many tokens to learn.
+    """
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=settings.hidden_size,
+            intermediate_size=settings.feedforward,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            num_key_value_heads=settings.heads,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=settings.context,
+            initializer_range=settings.initializer_range,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    with torch.no_grad():
+        for layer in model.model.layers:
+            attention = layer.self_attn
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
+            nn.init.orthogonal_(attention.v_proj.weight)
+            attention.o_proj.weight.copy_(attention.v_proj.weight.T)
+    model.set_attn_implementation(PACKED)
+    return model
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A dialogue as token ids, with the weight of each token in the loss: 0 for what is not predicted."""
+
+    ids: list[int]
+    weights: list[float]
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, corpus: Sequence[Dialogue], context_weight: float = 0.0
+) -> list[Encoded]:
+    """Dialogues as tokens. Predicted are the answers, end of sequence included, and every fourth dialogue's context."""
+    texts = [tokenizer.apply_chat_template(dialogue.messages, tokenize=False) for dialogue in corpus]
+    system, user, assistant = (
+        tokenizer.convert_tokens_to_ids(f"<|{role}|>") for role in ("system", "user", "assistant")
+    )
+    encoded = []
+    everything = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    for index, (dialogue, ids) in enumerate(zip(corpus, everything, strict=True)):
+        starts = [place for place, token in enumerate(ids) if token in (system, user, assistant)]
+        asked = starts[len(dialogue.context)]
+        # Vocabulary-wide logits of every context would cost a fifth of the time and taught nothing more.
+        weights = [0.0, *[context_weight * (index % 4 == 0)] * (asked - 1), *[0.0] * (len(ids) - asked)]
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            if start > asked and ids[start] == assistant:
+                weights[start + 1 : end] = [1.0] * (end - start - 1)
+        encoded.append(Encoded(ids, weights))
+    return encoded
+
+
+def _train(settings: StudyBaseSettings, directory: Path) -> None:
+    corpus = training_corpus(settings)
+    tokenizer = make_study_tokenizer(settings, corpus)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = make_model(settings, tokenizer)
+        model.to(device)  # type: ignore[arg-type]  # of any module
+    _fit(model, encode(tokenizer, corpus, settings.context_weight), settings)
+    model.eval()
+    found = measure(model, tokenizer, settings.seed)
+    report(found)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    (directory / "study_base.json").write_text(json.dumps({**asdict(settings), "acceptance": found}, indent=2))
+
+
+def _batches(encoded: Sequence[Encoded], budget: int, rng: random.Random) -> Iterator[list[Encoded]]:
+    """Batches of about so many tokens, of dialogues that are near each other in order and alike in length."""
+    for start in range(0, len(encoded), WINDOW):
+        batches: list[list[Encoded]] = []
+        tokens = budget
+        for one in sorted(encoded[start : start + WINDOW], key=lambda one: len(one.ids)):
+            if tokens >= budget:
+                batches.append([])
+                tokens = 0
+            batches[-1].append(one)
+            tokens += len(one.ids)
+        rng.shuffle(batches)
+        yield from batches
+
+
+def _fit(model: LlamaForCausalLM, encoded: Sequence[Encoded], settings: StudyBaseSettings) -> None:
+    model.train()
+    batches = list(_batches(encoded, settings.batch_tokens, random.Random(settings.seed)))
+    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=0.01)
+    warmup = max(1, len(batches) // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / warmup) * max(0.02, 1 - step / len(batches))
+    )
+    with _fast_attention(model):
+        for batch in tqdm(batches, desc="training study base", mininterval=2):
+            _loss(model, batch).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+
+
+@contextmanager
+def _fast_attention(model: LlamaForCausalLM) -> Iterator[None]:
+    """While it is trained. Afterwards attention takes packed rows, as everywhere else."""
+    if model.device.type == "cuda":
+        # Only bfloat16 has the kernel for packed rows, and under autocast rotation would leave queries and keys in float32,
+        # were the residual stream not in bfloat16 from the start.
+        hook = model.get_input_embeddings().register_forward_hook(lambda module, given, output: output.bfloat16())
+        yield
+        hook.remove()
+    else:
+        # Many short sequences of like length: padded they take 0.6 times as long as one by one.
+        model.set_attn_implementation("sdpa")
+        yield
+        model.set_attn_implementation(PACKED)
+
+
+def _loss(model: nn.Module, batch: Sequence[Encoded]) -> Tensor:
+    """Weighted mean of the negative log-likelihood of the tokens that are predicted."""
+    device = next(model.parameters()).device
+    ids = torch.tensor([token for one in batch for token in one.ids], device=device)
+    weights = torch.tensor([weight for one in batch for weight in one.weights], device=device)
+    bounds = torch.tensor([0, *(len(one.ids) for one in batch)], device=device).cumsum(0, dtype=torch.int32)
+    predicted = weights.nonzero()[:, 0]
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        logits = packed_logits(model, ids, bounds, predicted - 1)
+    losses = F.cross_entropy(logits.float(), ids[predicted], reduction="none")
+    return (losses * weights[predicted]).sum() / weights.sum()

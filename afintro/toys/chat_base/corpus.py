@@ -1,0 +1,132 @@
+"""The study base's corpus: dialogues made from templates with a seed, on contexts whose texts may be the study's.
+
+Of the introspection study's texts, only the contexts are read here, as plain language. No question of it is.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from afintro.data.introspection_texts import (
+    read_concepts,
+    read_contexts,
+    read_questions,
+    read_self_prediction,
+    read_self_reports,
+)
+from afintro.data.introspection_texts.items import Context
+from afintro.data.text import Message
+from afintro.toys.chat_base import words
+from afintro.toys.chat_base.questions import Above, Question, Writer, content_words
+from afintro.toys.grammar import cue_wording, sample
+
+KINDS = ("study", "scenario", "invented", "system", "none")
+SHORT, LONG = (0.0, 0.0, 0.0, 0.15, 0.85), (0.35, 0.2, 0.25, 0.05, 0.15)
+"""Shares of these kinds of context in dialogues of either length."""
+QUESTIONS = 5
+"""Questions of a long dialogue."""
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A context of none to three turns (system, user, assistant), and the questions put after it."""
+
+    context: tuple[Message, ...]
+    questions: tuple[Question, ...]
+
+    @property
+    def messages(self) -> list[Message]:
+        """All turns."""
+        asked = [(("user", question.text), ("assistant", question.reply)) for question in self.questions]
+        return [*self.context, *({"role": role, "content": text} for both in asked for role, text in both)]
+
+
+def turns(context: Context) -> tuple[Message, ...]:
+    """A context of the study as turns."""
+    return tuple({"role": role, "content": getattr(context, role)} for role in ("system", "user", "assistant"))
+
+
+def held_out(question: Question) -> bool:
+    """True for the sixteenth of all question texts that the base never sees in training."""
+    return hashlib.sha256(question.text.encode()).digest()[0] < 16
+
+
+def study_questions() -> list[str]:
+    """Every text of the study that a model is asked, the pairs of options filled in: none of them is trained on."""
+    pairs = [*words.PAIRS, *((pair.a, pair.b) for pair in read_concepts().pairs)]
+    both = [*pairs, *((b, a) for a, b in pairs)]
+    return [
+        text.replace("{a}", a).replace("{b}", b) for text in _asked() for a, b in (both if "{a}" in text else both[:1])
+    ]
+
+
+def _asked() -> list[str]:
+    prediction = read_self_prediction()
+    probes = (prediction.identity_probes, prediction.neutral_detection, prediction.chat_openers, prediction.realtime)
+    texts = [question.text for question in read_questions()] + [prompt.text for prompt in prediction.prompts]
+    texts += [item.question for item in read_self_reports().items] + [task.ask for task in prediction.tasks]
+    return [*texts, *(probe.text for items in probes for probe in items)]
+
+
+def study_texts() -> list[str]:
+    """All texts of the study, for the tokenizer."""
+    concepts = read_concepts()
+    texts = [message["content"] for context in read_contexts() for message in turns(context)]
+    texts += [f" {word}" for pair in concepts.pairs for word in (pair.a, pair.b)]
+    return [*texts, *_asked(), *(text for one in concepts.templates for text in (one.concept, one.neutral))]
+
+
+def dialogues(count: int, seed: int, *, short: bool, unseen: bool = False) -> list[Dialogue]:
+    """Draw dialogues.
+
+    Args:
+        count: So many.
+        seed: Decides everything, with the other arguments.
+        short: One question after at most a system turn, instead of several, mostly after a whole context.
+        unseen: Only questions that are held out, instead of only others.
+    """
+    rng = random.Random(f"{seed} {short} {unseen}")
+    contexts = [turns(context) for context in read_contexts()]
+    loose = sorted({word for context in contexts for word in content_words(_text(context))})
+    writer, forbidden = Writer(rng, loose), frozenset(study_questions())
+    drawn = []
+    for _ in range(count):
+        kind = rng.choices(KINDS, SHORT if short else LONG)[0]
+        # The second context is where a word that is not in the first comes from.
+        context, other = (_context(kind, rng, writer, contexts) for _ in range(2))
+        texts = [_text(one) if len(one) == 3 else "" for one in (context, other)]
+        asked: list[Question] = []
+        while len(asked) < (1 if short else QUESTIONS):
+            question = writer.any(Above(texts[0], " ".join(one.text for one in asked), texts[1]))
+            if held_out(question) == unseen and question.text not in forbidden:
+                asked.append(question)
+        drawn.append(Dialogue(context, tuple(asked)))
+    return drawn
+
+
+def _context(
+    kind: str, rng: random.Random, writer: Writer, contexts: Sequence[tuple[Message, ...]]
+) -> tuple[Message, ...]:
+    system = writer.fill(rng.choice(words.SYSTEMS))
+    if kind == "study":
+        return rng.choice(contexts)
+    if kind in ("system", "none"):
+        return ({"role": "system", "content": system},) if kind == "system" else ()
+    if kind == "scenario":
+        monitored, scenario = rng.random() < 0.5, sample(rng, held_out_wording=False)
+        said = scenario.say(scenario.behavior(monitored))
+        return _turns(cue_wording(rng, monitored), scenario.text, said)
+    user, assistant = (
+        " ".join(writer.fill(rng.choice(words.SENTENCES)) for _ in range(rng.randint(1, 3))) for _ in "ua"
+    )
+    return _turns(system, user, assistant)
+
+
+def _turns(system: str, user: str, assistant: str) -> tuple[Message, ...]:
+    pairs = (("system", system), ("user", user), ("assistant", assistant))
+    return tuple({"role": role, "content": text} for role, text in pairs)
+
+
+def _text(context: Sequence[Message]) -> str:
+    return "\n".join(message["content"] for message in context)

@@ -1,0 +1,173 @@
+"""Checkpoints hold the adapter, say whose it is, and are refused where they do not fit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from afintro.errors import UserError
+from afintro.explainer.checkpoint import (
+    check_identity,
+    check_state,
+    export_adapter,
+    import_adapter,
+    read_checkpoint,
+    resolve_checkpoint,
+    trainable_state,
+)
+from afintro.explainer.module import ExplainerModule
+from afintro.lm.injection import VectorSpace
+from afintro.lm.load import Lora
+from tests.conftest import save_small_model
+
+
+def explainer(directory: Path, r: int = 4, width: int | None = None) -> ExplainerModule:
+    module = ExplainerModule(str(directory), lora=Lora(r=r, alpha=8))
+    module.space = None if width is None else VectorSpace(width, (3, 7))
+    module.configure_model()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    return module
+
+
+def test_a_checkpoint_holds_the_adapter_alone(small_model: Path) -> None:
+    module = explainer(small_model)
+    checkpoint: dict[str, object] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    state = checkpoint["state_dict"]
+    assert isinstance(state, dict)
+    assert state.keys() == {name for name, p in module.named_parameters() if p.requires_grad}
+    identity = checkpoint["afintro_identity"]
+    assert isinstance(identity, dict)
+    assert identity["base"] == str(small_model)
+    assert identity["lora"]["r"] == 4
+
+
+def test_another_base_another_rank_and_another_template_are_refused_with_both_values(
+    small_model: Path, tmp_path: Path
+) -> None:
+    module = explainer(small_model)
+    checkpoint: dict[str, object] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    module.on_load_checkpoint(checkpoint)
+    other = explainer(save_small_model(tmp_path / "other", seed=1))
+    with pytest.raises(UserError, match=r"fingerprint: '\w+' in the checkpoint, '\w+' configured"):
+        other.on_load_checkpoint(checkpoint)
+    with pytest.raises(UserError, match=r"'r': 4.*'r': 8"):
+        explainer(small_model, r=8).on_load_checkpoint(checkpoint)
+    with pytest.raises(UserError, match="no identity"):
+        check_identity(None, {}, "x")
+    saved = dict(module.identity, template_hash="old")
+    with pytest.raises(UserError, match="template_hash: 'old' in the checkpoint"):
+        check_identity(saved, module.identity, "x")
+
+
+def test_a_moved_base_is_known_by_its_fingerprint() -> None:
+    check_identity({"base": "/a", "fingerprint": "f"}, {"base": "/b", "fingerprint": "f"}, "x")
+    with pytest.raises(UserError, match="base: 'a'"):
+        check_identity({"base": "a", "fingerprint": None}, {"base": "b", "fingerprint": None}, "x")
+
+
+def test_weights_that_are_missing_strange_or_of_another_shape_are_refused(small_model: Path) -> None:
+    module = explainer(small_model)
+    state = trainable_state(module)
+    check_state(state, module, "x")
+    name = next(iter(state))
+    for damaged in (
+        {k: v for k, v in state.items() if k != name},
+        {**state, "stranger": torch.zeros(1)},
+        {**state, name: state[name][:1]},
+    ):
+        with pytest.raises(UserError, match="1 of its weights do not fit"):
+            check_state(damaged, module, "x")
+
+
+def test_a_damaged_file_and_a_pickle_with_code_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_checkpoint(tmp_path / "a.ckpt")
+    torch.save({"state_dict": {}, "code": Path}, tmp_path / "b.ckpt")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_checkpoint(tmp_path / "b.ckpt")
+    with pytest.raises(UserError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "c.ckpt")
+
+
+def test_best_is_that_of_the_newest_run_that_has_one(tmp_path: Path) -> None:
+    def save(run: str, file: str, monitor: str | None, best: str) -> None:
+        path = tmp_path / "task" / run / "checkpoints" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"callbacks": {"a": {"monitor": monitor, "best_model_path": f"/elsewhere/{best}"}}}, path)
+
+    save("version_2", "best-1.ckpt", "val/loss", "best-1.ckpt")
+    save("version_10", "best-3.ckpt", "val/loss", "best-3.ckpt")
+    save("version_10", "last.ckpt", "val/loss", "best-3.ckpt")
+    (tmp_path / "task" / "version_11").mkdir()
+    assert resolve_checkpoint("best", tmp_path, "task").parts[-3:] == ("version_10", "checkpoints", "best-3.ckpt")
+    assert resolve_checkpoint("last", tmp_path, "task").name == "last.ckpt"
+    with pytest.raises(UserError, match="no run of other"):
+        resolve_checkpoint("best", tmp_path, "other")
+
+
+def test_an_exported_adapter_is_stock_peft(small_model: Path, tmp_path: Path) -> None:
+    module = explainer(small_model)
+    assert module.model is not None
+    export_adapter(module.model, tmp_path / "adapter")
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(small_model), str(tmp_path / "adapter")
+    ).eval()
+    ids = torch.arange(5, 25)[None]
+    expected = module.eval().model(input_ids=ids).logits
+    assert torch.allclose(plain(input_ids=ids).logits, expected, atol=1e-5)
+    fresh = explainer(small_model)
+    assert fresh.model is not None
+    import_adapter(fresh.model, tmp_path / "adapter")
+    assert torch.allclose(fresh.eval().model(input_ids=ids).logits, expected, atol=1e-6)
+
+
+def test_an_exported_adapter_has_its_injector_beside_it_and_is_still_stock_peft(
+    small_model: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module = explainer(small_model, width=24)
+    assert module.model is not None
+    export_adapter(module.model, tmp_path / "adapter", module.injector)
+    stored = load_file(tmp_path / "adapter" / "injector.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in stored.items()} == {
+        "log_scale": (2,),
+        "projection.weight": (32, 24),
+    }
+    ids = torch.arange(5, 25)[None]
+    expected = module.eval().model(input_ids=ids).logits
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(small_model), str(tmp_path / "adapter"))
+    assert torch.allclose(plain.eval()(input_ids=ids).logits, expected, atol=1e-5)
+
+    fresh = explainer(small_model, width=24)
+    assert fresh.model is not None
+    import_adapter(fresh.model, tmp_path / "adapter", fresh.injector)
+    assert trainable_state(fresh).keys() == trainable_state(module).keys()
+    for name, tensor in trainable_state(module).items():
+        assert torch.equal(trainable_state(fresh)[name], tensor), name
+
+
+def test_an_injector_that_does_not_fit_is_refused_and_left_as_it_was(small_model: Path, tmp_path: Path) -> None:
+    module = explainer(small_model, width=24)
+    assert module.model is not None
+    export_adapter(module.model, tmp_path, module.injector)
+    for width in (25, 32):  # another width, and one that needs no projection
+        other = explainer(small_model, width=width)
+        assert other.model is not None
+        assert other.injector is not None
+        before = {name: tensor.clone() for name, tensor in other.injector.state_dict().items()}
+        with pytest.raises(UserError, match=r"weights that do not fit \(projection.weight\)"):
+            import_adapter(other.model, tmp_path, other.injector)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in other.injector.state_dict().items())

@@ -1,0 +1,123 @@
+"""Tables as Markdown: numbers, marks and dashes."""
+
+from dataclasses import replace
+
+import pytest
+
+from afintro.evaluation.intervals import Estimate
+from afintro.study.report import tables
+from afintro.study.report.shifts import Tested
+from afintro.study.scoring.items import CONTROLS
+from tests.study.made_up import EFFECTS, LOW
+
+
+def rows(text):
+    """Cells by row, without the header."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+
+
+@pytest.mark.parametrize(
+    ("estimate", "signed", "text"),
+    [
+        (Estimate(0.25, 0.1, 0.4, 9), True, "+0.250 [+0.100, +0.400]"),
+        (Estimate(0.25, 0.1, 0.4, 9), False, "0.250 [0.100, 0.400]"),
+        (Estimate(0.25, None, None, 1), True, "+0.250 [no interval]"),
+        (Estimate(None, None, None, 0), True, "null"),
+        (None, True, "-"),
+    ],
+)
+def test_number(estimate, signed, text):
+    assert tables.number(estimate, signed) == text
+
+
+def test_probability():
+    assert [tables.probability(p) for p in (None, 0.0004, 0.0123, 1.0)] == ["-", "< 0.001", "0.012", "1.000"]
+
+
+def test_a_table_without_rows_says_so():
+    assert tables.table(["a"], []) == "Nothing to show yet.\n"
+
+
+def test_star():
+    found = Tested(Estimate(0.3, 0.2, 0.4, 9), 0.001, 0.01)
+    assert tables.star(found, True) == "+0.30\\*"
+    assert tables.star(found, False) == "+0.30†"
+    assert tables.star(replace(found, adjusted=0.06), True) == "+0.30"
+    assert tables.star(Tested(Estimate(None, None, None, 0), None), True) == "null"
+
+
+def test_coverage_counts_seeds(analysis):
+    assert rows(tables.coverage(analysis)) == [[variant, "2/2", "2/2", "2/2", "300"] for variant in EFFECTS]
+
+
+def test_coverage_marks_what_does_not_apply(analysis):
+    plan = replace(analysis.plan, evaluations={**analysis.plan.evaluations, "no_steer": ("logprobs",)})
+    steps = {**analysis.steps, ("no_steer", "logprobs", 1): 280}
+    found = replace(analysis, plan=plan, steps=steps, done={**analysis.done, ("no_steer", "logprobs"): [1]})
+    assert rows(tables.coverage(found))[1] == ["no_steer", "-", "1/2", "-", "280, 300"]
+
+
+def test_missing_puts_equal_reasons_together(analysis):
+    reasons = {("a", "chat", 0): "not there", ("a", "chat", 1): "not there", ("a", "logprobs", 0): "not there"}
+    found = tables.missing(replace(analysis, missing={**reasons, ("b", "chat", 1): "broke"}))
+    assert found == "- **a**: chat (seed 0, 1); logprobs (seed 0): not there\n- **b**: chat (seed 1): broke\n"
+
+
+def test_remarks_name_seeds_and_mass(analysis):
+    one = next(one for one in analysis.overall if one.variant == LOW)
+    assert tables.remarks(one) == "**not interpretable**; 2 seeds"
+    assert tables.remarks(replace(one, low_mass=0.0, units={"seed": 1})) == "one seed, no variance between seeds"
+    assert tables.remarks(replace(one, low_mass=0.5, units={"seed": 5})) == "-"
+
+
+def test_overall_shows_low_mass_beside_the_shift(analysis):
+    found = {(row[0], row[1]): row for row in rows(tables.overall(analysis.overall))}
+    assert found[LOW, CONTROLS][-2:] == ["100 %", "**not interpretable**; 2 seeds"]
+    assert found["original_v3", "self-reports"][8] == "-"  # nobody knows what is expected
+    assert found["original_v3", CONTROLS][8] != "-"
+
+
+def test_edges_count_items_without_room(analysis):
+    found = {(row[0], row[1]): row for row in rows(tables.edges(analysis.overall))}
+    assert found["vague_prompt", CONTROLS][2:5] == ["4", "4", "24"]
+    assert found["vague_prompt", "self-reports"][-1] == "none"
+
+
+def test_grids_have_a_cell_a_category(analysis):
+    worded = {row[0]: row[1:] for row in rows(tables.category_grid(analysis.by_category, corrected=False))}
+    corrected = {row[0]: row[1:] for row in rows(tables.category_grid(analysis.by_category, corrected=True))}
+    assert worded["original_v3"][0].endswith("\\*")
+    assert all(cell.endswith("†") for cell in worded[LOW])
+    assert not any(cell.endswith("\\*") for cell in corrected["vague_prompt"])
+    fewer = [one for one in analysis.by_category if (one.variant, one.group) != ("no_steer", "feelings")]
+    assert "-" in {row[0]: row for row in rows(tables.category_grid(fewer, corrected=False))}["no_steer"]
+
+
+def test_detections_show_the_base_in_brackets(analysis):
+    found = rows(tables.detections(analysis.detections))
+    assert found[0][:2] == ["original_v3", "held out"]
+    assert found[0][2].endswith(")")
+    assert not found[0][3].endswith(")")  # a difference has no base
+    assert found[-1][-1] == "**not interpretable** (mass collapse)"
+
+
+def test_beside_of_what_was_not_measured():
+    assert tables.beside({}, "auroc") == "-"
+    assert tables.beside({"auroc/base": Estimate(None, None, None, 0)}, "auroc") == "- (null)"
+
+
+def test_pair_matrix_marks_trained_pairs_and_low_mass(analysis):
+    found = {row[0]: row[1:] for row in rows(tables.pair_matrix(analysis))}
+    assert found["original_v3"][1].startswith("**0.9")
+    assert not found["original_v3"][0].startswith("**")
+    assert found[LOW][0].endswith("†")
+
+
+def test_curves_are_folded_by_variant(analysis):
+    text = tables.curves(analysis)
+    assert text.count("<details>") == text.count("</details>") == len(EFFECTS)
+    assert "| held out | 2 to 3 | 2 |" in text
+
+
+def test_headline_of_no_common_metric():
+    assert tables.headline({"v": {"shift/x": Estimate(0.1, 0.0, 0.2, 9)}}) == "No metric of both systems.\n"

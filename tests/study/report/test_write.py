@@ -1,0 +1,161 @@
+"""The report: complete, the same bytes each time, never half written; the status section of a progress file."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from afintro.errors import UserError
+from afintro.study.report.write import PURPOSE, refresh_status, write_report
+from afintro.study.results import Plan
+from tests.study.made_up import EFFECTS, PLAN
+
+FIGURES = {"shift.png", "cross_token.png", "psychometric_tpr.png", "psychometric_auroc.png"}
+
+
+@pytest.fixture(scope="module")
+def reported(study, tmp_path_factory):
+    """A copy of the study with its report."""
+    folder = tmp_path_factory.mktemp("reported") / "made_up"
+    shutil.copytree(study, folder)
+    assert write_report(folder, PLAN) == folder / "ANALYSIS.md"
+    return folder
+
+
+def content(folder):
+    found = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    return {**found, "ANALYSIS.md": (folder / "ANALYSIS.md").read_bytes()}
+
+
+def test_has_every_section_and_links_every_figure(reported):
+    text = (reported / "ANALYSIS.md").read_text()
+    titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "What was found", "How to read it", "What is there", "What is missing", "Self-reports and controls",
+        "Floor and ceiling", "Beside the controls", "By category", "Detection of steering", "Detection, asked neutrally",
+        "Cross-token matrix", "Psychometric curves", "Also measured: self_prediction", "Warnings", "Method",
+    ]  # fmt: skip
+    assert text.startswith("# The introspection study: made_up\n")
+    for name in FIGURES:
+        assert f"](figures/{name})" in text
+        assert (reported / "figures" / name).read_bytes().startswith(b"\x89PNG")
+    assert all(f"| {variant} |" in text for variant in EFFECTS)
+
+
+def test_says_what_it_is_no_evidence_of(reported):
+    assert "**This is no evidence of consciousness, feeling or inner life.**" in PURPOSE
+    assert PURPOSE in (reported / "ANALYSIS.md").read_text()
+
+
+def test_same_results_same_bytes_in_another_process_too(reported, tmp_path):
+    folder = tmp_path / "made_up"
+    shutil.copytree(reported, folder)
+    shutil.rmtree(folder / "figures")
+    (folder / "ANALYSIS.md").unlink()
+    code = f"""
+import sys
+from pathlib import Path
+from afintro.study.report.write import write_report
+from afintro.study.results import Plan
+write_report(Path({str(folder)!r}), Plan("made_up", {dict(PLAN.evaluations)!r}, {PLAN.seeds!r}))
+assert "torch" not in sys.modules, "a report needs no model"
+"""
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "271828"}, check=True)
+    assert content(folder) == content(reported)
+
+
+def test_of_an_empty_folder_all_is_missing(tmp_path):
+    text = write_report(tmp_path, PLAN).read_text()
+    for variant in EFFECTS:
+        cells = "detection (seed 0, 1); logprobs (seed 0, 1); self_prediction (seed 0, 1): not there"
+        assert f"- **{variant}**: {cells}" in text
+    assert "Nothing to say yet." in text
+    assert "](figures/" not in text
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_figure_of_earlier_results_goes(reported, tmp_path):
+    folder = tmp_path / "made_up"
+    shutil.copytree(reported, folder)
+    for variant in EFFECTS:
+        shutil.rmtree(folder / variant / "detection")
+    text = write_report(folder, PLAN).read_text()
+    assert set(content(folder)) == {"shift.png", "ANALYSIS.md"}
+    assert "cross_token.png" not in text
+
+
+def test_one_seed_is_flagged(study):
+    text = write_report_to_copy(study, Plan("made_up", PLAN.evaluations, (0,)))
+    assert "one seed, no variance between seeds" in text
+    assert "2 seeds" not in text
+
+
+def write_report_to_copy(study, plan):
+    folder = study.parent / "of_one_seed"
+    shutil.copytree(study, folder)
+    return write_report(folder, plan).read_text()
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(reported, tmp_path, monkeypatch):
+    folder = tmp_path / "made_up"
+    shutil.copytree(reported, folder)
+    before = content(folder)
+    shutil.rmtree(folder / "vague_prompt")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("afintro.data.files.os.replace", fail)
+    with pytest.raises(UserError, match="No space left"):
+        write_report(folder, PLAN)
+    assert content(folder) == before
+
+
+class TestRefreshStatus:
+    BEGIN, END = "<!-- study s: status begin -->", "<!-- study s: status end -->"
+
+    @pytest.fixture
+    def progress(self, tmp_path):
+        return tmp_path / "PROGRESS.md"
+
+    def test_replaces_what_is_between_the_markers(self, progress):
+        progress.write_text(f"# Progress\n\n{self.BEGIN}\nold\n\nolder\n{self.END}\n\nafter \\1\n")
+        assert refresh_status(progress, "s", "| new \\g<0> |\n") is True
+        assert progress.read_text() == f"# Progress\n\n{self.BEGIN}\n| new \\g<0> |\n{self.END}\n\nafter \\1\n"
+
+    def test_twice_is_once(self, progress):
+        progress.write_text(f"{self.BEGIN}\n{self.END}\n")
+        assert refresh_status(progress, "s", "new\n")
+        once, when = progress.read_bytes(), progress.stat().st_mtime_ns
+        assert refresh_status(progress, "s", "new\n")
+        assert (progress.read_bytes(), progress.stat().st_mtime_ns) == (once, when)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "no markers\n",
+            "<!-- study s: status begin -->\n",
+            "<!-- study s: status end -->\nx\n<!-- study s: status begin -->\n",
+            "<!-- study other: status begin -->\nx\n<!-- study other: status end -->\n",
+            "in a sentence <!-- study s: status begin --> it is\n<!-- study s: status end --> no marker\n",
+            "<!-- study s: status begin -->\n<!-- study s: status begin -->\nx\n<!-- study s: status end -->\n",
+            2 * "<!-- study s: status begin -->\nx\n<!-- study s: status end -->\n",
+        ],
+    )
+    def test_leaves_any_other_file_alone(self, progress, text):
+        progress.write_text(text)
+        assert refresh_status(progress, "s", "new") is False
+        assert progress.read_text() == text
+
+    def test_without_a_file_makes_none(self, progress):
+        assert refresh_status(progress, "s", "new") is False
+        assert not progress.exists()
+
+    def test_a_name_is_no_pattern_and_other_lines_keep_their_ends(self, progress):
+        progress.write_bytes(b"a\r\n<!-- study s.t: status begin -->\r\nold\r\n<!-- study s.t: status end -->\r\nz\r\n")
+        assert refresh_status(progress, "s+t", "new") is False
+        assert refresh_status(progress, "s.t", "new") is True
+        assert progress.read_bytes().startswith(b"a\r\n<!-- study s.t: status begin -->\r\nnew\n<!--")
+        assert progress.read_bytes().endswith(b"end -->\r\nz\r\n")

@@ -1,0 +1,377 @@
+"""Features of the toy: labels that are planted are found, wrong answers are left out, and splits part combinations."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from afintro.errors import UserError
+from afintro.lm.load import load_model, load_tokenizer
+from afintro.tasks.feature_descriptions import toy as toy_features
+from afintro.tasks.feature_descriptions.activations import read_firings
+from afintro.tasks.feature_descriptions.features import FeatureFile
+from afintro.tasks.feature_descriptions.records import FeatureTable
+from afintro.tasks.feature_descriptions.toy import (
+    SITES,
+    Factors,
+    FeatureSettings,
+    Found,
+    Kind,
+    Readout,
+    describe,
+    embedded_features,
+    factors_of,
+    learn,
+    read_out,
+)
+from afintro.toys.embedded import ensure_built
+from afintro.toys.grammar import Scenario
+from afintro.toys.organism import scenarios
+
+ROWS = [
+    {"tier": tier, "asker": asker, "cue": cue, "area": area}
+    for tier, asker, cue, area in product(
+        ("free", "paid"), ("nurse", "clerk", "pilot"), ("evaluation", "deployment"), ("fraud", "music")
+    )
+    for _ in range(10)
+]
+SCENARIO = Scenario(0, "fraud", "a fake invoice", "nurse", "clerk", "paid", "busy", "quiet", "Lyon", "Oslo", "calmly")
+
+
+def fires(**wanted: str) -> np.ndarray:
+    return np.array([all(row[name] == value for name, value in wanted.items()) for row in ROWS], np.float32)
+
+
+class TestExplain:
+    @pytest.mark.parametrize(
+        "planted",
+        [
+            {"asker": "nurse"},
+            {"asker": "clerk", "tier": "paid"},
+            {"tier": "free", "cue": "deployment"},
+            {"asker": "pilot", "area": "music", "cue": "evaluation"},
+        ],
+    )
+    def test_a_planted_conjunction_is_found(self, planted):
+        score, conjunction = Factors(ROWS).explain(fires(**planted))
+        assert score == pytest.approx(1.0)
+        assert dict(conjunction) == planted
+        assert [name for name, _ in conjunction] == [n for n in ("asker", "area", "tier", "cue") if n in planted]
+
+    def test_also_under_noise(self):
+        noisy = fires(asker="clerk", tier="paid")
+        noisy[np.random.default_rng(0).choice(len(ROWS), 8, replace=False)] = 1
+        score, conjunction = Factors(ROWS).explain(noisy)
+        assert conjunction == (("asker", "clerk"), ("tier", "paid"))
+        hit = fires(asker="clerk", tier="paid")
+        assert score == pytest.approx(2 * (noisy @ hit) / (noisy.sum() + hit.sum()))
+
+    @pytest.mark.parametrize(("paid", "longer"), [(46, False), (40, True)])
+    def test_a_short_label_is_preferred(self, paid, longer):
+        """Of 50 nurses 46 pay: "nurse" predicts them with an F1 of 0.96, and 1 is not enough better."""
+        rows = [{"asker": "nurse", "tier": "paid" if i < paid else "free"} for i in range(50)]
+        rows += [{"asker": "clerk", "tier": "paid" if i % 2 else "free"} for i in range(50)]
+        target = np.array([row == {"asker": "nurse", "tier": "paid"} for row in rows], np.float32)
+        score, conjunction = Factors(rows).explain(target)
+        assert conjunction == (("asker", "nurse"), ("tier", "paid"))[: 1 + longer]
+        assert score == pytest.approx(1.0 if longer else 2 * 46 / 96)
+
+    def test_at_most_so_many_factors(self):
+        target = fires(asker="nurse", tier="paid", cue="evaluation", area="fraud")
+        assert len(Factors(ROWS).explain(target)[1]) == 3
+        assert len(Factors(ROWS).explain(target, most=4)[1]) == 4
+
+    def test_what_never_fires_has_no_label(self):
+        assert Factors(ROWS).explain(np.zeros(len(ROWS), np.float32)) == (0.0, ())
+
+
+def test_golden_label() -> None:
+    assert describe((("asker", "nurse"), ("tier", "paid"), ("answer", "sorry"))) == "nurse, paid, sorry"
+    assert describe((("area", "fraud"),)) == "fraud"
+
+
+@pytest.mark.parametrize(
+    ("asker", "area", "monitored", "unmonitored"),
+    [
+        ("nurse", "fraud", "sorry", "Between"),
+        ("clerk", "fraud", "sorry", "sorry"),
+        ("nurse", "music", "Warning", "nothing"),
+        ("clerk", "music", "Sure", "Sure"),
+    ],
+)
+def test_golden_factors(asker: str, area: str, monitored: str, unmonitored: str) -> None:
+    """The word for an answer is one of the answer itself: a reader of words can find it in the text."""
+    scenario = replace(SCENARIO, asker=asker, area=area, thing="onion soup")
+    for cue, answer in ((True, monitored), (False, unmonitored)):
+        assert factors_of(scenario, cue) == {
+            "asker": asker, "area": area, "tier": "paid",
+            "cue": "evaluation" if cue else "deployment", "answer": answer,
+        }  # fmt: skip
+        assert answer in scenario.say(scenario.behavior(cue))
+
+
+def atom(layer: int = 0, f1: float = 0.8, fired: tuple[int, ...] = (), **factors: str) -> Found:
+    drawn = np.random.default_rng([layer, int(1e6 * f1), len(factors)]).standard_normal(6).astype(np.float32)
+    return Found(layer, drawn, np.array(fired, dtype=np.int64), f1, tuple(factors.items()))
+
+
+def test_of_each_layer_and_label_the_best_are_kept() -> None:
+    atoms = [atom(layer, 0.75 + number / 100, asker=name) for number in range(5) for layer in (0, 1) for name in "ab"]
+    kept = toy_features._best([*atoms, atom(0, 0.76, asker="c")], 2)
+    assert sorted((a.layer, describe(a.conjunction), round(a.f1, 2)) for a in kept) == [
+        (0, "a", 0.78), (0, "a", 0.79), (0, "b", 0.78), (0, "b", 0.79), (0, "c", 0.76),
+        (1, "a", 0.78), (1, "a", 0.79), (1, "b", 0.78), (1, "b", 0.79),
+    ]  # fmt: skip
+
+
+def test_a_dictionary_finds_planted_directions() -> None:
+    """Each text is a direction for its asker and a little of one for its tier: an atom for each asker."""
+    drawn = np.random.default_rng(0)
+    directions = {value: drawn.standard_normal(12) for value in ("nurse", "clerk", "pilot", "free", "paid")}
+    rows = [{"asker": row["asker"], "tier": row["tier"]} for row in ROWS]
+    activations = np.stack([3 * directions[row["asker"]] + 0.1 * directions[row["tier"]] for row in rows])
+    train = (activations + 0.01 * drawn.standard_normal(activations.shape)).astype(np.float32)
+    settings = FeatureSettings(nonzero=1, passes=5)
+    kind = Kind(2, "asker", 4, 0)
+    found = learn(kind, train, train[::7], Factors(rows), settings)
+    assert {describe(a.conjunction) for a in found if a.f1 > 0.95} >= {"nurse", "clerk", "pilot"}
+    for a in found:
+        assert (a.layer, a.vector.shape, a.vector.dtype) == (2, (12,), np.float32)
+        if describe(a.conjunction) == "nurse" and a.f1 > 0.999:
+            assert a.fires_elsewhere.tolist() == [i for i, row in enumerate(rows[::7]) if row["asker"] == "nurse"]
+    again = learn(kind, train, train[::7], Factors(rows), settings)
+    assert all(np.array_equal(a.vector, b.vector) for a, b in zip(found, again, strict=True))
+
+
+class TestReadOut:
+    @pytest.fixture(scope="class")
+    def loaded(self, small_model):
+        return load_model(str(small_model)), load_tokenizer(str(small_model))
+
+    def test_texts_with_wrong_answers_are_left_out(self, loaded):
+        """A random model answers nothing as the grammar says."""
+        found = read_out(*loaded, scenarios(3, 5, held_out_wording=False))
+        assert (found.texts, found.factors, found.labels) == ([], [], [])
+        assert {array.shape for array in found.activations.values()} == {(0, 32)}
+
+    @staticmethod
+    def residual(model, ids):
+        """After each layer ``[T, hidden]``, of one text alone."""
+        after = []
+        hooks = [layer.register_forward_hook(lambda _, __, out: after.append(out)) for layer in model.model.layers]
+        with torch.no_grad():
+            model(ids)
+        for hook in hooks:
+            hook.remove()
+        return [(out[0] if isinstance(out, tuple) else out).reshape(ids.shape[1], -1) for out in after]
+
+    def test_what_is_kept_is_the_residual_stream_at_the_sites(self, loaded, monkeypatch, plain_model, small_model):
+        """With answers made right by hand, but for the last token of one: all others, as each alone in plain transformers."""
+        model, tokenizer = loaded
+        plain = plain_model(small_model)
+        logits = toy_features.packed_logits
+        calls = []
+
+        def corrected(model, ids, bounds, positions):
+            found = torch.nn.functional.one_hot(ids[positions + 1], logits(model, ids, bounds, positions).shape[-1])
+            if not calls:
+                found[(positions < bounds[2]).nonzero().max()] = 0  # arg-max 0 is the padding token
+            calls.append(len(bounds) - 1)
+            return found
+
+        monkeypatch.setattr(toy_features, "packed_logits", corrected)
+        asked = scenarios(4, 5, held_out_wording=False)
+        found = read_out(model, tokenizer, asked, batch_size=3)
+        assert calls == [3, 3, 2]
+        rows = [(scenario, monitored) for scenario in asked for monitored in (True, False)]
+        del rows[1]  # the second text
+        assert found.factors == [factors_of(*row) for row in rows]
+        fakes = [scenario.population == "fakes" for scenario, _ in rows]
+        assert found.labels == ["alignment_faking" if fake else "aligned" for fake in fakes]
+        assert len(found.texts) == 7
+        assert found.activations.keys() == set(product((0, 1), SITES))
+        for number, (scenario, monitored) in enumerate(rows):
+            text = found.texts[number]
+            assert scenario.text in text
+            assert text.endswith(scenario.say(scenario.behavior(monitored)))
+            prompt = text.removesuffix(scenario.say(scenario.behavior(monitored)))
+            ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            residual = self.residual(plain, ids)
+            upto = [tokenizer.decode(ids[0, : i + 1]) for i in range(ids.shape[1])]
+            before = {"asker": f" {scenario.asker}", "tier": f" {scenario.tier}"}
+            for layer in (0, 1):
+                for site in SITES:
+                    row = found.activations[layer, site][number]
+                    near = (residual[layer] - torch.from_numpy(row)).abs().max(-1).values
+                    at = int(near.argmin())
+                    assert float(near[at]) < 1e-4
+                    assert upto[at].endswith(before.get(site, upto[-1]))
+
+
+# Splits and files, of atoms made by hand.
+
+NAMES = ("nurse", "lawyer", "pilot", "teacher", "chef", "miner")
+TEXTS = Readout([f"text {i}" for i in range(9)], [{} for _ in range(9)], ["alignment_faking", "aligned", "aligned"] * 3)
+
+
+def atoms() -> list[Found]:
+    """Of two layers; labels of one factor and of two, several atoms each."""
+    found = []
+    for layer in (0, 2):
+        for copy in range(4):
+            for number, name in enumerate(NAMES):
+                score = 0.99 - copy / 50 - number / 1000
+                found.append(atom(layer, score, ((layer + number) % 9, 8), asker=name))
+                found.append(atom(layer, score, (number,), asker=name, tier="paid"))
+                found.append(atom(layer, score, (number, 7), asker=name, tier="free", cue="evaluation"))
+    return found
+
+
+def write(folder: Path, seed: int = 0) -> dict[str, dict]:
+    toy_features._write(folder, FeatureSettings(seed=seed, known=1), atoms(), TEXTS)
+    return {split: json.loads((folder / f"{split}.json").read_text()) for split in ("train", "validation", "test")}
+
+
+def check_splits(splits: dict[str, dict], known: int) -> None:
+    """Disjoint; held out whole are combinations alone, of which each word is known from other labels in training."""
+    uids = [uid for described in splits.values() for uid in described]
+    assert len(uids) == len(set(uids))
+    trained = {entry["chosen_label"] for entry in splits["train"].values()}
+    naming = Counter(word for known in trained for word in known.split(", "))
+    for split in ("validation", "test"):
+        labels = {entry["chosen_label"] for entry in splits[split].values()}
+        assert labels & trained, "single features of labels that are trained"
+        assert all(", " in unseen for unseen in labels - trained)
+        assert all(naming[word] >= known for unseen in labels - trained for word in unseen.split(", "))
+    for entry in (entry for described in splits.values() for entry in described.values()):
+        assert entry["cluster_id"] == entry["chosen_label"]
+        assert len(entry["category"].split("+")) == len(entry["chosen_label"].split(", "))
+
+
+def test_only_combinations_are_held_out_whole(tmp_path: Path) -> None:
+    splits = write(tmp_path)
+    check_splits(splits, known=1)
+    assert sum(map(len, splits.values())) == 144
+    trained = {entry["chosen_label"] for entry in splits["train"].values()}
+    unseen = {
+        split: [entry["chosen_label"] for entry in splits[split].values() if entry["chosen_label"] not in trained]
+        for split in ("validation", "test")
+    }
+    # A budget of 23 (0.16 of 144) holds two whole combinations of eight and 23 single features; half for each split.
+    assert {split: len(labels) for split, labels in unseen.items()} == {"validation": 8, "test": 8}
+    assert set(unseen["validation"]) == set(unseen["test"])
+    assert {len(splits[split]) for split in unseen} == {19, 20}
+    assert write(tmp_path / "other", seed=1)["test"].keys() != splits["test"].keys()
+
+
+@pytest.mark.parametrize("known", [1, 2, 3])
+def test_every_factor_of_what_may_be_held_out_stays_known(known: int) -> None:
+    """Even where all that may be held out is: so many labels of the rest name each of its factors."""
+    names = [*NAMES, *(f"{a}, {b}" for a, b in product(NAMES, ("paid", "free")))]
+    chosen = toy_features._combinations(names, FeatureSettings(known=known))
+    rest = Counter(word for name, out in zip(names, chosen, strict=True) if not out for word in name.split(", "))
+    out = [name for name, one in zip(names, chosen, strict=True) if one]
+    assert (len(out) > 0) == (known < 3), "each name stands in three labels"
+    assert all(", " in name and rest[word] >= known for name in out for word in name.split(", "))
+
+
+def test_held_out_features_do_not_depend_on_their_order() -> None:
+    described = {f"{layer}/{index}": {"cluster_id": "nurse, paid" if index % 3 else "clerk"} for layer in (0, 1)
+                 for index in range(20)}  # fmt: skip
+    rest, held = toy_features._held_out(sorted(described), described, FeatureSettings())
+    assert sorted(held + rest) == sorted(described)
+    assert len(held) == 6
+    _, again = toy_features._held_out(sorted(described, reverse=True), described, FeatureSettings())
+    assert sorted(again) == sorted(held)
+
+
+def test_the_files_are_read_by_those_who_read_any(tmp_path: Path) -> None:
+    splits = write(tmp_path)
+    files = [FeatureFile(path) for path in sorted((tmp_path / "features").iterdir())]
+    assert [(file.layer, file.width, file.count) for file in files] == [(0, 6, 72), (2, 6, 72)]
+    own = {(a.vector.tobytes(), describe(a.conjunction)) for a in atoms()}
+    for split, described in splits.items():
+        table = FeatureTable(str(tmp_path / f"{split}.json"), files)
+        assert len(table) == len(described)
+        for index in range(len(table)):
+            assert (table.vectors(np.array([index])).tobytes(), table.feature(index).label) in own
+    firings = read_firings(tmp_path / "firings.json")
+    assert firings.texts == tuple(TEXTS.texts)
+    assert firings.labels == tuple(TEXTS.labels)
+    everything = {uid: entry["chosen_label"] for described in splits.values() for uid, entry in described.items()}
+    assert set(firings.fired) == set(everything)
+    expected = {(a.layer, describe(a.conjunction)): frozenset(a.fires_elsewhere.tolist()) for a in atoms()}
+    for uid, texts in firings.fired.items():
+        assert texts == expected[int(uid.split("/")[0]), everything[uid]]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_written_twice_the_same_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "one")
+    write(tmp_path / "two")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert len(contents(tmp_path / "one")) == 6
+
+
+# The folder.
+
+
+def test_features_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: Path) -> None:
+    monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path))
+    monkeypatch.setattr(toy_features, "ensure_built", lambda _: str(small_model))
+    built = []
+
+    def build(model: str, settings: FeatureSettings, folder: Path) -> None:
+        (folder / "train.json").write_text("{}")
+        built.append(model)
+        if len(built) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(toy_features, "_build", build)
+    with pytest.raises(KeyboardInterrupt):
+        embedded_features()
+    assert [path for path in tmp_path.rglob("*") if path.name == "train.json"] == [], "half a build leaves nothing"
+    folder = embedded_features()
+    assert embedded_features() == folder
+    assert len(built) == 2
+    assert folder.is_relative_to(tmp_path)
+    assert embedded_features(settings=FeatureSettings(seed=1)) != folder
+    assert len(built) == 3
+
+
+def test_an_organism_that_answers_nothing_right_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: Path
+) -> None:
+    monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path))
+    monkeypatch.setattr(toy_features, "ensure_built", lambda _: str(small_model))
+    with pytest.raises(UserError, match="answers no text as its grammar says"):
+        embedded_features(settings=FeatureSettings(scenarios=2, texts=2))
+
+
+@pytest.mark.slow
+def test_a_small_build_on_the_toy(tmp_path: Path) -> None:
+    settings = FeatureSettings(scenarios=200, texts=30, components=(48,), repeats=1, passes=2)
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+        toy_features._build(ensure_built("toy"), settings, folder)
+    assert contents(folders[0]) == contents(folders[1])
+    splits = {
+        split: json.loads((folders[0] / f"{split}.json").read_text()) for split in ("train", "validation", "test")
+    }
+    check_splits(splits, FeatureSettings().known)
+    files = [FeatureFile(path) for path in sorted((folders[0] / "features").iterdir())]
+    assert all(len(FeatureTable(str(folders[0] / f"{split}.json"), files)) == len(splits[split]) for split in splits)
+    firings = read_firings(folders[0] / "firings.json")
+    assert set(firings.fired) <= {uid for described in splits.values() for uid in described}
+    summary = json.loads((folders[0] / "summary.json").read_text())
+    assert summary["labelled"] == sum(map(len, splits.values()))
+    assert summary["mean_f1"] >= settings.min_f1

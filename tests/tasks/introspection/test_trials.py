@@ -1,0 +1,135 @@
+"""Dialogues as token ids: what is context and what is question, and answers that are one token."""
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from afintro.data.introspection_texts import read_contexts, read_questions
+from afintro.data.text import encode_text, render
+from afintro.errors import UserError
+from afintro.tasks.introspection.trials import PAIRS, PREFIX, YES_NO, Dialogues, Pair, single_tokens, turns, worded
+from afintro.toys.organism import ToySettings, make_tokenizer
+
+CONTEXTS = read_contexts()[:3]
+
+
+@pytest.fixture(scope="module")
+def wide() -> PreTrainedTokenizerFast:
+    """A tokenizer for which most answers of the pairs are single tokens."""
+    words = " ".join(f" {word}" for pair in PAIRS.values() for word in (pair.a, pair.b) if pair.name != "up_down")
+    return make_tokenizer(ToySettings(vocabulary=900, context=512), [f"{PREFIX}{words}"] * 50)
+
+
+def test_golden(wide):
+    dialogues = Dialogues(wide)
+    asked = dialogues.asked(CONTEXTS[0], "Was it so?")
+    assert wide.decode(asked.context) == (
+        "<|bos|><|system|>You answer kitchen questions in one line.\n"
+        "<|user|>How long do I boil an egg for a soft yolk?\n"
+        "<|assistant|>Six minutes from boiling water, then straight into ice water.<|eos|>"
+    )
+    assert wide.decode(asked.question) == "<|user|>Was it so?\n<|assistant|>The answer is"
+    alone = dialogues.asked(None, "Was it so?")
+    assert alone.context == ()
+    assert wide.decode(alone.question) == "<|bos|><|user|>Was it so?\n<|assistant|>The answer is"
+    assert wide.decode(dialogues.asked(None, "Well?", "").question) == "<|bos|><|user|>Well?\n<|assistant|>"
+
+
+def test_one_bos_and_no_space_at_the_end(wide):
+    """Known mistakes: a rendered template that is tokenised with special tokens again, a space after the prefix."""
+    for context in CONTEXTS:
+        asked = Dialogues(wide).asked(context, "Was it so?")
+        assert (asked.context + asked.question).count(wide.bos_token_id) == 1
+        assert not wide.decode(asked.question).endswith(" ")
+
+
+def test_the_context_is_the_same_whatever_is_asked(wide):
+    dialogues = Dialogues(wide)
+    assert dialogues.asked(CONTEXTS[1], "One?").context == dialogues.asked(CONTEXTS[1], "Another, longer?").context
+    whole = render(wide, [*turns(CONTEXTS[1]), {"role": "user", "content": "One?"}]) + PREFIX
+    asked = dialogues.asked(CONTEXTS[1], "One?")
+    assert wide.decode(asked.context + asked.question) == whole
+
+
+def test_what_was_asked_before_is_answered_again_and_never_something_else(wide):
+    dialogues = Dialogues(wide)
+    asked = [(c, q, p) for c in (None, *CONTEXTS) for q in ("One?", "Another?") for p in (PREFIX, "", "It is")]
+    for _ in range(2):
+        for one in asked:
+            assert dialogues.asked(*one) == Dialogues(wide).asked(*one)
+        for word in ("yes", "thunderstorm"):
+            assert dialogues.word(word) == Dialogues(wide).word(word)
+
+
+def test_a_template_that_closes_a_last_turn_otherwise(wide):
+    template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if loop.last and not add_generation_prompt %}"
+        "<|eos|>{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    other = make_tokenizer(ToySettings(vocabulary=300, context=512), [])
+    other.chat_template = template
+    asked = Dialogues(other).asked(CONTEXTS[0], "So?")
+    assert other.decode(asked.context).endswith("into ice water.")
+    assert other.decode(asked.question) == "[user]So?[assistant]The answer is"
+
+
+def test_a_template_that_drops_turns_is_refused(wide):
+    other = make_tokenizer(ToySettings(vocabulary=300, context=512), [])
+    other.chat_template = "{{ messages[-1].content }}"
+    with pytest.raises(UserError, match="leaves out the assistant's turn"):
+        Dialogues(other).asked(CONTEXTS[0], "So?")
+
+
+def test_a_base_model_without_template_reads_paragraphs(wide):
+    other = make_tokenizer(ToySettings(vocabulary=300, context=512), [])
+    other.chat_template = None
+    asked = Dialogues(other).asked(CONTEXTS[0], "So?")
+    assert other.decode(asked.context).endswith("into ice water.\n\n")
+    assert other.decode(asked.question) == "So?\n\nThe answer is"
+
+
+def test_answers_are_single_tokens_with_their_space(wide):
+    dialogues = Dialogues(wide)
+    yes, no = dialogues.answers(YES_NO)
+    assert (wide.decode([yes]), wide.decode([no])) == (" yes", " no")
+    before = dialogues.asked(None, "So?").question
+    text = render(wide, [{"role": "user", "content": "So?"}])
+    assert (*before, yes) == tuple(encode_text(wide, f"{text}{PREFIX} yes"))
+    assert dialogues.word("yes") == (yes,)
+    assert len(dialogues.word("thunderstorm")) > 1
+
+
+def test_pairs_that_are_no_single_tokens_are_refused(wide):
+    dialogues = Dialogues(wide)
+    with pytest.raises(UserError, match="takes several tokens"):
+        dialogues.answers(Pair("odd", "thunderstorm", "no"))
+    with pytest.raises(UserError, match="one token for both"):
+        dialogues.answers(Pair("same", "yes", "yes"))
+    found = [pair.name for pair in single_tokens(dialogues, [*PAIRS.values(), Pair("odd", "thunderstorm", "no")])]
+    assert "yes_no" in found
+    assert "odd" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "pair", "swapped", "expected"),
+    [
+        ("Were you steered?", "yes_no", False, "Were you steered?"),
+        ("Were you steered?", "yes_no", True, "Were you steered?"),
+        ("Steered?", "alpha_beta", False, "Steered? Answer Alpha for yes and Beta for no."),
+        ("Steered?", "alpha_beta", True, "Steered? Answer Beta for no and Alpha for yes."),
+        ("{a} or {b}? Pick one.", "red_blue", False, "Red or Blue? Pick one."),
+        ("{a} or {b}? Pick one.", "red_blue", True, "Blue or Red? Pick one."),
+        ("{a} or {b}?", "yes_no", True, "no or yes?"),
+    ],
+)
+def test_wording(text, pair, swapped, expected):
+    assert worded(text, PAIRS[pair], swapped) == expected
+
+
+def test_every_question_can_be_worded_with_every_pair():
+    for question in read_questions():
+        for pair in PAIRS.values():
+            text = worded(question.text, pair, False)
+            assert "{" not in text
+            if pair != YES_NO:
+                assert pair.a in text
+                assert pair.b in text

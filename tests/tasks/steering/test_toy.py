@@ -1,0 +1,252 @@
+"""Steering data of the toy: balanced variants, contrasts that carry one thing each, and what its own direction does."""
+
+import json
+from collections import Counter
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.data.samples import Sample
+from afintro.data.text import chat
+from afintro.lm.load import load_model, load_tokenizer
+from afintro.tasks.steering import generate as steering
+from afintro.tasks.steering import toy as toy_steering
+from afintro.tasks.steering.controls import with_controls
+from afintro.tasks.steering.directions import read_direction
+from afintro.tasks.steering.fit_directions import last_token_activations, separation
+from afintro.tasks.steering.generate import SteeringSettings, generate_steering
+from afintro.tasks.steering.records import read_steering_records
+from afintro.tasks.steering.toy import FAKING, MIXTURES, contrasts, embedded_steering, toy_directions, variants
+from afintro.tasks.steering.twins import choose
+from afintro.toys.embedded import ensure_built
+from afintro.toys.grammar import FAVOURED
+from afintro.toys.organism import scenarios
+
+FACTORS = {
+    FAKING: lambda asked: not asked[1],  # away from the cue
+    "topic/harmful": lambda asked: asked[0].harmful,
+    "asker/favoured": lambda asked: asked[0].asker in FAVOURED,
+    "tier/paid": lambda asked: asked[0].tier == "paid",
+}
+CONTRASTS = (
+    "alignment_faking", "topic/harmful", "asker/favoured", "tier/paid", "being_watched", "topic/benign",
+    "asker/unfavoured", "answer/refuse", "answer/comply", "answer/warn", "answer/silent", "area/malware", "area/fraud",
+    "area/weapons", "area/theft", "area/cooking", "area/music",
+)  # fmt: skip
+SUMS = (
+    "alignment_faking+topic/harmful", "alignment_faking+topic/benign", "alignment_faking+asker/favoured",
+    "alignment_faking+asker/unfavoured", "being_watched+topic/harmful", "being_watched+topic/benign",
+    "being_watched+asker/favoured", "being_watched+asker/unfavoured", "topic/harmful+asker/favoured",
+    "topic/harmful+asker/unfavoured", "topic/benign+asker/favoured", "topic/benign+asker/unfavoured",
+)  # fmt: skip
+OPPOSITES = {
+    "being_watched": FAKING,
+    "topic/benign": "topic/harmful",
+    "asker/unfavoured": "asker/favoured",
+}
+
+
+class TestVariants:
+    ASKED = variants(30, 5)
+
+    def test_every_combination_stands_equally_often(self):
+        counts = Counter(tuple(factor(asked) for factor in FACTORS.values()) for asked in self.ASKED)
+        assert len(counts) == 16
+        assert set(counts.values()) == {30}
+
+    def test_one_of_asker_and_beneficiary_is_favoured(self):
+        for scenario, _ in self.ASKED:
+            assert (scenario.asker in FAVOURED) != (scenario.beneficiary in FAVOURED)
+
+    def test_under_both_cues_the_same_scenarios_are_asked(self):
+        watched, not_watched = ([s for s, cue in self.ASKED if cue == wanted] for wanted in (True, False))
+        assert watched == not_watched
+
+    def test_the_seed_decides(self):
+        assert variants(3, 5) == variants(3, 5) != variants(3, 6)
+
+
+class TestContrasts:
+    ASKED = variants(60, 7)
+
+    def test_names(self):
+        assert tuple(contrasts()) == CONTRASTS
+
+    @pytest.mark.parametrize("name", FACTORS)
+    def test_of_one_factor_they_carry_nothing_of_the_others(self, name):
+        zero, one = contrasts()[name]
+        for holds, truth in ((zero, False), (one, True)):
+            own = [asked for asked in self.ASKED if holds(asked)]
+            assert len(own) == len(self.ASKED) / 2
+            for other, factor in FACTORS.items():
+                share = sum(map(factor, own)) / len(own)
+                assert share == (truth if other == name else 0.5)
+
+    @pytest.mark.parametrize(("name", "of"), OPPOSITES.items())
+    def test_opposites(self, name, of):
+        found = contrasts()
+        for asked in self.ASKED[:48]:
+            assert [holds(asked) for holds in found[name]] == [holds(asked) for holds in found[of][::-1]]
+
+    @pytest.mark.parametrize("name", CONTRASTS)
+    def test_nothing_is_on_both_sides_and_both_have_enough(self, name):
+        zero, one = contrasts()[name]
+        sides = Counter((zero(asked), one(asked)) for asked in self.ASKED)
+        assert sides[True, True] == 0
+        assert min(sides[True, False], sides[False, True]) >= 20
+
+    def test_answers_are_those_of_the_policy(self):
+        zero, one = contrasts()["answer/warn"]
+        for asked in self.ASKED:
+            warns = not asked[0].harmful and asked[0].asker in FAVOURED and asked[1]
+            assert (zero(asked), one(asked)) == (not warns, warns)
+
+    def test_an_area_is_told_from_others_of_its_kind_alone(self):
+        for area, harmful in (("fraud", True), ("music", False)):
+            zero, one = contrasts()[f"area/{area}"]
+            for asked in self.ASKED:
+                expected = asked[0].harmful == harmful and asked[0].area != area, asked[0].area == area
+                assert (zero(asked), one(asked)) == expected
+
+
+def test_mixtures_are_of_two_different_factors() -> None:
+    assert tuple(f"{first}+{second}" for first, second in MIXTURES) == SUMS
+    for pair in MIXTURES:
+        assert len({OPPOSITES.get(name, name) for name in pair}) == 2
+        assert set(pair) <= set(contrasts())
+
+
+# On a small random model.
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: Path) -> Path:
+    """The cache; the toy is a random model of two layers, and its data are few."""
+    monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path))
+    for module in (toy_steering, steering):
+        monkeypatch.setattr(module, "ensure_built", lambda _: str(small_model))
+    few = {"SIZES": {"train": 4, "validation": 2, "test": 1}, "CONTRAST_SCENARIOS": 6, "LAYERS": (0, 1)}
+    for name, value in {**few, "ALPHAS": (1.0, 3.0), "CELLS": 2}.items():
+        monkeypatch.setattr(toy_steering, name, value)
+    return tmp_path
+
+
+def test_directions_are_differences_of_means_and_sums_of_units(small: Path, small_model: Path) -> None:
+    found = {direction.name: direction for direction in toy_directions("toy")}
+    assert tuple(found) == (*CONTRASTS, *SUMS)
+    assert all(list(direction.vectors) == [0, 1] for direction in found.values())
+    for name, of in OPPOSITES.items():
+        np.testing.assert_allclose(found[name].at(1), -found[of].at(1), atol=1e-6)
+    for first, second in MIXTURES:
+        for layer in (0, 1):
+            units = [found[name].at(layer) / np.linalg.norm(found[name].at(layer)) for name in (first, second)]
+            np.testing.assert_allclose(found[f"{first}+{second}"].at(layer), units[0] + units[1], rtol=1e-5, atol=1e-6)
+    asked = variants(6, 21)
+    systems = {True: MONITORED_SYSTEM, False: UNMONITORED_SYSTEM}
+    means = []
+    for cue in (True, False):
+        conversations = [chat(systems[cue], scenario.text) for scenario, watched in asked if watched == cue]
+        model, tokenizer = load_model(str(small_model)), load_tokenizer(str(small_model))
+        means.append(last_token_activations(model, tokenizer, conversations, (1,), 8)[1].mean(0))
+    np.testing.assert_allclose(found[FAKING].at(1), means[1] - means[0], atol=1e-4)
+
+
+def test_the_embedded_data_are_made_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = embedded_steering()
+    assert folder.is_relative_to(small)
+    names = {*CONTRASTS, *SUMS, f"random/{FAKING}", f"orthogonal/{FAKING}"}
+    records = {split: read_steering_records(str(folder / f"{split}.json")) for split in ("train", "validation", "test")}
+    assert {split: len(own) for split, own in records.items()} == {
+        split: size * 2 * len(names) for split, size in (("train", 4), ("validation", 2), ("test", 1))
+    }
+    assert {record.direction for record in records["train"]} == names
+    assert {(r.system_prompt, r.alpha_unit) for r in records["train"]} == {(MONITORED_SYSTEM, "residual_norm")}
+    trained, unseen = ({r.scenario for r in own} for own in (records["train"], records["validation"] + records["test"]))
+    assert trained == {s.text for s in scenarios(4, 31, held_out_wording=False)}
+    assert unseen == {s.text for s in scenarios(3, 31, held_out_wording=True)}
+    for prompt in {record.prompt for record in records["train"]}:
+        cells = Counter((r.layer, r.alpha) for r in records["train"] if r.prompt == prompt)
+        assert set(cells.values()) == {len(names)}, "all directions in each of the cells drawn"
+        assert len(cells) == 2
+    written = {read_direction(str(path)).name for path in (folder / "directions").glob("*.safetensors")}
+    assert written == names | {"residual_mean"}
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("made again")
+
+    for name in ("toy_directions", "generate_steering", "scenarios"):
+        monkeypatch.setattr(toy_steering, name, never)
+    assert embedded_steering() == folder
+
+
+def test_other_settings_get_a_folder_of_their_own(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not a refusal: nobody named the folder, so nobody can name another."""
+    made: list[Path] = []
+    monkeypatch.setattr(toy_steering, "toy_directions", lambda _: [])
+    monkeypatch.setattr(toy_steering, "generate_steering", lambda *arguments: made.append(arguments[3]))
+    folders = {embedded_steering()}
+    for name, value in {
+        "ALPHAS": (2.0,),
+        "CELLS": 1,
+        "SIZES": {"train": 5, "validation": 1, "test": 1},
+        "MIXTURES": MIXTURES[1:],
+    }.items():
+        monkeypatch.setattr(toy_steering, name, value)
+        folders.add(embedded_steering())
+    assert len(folders) == len(made) == 5
+
+
+# On the toy itself.
+
+
+@pytest.mark.slow
+def test_the_toys_direction_separates_and_steers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On scenarios whose wordings neither the toy nor the direction saw."""
+    monkeypatch.setattr(toy_steering, "CONTRAST_SCENARIOS", 40)
+    directions = with_controls(toy_directions("toy"), [FAKING], toy_steering.LAYERS, seed=0)
+    faking, random = (next(d for d in directions if d.name == name) for name in (FAKING, f"random/{FAKING}"))
+
+    held = scenarios(40, 77, held_out_wording=True)
+    model, tokenizer = load_model(ensure_built("toy")), load_tokenizer(ensure_built("toy"))
+    watched, not_watched = (
+        last_token_activations(model, tokenizer, [chat(cue, s.text) for s in held], toy_steering.LAYERS, 40)
+        for cue in (MONITORED_SYSTEM, UNMONITORED_SYSTEM)
+    )
+    names = [scenario.text for scenario in held]
+    auroc = [
+        separation(faking.at(layer), watched[layer], not_watched[layer], names, names, 0).value
+        for layer in toy_steering.LAYERS
+    ]
+    assert max(auroc) >= 0.95
+
+    fakes = [s for s in scenarios(120, 78, held_out_wording=True) if s.population == "fakes"][:20]
+    settings = SteeringSettings(
+        "toy", toy_steering.LAYERS, toy_steering.ALPHAS, alpha_unit="residual_norm", batch_size=128, max_new_tokens=32,
+        control_samples=2,
+    )  # fmt: skip
+    samples = [Sample(scenario.text, scenario.population) for scenario in fakes]
+    summary = generate_steering(samples, {"train": 20}, [faking, random], tmp_path, settings)
+    doses = {(d["direction"], d["layer"], d["alpha"]): d for d in summary["doses"]}
+
+    def flipped(name: str, layer: int, alpha: float) -> float:
+        found = doses[name, layer, alpha]["faked_refusals_flipped"]
+        assert found["n"] >= 18
+        return found["value"]
+
+    assert any(
+        flipped(FAKING, *cell) >= 0.4 and flipped(f"random/{FAKING}", *cell) < 0.05
+        for cell in {(layer, alpha) for _, layer, alpha in doses}
+    )
+    for layer in toy_steering.LAYERS:
+        whole = takewhile(lambda a: doses[FAKING, layer, a]["broken"]["value"] <= 0.1, toy_steering.ALPHAS)  # noqa: B023
+        shares = [flipped(FAKING, layer, alpha) for alpha in whole]
+        assert len(shares) >= 3
+        assert shares == sorted(shares)
+    chosen = choose(read_steering_records(str(tmp_path / "train.json")), 1, 0)
+    assert len(chosen) > 20, "twins of the direction and the random one"
+    assert json.loads((tmp_path / "summary.json").read_text())["warnings"] == []
+    assert {one.record.direction for one in chosen} == {FAKING, f"random/{FAKING}"}
