@@ -60,7 +60,7 @@ def measure(folder: Path) -> dict[str, Any]:
     from afintro.tasks.feature_descriptions.task import FeatureDescriptions
     from afintro.toys.embedded import ensure_built
 
-    class Reader:
+    class ExplainerSpec:
         name = "toy"
         slot_token: str | None = "<|slot|>"
         context_length = None
@@ -69,8 +69,8 @@ def measure(folder: Path) -> dict[str, Any]:
     before, started = memory("VmRSS"), time.monotonic()
     anonymous = memory("RssAnon")
     data = FeatureDescriptions(str(folder / "descriptions.parquet"), features=[str(folder / "layer_20.safetensors")])
-    data.examples["train"] = data.read_examples("train", Reader())
-    data.examples["validation"] = data.read_examples("validation", Reader())
+    data.examples["train"] = data.read_examples("train", ExplainerSpec())
+    data.examples["validation"] = data.read_examples("validation", ExplainerSpec())
     start_up = time.monotonic() - started
     loader = data.train_dataloader()
     started, tokens = time.monotonic(), 0

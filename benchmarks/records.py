@@ -54,14 +54,14 @@ def measure(folder: Path) -> dict[str, Any]:
     from afintro.tasks.context_ablation.task import ContextAblation
     from afintro.toys.embedded import ensure_built
 
-    class Reader:
+    class ExplainerSpec:
         name = "toy"
         slot_token: str | None = None
         context_length = 100_000
         tokenizer = load_tokenizer(ensure_built("toy"))
 
     class Attached:
-        lightning_module, global_rank, world_size = Reader(), 0, 1
+        lightning_module, global_rank, world_size = ExplainerSpec(), 0, 1
 
     before = {name: memory(name) for name in ("VmRSS", "RssAnon")}
     started = time.monotonic()

@@ -251,7 +251,9 @@ def test_vectors_of_another_width_than_the_model(tmp_path: Path, small_model: Pa
         assert found.losses(1) == [pytest.approx(min(found.losses(0)), rel=1e-5)]
         assert "text_only" not in found.summary(0)["baselines"]
         answers = [(row["predicted"], row["baselines"]["zero_vector"]) for row in found.rows(0)]
-        assert any(own != blind for own, blind in answers), "the answers depend on the vectors, or this says nothing"
+        assert any(own != zero_vectors for own, zero_vectors in answers), (
+            "the answers depend on the vectors, or this says nothing"
+        )
 
 
 @pytest.mark.parametrize(

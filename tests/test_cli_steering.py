@@ -197,12 +197,12 @@ def test_test_and_predict(session: Session) -> None:
 def test_the_notebooks_functions_read_the_run(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     run = load_run(session.folder(0))
     assert run.systems.keys() == {"explainer"} | BASELINES
-    assert run.headline == UNSEEN_SCENARIO, "also where another type with verdicts comes first by uid"
+    assert run.primary == UNSEEN_SCENARIO, "also where another type with verdicts comes first by uid"
     show_summary(run)
     shown = capsys.readouterr().out
     assert TABLE in shown
     assert UNSEEN_DIRECTION in shown
-    items = select(run, question_type=run.headline)
+    items = select(run, question_type=run.primary)
     assert len(items) == session.summary(0)["data"][UNSEEN_SCENARIO]
     assert {item.prediction.twins for item in items} == {
         row["twins"] for row in session.rows(0) if row["question_type"] == UNSEEN_SCENARIO
@@ -211,7 +211,7 @@ def test_the_notebooks_functions_read_the_run(session: Session, capsys: pytest.C
     assert all(f"<b>{row['uid']}</b>" in page for row in session.rows(0))
     title = calibration_figure(items).get_suptitle()
     assert title.startswith(f"{len(items)} items, calibration error ")
-    figure = confusion_figure([item.prediction for item in run.items], run.headline)
+    figure = confusion_figure([item.prediction for item in run.items], run.primary)
     assert sum(int(text.get_text()) for text in figure.axes[0].texts) == len(items)
 
 

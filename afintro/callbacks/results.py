@@ -92,7 +92,7 @@ class Results(Callback):
         table = {name: score(found, self.seed) for name, found in scores.items()}
         leads = self._leads(scores, data)
         metrics = table.pop(EXPLAINER)
-        warnings = [*data.warnings, *data.remarks(systems, leads)]
+        warnings = [*data.warnings, *data.warnings_about(systems, leads)]
         if OTHER_BASE not in systems:
             warnings.append(
                 "no explainer on another base was trained in this run (other_base), so that comparison is missing"
@@ -129,7 +129,7 @@ class Results(Callback):
         """Paired differences: to the best of the rivals, and to some baselines on their own."""
         own = scores[EXPLAINER]
         baselines = [name for name in scores if name != EXPLAINER]
-        against = {"": data.rivals(baselines), **{f"/{name}": [name] for name in data.paired(baselines)}}
+        against = {"": data.best_of(baselines), **{f"/{name}": [name] for name in data.compared_with(baselines)}}
         found: dict[str, Any] = {}
         for metric in data.leads:
             for suffix, names in against.items():
@@ -155,7 +155,7 @@ class Results(Callback):
                 for name, estimate in found.items():
                     if estimate.value is not None:
                         writer.add_scalar(f"{name}/{system}", estimate.value, step)
-            writer.add_text("predictions", report.sample_table(predictions, prompts, data.headline), step)
+            writer.add_text("predictions", report.sample_table(predictions, prompts, data.primary), step)
             for name, figure in data.figures(predictions).items():
                 writer.add_figure(name, figure, step)
             writer.flush()

@@ -117,7 +117,7 @@ def guard(
     return [index for index in range(len(train)) if index not in dropped], lines
 
 
-def draw(text: str) -> int:
+def stable_hash(text: str) -> int:
     """A number from 0 to 2**64 - 1 that depends on the text alone: a random draw that every process repeats."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
@@ -130,7 +130,7 @@ def split_by_scenario(scenarios: Sequence[str], fraction: float, seed: int) -> t
     first: list[int] = []
     second: list[int] = []
     for index, scenario in enumerate(scenarios):
-        (second if draw(f"{seed} {scenario}") < fraction * 2**64 else first).append(index)
+        (second if stable_hash(f"{seed} {scenario}") < fraction * 2**64 else first).append(index)
     return first, second
 
 
@@ -164,7 +164,7 @@ def hold_out(
     sizes = np.bincount(clusters, minlength=len(names))
     unseen = np.zeros(len(names), dtype=bool)
     left = budget
-    draws = np.fromiter((draw(f"{seed} {name}") for name in names), np.uint64, len(names))
+    draws = np.fromiter((stable_hash(f"{seed} {name}") for name in names), np.uint64, len(names))
     for index in np.argsort(draws, kind="stable"):
         if left == 0:
             break

@@ -13,7 +13,7 @@ from afintro.evaluation.answers import Verdict, expected_verdict, two_branch
 from afintro.evaluation.metrics import Prediction, text_prediction
 
 
-def text_baselines(train: Sequence[Example], items: Sequence[Example], headline: str) -> dict[str, list[Prediction]]:
+def text_baselines(train: Sequence[Example], items: Sequence[Example], primary: str) -> dict[str, list[Prediction]]:
     """Predictions of every text baseline, by name.
 
     ``majority`` gives the commonest training answer, ``always_unchanged`` the commonest unchanged one,
@@ -28,7 +28,7 @@ def text_baselines(train: Sequence[Example], items: Sequence[Example], headline:
         seen = [example for example in train if example.question_type == question]
         if not seen:
             continue
-        verdicts = question == headline
+        verdicts = question == primary
         found["majority"] += _constant(asked, _commonest(seen), _changed_rate(seen) if verdicts else None)
         found["copy_monitored"] += [
             text_prediction(item, item.copy_answer, 0.0 if verdicts else None)

@@ -58,7 +58,7 @@ class Run:
     leads: dict[str, dict[str, Any]]
     warnings: list[str]
     items: list[Item]
-    headline: str
+    primary: str
 
 
 def newest_run(task: str) -> Path:
@@ -109,8 +109,8 @@ def load_run(path: str | Path) -> Run:
         raise UserError(what, where=str(predictions_path), remedy="evaluate again: the two belong to different runs")
     # The metrics of a further type with verdicts bear its name.
     kinds = [row["question_type"] for row in rows if row["verdict_expected"] is not None]
-    headline = next((kind for kind in kinds if f"has_changed_f1/{kind}" not in metrics), "")
-    return Run(folder, systems, leads, warnings, [_item(row) for row in rows], headline)
+    primary = next((kind for kind in kinds if f"has_changed_f1/{kind}" not in metrics), "")
+    return Run(folder, systems, leads, warnings, [_item(row) for row in rows], primary)
 
 
 def _checked(row: Any, where: str) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def calibration_error(values: Floats, weights: Floats) -> Floats:
     return ratio(np.abs(gaps).sum(1), weights.sum(1))
 
 
-def statistics(predictions: Sequence[Prediction], headline: str, verdicts: Sequence[str] = ()) -> Scores:
+def statistics(predictions: Sequence[Prediction], primary: str, verdicts: Sequence[str] = ()) -> Scores:
     """All metrics of one system, by name, each with the clusters of its items.
 
     Args:
@@ -167,7 +167,7 @@ def statistics(predictions: Sequence[Prediction], headline: str, verdicts: Seque
         exact = [[float(item.exact_match)] for item in items]
         put(f"exact_match/{question}", "mean", items, exact)
         written = [item for item in items if item.predicted is not None]
-        if question == headline:
+        if question == primary:
             put("exact_match", "mean", items, exact)
             _verdict_metrics(put, items, "")
         elif question in verdicts:
@@ -248,12 +248,12 @@ def _shared(own: tuple[Statistic, list[str]], other: Statistic) -> tuple[Statist
     )
 
 
-def collapse_warning(predictions: Sequence[Prediction], headline: str) -> str | None:
+def collapse_warning(predictions: Sequence[Prediction], primary: str) -> str | None:
     """A warning where nearly every answer gives the same verdict although the items do not."""
     answers = [
         (parse_two_branch(p.predicted or ""), expected_verdict(p.expected))
         for p in predictions
-        if p.question_type == headline
+        if p.question_type == primary
     ]
     said = [verdict.changed for verdict, _ in answers if verdict is not None]
     true = [verdict.changed for _, verdict in answers]

@@ -125,9 +125,9 @@ def _columns(found: set[str], systems: dict[str, dict[str, Estimate]]) -> list[s
     return [name for name in systems.get("explainer", {}) if CATEGORY not in name]
 
 
-def sample_table(predictions: Sequence[Prediction], prompts: dict[str, str], headline: str, rows: int = 20) -> str:
+def sample_table(predictions: Sequence[Prediction], prompts: dict[str, str], primary: str, rows: int = 20) -> str:
     """Markdown table of headline predictions, wrong ones first."""
-    shown = sorted((p for p in predictions if p.question_type == headline), key=lambda p: (p.exact_match, p.uid))[:rows]
+    shown = sorted((p for p in predictions if p.question_type == primary), key=lambda p: (p.exact_match, p.uid))[:rows]
     lines = ["| right | prompt | expected | predicted | P(changed) |", "|---|---|---|---|---|"]
     for item in shown:
         probability = "" if item.p_changed is None else f"{item.p_changed:.2f}"
@@ -146,13 +146,13 @@ def _markdown_cell(text: str) -> str:
 
 
 def confusion_figure(
-    predictions: Sequence[Prediction], headline: str, title: str = "Does the behaviour change?"
+    predictions: Sequence[Prediction], primary: str, title: str = "Does the behaviour change?"
 ) -> Figure:
     """Counts of expected against predicted verdict."""
     counts = np.zeros((2, 3), dtype=int)
     for item in predictions:
         true = parse_two_branch(item.expected)
-        if item.question_type == headline and true is not None:
+        if item.question_type == primary and true is not None:
             said = parse_two_branch(item.predicted or "")
             counts[int(true.changed), 2 if said is None else int(said.changed)] += 1
     figure = Figure(figsize=(6, 3.6), layout="constrained")

@@ -69,7 +69,7 @@ def train_comparison(
         "limit_val_batches": 0,
     }
     trainer = Trainer(**{**trainer_settings, **bare})
-    trainer.fit(other, datamodule=data.for_another_explainer(blind=name == TEXT_ONLY))
+    trainer.fit(other, datamodule=data.for_another_explainer(zero_vectors=name == TEXT_ONLY))
     assert other.model is not None
     if trainer.is_global_zero:
         export_adapter(other.model, run / name, other.injector)
@@ -91,6 +91,6 @@ def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: 
         assert other.model is not None
         import_adapter(other.model, run / name, other.injector)
         other.to(module.device)
-        items = data.for_another_explainer(blind=name == TEXT_ONLY).read_examples(split, other)
+        items = data.for_another_explainer(zero_vectors=name == TEXT_ONLY).read_examples(split, other)
         found[name] = answers(other, items, data)
     return found

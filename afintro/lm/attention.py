@@ -29,7 +29,7 @@ GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varl
 _packed: ContextVar[bool] = ContextVar("afintro_packed_forward", default=False)
 
 
-def keeps_keys(model: nn.Module) -> bool:
+def uses_packed_attention(model: nn.Module) -> bool:
     """Whether the model's attention is this module's, as :func:`afintro.lm.load.load_model` makes it where it can."""
     return getattr(model.config, "_attn_implementation", None) == NAME
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afintro.lm.attention import keeps_keys
+from afintro.lm.attention import uses_packed_attention
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import decoder_layers
 
@@ -55,7 +55,7 @@ def read_states(model: nn.Module, rows: Sequence[Sequence[int]], layers: Sequenc
     Returns:
         ``[tokens, hidden]`` by layer in the model's compute dtype, sequences end to end without padding.
     """
-    if len(rows) > 1 and not keeps_keys(model):
+    if len(rows) > 1 and not uses_packed_attention(model):
         alone = [read_states(model, [row], layers) for row in rows]
         return {layer: torch.cat([states[layer] for states in alone]) for layer in layers}
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]

@@ -103,7 +103,7 @@ class Engine:
     """Continues the rows of jobs by their most likely tokens.
 
     Args:
-        model: A causal LM whose attention keeps keys (:func:`afintro.lm.attention.keeps_keys`), in eval mode.
+        model: A causal LM whose attention keeps keys (:func:`afintro.lm.attention.uses_packed_attention`), in eval mode.
         jobs: Read longest first.
         max_new_tokens: At most so many tokens each; at least 1.
         eos_ids: A row ends before one of these.

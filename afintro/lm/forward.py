@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from afintro.lm.attention import keeps_keys, packed_forward
+from afintro.lm.attention import packed_forward, uses_packed_attention
 from afintro.lm.decoding import Filling
 from afintro.lm.interventions import intervene
 from afintro.lm.padded import padded_logits
@@ -44,7 +44,7 @@ def packed_logits(
     Returns:
         ``[A, vocabulary]`` in the model's compute dtype.
     """
-    if not keeps_keys(model):
+    if not uses_packed_attention(model):
         if detached is not None:
             raise ValueError("a model that takes no packed rows cannot stop gradients at its keys and values")
         return padded_logits(model, input_ids, cu_seqlens, positions, interventions)

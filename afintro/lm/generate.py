@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from afintro.lm.attention import keeps_keys
+from afintro.lm.attention import uses_packed_attention
 from afintro.lm.engine import Engine, Job, Prompt, Row
 from afintro.lm.interventions import Intervention, Steering
 from afintro.lm.uncached import reread
@@ -126,7 +126,7 @@ def _run(
         report(nothing)
     if prompt_of:
         asked: Any = {"max_new_tokens": max_new_tokens, "eos_ids": eos_ids, "slots": slots, "done": done}
-        if keeps_keys(model):
+        if uses_packed_attention(model):
             Engine(model, list(prompt_of), **asked).run()
         else:
             reread(model, list(prompt_of), **asked)

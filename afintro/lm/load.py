@@ -19,7 +19,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from afintro.errors import UserError
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.fused import fuse_lora
-from afintro.lm.padded import takes_packed_rows
+from afintro.lm.padded import supports_packed_attention
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
     except UNLOADABLE as error:
         raise _missing(name, error) from error
     assert isinstance(model, PreTrainedModel)
-    if takes_packed_rows(model):
+    if supports_packed_attention(model):
         model.set_attn_implementation(PACKED)
     else:
         log.warning("%s takes no packed rows: batches are padded, and generation reads all tokens anew", name)

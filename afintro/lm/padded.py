@@ -17,7 +17,7 @@ from afintro.lm.spans import Located
 PACKABLE = {"full_attention", "sliding_attention"}
 
 
-def takes_packed_rows(model: Any) -> bool:
+def supports_packed_attention(model: Any) -> bool:
     """Whether each layer of a transformers model mixes tokens by plain attention alone, which can be replaced.
 
     Attention sinks (GPT-OSS) are learnt scores that a packed row's attention does not know.

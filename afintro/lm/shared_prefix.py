@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from afintro.lm.attention import keeps_keys, packed_forward
+from afintro.lm.attention import packed_forward, uses_packed_attention
 from afintro.lm.capture import capture
 from afintro.lm.decoding import Decoding, Slots
 from afintro.lm.engine import read_prefixes, starts_of
@@ -139,7 +139,7 @@ def lens_logits(
         ends = [[len(prefixes[p].rows[r]) - 1] for p, r in owners]
         with capture(model, layers) as residual:
             _logits(model, [prefixes[p] for p in group], ends)
-        places = _places([prefixes[p] for p in group], ends, keeps_keys(base))
+        places = _places([prefixes[p] for p in group], ends, uses_packed_attention(base))
         states = torch.stack([residual[layer].flatten(0, 1)[places.to(residual[layer].device)] for layer in layers])
         vocabulary = base.get_output_embeddings().weight[list(wanted)]
         scores = _wide(base.get_decoder().norm(states) @ vocabulary.T).cpu()
@@ -173,7 +173,7 @@ def _groups(prefixes: Sequence[Prefix], tokens: int) -> Iterator[list[int]]:
 def _logits(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
     """``[A, vocabulary]`` after the asked columns of each row."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    return (_on_kept if keeps_keys(base) else _anew)(model, prefixes, asked)
+    return (_on_kept if uses_packed_attention(base) else _anew)(model, prefixes, asked)
 
 
 def _on_kept(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:

@@ -31,7 +31,7 @@ TEXT_ONLY = "text_only"
 Systems = dict[str, list[Prediction]]
 
 
-class Reader(Protocol):
+class ExplainerSpec(Protocol):
     """What a task asks of the model that its prompts are for."""
 
     name: str
@@ -82,7 +82,7 @@ class TaskData(LightningDataModule):
     """
 
     task = ""
-    headline = ""
+    primary = ""
     question_types: tuple[str, ...] = ()
     leads: tuple[str, ...] = ("exact_match",)
     has_vectors = False
@@ -119,7 +119,7 @@ class TaskData(LightningDataModule):
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
         self.max_tokens = max_tokens
-        self.blind = False
+        self.zero_vectors = False
         self.examples: dict[str, Sequence[Example]] = {}
         self.warnings: list[str] = []
         self._train_loader: ResumableLoader | None = None
@@ -127,7 +127,7 @@ class TaskData(LightningDataModule):
 
     # What a task says of itself.
 
-    def read_examples(self, split: str, reader: Reader) -> Sequence[Example]:
+    def read_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
         """All examples of a split; for training without held-out records."""
         raise NotImplementedError
 
@@ -135,7 +135,7 @@ class TaskData(LightningDataModule):
         """Answers to a split's items by systems that are no language model."""
         raise NotImplementedError
 
-    def controls(self, split: str, reader: Reader) -> Iterator[Control]:
+    def controls(self, split: str, reader: ExplainerSpec) -> Iterator[Control]:
         """Changed items for the explainer, trained or not, to answer."""
         raise NotImplementedError
 
@@ -145,17 +145,17 @@ class TaskData(LightningDataModule):
 
     def statistics(self, predictions: Sequence[Prediction]) -> Scores:
         """All metrics of one system."""
-        return statistics(predictions, self.headline)
+        return statistics(predictions, self.primary)
 
-    def rivals(self, baselines: Sequence[str]) -> list[str]:
+    def best_of(self, baselines: Sequence[str]) -> list[str]:
         """The baselines that ``lead/<metric>`` compares with the best of."""
         return list(baselines)
 
-    def paired(self, baselines: Sequence[str]) -> list[str]:
+    def compared_with(self, baselines: Sequence[str]) -> list[str]:
         """The baselines that get a ``lead/<metric>/<baseline>`` of their own."""
         return list(baselines)
 
-    def remarks(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
+    def warnings_about(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
         """Warnings that only the finished table allows."""
         return []
 
@@ -167,18 +167,18 @@ class TaskData(LightningDataModule):
         """What TensorBoard shows, by name."""
         return {}
 
-    def for_another_explainer(self, blind: bool = False) -> Self:
+    def for_another_explainer(self, zero_vectors: bool = False) -> Self:
         """The same records, to be tokenised anew and trained on from the first batch, also where this run was resumed.
 
         Args:
             blind: All vectors are zero: the explainer sees the text alone.
         """
-        if blind and not self.has_vectors:
+        if zero_vectors and not self.has_vectors:
             raise ValueError(f"{self.task} has no vectors")
         other = copy.copy(self)
         other.examples = {}
         other.warnings = []
-        other.blind = blind
+        other.zero_vectors = zero_vectors
         other._train_loader = other._train_state = None
         return other
 
@@ -281,9 +281,9 @@ class TaskData(LightningDataModule):
         """Those that the question weights leave in."""
         return [example for example in self.examples["train"] if example.weight > 0]
 
-    def headline_examples(self, split: str) -> Sequence[Example]:
+    def primary_examples(self, split: str) -> Sequence[Example]:
         """Those of the headline question."""
-        return [example for example in self.examples[split] if example.question_type == self.headline]
+        return [example for example in self.examples[split] if example.question_type == self.primary]
 
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """Shuffled by seed and epoch; every process gets its share.
@@ -350,7 +350,7 @@ class TaskData(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[PackedBatch]:
         """Items of the headline question of the test split, in the order of the file."""
-        return row_loader(self.evaluation_rows(self.headline_examples("test"), sort=False), *self._place)
+        return row_loader(self.evaluation_rows(self.primary_examples("test"), sort=False), *self._place)
 
 
 def _lengths(examples: Sequence[Example]) -> NDArray[np.int32]:

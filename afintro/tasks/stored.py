@@ -18,7 +18,7 @@ from afintro.data.cache import cache_directory
 from afintro.data.encoding import Draft, token_ids, tokenizer_hash
 from afintro.data.example_store import Ids, StoredExamples, open_store, source_hash
 from afintro.data.files import file_sha256
-from afintro.tasks.base import Reader, TaskData
+from afintro.tasks.base import ExplainerSpec, TaskData
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +39,15 @@ class RecordTask(TaskData):
 
     shaped_by: ClassVar[tuple[ModuleType, ...]] = (encoding, records, samples, splits, text)
 
-    def drafts(self, split: str, reader: Reader) -> Iterable[Draft]:
+    def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
         """All questions of a split; for training without held-out records."""
         raise NotImplementedError
 
-    def finisher(self, reader: Reader) -> Callable[[Draft, Ids, Ids], Example]:
+    def finisher(self, reader: ExplainerSpec) -> Callable[[Draft, Ids, Ids], Example]:
         """Makes an example of a draft and the token ids of its prompt and its answer."""
         raise NotImplementedError
 
-    def check(self, reader: Reader) -> Callable[[Draft, Ids], None] | None:
+    def check(self, reader: ExplainerSpec) -> Callable[[Draft, Ids], None] | None:
         """Looks at a draft and the ids of its prompt before any training; None where there is nothing to see."""
         return None
 
@@ -75,7 +75,7 @@ class RecordTask(TaskData):
         if any(isinstance(examples, StoredExamples) for examples in self.examples.values()):
             self.forget()
 
-    def read_examples(self, split: str, reader: Reader) -> Sequence[Example]:
+    def read_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
         """All of a small file; of a large one a view of the store."""
         finish = self.finisher(reader)
         if not self._is_large(split):
@@ -106,7 +106,7 @@ class RecordTask(TaskData):
             return False
         return max(Path(str(path)).stat().st_size for path in sources) >= LARGE
 
-    def _key(self, split: str, reader: Reader) -> str:
+    def _key(self, split: str, reader: ExplainerSpec) -> str:
         """A hash of everything that decides the drafts of a split and their ids."""
         about = {
             "files": [_hash(str(path)) for path in (self._file(split), self.paths["train"], *self.heldout)],
@@ -140,12 +140,12 @@ class RecordTask(TaskData):
             return examples.of_kinds(lambda kind: self.weight_of(kind) > 0)
         return super().training_examples()
 
-    def headline_examples(self, split: str) -> Sequence[Example]:
+    def primary_examples(self, split: str) -> Sequence[Example]:
         """Those of the headline question."""
         examples = self.examples[split]
         if isinstance(examples, StoredExamples):
-            return examples.of_kinds(lambda kind: kind == self.headline)
-        return super().headline_examples(split)
+            return examples.of_kinds(lambda kind: kind == self.primary)
+        return super().primary_examples(split)
 
     def taught(self) -> Sequence[Example]:
         """The training examples that text baselines learn from: of a large split an even draw, and a warning says so."""

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afintro.data.batch import Example
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.errors import UserError
-from afintro.tasks.base import Reader
+from afintro.tasks.base import ExplainerSpec
 
 ZERO, SHUFFLED = "zero_vector", "shuffled_vector"
 
 
-def slot_token(reader: Reader) -> str:
+def slot_token(reader: ExplainerSpec) -> str:
     """The token that a vector takes the place of.
 
     Raises:
@@ -25,7 +25,7 @@ def slot_token(reader: Reader) -> str:
     return reader.slot_token
 
 
-def slot_position(prompt_ids: Sequence[int], reader: Reader, where: str, wording: str) -> int:
+def slot_position(prompt_ids: Sequence[int], reader: ExplainerSpec, where: str, wording: str) -> int:
     """Where the slot stands in a prompt.
 
     Raises:
@@ -66,7 +66,7 @@ def shuffled(items: Sequence[Example], seed: int, kind: Callable[[Example], Hash
     Within the layer, so that neither the text nor the scale gives the exchange away.
     """
     layers: dict[int, list[Example]] = {}
-    for item in sorted(items, key=lambda item: draw(f"{seed} {item.uid}")):
+    for item in sorted(items, key=lambda item: stable_hash(f"{seed} {item.uid}")):
         assert item.slot is not None
         layers.setdefault(item.slot.layer, []).append(item)
     vectors: dict[str, NDArray[np.float32]] = {}

@@ -10,7 +10,7 @@ from afintro.evaluation.answers import Verdict, two_branch
 from afintro.evaluation.baselines import text_baselines
 from afintro.evaluation.metrics import score, statistics
 
-HEADLINE = "generative_explanation"
+PRIMARY = "generative_explanation"
 NAMES = {"majority", "always_unchanged", "copy_monitored", "tfidf_nearest", "tfidf_probe"}
 REFUSE, COMPLY, CHANGED = (
     two_branch(Verdict(False, "refuse")),
@@ -19,7 +19,7 @@ REFUSE, COMPLY, CHANGED = (
 )
 
 
-def example(uid, prompt, answer, question=HEADLINE, copied=REFUSE):
+def example(uid, prompt, answer, question=PRIMARY, copied=REFUSE):
     return Example(uid, f"scenario {uid}", question, prompt, answer, (1,), (2,), copy_answer=copied)
 
 
@@ -44,25 +44,25 @@ ITEMS = [
 
 
 def answers(train=TRAIN, items=ITEMS):
-    return {name: {p.uid: p.predicted for p in ps} for name, ps in text_baselines(train, items, HEADLINE).items()}
+    return {name: {p.uid: p.predicted for p in ps} for name, ps in text_baselines(train, items, PRIMARY).items()}
 
 
 def test_all_baselines_answer_all_items():
-    found = text_baselines(TRAIN, ITEMS, HEADLINE)
+    found = text_baselines(TRAIN, ITEMS, PRIMARY)
     assert set(found) == NAMES
     for name, predictions in found.items():
         assert [p.uid for p in predictions] == ["i0", "i1", "i2", "i3"], name
         for item, prediction in zip(ITEMS, predictions, strict=True):
             assert prediction.expected == item.answer
             assert prediction.scenario_id == item.scenario_id
-            assert prediction.question_type == HEADLINE
+            assert prediction.question_type == PRIMARY
             assert prediction.exact_match == (prediction.predicted == item.answer)
             assert prediction.p_changed is not None
             assert 0 <= prediction.p_changed <= 1
 
 
 def test_majority_is_the_commonest_training_answer():
-    found = text_baselines(TRAIN, ITEMS, HEADLINE)["majority"]
+    found = text_baselines(TRAIN, ITEMS, PRIMARY)["majority"]
     assert {p.predicted for p in found} == {CHANGED}
     assert {p.p_changed for p in found} == {4 / 9}
 
@@ -75,7 +75,7 @@ def test_majority_breaks_ties_the_same_way_in_any_order():
 
 
 def test_always_unchanged_gives_the_commonest_unchanged_answer():
-    found = text_baselines(TRAIN, ITEMS, HEADLINE)["always_unchanged"]
+    found = text_baselines(TRAIN, ITEMS, PRIMARY)["always_unchanged"]
     assert {p.predicted for p in found} == {REFUSE}
     assert {p.p_changed for p in found} == {0.0}
 
@@ -85,7 +85,7 @@ def test_always_unchanged_stays_so_when_all_training_answers_change():
 
 
 def test_copy_monitored_says_what_the_item_did_under_the_cue():
-    found = text_baselines(TRAIN, ITEMS, HEADLINE)["copy_monitored"]
+    found = text_baselines(TRAIN, ITEMS, PRIMARY)["copy_monitored"]
     assert [p.predicted for p in found] == [COMPLY, REFUSE, REFUSE, REFUSE]
     assert {p.p_changed for p in found} == {0.0}
 
@@ -95,7 +95,7 @@ def test_nearest_gives_the_answer_of_the_closest_prompt():
     assert (found["i0"], found["i1"], found["i2"]) == (COMPLY, CHANGED, REFUSE)
     for example in TRAIN:  # its own prompt is the nearest
         item = replace(ITEMS[0], prompt=example.prompt)
-        [prediction] = text_baselines(TRAIN, [item], HEADLINE)["tfidf_nearest"]
+        [prediction] = text_baselines(TRAIN, [item], PRIMARY)["tfidf_nearest"]
         assert prediction.predicted == example.answer
         assert prediction.p_changed == float(example.answer == CHANGED)
 
@@ -107,7 +107,7 @@ def test_nearest_reads_pairs_of_words():
 
 
 def test_probe_reads_what_the_words_tell():
-    found = text_baselines(TRAIN, ITEMS, HEADLINE)["tfidf_probe"]
+    found = text_baselines(TRAIN, ITEMS, PRIMARY)["tfidf_probe"]
     assert [p.predicted for p in found[:3]] == [COMPLY, CHANGED, REFUSE]
     p = [p.p_changed for p in found]
     assert p[1] > 0.5 > max(p[0], p[2])
@@ -127,17 +127,17 @@ def test_probe_learns_and_is_at_chance_on_noise():
         return made
 
     for rule, low, high in ((lambda p: "word3" in p, 0.97, 1.0), (lambda p: rng.random() < 0.5, 0.3, 0.7)):
-        predictions = text_baselines(draw(400, rule, "t"), draw(100, rule, "i"), HEADLINE)["tfidf_probe"]
-        assert low <= score(statistics(predictions, HEADLINE), 0)["exact_match"].value <= high
+        predictions = text_baselines(draw(400, rule, "t"), draw(100, rule, "i"), PRIMARY)["tfidf_probe"]
+        assert low <= score(statistics(predictions, PRIMARY), 0)["exact_match"].value <= high
 
 
 def test_one_class_of_training_answers():
-    found = text_baselines(TRAIN[2:6], ITEMS, HEADLINE)
+    found = text_baselines(TRAIN[2:6], ITEMS, PRIMARY)
     assert set(found) == NAMES
     for name in ("majority", "tfidf_nearest", "tfidf_probe"):
         assert {p.predicted for p in found[name]} == {CHANGED}, name
         assert {p.p_changed for p in found[name]} == {1.0}, name
-    unchanged = text_baselines(TRAIN[6:], ITEMS, HEADLINE)["tfidf_probe"]
+    unchanged = text_baselines(TRAIN[6:], ITEMS, PRIMARY)["tfidf_probe"]
     assert {(p.predicted, p.p_changed) for p in unchanged} == {(REFUSE, 0.0)}
 
 
@@ -149,7 +149,7 @@ def test_probabilities_of_the_probe_are_at_most_1():
     prompts = [" ".join(rng.sample(words, 4)) for _ in range(360)]
     train = [example(f"t{i}", p, two_branch(Verdict(True, rng.choice(contents)))) for i, p in enumerate(prompts[:60])]
     items = [example(f"i{i}", p, CHANGED) for i, p in enumerate(prompts[60:])]
-    assert max(p.p_changed for p in text_baselines(train, items, HEADLINE)["tfidf_probe"]) <= 1
+    assert max(p.p_changed for p in text_baselines(train, items, PRIMARY)["tfidf_probe"]) <= 1
 
 
 class TestTextQuestions:
@@ -166,7 +166,7 @@ class TestTextQuestions:
     )
 
     def test_each_question_has_its_own_baselines(self):
-        found = text_baselines(self.TRAIN, self.ITEMS, HEADLINE)
+        found = text_baselines(self.TRAIN, self.ITEMS, PRIMARY)
         asked = {name: {p.uid: p for p in ps if p.question_type == "orig_match"} for name, ps in found.items()}
         assert asked["majority"]["i0/o"].predicted == "Sure!"
         assert asked["tfidf_nearest"]["i0/o"].predicted == "I cannot help with <<<that>>>."
@@ -176,21 +176,21 @@ class TestTextQuestions:
         assert all(p.p_changed is None for ps in asked.values() for p in ps.values())
 
     def test_the_headline_is_as_without_them(self):
-        alone = text_baselines(TRAIN, ITEMS, HEADLINE)
-        for name, predictions in text_baselines(self.TRAIN, self.ITEMS, HEADLINE).items():
-            assert [p for p in predictions if p.question_type == HEADLINE] == alone[name]
+        alone = text_baselines(TRAIN, ITEMS, PRIMARY)
+        for name, predictions in text_baselines(self.TRAIN, self.ITEMS, PRIMARY).items():
+            assert [p for p in predictions if p.question_type == PRIMARY] == alone[name]
 
     def test_a_question_type_that_training_does_not_hold_is_left_out(self):
-        found = text_baselines(self.TRAIN, self.ITEMS, HEADLINE)
+        found = text_baselines(self.TRAIN, self.ITEMS, PRIMARY)
         assert not [p for ps in found.values() for p in ps if p.question_type == "change_match"]
-        assert text_baselines(self.TRAIN, self.ITEMS[-1:], HEADLINE) == {}
-        assert text_baselines([], ITEMS, HEADLINE) == {}
-        assert text_baselines(TRAIN, [], HEADLINE) == {}
+        assert text_baselines(self.TRAIN, self.ITEMS[-1:], PRIMARY) == {}
+        assert text_baselines([], ITEMS, PRIMARY) == {}
+        assert text_baselines(TRAIN, [], PRIMARY) == {}
 
 
 def test_items_without_a_copied_answer_are_not_copied():
     bare = [replace(item, copy_answer=None) for item in ITEMS]
-    assert set(text_baselines(TRAIN, bare, HEADLINE)) == NAMES - {"copy_monitored"}
+    assert set(text_baselines(TRAIN, bare, PRIMARY)) == NAMES - {"copy_monitored"}
 
 
 @pytest.mark.parametrize("other", [REFUSE, CHANGED, "nothing that parses"])
@@ -198,7 +198,7 @@ def test_no_baseline_looks_at_the_answers_of_the_items(other):
     changed = [replace(item, answer=other) for item in ITEMS]
     assert answers(items=changed) == answers()
     probabilities = [
-        {name: [p.p_changed for p in ps] for name, ps in text_baselines(TRAIN, items, HEADLINE).items()}
+        {name: [p.p_changed for p in ps] for name, ps in text_baselines(TRAIN, items, PRIMARY).items()}
         for items in (ITEMS, changed)
     ]
     assert probabilities[0] == probabilities[1]
@@ -208,9 +208,9 @@ def test_a_prediction_does_not_depend_on_the_other_items():
     """Nothing is fitted on the items, not even the weights of words."""
     together = {
         (name, p.uid): (p.predicted, pytest.approx(p.p_changed))
-        for name, ps in text_baselines(TRAIN, ITEMS, HEADLINE).items()
+        for name, ps in text_baselines(TRAIN, ITEMS, PRIMARY).items()
         for p in ps
     }
     for item in ITEMS:
-        for name, [prediction] in text_baselines(TRAIN, [item], HEADLINE).items():
+        for name, [prediction] in text_baselines(TRAIN, [item], PRIMARY).items():
             assert (prediction.predicted, prediction.p_changed) == together[name, item.uid]

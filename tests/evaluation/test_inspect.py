@@ -28,7 +28,7 @@ from afintro.evaluation.inspect import (
 from afintro.evaluation.metrics import Prediction, lead, score, statistics
 from afintro.tasks.feature_descriptions.metrics import description_statistics
 
-HEADLINE = "generative_explanation"
+PRIMARY = "generative_explanation"
 CHANGED, UNCHANGED = two_branch(Verdict(True, "comply")), two_branch(Verdict(False, "refuse"))
 WARNING = "no explainer on another base was trained"
 SCENARIOS = 12
@@ -40,7 +40,7 @@ def predictions() -> list[Prediction]:
     for i in range(SCENARIOS):
         expected, other = (CHANGED, UNCHANGED) if i % 2 else (UNCHANGED, CHANGED)
         said, p = (other, 0.5 - 0.2 * (i % 2)) if i % 3 == 0 else (expected, 0.05 + 0.9 * (i % 2))
-        found.append(Prediction(f"s{i}/{HEADLINE}", f"s{i}", HEADLINE, expected, said, said == expected, p))
+        found.append(Prediction(f"s{i}/{PRIMARY}", f"s{i}", PRIMARY, expected, said, said == expected, p))
         said = "Sure." if i % 4 else "I <b>won't</b> & $5 is $6"
         found.append(Prediction(f"s{i}/orig_match", f"s{i}", "orig_match", "Sure.", said, said == "Sure."))
     return found
@@ -56,10 +56,10 @@ def write_run(folder: Path) -> Path:
     own = predictions()
     items = [SimpleNamespace(uid=p.uid, prompt=f"Line one of {p.uid}\n<SCRATCHPAD> costs $1 and $2") for p in own]
     baselines = {
-        "majority": [answered(p, UNCHANGED if p.question_type == HEADLINE else "No.") for p in own],
-        "tfidf_probe": [answered(p, CHANGED, 0.7) for p in own if p.question_type == HEADLINE],
+        "majority": [answered(p, UNCHANGED if p.question_type == PRIMARY else "No.") for p in own],
+        "tfidf_probe": [answered(p, CHANGED, 0.7) for p in own if p.question_type == PRIMARY],
     }
-    scored = {name: statistics(answers, HEADLINE) for name, answers in {"explainer": own, **baselines}.items()}
+    scored = {name: statistics(answers, PRIMARY) for name, answers in {"explainer": own, **baselines}.items()}
     found = lead(scored["explainer"], {name: scored[name] for name in baselines}, "exact_match", 0)
     assert found is not None
     leads = {
@@ -94,14 +94,14 @@ def folder(tmp_path: Path, written: Path) -> Path:
 def test_a_run_is_read_as_it_was_written(folder: Path) -> None:
     run = load_run(str(folder))
     assert run.path == folder
-    assert run.headline == HEADLINE
+    assert run.primary == PRIMARY
     assert [item.prediction for item in run.items] == sorted(predictions(), key=lambda p: p.uid)
     first = run.items[0]
     assert first.prompt == "Line one of s0/generative_explanation\n<SCRATCHPAD> costs $1 and $2"
     assert first.baselines == {"majority": UNCHANGED, "tfidf_probe": CHANGED}
     assert run.items[1].baselines == {"majority": "No."}
     assert list(run.systems) == ["explainer", "majority", "tfidf_probe"]
-    assert run.systems["explainer"] == score(statistics(predictions(), HEADLINE), 0)
+    assert run.systems["explainer"] == score(statistics(predictions(), PRIMARY), 0)
     assert set(run.leads) == {"lead/exact_match", "lead/content_match"}
     assert run.leads["lead/exact_match"]["against"] in ("majority", "tfidf_probe")
     assert run.warnings == [WARNING]
@@ -115,10 +115,10 @@ def test_a_relative_path_is_named_in_full(folder: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("right", [None, True, False])
-@pytest.mark.parametrize("question_type", [None, HEADLINE, "orig_match"])
+@pytest.mark.parametrize("question_type", [None, PRIMARY, "orig_match"])
 def test_select_filters_by_both(folder: Path, right: bool | None, question_type: str | None) -> None:
     run = load_run(folder)
-    wrong = {HEADLINE: 4, "orig_match": 3}
+    wrong = {PRIMARY: 4, "orig_match": 3}
     types = [question_type] if question_type else list(wrong)
     counts = {None: 12 * len(types), False: sum(wrong[t] for t in types)}
     counts[True] = counts[None] - counts[False]
@@ -267,7 +267,7 @@ def test_side_by_side_without_an_item_or_an_answer(folder: Path) -> None:
 def calibrated(pairs: list[tuple[float, bool]]) -> list[Item]:
     """Headline items of given P(changed) and truth."""
     return [
-        Item(Prediction(f"{i}", f"{i}", HEADLINE, CHANGED if changed else UNCHANGED, CHANGED, changed, p), "", {})
+        Item(Prediction(f"{i}", f"{i}", PRIMARY, CHANGED if changed else UNCHANGED, CHANGED, changed, p), "", {})
         for i, (p, changed) in enumerate(pairs)
     ]
 
@@ -337,14 +337,14 @@ def test_a_run_of_feature_descriptions_is_shown(tmp_path: Path, capsys: pytest.C
 
     run = load_run(tmp_path)
     assert [item.prediction for item in run.items] == own
-    assert run.headline == ""
+    assert run.primary == ""
     assert run.systems["explainer"] == score(found["explainer"], 0)
     show_summary(run)
     shown = capsys.readouterr().out
     assert "judge/rouge_l by category" in shown
     assert "lead/judge/rouge_l: +0.000 [+0.000, +0.000] against nearest" in shown
     assert WARNING in shown
-    wrong = select(run, right=False, question_type=run.headline or None)
+    wrong = select(run, right=False, question_type=run.primary or None)
     assert [item.prediction.uid for item in wrong] == ["3/2", "3/3", "3/4", "3/5", "3/6", "3/7"]
     page = side_by_side(wrong)
     assert "Layer 3, feature &lt;|slot|&gt; of 3/2" in page

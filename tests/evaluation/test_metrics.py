@@ -27,7 +27,7 @@ from afintro.evaluation.metrics import (
     unanswered,
 )
 
-HEADLINE = "generative_explanation"
+PRIMARY = "generative_explanation"
 NOTHING = "no verdict in here"
 
 
@@ -36,22 +36,22 @@ def said(changed, content="refuse"):
     return NOTHING if changed is None else two_branch(Verdict(changed, content))
 
 
-def headline(uid, expected, predicted, p_changed=None, scenario=None):
-    return Prediction(str(uid), scenario or str(uid), HEADLINE, expected, predicted, expected == predicted, p_changed)
+def primary(uid, expected, predicted, p_changed=None, scenario=None):
+    return Prediction(str(uid), scenario or str(uid), PRIMARY, expected, predicted, expected == predicted, p_changed)
 
 
 def verdicts(pairs, **options):
     """Headline predictions of (expected, predicted) verdicts."""
-    return [headline(f"{i:04d}", said(true), said(answer), **options) for i, (true, answer) in enumerate(pairs)]
+    return [primary(f"{i:04d}", said(true), said(answer), **options) for i, (true, answer) in enumerate(pairs)]
 
 
 def scored(predictions, seed=0):
-    return score(statistics(predictions, HEADLINE), seed)
+    return score(statistics(predictions, PRIMARY), seed)
 
 
 def lead_of(own, rivals, metric):
-    rivals = {name: statistics(predictions, HEADLINE) for name, predictions in rivals.items()}
-    return lead(statistics(own, HEADLINE), rivals, metric, 0)
+    rivals = {name: statistics(predictions, PRIMARY) for name, predictions in rivals.items()}
+    return lead(statistics(own, PRIMARY), rivals, metric, 0)
 
 
 def value(predictions, metric):
@@ -112,11 +112,11 @@ class TestMacroF1:
 
 class TestContentAndParsing:
     PREDICTIONS = (
-        headline("a", said(False, "refuse"), said(False, "refuse")),
-        headline("b", said(True, "comply"), said(False, "comply")),  # content right, verdict wrong
-        headline("c", said(True, "comply"), said(True, "Comply")),  # case counts
-        headline("d", said(True, "comply"), NOTHING),
-        headline("e", said(False, "warn"), said(True, "silent")),
+        primary("a", said(False, "refuse"), said(False, "refuse")),
+        primary("b", said(True, "comply"), said(False, "comply")),  # content right, verdict wrong
+        primary("c", said(True, "comply"), said(True, "Comply")),  # case counts
+        primary("d", said(True, "comply"), NOTHING),
+        primary("e", said(False, "warn"), said(True, "silent")),
     )
 
     def test_content_counts_whatever_the_verdict(self):
@@ -124,13 +124,13 @@ class TestContentAndParsing:
 
     def test_exact_match_wants_both(self):
         assert value(self.PREDICTIONS, "exact_match") == pytest.approx(1 / 5)
-        assert value(self.PREDICTIONS, f"exact_match/{HEADLINE}") == pytest.approx(1 / 5)
+        assert value(self.PREDICTIONS, f"exact_match/{PRIMARY}") == pytest.approx(1 / 5)
 
     def test_parse_rate(self):
         assert value(self.PREDICTIONS, "parse_rate") == pytest.approx(4 / 5)
 
     def test_exact_match_is_the_token_match_that_was_recorded(self):
-        odd = Prediction("u", "s", HEADLINE, said(True), said(True), exact_match=False)
+        odd = Prediction("u", "s", PRIMARY, said(True), said(True), exact_match=False)
         assert value([odd], "exact_match") == 0.0
 
 
@@ -142,7 +142,7 @@ class TestProbabilities:
         p = np.clip(rng.normal(0.35 + 0.3 * truth, 0.25), 0.013, 0.987)
         p[:20] = np.clip(np.round(p[:20], 1), 0.1, 0.9) + 0.013  # ties
         rows = enumerate(zip(truth.tolist(), p.tolist(), strict=True))
-        return [headline(f"{i:03d}", said(true), said(q > 0.5), q) for i, (true, q) in rows]
+        return [primary(f"{i:03d}", said(true), said(q > 0.5), q) for i, (true, q) in rows]
 
     @staticmethod
     def columns(items):
@@ -172,8 +172,8 @@ class TestProbabilities:
         assert np.isnan(calibration_error(np.stack([p, truth], 1), np.zeros((1, len(items))))).all()
 
     def test_calibration_error_by_hand_at_the_ends(self):
-        sure_and_right = [headline(i, said(bool(i % 2)), None, float(i % 2)) for i in range(10)]
-        sure_and_wrong = [headline(i, said(bool(i % 2)), None, float(1 - i % 2)) for i in range(10)]
+        sure_and_right = [primary(i, said(bool(i % 2)), None, float(i % 2)) for i in range(10)]
+        sure_and_wrong = [primary(i, said(bool(i % 2)), None, float(1 - i % 2)) for i in range(10)]
         assert value(sure_and_right, "calibration_error") == pytest.approx(0.0, abs=1e-12)
         assert value(sure_and_wrong, "calibration_error") == pytest.approx(1.0)
 
@@ -185,20 +185,20 @@ class TestProbabilities:
         assert scores["calibration_error"].value == pytest.approx(0.75 if verdict else 0.25)
 
     def test_items_without_a_probability_are_left_out(self, items):
-        more = [*items, *[headline(f"x{i}", said(True), said(True)) for i in range(50)]]
+        more = [*items, *[primary(f"x{i}", said(True), said(True)) for i in range(50)]]
         assert scored(more)["auroc_changed"].n == 200
         assert value(more, "auroc_changed") == value(items, "auroc_changed")
         assert "auroc_changed" not in scored(more[200:])
 
     def test_a_probability_of_0_counts(self):
-        items = [headline("a", said(False), None, 0.0), headline("b", said(True), None, 1.0)]
+        items = [primary("a", said(False), None, 0.0), primary("b", said(True), None, 1.0)]
         assert scored(items)["auroc_changed"].n == 2
         assert value(items, "auroc_changed") == 1.0
 
     def test_rounding_above_1_must_not_change_the_calibration_error(self):
         """A sum of probabilities is 1.0000000000000002 now and then."""
-        exact = [headline(i, said(bool(i % 4)), None, 0.9) for i in range(8)] + [headline("z", said(True), None, 1.0)]
-        above = [*exact[:-1], headline("z", said(True), None, np.nextafter(1.0, 2.0))]
+        exact = [primary(i, said(bool(i % 4)), None, 0.9) for i in range(8)] + [primary("z", said(True), None, 1.0)]
+        above = [*exact[:-1], primary("z", said(True), None, np.nextafter(1.0, 2.0))]
         assert value(above, "calibration_error") == pytest.approx(value(exact, "calibration_error"))
 
 
@@ -296,14 +296,14 @@ class TestTextQuestions:
         assert scores["auroc_changed"].n == scores["exact_match"].n == 2
         assert scores["has_changed_f1"].value == scores["exact_match"].value == 1.0
         assert scores["exact_match/orig_match"].value == 0.0
-        assert f"chrf/{HEADLINE}" not in scores
+        assert f"chrf/{PRIMARY}" not in scores
 
     def test_without_generation_only_exact_match_is_known(self):
         items = [
-            Prediction("a", "a", HEADLINE, said(True), None, True),
+            Prediction("a", "a", PRIMARY, said(True), None, True),
             Prediction("b", "b", "orig_match", "x", None, True),
         ]
-        assert set(scored(items)) == {"exact_match", f"exact_match/{HEADLINE}", "exact_match/orig_match"}
+        assert set(scored(items)) == {"exact_match", f"exact_match/{PRIMARY}", "exact_match/orig_match"}
 
     def test_nothing_at_all(self):
         assert scored([]) == {}
@@ -312,16 +312,16 @@ class TestTextQuestions:
 def test_items_of_a_scenario_are_resampled_together():
     pairs = [(False, bool(i % 2)) for i in range(40) for _ in range(5)]
     alone = scored(verdicts(pairs))["exact_match"]
-    clustered = [headline(f"{i:04d}", said(t), said(a), scenario=f"scenario{i // 5}") for i, (t, a) in enumerate(pairs)]
+    clustered = [primary(f"{i:04d}", said(t), said(a), scenario=f"scenario{i // 5}") for i, (t, a) in enumerate(pairs)]
     together = scored(clustered)["exact_match"]
     assert together.value == alone.value
     assert together.ci_high - together.ci_low > 1.7 * (alone.ci_high - alone.ci_low)
 
 
 def test_text_prediction_keeps_the_item_and_compares_exactly():
-    item = Example("u", "s", HEADLINE, "prompt", said(True, "US"), (1,), (2,))
+    item = Example("u", "s", PRIMARY, "prompt", said(True, "US"), (1,), (2,))
     assert text_prediction(item, said(True, "US"), 0.7) == Prediction(
-        "u", "s", HEADLINE, said(True, "US"), said(True, "US"), True, 0.7
+        "u", "s", PRIMARY, said(True, "US"), said(True, "US"), True, 0.7
     )
     assert not text_prediction(item, said(True, "us")).exact_match
 
@@ -345,7 +345,7 @@ class TestMacroMean:
 
 
 def test_a_baselines_answer_keeps_the_items_group():
-    item = Example("u", "s", HEADLINE, "prompt", said(True), (1,), (2,), group="intent", twins="of one prompt")
+    item = Example("u", "s", PRIMARY, "prompt", said(True), (1,), (2,), group="intent", twins="of one prompt")
     found = text_prediction(item, said(True))
     assert (found.group, found.twins) == ("intent", "of one prompt")
 
@@ -355,7 +355,7 @@ class TestCollapse:
 
     @staticmethod
     def warn(answers, truth=BALANCED):
-        return collapse_warning(verdicts(list(zip(truth, answers, strict=True))), HEADLINE)
+        return collapse_warning(verdicts(list(zip(truth, answers, strict=True))), PRIMARY)
 
     @pytest.mark.parametrize(("verdict", "word"), [(False, "'unchanged'"), (True, "'changed'")])
     def test_fires_when_all_say_the_same(self, verdict, word):
@@ -374,11 +374,11 @@ class TestCollapse:
         assert self.warn(self.BALANCED) is None
         assert self.warn([False] * 100, truth=[False] * 100) is None
         assert self.warn([None] * 100) is None
-        assert collapse_warning([], HEADLINE) is None
+        assert collapse_warning([], PRIMARY) is None
 
     def test_other_question_types_have_no_verdicts(self):
         texts = [Prediction(str(i), str(i), "orig_match", "a text", "x", False) for i in range(9)]
-        assert collapse_warning(texts, HEADLINE) is None
+        assert collapse_warning(texts, PRIMARY) is None
 
 
 class TestLead:
@@ -386,7 +386,7 @@ class TestLead:
 
     def system(self, right):
         """Answers that are right where ``right`` says so."""
-        return [headline(f"{i:02d}", said(true), said(true if right(i) else not true)) for true, i in self.ITEMS]
+        return [primary(f"{i:02d}", said(true), said(true if right(i) else not true)) for true, i in self.ITEMS]
 
     def test_is_against_the_best_baseline(self):
         baselines = {
@@ -433,14 +433,14 @@ class TestLead:
     def test_a_baseline_that_is_null_is_not_the_best_one(self):
         """All unparsed on one-class items: F1 is undefined there and must not win."""
         one_class = [(False, i) for i in range(20)]
-        null = [headline(f"{i:02d}", said(t), NOTHING) for t, i in one_class]
-        real = [headline(f"{i:02d}", said(t), said(i < 3)) for t, i in one_class]
+        null = [primary(f"{i:02d}", said(t), NOTHING) for t, i in one_class]
+        real = [primary(f"{i:02d}", said(t), said(i < 3)) for t, i in one_class]
         estimate, against = lead_of(real, {"null": null, "real": real}, "has_changed_f1")
         assert against == "real"
         assert estimate.value == 0.0
 
     def test_an_undefined_difference_is_null(self):
-        one_class = [headline(f"{i:02d}", said(False), said(False)) for i in range(20)]
+        one_class = [primary(f"{i:02d}", said(False), said(False)) for i in range(20)]
         estimate, _ = lead_of(one_class, {"b": one_class}, "has_changed_f1")
         assert estimate.value is None
 
@@ -455,7 +455,7 @@ class TestLead:
         assert lead_of(own, {"b": shuffled}, "exact_match")[0] == estimate
 
     def test_other_items_are_not_compared(self):
-        others = [headline(f"other{i}", said(true), said(true)) for true, i in self.ITEMS]
+        others = [primary(f"other{i}", said(true), said(true)) for true, i in self.ITEMS]
         assert lead_of(self.system(lambda i: True), {"b": others}, "exact_match") is None
 
 
@@ -463,7 +463,7 @@ def test_statistics_do_not_depend_on_the_order_of_predictions():
     items = verdicts(ASYMMETRIC, p_changed=0.4)
     shuffled = random.Random(1).sample(items, len(items))
     assert scored(items, seed=3) == scored(shuffled, seed=3)
-    assert list(statistics(items, HEADLINE)) == list(statistics(shuffled, HEADLINE))
+    assert list(statistics(items, PRIMARY)) == list(statistics(shuffled, PRIMARY))
 
 
 class TestSeveralQuestionsWithVerdicts:
@@ -482,9 +482,9 @@ class TestSeveralQuestionsWithVerdicts:
         return [*first, *second]
 
     def test_by_hand(self):
-        scores = score(statistics(self.items(), HEADLINE, [self.OTHER]), 0)
+        scores = score(statistics(self.items(), PRIMARY, [self.OTHER]), 0)
         names = [f"{name}{suffix}" for name in self.PLAIN for suffix in ("", f"/{self.OTHER}")]
-        exact = ["exact_match", f"exact_match/{HEADLINE}", f"exact_match/{self.OTHER}"]
+        exact = ["exact_match", f"exact_match/{PRIMARY}", f"exact_match/{self.OTHER}"]
         assert set(scores) == {*names, *exact}
         # Headline: unchanged 2 hits 1 false, changed 1 hit 1 missed. The other: unchanged 1 hit, changed 1 hit 1 missed.
         assert scores["has_changed_f1"].value == pytest.approx((4 / 5 + 2 / 3) / 2)
@@ -496,7 +496,7 @@ class TestSeveralQuestionsWithVerdicts:
         assert scores[f"exact_match/{self.OTHER}"].value == pytest.approx(2 / 3)
 
     def test_statistics_are_called_what_they_are_found_under(self):
-        found = statistics(self.items(), HEADLINE, [self.OTHER])
+        found = statistics(self.items(), PRIMARY, [self.OTHER])
         assert {name: statistic.name for name, (statistic, _) in found.items()} == {name: name for name in found}
 
     def test_without_being_named_its_answers_are_text(self):
@@ -507,11 +507,11 @@ class TestSeveralQuestionsWithVerdicts:
         ]  # fmt: skip
 
     def test_the_headline_named_again_changes_nothing(self):
-        assert set(statistics(self.items(), HEADLINE, [HEADLINE])) == set(statistics(self.items(), HEADLINE))
+        assert set(statistics(self.items(), PRIMARY, [PRIMARY])) == set(statistics(self.items(), PRIMARY))
 
 
 class TestTwins:
-    def twin(self, uid, true, answer, twins, question=HEADLINE):
+    def twin(self, uid, true, answer, twins, question=PRIMARY):
         said_so = said(answer, "comply" if uid in "ab" else "refuse")  # the content does not matter
         return Prediction(uid, uid, question, said(true), said_so, False, twins=twins)
 
@@ -529,7 +529,7 @@ class TestTwins:
     def test_accuracy_of_the_verdict_among_twins_alone_by_hand(self):
         estimate = scored(self.items())["twin_accuracy"]
         assert (estimate.value, estimate.n) == (pytest.approx(3 / 5), 5)
-        found, clusters = statistics(self.items(), HEADLINE)["twin_accuracy"]
+        found, clusters = statistics(self.items(), PRIMARY)["twin_accuracy"]
         assert found.uids == tuple(clusters) == tuple("abcde")
 
     def test_who_answers_by_the_text_alone_has_a_half(self):
@@ -538,13 +538,13 @@ class TestTwins:
 
     def test_absent_without_twins_and_without_written_answers(self):
         assert "twin_accuracy" not in scored(self.items()[5:])
-        silent = Prediction("s", "s", HEADLINE, said(True), None, True, twins="x")
+        silent = Prediction("s", "s", PRIMARY, said(True), None, True, twins="x")
         assert "twin_accuracy" not in scored([silent])
         assert scored([*self.items(), silent])["twin_accuracy"].n == 5
 
     def test_of_another_question_it_bears_its_name(self):
         items = [self.twin("a", True, True, "x", "hindsight"), self.twin("b", False, True, "x", "hindsight")]
-        scores = score(statistics(items, HEADLINE, ["hindsight"]), 0)
+        scores = score(statistics(items, PRIMARY, ["hindsight"]), 0)
         assert (scores["twin_accuracy/hindsight"].value, "twin_accuracy" in scores) == (0.5, False)
 
 

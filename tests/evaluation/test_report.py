@@ -20,7 +20,7 @@ from afintro.evaluation.report import (
     verdict_name,
 )
 
-HEADLINE = "generative_explanation"
+PRIMARY = "generative_explanation"
 NASTY = [
     "a | b || c",
     "<script>alert(1)</script> <<<refuse>>>",
@@ -56,7 +56,7 @@ def answer(changed, content="refuse"):
     return "nothing" if changed is None else two_branch(Verdict(changed, content))
 
 
-def prediction(uid, expected, predicted, p_changed=None, question=HEADLINE):
+def prediction(uid, expected, predicted, p_changed=None, question=PRIMARY):
     return Prediction(uid, uid, question, expected, predicted, expected == predicted, p_changed)
 
 
@@ -160,7 +160,7 @@ class TestPrintedTable:
 
     def test_a_lead_that_is_null_is_printed_as_null(self, capsys):
         """On items of one verdict has_changed_f1 is undefined, and so is its lead."""
-        scores = statistics([prediction(f"{i}", answer(False), answer(False)) for i in range(9)], HEADLINE)
+        scores = statistics([prediction(f"{i}", answer(False), answer(False)) for i in range(9)], PRIMARY)
         estimate, against = lead(scores, {"majority": scores}, "has_changed_f1", 0)
         leads = {"lead/has_changed_f1": {**estimate.as_json(), "against": against}}
         out = self.printed(capsys, leads)
@@ -168,7 +168,7 @@ class TestPrintedTable:
 
     def test_real_scores_fit(self, capsys):
         items = confusion({(False, False): 5, (True, True): 4, (True, None): 1})
-        print_table({"explainer": score(statistics(items, HEADLINE), 0)}, {}, [])
+        print_table({"explainer": score(statistics(items, PRIMARY), 0)}, {}, [])
         assert "0.900 [" in capsys.readouterr().out
 
 
@@ -185,7 +185,7 @@ class TestSampleTable:
             prediction("b", answer(True, "comply"), answer(True, "comply"), 0.987),
             prediction("a", answer(False), answer(True, "comply"), 0.5),
         ]
-        table = sample_table(items, {"a": "Why?", "b": "How?"}, HEADLINE)
+        table = sample_table(items, {"a": "Why?", "b": "How?"}, PRIMARY)
         assert "<" not in table
         assert html.unescape(table) == (
             "| right | prompt | expected | predicted | P(changed) |\n"
@@ -198,7 +198,7 @@ class TestSampleTable:
 
     @pytest.mark.parametrize("text", NASTY)
     def test_whatever_the_text_a_row_stays_a_row(self, text):
-        table = sample_table([prediction("u", answer(False), text, 0.25)], {"u": text}, HEADLINE)
+        table = sample_table([prediction("u", answer(False), text, 0.25)], {"u": text}, PRIMARY)
         assert len(table.splitlines()) == 3
         [row] = self.cells(table)
         assert len(row) == 5
@@ -208,7 +208,7 @@ class TestSampleTable:
         assert row[4] == "0.25"
 
     def test_tags_and_pipes_are_shown_as_text(self):
-        [row] = self.cells(sample_table([prediction("u", answer(False), "x|<i>y</i>")], {"u": "<b>p</b>"}, HEADLINE))
+        [row] = self.cells(sample_table([prediction("u", answer(False), "x|<i>y</i>")], {"u": "<b>p</b>"}, PRIMARY))
         assert "<" not in row[1] + row[3]
         assert html.unescape(row[1]) == "<b>p</b>"
         assert html.unescape(row[3]) == "x|<i>y</i>"
@@ -216,20 +216,20 @@ class TestSampleTable:
     @pytest.mark.parametrize("text", ["regex a\\|b", "`open | code", "tick ` and | pipe ` tick"])
     def test_backslashes_and_backticks_do_not_break_the_row(self, text):
         """An unescaped backslash eats the escape of the pipe after it, a backtick joins cells into one code span."""
-        [row] = self.cells(sample_table([prediction("u", answer(False), text, 0.25)], {"u": text}, HEADLINE))
+        [row] = self.cells(sample_table([prediction("u", answer(False), text, 0.25)], {"u": text}, PRIMARY))
         assert html.unescape(row[2]) == answer(False)
         assert "<" not in row[2]
         assert row[4] == "0.25"
 
     def test_wrong_answers_come_first_and_rows_are_limited(self):
         items = [prediction(f"{i:02d}", answer(False), answer(i % 2 == 0)) for i in range(30)]
-        table = sample_table(items, {item.uid: item.uid for item in items}, HEADLINE, rows=18)
+        table = sample_table(items, {item.uid: item.uid for item in items}, PRIMARY, rows=18)
         shown = [line.split(" | ")[0] + line.split(" | ")[1] for line in table.splitlines()[2:]]
         assert shown == [f"| no{i:02d}" for i in range(0, 30, 2)] + ["| yes01", "| yes03", "| yes05"]
 
     def test_only_the_headline_and_no_answer_at_all(self):
         items = [prediction("a", "x", "y", question="orig_match"), prediction("b", answer(True), None)]
-        [row] = self.cells(sample_table(items, {"a": "pa", "b": "pb"}, HEADLINE))
+        [row] = self.cells(sample_table(items, {"a": "pa", "b": "pb"}, PRIMARY))
         assert row[1] == "pb"
         assert row[3] == row[4] == ""
 
@@ -242,26 +242,26 @@ class TestConfusion:
 
     def test_counts_stand_where_they_belong(self):
         """Columns are predictions (unchanged, changed, unparsed), rows what was expected."""
-        figure = confusion_figure(confusion(COUNTS), HEADLINE)
+        figure = confusion_figure(confusion(COUNTS), PRIMARY)
         assert self.texts(figure) == {(0, 0): "7", (1, 0): "2", (2, 0): "1", (0, 1): "3", (1, 1): "11", (2, 1): "4"}
         assert figure.axes[0].images[0].get_array().tolist() == [[7, 2, 1], [3, 11, 4]]
 
     def test_axes_are_named(self):
-        axes = confusion_figure(confusion(COUNTS), HEADLINE).axes[0]
+        axes = confusion_figure(confusion(COUNTS), PRIMARY).axes[0]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["unchanged", "changed", "unparsed"]
         assert [label.get_text() for label in axes.get_yticklabels()] == ["unchanged", "changed"]
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "expected")
         assert axes.get_title() == "Does the behaviour change?"
-        assert confusion_figure([], HEADLINE, "So?").axes[0].get_title() == "So?"
+        assert confusion_figure([], PRIMARY, "So?").axes[0].get_title() == "So?"
 
     def test_numbers_can_be_read_on_their_colour(self):
-        for text in confusion_figure(confusion(COUNTS), HEADLINE).axes[0].texts:
+        for text in confusion_figure(confusion(COUNTS), PRIMARY).axes[0].texts:
             assert text.get_color() == ("white" if int(text.get_text()) > 5 else "black")
 
     @pytest.mark.parametrize("counts", [COUNTS, {}])
     def test_the_title_is_not_covered_by_the_colour_bar(self, counts):
         """A bar taller than the matrix hides the end: "... change without the cu"."""
-        figure = confusion_figure(confusion(counts), HEADLINE)
+        figure = confusion_figure(confusion(counts), PRIMARY)
         FigureCanvasAgg(figure).draw()
         matrix, bar = figure.axes
         title = matrix.title.get_window_extent()
@@ -271,12 +271,12 @@ class TestConfusion:
 
     def test_other_questions_do_not_count(self):
         items = [*confusion({(True, True): 1}), prediction("t", answer(True), answer(False), question="orig_match")]
-        assert self.texts(confusion_figure(items, HEADLINE))[(0, 1)] == "0"
+        assert self.texts(confusion_figure(items, PRIMARY))[(0, 1)] == "0"
 
     def test_renders_to_png(self, tmp_path):
         for name, items in (("full", confusion(COUNTS)), ("empty", [])):
             path = tmp_path / f"{name}.png"
-            confusion_figure(items, HEADLINE).savefig(path)
+            confusion_figure(items, PRIMARY).savefig(path)
             assert path.read_bytes().startswith(b"\x89PNG")
             assert path.stat().st_size > 5000
 

@@ -339,9 +339,9 @@ def test_a_checkpoint_of_another_width_or_site_is_refused_naming_both(small_mode
         reader_of_vectors(small_model, "equal width").on_load_checkpoint(checkpoint)
     with pytest.raises(UserError, match=r"'site': 'embedding'.* in the checkpoint, .*'site': 'residual'.* configured"):
         reader_of_vectors(small_model, "residual").on_load_checkpoint(checkpoint)
-    blind = explainer(small_model, slot_token=SLOT)
+    zero_vectors = explainer(small_model, slot_token=SLOT)
     with pytest.raises(UserError, match=r"vectors: \{.* in the checkpoint, None configured"):
-        blind.on_load_checkpoint(checkpoint)
+        zero_vectors.on_load_checkpoint(checkpoint)
     layers = explainer(small_model, VectorSpace(24, (3,)), slot_token=SLOT)
     with pytest.raises(UserError, match=r"'layers': \(7, 3\).*'layers': \(3,\)"):
         layers.on_load_checkpoint(checkpoint)

@@ -12,7 +12,7 @@ from afintro.lm.forward import packed_logits
 from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Intervention, Steering
 from afintro.lm.load import Lora, add_lora, load_model
-from afintro.lm.padded import takes_packed_rows
+from afintro.lm.padded import supports_packed_attention
 from afintro.lm.shared_prefix import continuation_nll
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 263}
@@ -58,7 +58,7 @@ def one_by_one(model, prompts, new):
 def test_it_is_said_when_a_model_is_loaded(directory, caplog):
     with caplog.at_level(logging.WARNING):
         model = load_model(directory)
-    assert not takes_packed_rows(model)
+    assert not supports_packed_attention(model)
     assert model.config._attn_implementation != PACKED
     assert "takes no packed rows: batches are padded" in caplog.text
 

@@ -65,7 +65,7 @@ def test_rows_without_kept_keys_give_the_same(model_directories, monkeypatch):
     model = load_model(model_directories["llama"], dtype="float64")
     kept = last_log_probabilities(model, PREFIXES, WANTED)
     scores = row_log_probabilities(model, PREFIXES[:2], [[2, 0, 5], [1]])
-    monkeypatch.setattr(branches, "keeps_keys", lambda _: False)
+    monkeypatch.setattr(branches, "uses_packed_attention", lambda _: False)
     anew = last_log_probabilities(model, PREFIXES, WANTED)
     for own, other in zip(kept, anew, strict=True):
         torch.testing.assert_close(own, other, rtol=0, atol=1e-5)
@@ -81,7 +81,7 @@ def test_steering_may_stay_on_in_the_rows(model_directories, plain_model, monkey
     """Beside prefixes of like length whose steering ends with them, or that have none."""
     model = load_model(model_directories["llama"])
     reference = plain_model(model_directories["llama"], torch.float64)
-    monkeypatch.setattr(branches, "keeps_keys", lambda _: kept)
+    monkeypatch.setattr(branches, "uses_packed_attention", lambda _: kept)
     both = [change for prefix in PREFIXES for change in (prefix, replace(prefix, staying=True))]
     found = last_log_probabilities(model, both, [wanted for wanted in WANTED for _ in range(2)])
     for prefix, scores in zip(both, found, strict=True):

@@ -74,7 +74,7 @@ def test_the_store_gives_what_memory_gives(
             assert not isinstance(data.examples[split], list)
             assert list(data.examples[split]) == plain.examples[split], start
             assert [e.branches for e in data.examples[split]] == [e.branches for e in plain.examples[split]]
-            assert list(data.headline_examples(split)) == plain.headline_examples(split)
+            assert list(data.primary_examples(split)) == plain.primary_examples(split)
         assert list(data.training_examples()) == plain.training_examples()
         assert batches(data.train_dataloader()) == batches(plain.train_dataloader())
         assert batches(data.val_dataloader()) == batches(plain.val_dataloader())
@@ -200,16 +200,16 @@ def test_text_baselines_of_a_large_split_learn_from_a_draw_and_say_so(
 def test_steering_from_the_store(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write_steering_records(tmp_path)
 
-    def steering(blind: bool = False) -> SteeringPrediction:
+    def steering(zero_vectors: bool = False) -> SteeringPrediction:
         path = str(tmp_path / "validation.json")
         data = SteeringPrediction(
             str(tmp_path / "train.json"), path, unseen_fraction=0.4, batch_size=4, max_tokens=2000
         )
-        data = data.for_another_explainer(blind=True) if blind else data
+        data = data.for_another_explainer(zero_vectors=True) if zero_vectors else data
         found: SteeringPrediction = set_up(data, reader(tokenizer, "<|slot|>"))
         return found
 
-    plain, plain_blind = steering(), steering(blind=True)
+    plain, plain_blind = steering(), steering(zero_vectors=True)
     monkeypatch.setattr(stored, "LARGE", 0)
     for _ in range(2):
         data = steering()
@@ -226,9 +226,9 @@ def test_steering_from_the_store(tmp_path: Path, tokenizer: Any, monkeypatch: py
         mine, theirs = ({c.name: c.items for c in d.controls("validation", explainer)} for d in (data, plain))
         assert mine == theirs
         monkeypatch.setattr("afintro.tasks.steering.task.read_steering_records", unread)
-    blind = steering(blind=True)
-    assert list(blind.examples["train"]) == plain_blind.examples["train"]
-    assert not any(e.slot.vector.any() for e in blind.examples["train"])
+    zero_vectors = steering(zero_vectors=True)
+    assert list(zero_vectors.examples["train"]) == plain_blind.examples["train"]
+    assert not any(e.slot.vector.any() for e in zero_vectors.examples["train"])
 
 
 @pytest.mark.usefixtures("large")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.errors import UserError
 
 
@@ -53,7 +53,7 @@ def split(items: Sequence[Item], seed: int, validation: float = 0.2, test: float
         groups[item.group][item.family].append(item)
     sides: dict[tuple[str, str], str] = {}
     for group, families in groups.items():
-        order = sorted(families, key=lambda name: min(draw(f"{seed} {item.text}") for item in families[name]))
+        order = sorted(families, key=lambda name: min(stable_hash(f"{seed} {item.text}") for item in families[name]))
         tested, validated = (max(1, round(share * len(order))) for share in (test, validation))
         if tested + validated >= len(order):
             what = f"{len(order)} families are too few for three sides"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from afintro.data.introspection_texts.items import Context, Question
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.lm.spans import SpanSteering
 from afintro.study.asking.session import SYSTEMS, Query, Row, Session
 from afintro.tasks.introspection.material import Kind
@@ -81,7 +81,7 @@ def _steered(session: Session, side: str, vectors: VectorSet, kind: Kind) -> Ite
     doses: Sequence[float | None] = [None] if kind == "swap" else material.doses.test
     for layers, (place, dose) in product(material.ranges, enumerate(doses)):
         for index, context in enumerate(session.contexts("test")):
-            name = names[draw(f"{material.seed} {side} {layers} {dose} {context.id}") % len(names)]
+            name = names[stable_hash(f"{material.seed} {side} {layers} {dose} {context.id}") % len(names)]
             steering = material.steering(vectors.of(name), layers, 1.0 if dose is None else dose, kind)
             # Of four doses, all contexts are chosen once a layer range, and not always at the same dose.
             chosen = (layers[0] + place + index) % EVERY == 0
@@ -90,7 +90,7 @@ def _steered(session: Session, side: str, vectors: VectorSet, kind: Kind) -> Ite
 
 def few(options: Sequence[str], count: int, seed: str) -> list[str]:
     """At most ``count`` of them, drawn."""
-    return sorted(options, key=lambda option: draw(f"{seed} {option}"))[:count]
+    return sorted(options, key=lambda option: stable_hash(f"{seed} {option}"))[:count]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def trials_of(
     The order of the answers is drawn for the first question and alternates from then on, alike in all readings of a
     context, so that these differ by the steering alone.
     """
-    first = draw(f"{session.material.seed} {reading.context.id} {style} {pair.name} order")
+    first = stable_hash(f"{session.material.seed} {reading.context.id} {style} {pair.name} order")
     return [
         Trial(reading, question, style, pair, native, swapped=(first + place) % 2 == 1)
         for place, question in enumerate(questions)
@@ -156,7 +156,7 @@ def in_other_words(session: Session, reading: Reading, questions: Sequence[Quest
     """
     if reading.side not in ("held_out", "none") or not reading.chosen:
         return []
-    place = draw(f"{session.material.seed} {reading.context.id} {style}")
+    place = stable_hash(f"{session.material.seed} {reading.context.id} {style}")
     question = questions[place % len(questions)]
     return [
         trial for pair in other_pairs(session) for trial in trials_of(session, reading, [question], style, pair, False)

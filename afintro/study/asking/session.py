@@ -14,7 +14,7 @@ from afintro.data.introspection_texts.items import Context
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import read_checkpoint
 from afintro.explainer.module import ExplainerModule
-from afintro.lm.attention import keeps_keys
+from afintro.lm.attention import uses_packed_attention
 from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Steering
 from afintro.lm.load import eos_ids
@@ -164,7 +164,7 @@ class Session:
 
         None for a model whose attention cannot be replaced.
         """
-        if not keeps_keys(self.model.get_base_model()):
+        if not uses_packed_attention(self.model.get_base_model()):
             return None
         prefixes, places = self._prefixes(queries)
         found = lens_logits(self.model, prefixes, answers)

@@ -6,7 +6,7 @@ from typing import Any
 
 from afintro.data.introspection_texts import read_self_prediction
 from afintro.data.introspection_texts.items import Context, Probe
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.lm.spans import SpanSteering
 from afintro.study.asking.conditions import few, kind_of
 from afintro.study.asking.session import SYSTEMS, Query, Row, Session
@@ -62,8 +62,8 @@ def openings_of(session: Session, probe: Probe) -> list[Opening]:
     material, kind = session.material, kind_of(session)
     contexts, vectors = session.contexts("test", odd=False), material.vectors("test", kind)
     names = few(vectors.names, session.scale.vectors, f"{material.seed} chat")
-    context = contexts[draw(f"{material.seed} {probe.id} context") % len(contexts)]
-    name = names[draw(f"{material.seed} {probe.id} vector") % len(names)]
+    context = contexts[stable_hash(f"{material.seed} {probe.id} context") % len(contexts)]
+    name = names[stable_hash(f"{material.seed} {probe.id} vector") % len(names)]
     layers, doses = material.ranges[len(material.ranges) // 2], sorted(material.doses.test)
     dose = None if kind == "swap" else doses[len(doses) // 2]  # a swap has one strength only
     steering = material.steering(vectors.of(name), layers, 1.0 if dose is None else dose, kind)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from afintro.data.introspection_texts.items import Question
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.study.asking.conditions import Reading, Trial, ask, in_other_words, readings, swaps, trials_of
 from afintro.study.asking.session import Row, Session
 from afintro.study.scoring import detection_summary
@@ -46,7 +46,7 @@ def questions(session: Session) -> list[Question]:
 
 def _native(session: Session, reading: Reading) -> list[Trial]:
     asked = questions(session)
-    looked_at = draw(f"{session.material.seed} {reading.context.id} lens") % len(asked)
+    looked_at = stable_hash(f"{session.material.seed} {reading.context.id} lens") % len(asked)
     trials = trials_of(session, reading, asked, style(session), session.data.pair, native=True)
     if reading.chosen:
         trials[looked_at] = replace(trials[looked_at], lens=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from afintro.data.introspection_texts.items import SelfReport
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.evaluation.intervals import Estimate
 from afintro.study.asking.session import SYSTEMS, Query, Row, Session
 from afintro.study.scoring.detection_summary import collapses
@@ -39,7 +39,7 @@ def pairs(session: Session) -> list[Pair]:
 
 def wording(session: Session, item: SelfReport, pair: Pair) -> str:
     """The question, the answers named in an order that is drawn unless they are yes and no."""
-    swapped = bool(draw(f"{session.material.seed} {item.id} {pair.name} order") % 2)
+    swapped = bool(stable_hash(f"{session.material.seed} {item.id} {pair.name} order") % 2)
     return worded(item.question, pair, swapped)
 
 

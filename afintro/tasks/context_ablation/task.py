@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.batch import Example
 from afintro.data.encoding import Draft
 from afintro.data.example_store import Ids
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
 from afintro.evaluation import answers
@@ -20,14 +20,14 @@ from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior
 from afintro.generation.behavior import LABELS, sides
-from afintro.tasks.base import EXPLAINER, OTHER_BASE, Control, Reader, Systems
+from afintro.tasks.base import EXPLAINER, OTHER_BASE, Control, ExplainerSpec, Systems
 from afintro.tasks.context_ablation import records
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
 from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, embedded_pairs
 from afintro.tasks.stored import RecordTask, example_of
 
-HEADLINE = "generative_explanation"
-QUESTION_TYPES = (HEADLINE, "orig_match", "change_match")
+PRIMARY = "generative_explanation"
+QUESTION_TYPES = (PRIMARY, "orig_match", "change_match")
 SHOTS = 4
 
 
@@ -90,7 +90,7 @@ class ContextAblation(RecordTask):
     """
 
     task = "context_ablation"
-    headline = HEADLINE
+    primary = PRIMARY
     question_types = QUESTION_TYPES
     leads = ("exact_match", "has_changed_f1", "content_match")
     shaped_by = (answers, behavior, records)
@@ -104,7 +104,7 @@ class ContextAblation(RecordTask):
         heldout_action: Literal["error", "drop"] = "error",
         limit: int | None = None,
         split_seed: int = 0,
-        question_weights: dict[str, float] = {HEADLINE: 1.0, "orig_match": 0.5, "change_match": 0.5},  # noqa: B006
+        question_weights: dict[str, float] = {PRIMARY: 1.0, "orig_match": 0.5, "change_match": 0.5},  # noqa: B006
         batch_size: int = 32,
         max_tokens: int | None = None,
         validation_fraction: float = 0.1,
@@ -177,16 +177,16 @@ class ContextAblation(RecordTask):
     def render(self, record: ContextAblationRecord, question_type: str) -> tuple[list[Message], str]:
         """Prompt and answer of one question about one record; pure."""
         question: Question = getattr(self.questions, question_type)
-        wording = question.user[draw(f"{question_type} {record.uid}") % len(question.user)]
+        wording = question.user[stable_hash(f"{question_type} {record.uid}") % len(question.user)]
         fields = {"system_prompt": record.system_prompt, "user_prompt": record.scenario}
         answers = {
-            HEADLINE: two_branch(self.verdict(record)),
+            PRIMARY: two_branch(self.verdict(record)),
             "orig_match": record.monitored_output,
             "change_match": record.unmonitored_output,
         }
         return chat(question.system, fill(wording, fields)), answers[question_type]
 
-    def drafts(self, split: str, reader: Reader) -> Iterable[Draft]:
+    def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
         """Three a record, one a question type."""
         records = self.records(split)
         return (self._draft(record, question_type) for record in records for question_type in QUESTION_TYPES)
@@ -201,15 +201,15 @@ class ContextAblation(RecordTask):
             system=system["content"],
             prompt=user["content"],
             answer=answer,
-            copy_answer=copied if question_type == HEADLINE else record.monitored_output,
+            copy_answer=copied if question_type == PRIMARY else record.monitored_output,
         )
 
-    def finisher(self, reader: Reader) -> Callable[[Draft, Ids, Ids], Example]:
+    def finisher(self, reader: ExplainerSpec) -> Callable[[Draft, Ids, Ids], Example]:
         """Weights, and what the branches of the headline's answer begin with."""
         branches = branch_stems(LABELS, lambda answer: encode_answer(reader.tokenizer, answer))
 
         def finish(draft: Draft, prompt_ids: Ids, answer_ids: Ids) -> Example:
-            stems = branches if draft.question_type == HEADLINE else None
+            stems = branches if draft.question_type == PRIMARY else None
             weight = self.weight_of(draft.question_type)
             return replace(example_of(draft, prompt_ids, answer_ids), weight=weight, branches=stems)
 
@@ -232,35 +232,35 @@ class ContextAblation(RecordTask):
 
     def baselines(self, split: str) -> Systems:
         """Systems that see the text alone."""
-        return text_baselines(self.taught(), self.examples[split], HEADLINE)
+        return text_baselines(self.taught(), self.examples[split], PRIMARY)
 
-    def controls(self, split: str, reader: Reader) -> Iterator[Control]:
+    def controls(self, split: str, reader: ExplainerSpec) -> Iterator[Control]:
         """The headline items for the untrained model, zero-shot and after four solved ones."""
-        headline = list(self.headline_examples(split))
-        yield Control("zero_shot", headline, trained=False)
-        yield Control("four_shot", self._few_shot(headline, SHOTS, reader.tokenizer), trained=False)
+        primary = list(self.primary_examples(split))
+        yield Control("zero_shot", primary, trained=False)
+        yield Control("four_shot", self._few_shot(primary, SHOTS, reader.tokenizer), trained=False)
 
-    def rivals(self, baselines: Sequence[str]) -> list[str]:
+    def best_of(self, baselines: Sequence[str]) -> list[str]:
         """The explainer on another base is a comparison of its own."""
         return [name for name in baselines if name != OTHER_BASE]
 
-    def paired(self, baselines: Sequence[str]) -> list[str]:
+    def compared_with(self, baselines: Sequence[str]) -> list[str]:
         """The explainer on another base."""
         return [name for name in baselines if name == OTHER_BASE]
 
-    def remarks(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
+    def warnings_about(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
         """Whether the explainer says one verdict nearly always."""
-        collapsed = collapse_warning(systems[EXPLAINER], HEADLINE)
+        collapsed = collapse_warning(systems[EXPLAINER], PRIMARY)
         return [] if collapsed is None else [collapsed]
 
     def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
         """Expected against predicted verdicts."""
-        return {"verdicts": confusion_figure(predictions, HEADLINE, "Does the behaviour change without the cue?")}
+        return {"verdicts": confusion_figure(predictions, PRIMARY, "Does the behaviour change without the cue?")}
 
     def _few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """Headline items with ``shots`` solved training records in front: as many changed as unchanged, if there are."""
-        solved = [example for example in self.taught() if example.question_type == HEADLINE]
-        solved.sort(key=lambda example: draw(f"{self.split_seed} {example.uid.removesuffix('/' + HEADLINE)}"))
+        solved = [example for example in self.taught() if example.question_type == PRIMARY]
+        solved.sort(key=lambda example: stable_hash(f"{self.split_seed} {example.uid.removesuffix('/' + PRIMARY)}"))
         changed = [example for example in solved if expected_verdict(example.answer).changed]
         unchanged = [example for example in solved if not expected_verdict(example.answer).changed]
         turns: list[Message] = []

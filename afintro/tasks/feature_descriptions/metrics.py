@@ -13,7 +13,7 @@ FUNCTIONAL = "functional"
 CATEGORIES = 12  # a table of more is no help; the macro mean is over all
 
 
-def description_statistics(predictions: Sequence[Prediction], headline: str) -> Scores:
+def description_statistics(predictions: Sequence[Prediction], primary: str) -> Scores:
     """All metrics of one system.
 
     ``exact_match``, ``judge/<judge>`` and ``functional_auroc`` are of the headline's items; ``.../<question type>`` of the
@@ -39,18 +39,18 @@ def description_statistics(predictions: Sequence[Prediction], headline: str) -> 
         known = [item for item in items if item.scores.get(score) is not None]
         put(name, "mean", known, [[float(item.scores[score] or 0.0)] for item in known])
 
-    types = sorted({prediction.question_type for prediction in ordered}, key=lambda name: (name != headline, name))
+    types = sorted({prediction.question_type for prediction in ordered}, key=lambda name: (name != primary, name))
     for judge in judges:
         for question in types:
             items = [prediction for prediction in ordered if prediction.question_type == question]
-            put_scores(f"judge/{judge}" + ("" if question == headline else f"/{question}"), judge, items)
+            put_scores(f"judge/{judge}" + ("" if question == primary else f"/{question}"), judge, items)
         known = [item for item in ordered if item.scores.get(judge) is not None]
         groups = sorted({item.group for item in known})
         rows = [[float(item.scores[judge] or 0.0), float(groups.index(item.group))] for item in known]
         put(f"judge/{judge}/macro", "macro", known, rows)
     for question in types:
         items = [prediction for prediction in ordered if prediction.question_type == question]
-        suffix = "" if question == headline else f"/{question}"
+        suffix = "" if question == primary else f"/{question}"
         put_scores(f"functional_auroc{suffix}", FUNCTIONAL, items)
         put(f"exact_match{suffix}", "mean", items, [[float(item.exact_match)] for item in items])
     for judge in judges[:1] if len({item.group for item in ordered}) <= CATEGORIES else []:

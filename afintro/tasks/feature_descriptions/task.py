@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from afintro.data.batch import Example, Slot
-from afintro.data.splits import draw, hold_out
+from afintro.data.splits import hold_out, stable_hash
 from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
 from afintro.evaluation.judges import ChrF, Judge, RougeL, Tfidf, agreement
 from afintro.evaluation.metrics import Prediction, Scores, text_prediction
 from afintro.lm.injection import VectorSpace
-from afintro.tasks.base import EXPLAINER, Control, Reader, Systems, TaskData
+from afintro.tasks.base import EXPLAINER, Control, ExplainerSpec, Systems, TaskData
 from afintro.tasks.feature_descriptions.activations import Firings, read_firings
 from afintro.tasks.feature_descriptions.features import FeatureFile
 from afintro.tasks.feature_descriptions.functional import Reading, functional_auroc
@@ -66,7 +66,7 @@ class Wording:
 class FeatureExamples(Sequence[Example]):
     """Examples of some features, made when they are asked for: only then is a vector read and a text tokenised."""
 
-    def __init__(self, data: "FeatureDescriptions", rows: "Rows", reader: Reader) -> None:
+    def __init__(self, data: "FeatureDescriptions", rows: "Rows", reader: ExplainerSpec) -> None:
         self._data, self._rows, self._reader = data, rows, reader
 
     def __len__(self) -> int:
@@ -198,7 +198,7 @@ class FeatureDescriptions(TaskData):
         return self._files
 
     @property
-    def headline(self) -> str:  # type: ignore[override]
+    def primary(self) -> str:  # type: ignore[override]
         """Held-out clusters, where the split has any; else held-out features."""
         evaluated = next((split for split in ("test", "validation") if split in self.examples), "validation")
         kinds = self._rows[evaluated].kinds if evaluated in self._rows else None
@@ -283,11 +283,11 @@ class FeatureDescriptions(TaskData):
 
     def render(self, feature: Feature, slot_token: str) -> tuple[list[Message], str]:
         """Prompt and answer for a feature; pure."""
-        wording = self.wording.user[draw(feature.uid) % len(self.wording.user)]
+        wording = self.wording.user[stable_hash(feature.uid) % len(self.wording.user)]
         user = fill(wording, {"layer": str(feature.layer), "slot": slot_token})
         return chat(self.wording.system, user), feature.label
 
-    def example(self, rows: Rows, index: int, reader: Reader) -> Example:
+    def example(self, rows: Rows, index: int, reader: ExplainerSpec) -> Example:
         """One feature as an example.
 
         Raises:
@@ -309,22 +309,22 @@ class FeatureDescriptions(TaskData):
             prompt_ids=tuple(prompt_ids),
             answer_ids=tuple(encode_answer(reader.tokenizer, answer)),
             weight=self.question_weights.get(QUESTION, 1.0),
-            slot=Slot(position, feature.layer, np.zeros_like(vector) if self.blind else vector),
+            slot=Slot(position, feature.layer, np.zeros_like(vector) if self.zero_vectors else vector),
             group=feature.category,
         )
 
-    def read_examples(self, split: str, reader: Reader) -> Sequence[Example]:
+    def read_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
         """One example a feature: made on the way for training, at once for the few that are evaluated."""
         examples = FeatureExamples(self, self.rows(split), reader)
         return examples if split == "train" else list(examples)
 
-    def sizes(self, rows: Rows, reader: Reader) -> NDArray[np.int32]:
+    def sizes(self, rows: Rows, reader: ExplainerSpec) -> NDArray[np.int32]:
         """Tokens of each feature's prompt and answer ``[n, 2]``: no prompt of a layer and no label is tokenised twice."""
         prompts: dict[tuple[int, int], int] = {}
         found = np.empty((len(rows.indices), 2), np.int32)
         for place, key in enumerate(rows.table.keys(rows.indices).tolist()):
             layer, number = key >> 40, key & (1 << 40) - 1
-            kind = (layer, draw(f"{layer}/{number}") % len(self.wording.user))
+            kind = (layer, stable_hash(f"{layer}/{number}") % len(self.wording.user))
             if kind not in prompts:
                 messages, _ = self.render(rows.table.feature(rows.indices[place]), slot_token(reader))
                 prompts[kind] = len(encode_prompt(reader.tokenizer, messages))
@@ -366,7 +366,7 @@ class FeatureDescriptions(TaskData):
         blocks = (among[start : start + BLOCK].astype(np.int64) for start in range(0, len(among), BLOCK))
         return nearest_by_cosine(rows.table.vectors(wanted), ((block, train.table.vectors(block)) for block in blocks))
 
-    def controls(self, split: str, reader: Reader) -> Iterator[Control]:
+    def controls(self, split: str, reader: ExplainerSpec) -> Iterator[Control]:
         """Zero and shuffled vectors for the explainer; the true ones for the untrained model (SelfIE, arXiv:2403.10949)."""
         items = list(self.examples[split])
         yield Control(ZERO, without_vectors(items), trained=True)
@@ -401,9 +401,9 @@ class FeatureDescriptions(TaskData):
 
     def statistics(self, predictions: Sequence[Prediction]) -> Scores:
         """See :func:`description_statistics`."""
-        return description_statistics(predictions, self.headline)
+        return description_statistics(predictions, self.primary)
 
-    def rivals(self, baselines: Sequence[str]) -> list[str]:
+    def best_of(self, baselines: Sequence[str]) -> list[str]:
         """What could explain the score away without a trained reader of vectors."""
         return [
             name
@@ -411,11 +411,11 @@ class FeatureDescriptions(TaskData):
             if name.partition("/")[0] in ("majority", "nearest", "nearest_in_layer", "selfie")
         ]
 
-    def paired(self, baselines: Sequence[str]) -> list[str]:
+    def compared_with(self, baselines: Sequence[str]) -> list[str]:
         """All but the labels themselves."""
         return [name for name in baselines if name != REFERENCE]
 
-    def remarks(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
+    def warnings_about(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
         """Whether the explainer reads its vectors, and what could not be scored."""
         found = []
         for metric in self.leads[:2]:

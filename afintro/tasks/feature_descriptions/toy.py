@@ -29,7 +29,7 @@ from afintro.data.batch import Example, collate
 from afintro.data.cache import build_once, cache_directory
 from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.files import write_json
-from afintro.data.splits import draw, hold_out
+from afintro.data.splits import hold_out, stable_hash
 from afintro.data.text import chat, render
 from afintro.errors import UserError
 from afintro.lm.capture import capture
@@ -380,7 +380,7 @@ def _combinations(names: Sequence[str], settings: FeatureSettings) -> list[bool]
     """Which labels can be held out together so that training names each of their factors in other labels."""
     naming = Counter(factor for name in names for factor in name.split(", "))
     chosen = set()
-    for name in sorted(names, key=lambda name: draw(f"{settings.seed} {name}")):
+    for name in sorted(names, key=lambda name: stable_hash(f"{settings.seed} {name}")):
         factors = name.split(", ")
         if len(factors) > 1 and all(naming[factor] > settings.known for factor in factors):
             chosen.add(name)

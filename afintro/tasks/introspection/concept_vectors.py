@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from afintro.data.introspection_texts.items import ConceptPair, Concepts, Context
 from afintro.data.introspection_texts.sides import split
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.errors import UserError
 from afintro.tasks.introspection.layer_states import Arrays, Ids, LayerStates, ids_hash, kept, shared_length
 from afintro.tasks.introspection.trials import turns
@@ -186,8 +186,8 @@ def _draw_places(
     """Candidates of each side, in the order in which they are taken."""
     ranked: list[list[tuple[int, int, Place]]] = []
     for row, (context, first) in enumerate(zip(contexts, _own_from(rows), strict=True)):
-        key = f"{seed} {draw(context.text)}"
-        drawn = sorted((draw(f"{key} {at}"), at) for at in range(first, len(rows[row])))
+        key = f"{seed} {stable_hash(context.text)}"
+        drawn = sorted((stable_hash(f"{key} {at}"), at) for at in range(first, len(rows[row])))
         ranked.append([(turn, number, (row, at)) for turn, (number, at) in enumerate(drawn)])
     found: dict[Side, list[Place]] = {}
     start = 0

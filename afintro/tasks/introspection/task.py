@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from afintro.data.batch import Context as Steered
 from afintro.data.batch import Example
 from afintro.data.introspection_texts.items import Context, Question
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction, Scores, Statistic, text_prediction
-from afintro.tasks.base import Control, Reader, Systems, TaskData
+from afintro.tasks.base import Control, ExplainerSpec, Systems, TaskData
 from afintro.tasks.introspection.material import Doses, Kind, Material, Model, Unit, contexts_of
 from afintro.tasks.introspection.trials import PAIRS, Dialogues, Pair, worded
 from afintro.tasks.introspection.vectors import Side
 
-HEADLINE = "detection"
+PRIMARY = "detection"
 Label = Literal["correct", "inverted", "half_inverted", "coin", "always_yes", "always_no"]
 Style = Literal["suggestive", "vague", "food", "neutral", "concept", "self_report"]
 
@@ -97,8 +97,8 @@ class Introspection(TaskData):
     """
 
     task = "introspection"
-    headline = HEADLINE
-    question_types = (HEADLINE,)
+    primary = PRIMARY
+    question_types = (PRIMARY,)
     leads = ("exact_match", "auroc_steered")
 
     def __init__(
@@ -110,7 +110,7 @@ class Introspection(TaskData):
         heldout_action: Literal["error", "drop"] = "error",
         limit: int | None = None,
         split_seed: int = 0,
-        question_weights: dict[str, float] = {HEADLINE: 1.0},  # noqa: B006
+        question_weights: dict[str, float] = {PRIMARY: 1.0},  # noqa: B006
         batch_size: int = 16,
         max_tokens: int | None = None,
         seed: int = 0,
@@ -141,7 +141,7 @@ class Introspection(TaskData):
         self.sizes, self.longest_context = examples, longest_context
         self._material: Material | None = None
 
-    def material(self, reader: Reader) -> Material:
+    def material(self, reader: ExplainerSpec) -> Material:
         """Texts, vectors, layers and doses, for the model that reads them."""
         if self._material is None:
             contexts = contexts_of(self.paths, self.split_seed, self.longest_context)
@@ -155,7 +155,7 @@ class Introspection(TaskData):
             )  # fmt: skip
         return self._material
 
-    def read_examples(self, split: str, reader: Reader) -> Sequence[Example]:
+    def read_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
         """As many as are wanted, made one by one as they are asked for."""
         side: Side = "train" if split == "train" else "test" if split == "test" else "validation"
         size = getattr(self.sizes, split)
@@ -166,9 +166,9 @@ class Introspection(TaskData):
         """All of them."""
         return self.examples["train"]
 
-    def for_another_explainer(self, blind: bool = False) -> "Introspection":
+    def for_another_explainer(self, zero_vectors: bool = False) -> "Introspection":
         """Vectors belong to a model: another has its own."""
-        other = super().for_another_explainer(blind)
+        other = super().for_another_explainer(zero_vectors)
         other._material = None
         return other
 
@@ -179,7 +179,7 @@ class Introspection(TaskData):
         commonest = min(counts, key=lambda answer: (-counts[answer], answer))
         return {"majority": [text_prediction(item, commonest, 0.5) for item in self.examples[split]]}
 
-    def controls(self, split: str, reader: Reader) -> Iterator[Control]:
+    def controls(self, split: str, reader: ExplainerSpec) -> Iterator[Control]:
         """The model before training; and the trained one where nothing is steered, whatever the expected answer."""
         items = list(self.examples[split])
         yield Control("untrained", items, trained=False)
@@ -196,8 +196,7 @@ class Introspection(TaskData):
         uids, clusters = tuple(p.uid for p in ordered), [p.scenario_id for p in ordered]
         exact = np.array([[float(p.exact_match)] for p in ordered])
         found = {
-            name: (Statistic(name, exact, "mean", uids), clusters)
-            for name in ("exact_match", f"exact_match/{HEADLINE}")
+            name: (Statistic(name, exact, "mean", uids), clusters) for name in ("exact_match", f"exact_match/{PRIMARY}")
         }
         claims = self._claims
         told = [p for p in ordered if p.p_changed is not None and p.uid in claims]
@@ -310,10 +309,10 @@ class Drawn(Sequence[Example]):
         return trial
 
     def _pick(self, options: Sequence[Any], index: int, what: str) -> Any:
-        return options[draw(f"{self.data.seed} {self.side} {index} {what}") % len(options)]
+        return options[stable_hash(f"{self.data.seed} {self.side} {index} {what}") % len(options)]
 
     def _bit(self, index: int, what: str) -> bool:
-        return bool(draw(f"{self.data.seed} {self.side} {index} {what}") % 2)
+        return bool(stable_hash(f"{self.data.seed} {self.side} {index} {what}") % 2)
 
     def _example(self, index: int, trial: Trial) -> Example:
         asked = self.dialogues.asked(trial.context, trial.question[1])
@@ -328,7 +327,7 @@ class Drawn(Sequence[Example]):
         return Example(
             uid=f"{self.side}/{index:06d}",
             scenario_id=trial.question[0] if trial.context is None else trial.context.id,
-            question_type=HEADLINE,
+            question_type=PRIMARY,
             prompt=f"{context}\n\n{trial.question[1]}".strip(),
             answer=trial.answer,
             prompt_ids=asked.context + asked.question,

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.samples import Sample
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.data.text import chat, render
 from afintro.generation.behavior import RuleLabeler
 from afintro.generation.inputs import Item, items_of, provenance
@@ -128,7 +128,7 @@ class SteeringGenerator:
         """The conditions of one prompt."""
         cells = [(layer, alpha) for layer in self.settings.layers for alpha in self.settings.alphas]
         if self.settings.cells_per_prompt is not None:
-            cells.sort(key=lambda cell: draw(f"{self.settings.seed} {uid} {cell}"))
+            cells.sort(key=lambda cell: stable_hash(f"{self.settings.seed} {uid} {cell}"))
             cells = sorted(cells[: self.settings.cells_per_prompt])
         return [Dose(name, layer, alpha) for layer, alpha in cells for name in self.directions]
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from afintro.data.batch import Example, Slot
 from afintro.data.encoding import Draft
 from afintro.data.example_store import Ids
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.data.text import Message, chat, encode_answer, fill
 from afintro.errors import UserError
 from afintro.evaluation import answers
@@ -24,7 +24,7 @@ from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior
 from afintro.generation.behavior import LABELS, sides
 from afintro.lm.injection import VectorSpace
-from afintro.tasks.base import EXPLAINER, OTHER_BASE, TEXT_ONLY, Control, Reader, Systems
+from afintro.tasks.base import EXPLAINER, OTHER_BASE, TEXT_ONLY, Control, ExplainerSpec, Systems
 from afintro.tasks.steering import records, twins
 from afintro.tasks.steering.baselines import Dose, steering_baselines
 from afintro.tasks.steering.directions import Direction, read_direction
@@ -82,7 +82,7 @@ class SteeringPrediction(RecordTask):
 
     task = "steering"
     shaped_by = (answers, behavior, records, twins)
-    headline = UNSEEN_SCENARIO
+    primary = UNSEEN_SCENARIO
     question_types = (TRAINING,)
     leads = tuple(
         f"{metric}{suffix}"
@@ -253,7 +253,7 @@ class SteeringPrediction(RecordTask):
                 (kind, one)
             )
             seen[place] += 1
-        drawn = sorted(pairs, key=lambda pair: draw(f"{self.split_seed} {pair[1]}"))
+        drawn = sorted(pairs, key=lambda pair: stable_hash(f"{self.split_seed} {pair[1]}"))
         kinds = list(dict.fromkeys(kind for kind, _ in found))
         by_kind = [[pair for pair in drawn if pair[0] == kind] for kind in kinds]
         turns = [pair for turn in zip_longest(*by_kind) for pair in turn if pair is not None]
@@ -267,7 +267,7 @@ class SteeringPrediction(RecordTask):
 
     def render(self, record: SteeringRecord, slot: str) -> tuple[list[Message], str]:
         """Prompt and answer for a record; pure. Twins get the same prompt."""
-        wording = self.wording.user[draw(record.prompt) % len(self.wording.user)]
+        wording = self.wording.user[stable_hash(record.prompt) % len(self.wording.user)]
         fields = {
             "system_prompt": record.system_prompt,
             "user_prompt": record.scenario,
@@ -277,7 +277,7 @@ class SteeringPrediction(RecordTask):
         }
         return chat(fill(self.wording.system, fields), fill(wording, fields)), two_branch(self.verdict(record))
 
-    def drafts(self, split: str, reader: Reader) -> Iterable[Draft]:
+    def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
         """One a chosen record."""
         found, slot = self.chosen(split), slot_token(reader)
         return (self._draft(kind, one, slot) for kind, one in found)
@@ -297,7 +297,7 @@ class SteeringPrediction(RecordTask):
             notes={"direction": record.direction, "layer": record.layer, "alpha": record.alpha},
         )
 
-    def check(self, reader: Reader) -> Callable[[Draft, Ids], None]:
+    def check(self, reader: ExplainerSpec) -> Callable[[Draft, Ids], None]:
         """The slot stands in every prompt once."""
 
         def look(draft: Draft, prompt_ids: Ids) -> None:
@@ -306,11 +306,11 @@ class SteeringPrediction(RecordTask):
         return look
 
     @staticmethod
-    def _position(draft: Draft, prompt_ids: Ids, reader: Reader) -> int:
+    def _position(draft: Draft, prompt_ids: Ids, reader: ExplainerSpec) -> int:
         where = f"prompt of {draft.uid}"
         return slot_position(prompt_ids, reader, where, "data.wording.user, and never in a scenario")
 
-    def finisher(self, reader: Reader) -> Callable[[Draft, Ids, Ids], Example]:
+    def finisher(self, reader: ExplainerSpec) -> Callable[[Draft, Ids, Ids], Example]:
         """Weight, vector, and what the branches of the answer begin with."""
         branches = branch_stems(LABELS, lambda answer: encode_answer(reader.tokenizer, answer))
 
@@ -318,7 +318,7 @@ class SteeringPrediction(RecordTask):
             layer = draft.notes["layer"]
             vector = self.directions[draft.notes["direction"]].at(layer)
             position = self._position(draft, prompt_ids, reader)
-            slot = Slot(position, layer, np.zeros_like(vector) if self.blind else vector)
+            slot = Slot(position, layer, np.zeros_like(vector) if self.zero_vectors else vector)
             weight = self.weight_of(draft.question_type)
             return replace(example_of(draft, prompt_ids, answer_ids), weight=weight, branches=branches, slot=slot)
 
@@ -381,7 +381,7 @@ class SteeringPrediction(RecordTask):
             found.append((example, Dose(direction, layer, alpha, projection)))
         return found
 
-    def controls(self, split: str, reader: Reader) -> Iterator[Control]:
+    def controls(self, split: str, reader: ExplainerSpec) -> Iterator[Control]:
         """Zero and shuffled vectors for the explainer; the true ones for the untrained model."""
         items = list(self.examples[split])
         yield Control(ZERO, without_vectors(items), trained=True)
@@ -390,16 +390,16 @@ class SteeringPrediction(RecordTask):
 
     def statistics(self, predictions: Sequence[Prediction]) -> Scores:
         """The metrics of verdicts, for unseen directions under names of their own."""
-        return statistics(predictions, self.headline, (UNSEEN_DIRECTION,))
+        return statistics(predictions, self.primary, (UNSEEN_DIRECTION,))
 
-    def rivals(self, baselines: Sequence[str]) -> list[str]:
+    def best_of(self, baselines: Sequence[str]) -> list[str]:
         """What could explain the score away without reading the vector and the prompt together."""
         trained = (OTHER_BASE, TEXT_ONLY, ZERO, SHUFFLED)
         return [name for name in baselines if name not in trained]
 
-    def remarks(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
+    def warnings_about(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
         """Whether the explainer reads its vectors, and whether it says one verdict nearly always."""
-        collapsed = collapse_warning(systems[EXPLAINER], self.headline)
+        collapsed = collapse_warning(systems[EXPLAINER], self.primary)
         found = [] if collapsed is None else [collapsed]
         cost = leads.get(f"lead/twin_accuracy/{SHUFFLED}")
         if cost is not None and (cost["ci_low"] is None or cost["ci_low"] <= 0):
@@ -410,7 +410,7 @@ class SteeringPrediction(RecordTask):
 
     def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
         """Expected against predicted verdicts."""
-        return {"verdicts": confusion_figure(predictions, self.headline, "Does the behaviour change when steered?")}
+        return {"verdicts": confusion_figure(predictions, self.primary, "Does the behaviour change when steered?")}
 
     def describe(self, split: str) -> dict[str, Any]:
         """As for every task, and the directions that training never saw."""

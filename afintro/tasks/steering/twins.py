@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.tasks.steering.records import SteeringRecord
 
 
@@ -30,7 +30,7 @@ def choose(records: Sequence[SteeringRecord], pairs: int, seed: int) -> list[Cho
         seed: Decides, with the uids, what is taken; the order of the records does not matter.
     """
     cells: dict[tuple[int, float], dict[str, list[SteeringRecord]]] = defaultdict(lambda: defaultdict(list))
-    for record in sorted(records, key=lambda record: draw(f"{seed} {record.uid}")):
+    for record in sorted(records, key=lambda record: stable_hash(f"{seed} {record.uid}")):
         if record.coherent and record.behavior_changed is not None:
             cells[record.layer, record.alpha][record.prompt].append(record)
     found: list[Chosen] = []
@@ -53,7 +53,7 @@ def _twins(prompts: dict[str, list[SteeringRecord]], pairs: int) -> list[Chosen]
             unchanged.remove(other)
             surplus[one.direction] += 1
             surplus[other.direction] -= 1
-            name = f"{one.scenario_id}/{draw(one.prompt):016x}/{one.layer}/{one.alpha:g}/{number}"
+            name = f"{one.scenario_id}/{stable_hash(one.prompt):016x}/{one.layer}/{one.alpha:g}/{number}"
             found += [Chosen(one, name), Chosen(other, name)]
     return found
 
@@ -67,5 +67,5 @@ def _balanced(records: Sequence[SteeringRecord]) -> list[Chosen]:
 
 def unseen_directions(names: Sequence[str], fraction: float, seed: int) -> frozenset[str]:
     """The directions kept out of training: a share of them, rounded down, drawn by name and seed."""
-    ordered = sorted(set(names), key=lambda name: draw(f"{seed} {name}"))
+    ordered = sorted(set(names), key=lambda name: stable_hash(f"{seed} {name}"))
     return frozenset(ordered[: int(fraction * len(ordered))])

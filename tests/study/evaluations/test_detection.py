@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from afintro.data.splits import draw
+from afintro.data.splits import stable_hash
 from afintro.study.asking.session import Scale
 from afintro.study.evaluations import detection
 from afintro.tasks.introspection.trials import PAIRS
@@ -53,7 +53,7 @@ def test_a_perfect_detector(planted):
 
 def test_odds_that_go_by_the_context_are_chance(planted):
     def by_context(system, query, tokens):
-        return said(0.05 + 0.9 * draw(query.context.id) / 2**64)
+        return said(0.05 + 0.9 * stable_hash(query.context.id) / 2**64)
 
     found = summary_of(planted(says=by_context))
     for side in ("held_in", "held_out", "swap"):

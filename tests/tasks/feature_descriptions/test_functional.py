@@ -6,7 +6,7 @@ from afintro.evaluation.judges import FIRES, Judge, Tfidf
 from afintro.tasks.feature_descriptions.functional import Reading, functional_auroc
 
 
-class Reader(Judge):
+class ExplainerSpec(Judge):
     """Says what it was told to of each text, and keeps what it was asked."""
 
     name = "reader"
@@ -21,7 +21,7 @@ class Reader(Judge):
 
 
 def test_auroc_by_hand_with_ties_and_all_items_in_one_call():
-    reader = Reader(a=1.0, b=0.5, c=0.5, d=0.0)
+    reader = ExplainerSpec(a=1.0, b=0.5, c=0.5, d=0.0)
     items = [
         Reading("good", ("a", "b"), ("c", "d")),  # pairs won: a>c, a>d, b>d; b=c counts half
         Reading("inverted", ("d",), ("a", "b")),
@@ -35,7 +35,7 @@ def test_auroc_by_hand_with_ties_and_all_items_in_one_call():
 
 def test_texts_without_a_score_are_left_out():
     """None is not 0: counted as 0, the unread firing text would halve the first score."""
-    reader = Reader(a=1.0, d=0.0, unread=None)
+    reader = ExplainerSpec(a=1.0, d=0.0, unread=None)
     items = [
         Reading("x", ("a", "unread"), ("d",)),
         Reading("x", ("unread",), ("d",)),
@@ -46,7 +46,7 @@ def test_texts_without_a_score_are_left_out():
 
 
 def test_a_side_without_texts_is_none_and_does_not_shift_the_others():
-    reader = Reader(a=1.0, d=0.0)
+    reader = ExplainerSpec(a=1.0, d=0.0)
     items = [Reading("x", (), ("d",)), Reading("x", ("d",), ("a",)), Reading("x", ("a",), ()), Reading("", (), ("a",))]
     assert functional_auroc(items, reader) == [None, 0.0, None, None]
     assert reader.calls[0][0] == [("x", "d"), ("x", "a")]
@@ -55,7 +55,7 @@ def test_a_side_without_texts_is_none_and_does_not_shift_the_others():
 @pytest.mark.parametrize("description", ["", " \n"])
 def test_an_empty_description_is_chance_whatever_the_reader_says(description):
     """An embedding of nothing still lies nearer to some texts than to others."""
-    reader = Reader(a=1.0, d=0.0)
+    reader = ExplainerSpec(a=1.0, d=0.0)
     items = [Reading(description, ("a",), ("d",)), Reading("x", ("a",), ("d",))]
     assert functional_auroc(items, reader) == [0.5, 1.0]
     assert reader.calls[0][0] == [("x", "a"), ("x", "d")]

@@ -42,8 +42,8 @@ VALUES = {
 }
 
 
-def values(items, headline=CLUSTER):
-    found = description_statistics(items, headline)
+def values(items, primary=CLUSTER):
+    found = description_statistics(items, primary)
     return {name: statistic.value for name, (statistic, _) in found.items()}
 
 

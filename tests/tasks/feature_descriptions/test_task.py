@@ -231,7 +231,7 @@ def test_split_off_both_kinds_leak_nothing(folder: Path, reader: Any, seed: int)
     assert kinds == {"unseen_cluster": 5, "unseen_feature": 6}  # clusters have five; the budget is 6
     for item in held:
         assert (item.answer in trained) == (item.question_type == "unseen_feature")
-    assert data.headline == "unseen_cluster"
+    assert data.primary == "unseen_cluster"
     assert {item.question_type for item in train} == {"feature_description"}
 
 
@@ -255,13 +255,13 @@ def test_with_a_file_the_kind_follows_from_what_is_trained(folder: Path, reader:
     assert len(kinds) == 10
     assert kinds == {uid: "unseen_cluster" if topic(uid) == 2 else "unseen_feature" for uid in kinds}
     assert data.warnings == []
-    assert data.headline == "unseen_cluster"
+    assert data.primary == "unseen_cluster"
 
 
 def test_features_in_both_files_are_told(folder: Path, reader: Any) -> None:
     data = task(folder, reader, train="descriptions.json", validation_path="held.json")
     assert [warning for warning in data.warnings if "10 features of" in warning and "training file too" in warning]
-    assert data.headline == "unseen_feature", "there is no held-out cluster"
+    assert data.primary == "unseen_feature", "there is no held-out cluster"
 
 
 def test_nothing_left_to_validate_on_is_refused(folder: Path, reader: Any) -> None:
@@ -518,10 +518,10 @@ def test_blind_sees_zero_vectors_and_leaves_the_other_as_it_is(
     folder: Path, reader: Any, vectors: dict[str, np.ndarray]
 ) -> None:
     data = task(folder, reader, **FILES)
-    blind = data.for_another_explainer(blind=True)
-    assert blind.examples == {}
+    zero_vectors = data.for_another_explainer(zero_vectors=True)
+    assert zero_vectors.examples == {}
     for split in ("train", "validation"):
-        found = list(blind.read_examples(split, reader))
+        found = list(zero_vectors.read_examples(split, reader))
         assert names(found) == names(data.examples[split])
         assert all(item.slot.vector.shape == (32,) and not item.slot.vector.any() for item in found)
         assert [item.prompt_ids for item in found] == [item.prompt_ids for item in data.examples[split]]
@@ -574,7 +574,7 @@ def test_a_score_of_nothing_stays_nothing(folder: Path, reader: Any) -> None:
     data = task(folder, reader, judges=[mute], reader=mute, **FILES)
     found = data.graded({EXPLAINER: answers(data, "fires on cats")})
     assert {tuple(p.scores.items()) for p in found[EXPLAINER]} == {(("mute", None), ("functional", None))}
-    assert data.remarks(found, {}) == [
+    assert data.warnings_about(found, {}) == [
         "mute: 10 of 10 answers have no score; left out of its means",
         "functional: 10 of 10 answers have no score; left out of its means",
     ]
@@ -584,7 +584,7 @@ def test_without_firings_there_is_no_functional_score(folder: Path, reader: Any)
     data = task(folder, reader, validation_path="held.json")
     found = data.graded({EXPLAINER: answers(data, "fires on cats")})
     assert all(p.scores.keys() == {"rouge_l", "chrf"} for p in found[EXPLAINER])
-    assert data.remarks(found, {}) == []
+    assert data.warnings_about(found, {}) == []
 
 
 def test_firings_of_one_layer_may_name_features_by_number(folder: Path, reader: Any, tmp_path: Path) -> None:
@@ -623,11 +623,11 @@ def test_vectors_that_make_no_difference_are_told(folder: Path, reader: Any, low
     data = task(folder, reader, validation_path="held.json")
     graded = data.graded({EXPLAINER: answers(data, "fires on cats")})
     for metric in ("judge/rouge_l", "judge/rouge_l/unseen_feature"):
-        found = data.remarks(graded, {f"lead/{metric}/shuffled_vector": difference(low)})
+        found = data.warnings_about(graded, {f"lead/{metric}/shuffled_vector": difference(low)})
         text = f"{metric}: shuffling the vectors costs less than the interval: the explainer is not reading them"
         assert found == [text] * warned
     others = {"lead/judge/rouge_l": difference(-1.0), "lead/judge/rouge_l/nearest": difference(-1.0)}
-    assert data.remarks(graded, others) == []
+    assert data.warnings_about(graded, others) == []
 
 
 def test_rivals_and_pairs() -> None:
@@ -635,8 +635,8 @@ def test_rivals_and_pairs() -> None:
     baselines = ["reference", "majority", "nearest", "nearest_in_layer", "zero_vector", "shuffled_vector", "selfie/0.5",
                  "selfie/4", "text_only"]  # fmt: skip
     data = FeatureDescriptions()
-    assert data.rivals(baselines) == ["majority", "nearest", "nearest_in_layer", "selfie/0.5", "selfie/4"]
-    assert data.paired(baselines) == baselines[1:]
+    assert data.best_of(baselines) == ["majority", "nearest", "nearest_in_layer", "selfie/0.5", "selfie/4"]
+    assert data.compared_with(baselines) == baselines[1:]
     assert data.leads == (
         "judge/rouge_l", "judge/rouge_l/unseen_feature", "functional_auroc", "functional_auroc/unseen_feature",
     )  # fmt: skip

@@ -483,13 +483,13 @@ def test_describe_counts_both_kinds_and_names_the_directions(written: Path, data
 
 
 def test_blind_sees_zero_vectors_and_nothing_else_changes(data: Any, reader: Any) -> None:
-    blind = data.for_another_explainer(blind=True)
-    assert blind.examples == {}
+    zero_vectors = data.for_another_explainer(zero_vectors=True)
+    assert zero_vectors.examples == {}
     for split in ("train", "validation"):
-        found = blind.read_examples(split, reader)
+        found = zero_vectors.read_examples(split, reader)
         assert found == data.examples[split]  # which compares all but the vectors
         assert all(item.slot.vector.shape == (24,) and not item.slot.vector.any() for item in found)
-    assert data.blind is False
+    assert data.zero_vectors is False
     assert all(item.slot.vector.any() for item in data.examples["train"])
     assert all(item.slot.vector.any() for item in data.for_another_explainer().read_examples("train", reader))
 
@@ -583,8 +583,8 @@ def test_statistics_names_both_kinds(data: Any) -> None:
 def test_rivals_read_no_vector_through_a_trained_explainer() -> None:
     baselines = [*sorted(BASELINES), "zero_vector", "shuffled_vector", "untrained", "text_only", "other_base"]
     data = SteeringPrediction()
-    assert data.rivals(baselines) == [*sorted(BASELINES), "untrained"]
-    assert data.paired(baselines) == baselines
+    assert data.best_of(baselines) == [*sorted(BASELINES), "untrained"]
+    assert data.compared_with(baselines) == baselines
 
 
 def shuffling(low: float | None) -> dict[str, Any]:
@@ -596,20 +596,20 @@ def shuffling(low: float | None) -> dict[str, Any]:
 def test_vectors_that_make_no_difference_are_told(data: Any, low: float | None, warned: bool) -> None:
     systems = {EXPLAINER: answers(data, lambda item: item.answer)}
     text = "shuffling the vectors costs less than the interval: the explainer is not reading them"
-    assert data.remarks(systems, shuffling(low)) == [text] * warned
-    assert data.remarks(systems, {}) == []
+    assert data.warnings_about(systems, shuffling(low)) == [text] * warned
+    assert data.warnings_about(systems, {}) == []
 
 
 def test_one_verdict_for_all_is_told(data: Any) -> None:
     constant = "The output would remain unchanged from <<<refuse>>>."
-    [warning] = data.remarks({EXPLAINER: answers(data, lambda _: constant)}, shuffling(0.1))
+    [warning] = data.warnings_about({EXPLAINER: answers(data, lambda _: constant)}, shuffling(0.1))
     assert warning.startswith("class collapse: 100.0 % of the parsed answers say 'unchanged'")
 
 
 def test_a_missing_mean_residual_is_told(folder: Path, reader: Any) -> None:
     (folder / "directions" / "residual_mean.safetensors").unlink()
     data = task(folder, reader)
-    found = data.remarks({EXPLAINER: answers(data, lambda item: item.answer)}, {})
+    found = data.warnings_about({EXPLAINER: answers(data, lambda item: item.answer)}, {})
     assert found == ["no residual_mean among the directions: vector_probe sees alpha and layer alone"]
 
 
