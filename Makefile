@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lock-$(shell sha256sum requirements.lock setup.cfg pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test test-fast test-long lint bench clean
 
 setup: $(STAMP)
 
@@ -27,9 +27,21 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# Files are handed out in the order that tests/conftest.py puts them in, not by how many tests they hold.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Files are handed out in the order that tests/conftest.py puts them in, not by the number of tests they hold.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# Everything that guards behavior.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) $(PARALLEL) -m "not long"
+
+# No started process, no toy training, no process groups.
+test-fast: setup
+	$(PYTEST) $(PARALLEL) -m "not slow and not long"
+
+# What is long by nature: soaks, random kills, full toys, the short form of the study.
+test-long: setup
+	$(PYTEST) $(PARALLEL) -m long
 
 bench: setup
 	$(BIN)/python -m benchmarks.train --shape tiny

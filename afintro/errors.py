@@ -1,23 +1,22 @@
-"""The one exception for wrong input: what is wrong, where, and what to do about it."""
-
-from functools import partial
-from typing import Any
+"""The error for everything that a user can put right."""
 
 
 class UserError(Exception):
-    """Wrong input or configuration. The command line prints it in two lines and exits with code 2.
+    """Report wrong input or configuration: the command line prints it in one or two lines and exits with code 2.
 
     Args:
-        what: What is wrong, with the offending value.
-        where: File, record, field or setting.
+        what: What is wrong: a complete predicate of ``where``, such as "does not exist" or "must be at least 1".
+        where: The file, record or setting it is about.
         remedy: What the user can do.
+
+    Attributes:
+        what: See the argument.
+        where: See the argument.
+        remedy: See the argument.
     """
 
     def __init__(self, what: str, *, where: str, remedy: str) -> None:
         super().__init__(f"{where}: {what}\n  remedy: {remedy}")
-        self._fields = what, where, remedy
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Processes send it to each other; by default an exception is made again from its message alone."""
-        what, where, remedy = self._fields
-        return partial(UserError, where=where, remedy=remedy), (what,)
+        self.what = what
+        self.where = where
+        self.remedy = remedy

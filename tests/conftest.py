@@ -66,7 +66,10 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort files as said, and leave the order within them."""
+    """Sort files as said, and leave the order within them; whatever runs the command line is slow."""
+    for item in items:
+        if "workspace" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     files = [Path(__file__).parent / f"{name}.py" for name in LONGEST]
     items.sort(key=lambda item: files.index(item.path) if item.path in files else len(files))
 
