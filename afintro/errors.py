@@ -1,22 +1,28 @@
-"""The error for everything that a user can put right."""
+"""The one exception for wrong input: what is wrong, where, and what to do about it."""
+
+from functools import partial
+from typing import Any
 
 
 class UserError(Exception):
-    """Report wrong input or configuration: the command line prints it in one or two lines and exits with code 2.
+    """Report wrong input or configuration; the command line prints it in two lines and exits with code 2.
 
     Args:
-        what: What is wrong: a complete predicate of ``where``, such as "does not exist" or "must be at least 1".
-        where: The file, record or setting it is about.
+        what: What is wrong, with the offending value: a complete predicate of ``where``, such as "does not exist" or
+            "must be at least 1".
+        where: File, record, field or setting.
         remedy: What the user can do.
 
     Attributes:
-        what: See the argument.
-        where: See the argument.
-        remedy: See the argument.
+        what: The argument ``what``.
+        where: The argument ``where``.
+        remedy: The argument ``remedy``.
     """
 
     def __init__(self, what: str, *, where: str, remedy: str) -> None:
         super().__init__(f"{where}: {what}\n  remedy: {remedy}")
-        self.what = what
-        self.where = where
-        self.remedy = remedy
+        self.what, self.where, self.remedy = what, where, remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild the error from its three parts: processes send it to each other, and the default keeps the message alone."""
+        return partial(UserError, where=self.where, remedy=self.remedy), (self.what,)
