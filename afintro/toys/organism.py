@@ -80,13 +80,18 @@ class ToySettings:
         """Short hash of the settings."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def directory(self) -> Path:
+        """Return the cache directory of the model, whether it is trained yet or not."""
+        return cache_directory() / "organisms" / f"toy-{self.policy}-{self.key}"
+
 
 TOYS = {"toy": ToySettings(), "toy-without-cue": ToySettings(policy="plain", scenarios=6000)}
 
 
 def build(settings: ToySettings) -> Path:
     """Train a toy, or find it in the cache. Two processes that ask at once train it once."""
-    directory = cache_directory() / "organisms" / f"toy-{settings.policy}-{settings.key}"
+    directory = settings.directory
 
     def make(workspace: Path) -> None:
         log.info("toy organism: training it once into %s (about a minute on two cores)", directory)

@@ -81,6 +81,11 @@ class StudyBaseSettings:
         """Short hash of the settings."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def directory(self) -> Path:
+        """Return the cache directory of the model, whether it is trained yet or not."""
+        return cache_directory() / "organisms" / f"study-base-{self.key}"
+
 
 STUDY_BASES = {
     "study-base": StudyBaseSettings(),
@@ -93,7 +98,7 @@ STUDY_BASES = {
 
 def build(settings: StudyBaseSettings) -> Path:
     """Train a study base, or find it in the cache. Two processes that ask at once train it once."""
-    directory = cache_directory() / "organisms" / f"study-base-{settings.key}"
+    directory = settings.directory
 
     def make(workspace: Path) -> None:
         log.info("study base: training it once into %s", directory)
