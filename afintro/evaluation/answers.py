@@ -1,4 +1,4 @@
-"""The two-branch answer: verdict and content in one line, in the wording of the published systems."""
+"""The two-branch answer: verdict and content in one line, in the wording of the published systems (arXiv:2511.08579)."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -16,25 +16,41 @@ _PATTERN = re.compile(
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a two-branch answer says."""
+    """State what a two-branch answer says.
+
+    Args:
+        changed: Whether the answer says that the output changes.
+        content: The text between the angle brackets.
+    """
 
     changed: bool
     content: str
 
 
 def two_branch(verdict: Verdict) -> str:
-    """The answer line for a verdict."""
+    """Write the answer line of a verdict."""
     return (CHANGED if verdict.changed else UNCHANGED).format(content=verdict.content)
 
 
 def parse_two_branch(answer: str) -> Verdict | None:
-    """The verdict of an answer line, or None where it is not one; case and inner white space count."""
+    """Read the verdict of an answer line; case and inner white space count.
+
+    Args:
+        answer: The answer of any system.
+
+    Returns:
+        The verdict, or None if the answer does not have the two-branch form.
+    """
     match = _PATTERN.fullmatch(answer)
     return None if match is None else Verdict(match["changed"] is not None, match["content"])
 
 
 def expected_verdict(answer: str) -> Verdict:
-    """The verdict of an answer that was written by :func:`two_branch`, and so has one."""
+    """Read the verdict of an answer that :func:`two_branch` wrote.
+
+    Args:
+        answer: An expected answer, never the answer of a system.
+    """
     verdict = parse_two_branch(answer)
     assert verdict is not None
     return verdict
@@ -43,9 +59,16 @@ def expected_verdict(answer: str) -> Verdict:
 def branch_stems(
     contents: Sequence[str], encode: Callable[[str], Sequence[int]]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids that all answers of a branch begin with, unchanged and changed, whatever the content.
+    """Find the token ids that all answers of a branch begin with, whatever their content.
 
-    Found by comparing: a tokenizer may merge across the edge of the content.
+    The stems are found by comparing encoded answers, because a tokenizer may merge tokens across the edge of the content.
+
+    Args:
+        contents: Contents that occur in answers; two contents that begin differently are enough.
+        encode: Maps an answer to its token ids.
+
+    Returns:
+        The stem of the "unchanged" branch and the stem of the "changed" branch.
     """
     stems = []
     for changed in (False, True):

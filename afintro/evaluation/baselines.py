@@ -1,4 +1,4 @@
-"""Baselines that see the text alone. Each answers the items that the explainer answers."""
+"""Baselines that see the text alone. Each baseline answers the same items as the explainer."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,42 +14,51 @@ from afintro.evaluation.metrics import Prediction, text_prediction
 
 
 def text_baselines(train: Sequence[Example], items: Sequence[Example], primary: str) -> dict[str, list[Prediction]]:
-    """Predictions of every text baseline, by name.
+    """Answer the items with every text baseline.
 
-    ``majority`` gives the commonest training answer, ``always_unchanged`` the commonest unchanged one,
-    ``copy_monitored`` what the organism did under the cue (it is shown that, no other system is), ``tfidf_nearest`` the
-    answer of the nearest training prompt, ``tfidf_probe`` that of a logistic regression over training answers. The
-    TF-IDF features are words and pairs of words.
+    ``majority`` gives the most common training answer. ``always_unchanged`` gives the most common unchanged training answer.
+    ``copy_monitored`` gives what the organism did under the cue; no other system is shown that. ``tfidf_nearest`` gives the
+    answer of the nearest training prompt. ``tfidf_probe`` gives the answer of a logistic regression over training answers.
+    The TF-IDF features are words and pairs of words.
+
+    Args:
+        train: Training examples, from which the baselines learn.
+        items: Examples to answer.
+        primary: The question type whose answers carry a verdict.
+
+    Returns:
+        Predictions by name of the baseline; a baseline that can answer nothing is left out.
     """
-    found: dict[str, list[Prediction]] = {name: [] for name in ("majority", "always_unchanged", "copy_monitored")}
-    found |= {"tfidf_nearest": [], "tfidf_probe": []}
+    predictions: dict[str, list[Prediction]] = {
+        name: [] for name in ("majority", "always_unchanged", "copy_monitored", "tfidf_nearest", "tfidf_probe")
+    }
     for question in sorted({item.question_type for item in items}):
         asked = [item for item in items if item.question_type == question]
         seen = [example for example in train if example.question_type == question]
         if not seen:
             continue
         verdicts = question == primary
-        found["majority"] += _constant(asked, _commonest(seen), _changed_rate(seen) if verdicts else None)
-        found["copy_monitored"] += [
+        predictions["majority"] += _constant(asked, _most_common(seen), _changed_rate(seen) if verdicts else None)
+        predictions["copy_monitored"] += [
             text_prediction(item, item.copy_answer, 0.0 if verdicts else None)
             for item in asked
             if item.copy_answer is not None
         ]
         vectors = TfidfVectorizer(ngram_range=(1, 2), lowercase=True).fit([example.prompt for example in seen])
-        found["tfidf_nearest"] += _nearest(vectors, seen, asked, verdicts)
+        predictions["tfidf_nearest"] += _nearest(vectors, seen, asked, verdicts)
         if verdicts:
             unchanged = [example for example in seen if not _changed(example.answer)] or seen
-            content = expected_verdict(_commonest(unchanged)).content
-            found["always_unchanged"] += _constant(asked, two_branch(Verdict(False, content)), 0.0)
-            found["tfidf_probe"] += _probe(vectors, seen, asked)
-    return {name: predictions for name, predictions in found.items() if predictions}
+            content = expected_verdict(_most_common(unchanged)).content
+            predictions["always_unchanged"] += _constant(asked, two_branch(Verdict(False, content)), 0.0)
+            predictions["tfidf_probe"] += _probe(vectors, seen, asked)
+    return {name: answered for name, answered in predictions.items() if answered}
 
 
 def _changed(answer: str) -> bool:
     return expected_verdict(answer).changed
 
 
-def _commonest(examples: Sequence[Example]) -> str:
+def _most_common(examples: Sequence[Example]) -> str:
     counts = Counter(example.answer for example in examples)
     return min(counts, key=lambda answer: (-counts[answer], answer))
 

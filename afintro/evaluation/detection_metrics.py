@@ -1,63 +1,75 @@
-"""Signal detection with item weights, so that every measure goes into a bootstrap.
+"""Measures of signal detection that take item weights, so that a bootstrap can use every measure.
 
-All functions take ``odds [n]`` (log odds that the answer says "steered"), ``steered [n]`` (the truth) and ``weights
-[draws, n]``, and give ``[draws]``; NaN where a class that they need has no weight. Weights of one give the plain measure.
+All measures share their arguments. ``odds`` is ``[n]`` float64: log odds that the answer says "steered". ``steered`` is
+``[n]`` bool: the truth. ``weights`` is ``[draws, n]`` float64; weights of one give the plain measure. Every measure returns
+``[draws]`` float64, NaN where a class that the measure needs has no weight.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from afintro.evaluation.hierarchical import HierarchicalBootstrap
-from afintro.evaluation.intervals import Estimate, Floats, Weighted, ratio
+from afintro.evaluation.intervals import Floats, Weighted, ratio
 
-SHARE = (0.0, 1.0)  # what none but d' can leave
+SHARE = (0.0, 1.0)  # bounds of every measure except d'
 Bools = NDArray[np.bool_]
 Measure = Callable[[Floats, Bools, Floats], Floats]
 
 
 def auroc(odds: Floats, steered: Bools, weights: Floats) -> Floats:
-    """Probability that a steered item has higher odds than an unsteered one, ties counted half (Hanley & McNeil 1982)."""
+    """Compute the probability that a steered item has higher odds than an unsteered item; ties count half.
+
+    Source: Hanley & McNeil (1982), Radiology 143(1). Arguments and result: see the module.
+    """
     positive, negative = np.flatnonzero(steered), np.flatnonzero(~steered)
     negative = negative[np.argsort(odds[negative], kind="stable")]
     below = np.zeros((len(weights), len(negative) + 1))  # weight of the lowest unsteered items, of none to all
     np.cumsum(np.take(weights, negative, axis=1), axis=1, out=below[:, 1:])
     left, right = (np.searchsorted(odds[negative], odds[positive], side) for side in ("left", "right"))
-    own = np.take(weights, positive, axis=1)
-    beaten = np.einsum("dn,dn->d", own, np.take(below, left, axis=1))
-    tied_too = np.einsum("dn,dn->d", own, np.take(below, right, axis=1))
-    return ratio((beaten + tied_too) / 2, own.sum(1) * below[:, -1])
+    positive_weights = np.take(weights, positive, axis=1)
+    beaten = np.einsum("dn,dn->d", positive_weights, np.take(below, left, axis=1))
+    beaten_or_tied = np.einsum("dn,dn->d", positive_weights, np.take(below, right, axis=1))
+    return ratio((beaten + beaten_or_tied) / 2, positive_weights.sum(1) * below[:, -1])
 
 
 def true_positive_rate(odds: Floats, steered: Bools, weights: Floats) -> Floats:
-    """Share of steered items that the answer says so of: odds above 0, so that even odds are no detection."""
+    """Compute the share of steered items whose answer says "steered" (odds above 0; even odds do not count).
+
+    Arguments and result: see the module.
+    """
     return ratio(weights @ (steered & (odds > 0)), weights @ steered.astype(np.float64))
 
 
 def false_positive_rate(odds: Floats, steered: Bools, weights: Floats) -> Floats:
-    """Share of unsteered items that the answer calls steered."""
+    """Compute the share of unsteered items whose answer says "steered".
+
+    Arguments and result: see the module.
+    """
     return true_positive_rate(odds, ~steered, weights)
 
 
 def balanced_accuracy(odds: Floats, steered: Bools, weights: Floats) -> Floats:
-    """Mean of the shares of both classes that are answered rightly."""
+    """Compute the mean of the shares of steered and of unsteered items that are answered correctly.
+
+    Arguments and result: see the module.
+    """
     return (true_positive_rate(odds, steered, weights) + 1 - false_positive_rate(odds, steered, weights)) / 2
 
 
 def d_prime(odds: Floats, steered: Bools, weights: Floats) -> Floats:
-    """Distance of both classes in standard deviations, ``z(hit rate) - z(false alarm rate)``.
+    """Compute the distance of both classes in standard deviations, ``z(hit rate) - z(false alarm rate)``.
 
-    With the log-linear correction, half an item added to each count and one to each class, which keeps it finite at rates
-    of 0 and 1 (Hautus 1995, Behavior Research Methods, Instruments, & Computers 27(1), 46-51).
+    The log-linear correction adds half an item to each count and one item to each class, which keeps d' finite at rates of
+    0 and 1 (Hautus 1995, Behavior Research Methods, Instruments, & Computers 27(1), 46-51). Arguments and result: see the
+    module.
     """
-    said = odds > 0
-    hits, false_alarms = weights @ (steered & said), weights @ (~steered & said)
+    says_steered = odds > 0
+    hits, false_alarms = weights @ (steered & says_steered), weights @ (~steered & says_steered)
     total, unsteered = weights @ steered.astype(np.float64), weights @ (~steered).astype(np.float64)
-    found = norm.ppf((hits + 0.5) / (total + 1)) - norm.ppf((false_alarms + 0.5) / (unsteered + 1))
-    return np.where((total > 0) & (unsteered > 0), found, np.nan)
+    distance = norm.ppf((hits + 0.5) / (total + 1)) - norm.ppf((false_alarms + 0.5) / (unsteered + 1))
+    return np.where((total > 0) & (unsteered > 0), distance, np.nan)
 
 
 MEASURES: dict[str, Measure] = {
@@ -70,46 +82,11 @@ MEASURES: dict[str, Measure] = {
 
 
 def statistic(measure: Measure, odds: Floats, steered: Bools) -> Weighted:
-    """A measure on these items as a function of weights alone."""
-    return lambda weights: measure(odds, steered, weights)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One dose of a psychometric curve: true positive rate, AUROC against all unsteered items, number of steered ones."""
-
-    dose: float
-    tpr: Estimate
-    auroc: Estimate
-    n: int
-
-
-def psychometric_curve(
-    odds: Floats, steered: Bools, doses: Sequence[float | None], bootstrap: HierarchicalBootstrap
-) -> list[Point]:
-    """Detection by dose, in ascending order.
+    """Fix the items of a measure, which leaves a function of weights alone.
 
     Args:
-        odds: ``[n]``.
-        steered: ``[n]``.
-        doses: ``[n]``; not read for unsteered items, which are the same negatives for every dose. A steered item without
-            one is on no point.
-        bootstrap: Over these items.
+        measure: A measure of this module.
+        odds: ``[n]`` float64, see the module.
+        steered: ``[n]`` bool, see the module.
     """
-    found = sorted({dose for dose, steer in zip(doses, steered, strict=True) if steer and dose is not None})
-    at = {
-        dose: np.array([bool(steer) and other == dose for other, steer in zip(doses, steered, strict=True)])
-        for dose in found
-    }
-
-    def measured(measure: Measure, here: Bools) -> Weighted:
-        rows = np.flatnonzero(here | ~steered)
-        return lambda weights: measure(odds[rows], steered[rows], weights[:, rows])
-
-    wanted = {"tpr": true_positive_rate, "auroc": auroc}
-    statistics = {f"{name} {dose}": measured(wanted[name], at[dose]) for dose in found for name in wanted}
-    drawn = bootstrap.resample(statistics, SHARE)
-    return [
-        Point(dose, drawn[f"tpr {dose}"].estimate, drawn[f"auroc {dose}"].estimate, int(at[dose].sum()))
-        for dose in found
-    ]
+    return lambda weights: measure(odds, steered, weights)

@@ -1,4 +1,4 @@
-"""Intervals: bootstrap over items, or over clusters of items where several share a scenario."""
+"""Confidence intervals: bootstrap over items, or over clusters of items where several items share a scenario."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Weighted = Callable[[Floats], Floats]
-"""A statistic: item weights ``[draws, n]`` to its values ``[draws]``, NaN where it is undefined."""
+"""A statistic: maps item weights ``[draws, n]`` to values ``[draws]``, NaN where the statistic is undefined."""
 RESAMPLES = 1000
-CHUNK = 2**21  # weights that a statistic gets at once
+CHUNK = 2**21  # number of weights that a statistic is given at once
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval and the number of items behind it; None where it cannot be computed."""
+    """Hold a value with its 95 % interval and the number of items behind it; None stands for what cannot be computed."""
 
     value: float | None
     ci_low: float | None
@@ -23,19 +23,19 @@ class Estimate:
     n: int
 
     def as_json(self) -> dict[str, float | int | None]:
-        """As in ``summary.json``."""
+        """Return the estimate as ``summary.json`` holds it."""
         return {"value": self.value, "ci_low": self.ci_low, "ci_high": self.ci_high, "n": self.n}
 
 
 class Bootstrap:
-    """One set of resamples, shared by everything that is compared on the same items.
+    """Hold one set of resamples, shared by all systems that are compared on the same items.
 
-    A weight is how often an item was drawn. As all systems see the same resamples, the difference of two of them has a
-    paired interval (Efron & Tibshirani 1993, ch. 8 and 13: percentile intervals, resampling whole clusters).
+    A weight is the number of times an item was drawn. Because all systems see the same resamples, the difference of two
+    systems has a paired interval (Efron & Tibshirani 1993, ch. 8 and 13: percentile intervals, resampling whole clusters).
 
     Args:
         clusters: The cluster of each item, e.g. its scenario.
-        seed: Seeds the draws.
+        seed: Seed of the draws.
     """
 
     def __init__(self, clusters: Sequence[str], seed: int = 0) -> None:
@@ -50,7 +50,7 @@ class Bootstrap:
             self.weights = draws[:, members].astype(np.float64)
 
     def estimate(self, statistic: Weighted) -> Estimate:
-        """Value on the items themselves, and the percentile interval over resamples (those it is undefined on left out)."""
+        """Compute a statistic on the items and its percentile interval over the resamples on which it is defined."""
         if self.n == 0:
             return Estimate(None, None, None, 0)
         [value] = statistic(np.ones((1, self.n)))
@@ -62,21 +62,29 @@ class Bootstrap:
         return Estimate(float(value), float(low), float(high), self.n)
 
     def mean(self, values: Sequence[float]) -> Estimate:
-        """Mean of one number an item."""
+        """Estimate the mean of one number per item."""
         return self.estimate(mean_of(values))
 
     def share(self, hits: Sequence[float], among: Sequence[float]) -> Estimate:
-        """Share of the items of ``among`` (0 or 1 each) that are ``hits`` (0 or 1 each); ``n`` counts the former."""
+        """Estimate the share of hits among some of the items.
+
+        Args:
+            hits: ``[n]``, 1 for an item that is a hit, else 0.
+            among: ``[n]``, 1 for an item that counts, else 0.
+
+        Returns:
+            The estimate; its ``n`` is the number of items that count.
+        """
         base = np.asarray(among, dtype=np.float64)
         if not base.any():
             return Estimate(None, None, None, 0)
         both = np.asarray(hits, dtype=np.float64) * base
-        found = self.estimate(lambda weights: ratio(weights @ both, weights @ base))
-        return replace(found, n=int(base.sum()))
+        estimate = self.estimate(lambda weights: ratio(weights @ both, weights @ base))
+        return replace(estimate, n=int(base.sum()))
 
 
 def mean_of(values: Sequence[float] | Floats) -> Weighted:
-    """The weighted mean of one number an item, as a statistic; NaN where no weight is left."""
+    """Make a statistic of the weighted mean of one number per item; its value is NaN where all weights are 0."""
     numbers = np.asarray(values, dtype=np.float64)
 
     def statistic(weights: Floats) -> Floats:
@@ -86,5 +94,5 @@ def mean_of(values: Sequence[float] | Floats) -> Weighted:
 
 
 def ratio(above: Floats, below: Floats) -> Floats:
-    """NaN where the denominator is 0."""
+    """Divide elementwise; the quotient is NaN where the denominator is 0."""
     return np.divide(above, below, out=np.full_like(below, np.nan), where=below > 0)

@@ -1,4 +1,4 @@
-"""Language models as judges: one that runs here, and any behind an OpenAI-compatible endpoint."""
+"""Language models as judges: a local model, and a model behind an OpenAI-compatible endpoint."""
 
 import base64
 import logging
@@ -19,13 +19,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.data.text import encode_prompt, template_hash
 from afintro.errors import UserError
-from afintro.evaluation.judges import GRADES, SIMILARITY, Judge, Pair, Rubric
+from afintro.evaluation.judges import GRADES, SIMILARITY, Judge, TextPair, Rubric
 from afintro.evaluation.reply_cache import ReplyCache
 from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, fingerprint, load_config, load_model, load_tokenizer
 
 if TYPE_CHECKING:
-    from openai import OpenAI  # imported where it is needed: no other judge needs it
+    from openai import OpenAI  # an optional package, imported only by the judge that needs it
 
 log = logging.getLogger(__name__)
 
@@ -36,27 +36,30 @@ GRADE = re.compile(rf"([1-{GRADES}])(?: ?/ ?{GRADES}| out of {GRADES})?\.?")
 
 
 def parse_grade(reply: str) -> int | None:
-    """The grade a reply gives, by a line ``Score: N`` or by ``N`` alone on its last line; ``N/5`` will do.
+    """Read the grade of a reply: a line ``Score: N``, or ``N`` alone on the last line; ``N/5`` is accepted too.
+
+    Args:
+        reply: The judge's reply.
 
     Returns:
-        1..5; None for a reply without a grade, with one out of range, or with two that differ.
+        A grade in 1..5; None for a reply without a grade, with a grade out of range, or with two different grades.
     """
     last = reply.strip().rpartition("\n")[2].strip(MARKUP)
-    said = [GRADE.fullmatch(line.strip(MARKUP)) for line in SCORE_LINE.findall(reply)]
+    matches = [GRADE.fullmatch(line.strip(MARKUP)) for line in SCORE_LINE.findall(reply)]
     if bare := GRADE.fullmatch(last):
-        said.append(bare)
-    grades = {int(match[1]) if match else None for match in said}
+        matches.append(bare)
+    grades = {int(match[1]) if match else None for match in matches}
     return grades.pop() if len(grades) == 1 else None
 
 
 class LanguageModelJudge(Judge):
-    """What the two have in common: equal prompts are asked once, replies are kept on disk, failures are counted."""
+    """Share what all language models need: equal prompts are asked once, replies are cached, failures are counted."""
 
-    def score(self, pairs: Sequence[Pair], rubric: Rubric = SIMILARITY) -> list[float | None]:
-        """See :meth:`Judge.score`: grades 1..5 become 0, 0.25, ... 1. One warning counts the pairs without a score.
+    def score(self, pairs: Sequence[TextPair], rubric: Rubric = SIMILARITY) -> list[float | None]:
+        """See :meth:`Judge.score`. Grades 1..5 become 0, 0.25, ... 1. One warning counts the pairs without a score.
 
         Raises:
-            UserError: The model cannot be loaded, there is no API key, or the cache cannot be written.
+            UserError: The model cannot be loaded, the API key is absent, or the cache cannot be written.
         """
         prompts = [rubric.fill(pair) for pair in pairs]
         if not prompts:
@@ -83,22 +86,22 @@ class LanguageModelJudge(Judge):
 
     @abstractmethod
     def _identity(self) -> list[object]:
-        """All that a reply depends on besides the prompt, as JSON values, without any secret."""
+        """Return everything that a reply depends on besides the prompt, as JSON values, without any secret."""
 
     @abstractmethod
     def _ask(self, prompts: Sequence[str], keep: Callable[[str, str], None]) -> dict[str, str]:
-        """Ask distinct prompts, hand each reply to ``keep`` as it comes, and return why the others have none."""
+        """Ask distinct prompts, hand each reply to ``keep`` as it arrives, and return why other prompts have no reply."""
 
 
 class LocalJudge(LanguageModelJudge):
-    """A causal language model run here, greedily. A prompt that its context does not hold gets no score.
+    """Judge with a local causal language model and greedy decoding. A prompt that exceeds its context gets no score.
 
     Args:
-        model: Hub id, local model directory, or PEFT adapter directory. Loaded when something is to be asked.
+        model: Hub id, local model directory, or PEFT adapter directory. The model is loaded at the first question.
         revision: Branch, tag or commit on the hub.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
-        batch_size: Prompts a forward pass.
-        max_new_tokens: Longest reply; a model that reasons before it grades needs more.
+        batch_size: Prompts per forward pass.
+        max_new_tokens: Maximum length of a reply in tokens; a model that reasons before it grades needs more.
     """
 
     def __init__(
@@ -139,7 +142,7 @@ class LocalJudge(LanguageModelJudge):
         encoded = {prompt: encode_prompt(self._tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts}
         limit = context_length(self._config)
         fitting = [p for p in prompts if limit is None or len(encoded[p]) + self.max_new_tokens <= limit]
-        fitting.sort(key=lambda prompt: len(encoded[prompt]))  # little padding a batch
+        fitting.sort(key=lambda prompt: len(encoded[prompt]))  # batches of like lengths need little padding
         with tqdm(total=len(fitting), desc=self.name, unit="prompt", mininterval=2, disable=None) as bar:
             for start in range(0, len(fitting), self.batch_size):
                 batch = fitting[start : start + self.batch_size]
@@ -157,16 +160,17 @@ class LocalJudge(LanguageModelJudge):
 
 
 class EndpointJudge(LanguageModelJudge):
-    """A model behind an OpenAI-compatible endpoint, at temperature 0. The key is read from ``OPENAI_API_KEY``.
+    """Judge with a model behind an OpenAI-compatible endpoint, at temperature 0.
 
-    What is refused, malformed, empty or still failing after the retries gets no score and never ends the run.
+    The key is read from ``OPENAI_API_KEY``. A reply that is refused, malformed, empty or still failing after all retries
+    gives no score and never ends the run.
 
     Args:
         model: Name of the model at the endpoint.
-        base_url: E.g. ``http://localhost:8000/v1``; by default ``OPENAI_BASE_URL``, or OpenAI itself.
-        concurrency: Requests at a time.
+        base_url: E.g. ``http://localhost:8000/v1``; the default is ``OPENAI_BASE_URL``, or OpenAI itself.
+        concurrency: Number of simultaneous requests.
         retries: Further attempts after a failed connection, a time-out or status 408, 409, 429, 5xx, with back-off.
-        timeout: Seconds without an answer after which an attempt has failed.
+        timeout: Seconds without an answer after which an attempt counts as failed.
     """
 
     def __init__(
@@ -196,7 +200,7 @@ class EndpointJudge(LanguageModelJudge):
             def ask(prompt: str) -> None:
                 try:
                     reply = self._reply(client, prompt)
-                except Exception as error:  # one reply, whatever is wrong with it, must not end the run
+                except Exception as error:  # whatever is wrong with one reply must not end the run
                     failures[prompt] = _reason(error)
                 else:
                     keep(prompt, reply)
@@ -206,15 +210,20 @@ class EndpointJudge(LanguageModelJudge):
         return failures
 
     def _client(self) -> "OpenAI":
-        """Made anew for every call, so that the key stays in the environment and nowhere else."""
-        from openai import OpenAI
+        """Make a client for one call, so that the key stays in the environment and nowhere else."""
+        try:
+            from openai import OpenAI
+        except ImportError as error:
+            raise UserError(
+                "is not installed", where="package openai", remedy="pip install 'afintro[judges]'"
+            ) from error
 
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not key:
             raise UserError(
                 "is not set",
                 where="OPENAI_API_KEY in the environment",
-                remedy="set it to your key; for a local server that asks for none, to any value",
+                remedy="set it to your key; a local server that needs no key accepts any value",
             )
         url, headers = _without_login(self._url())
         return OpenAI(
@@ -225,7 +234,7 @@ class EndpointJudge(LanguageModelJudge):
         answer = client.chat.completions.create(
             model=self.model, messages=[{"role": "user", "content": prompt}], temperature=0
         )
-        # The SDK does not check what it builds the answer from: any part may be missing or of another type.
+        # The SDK does not validate the answer: any part of it may be missing or of another type.
         if not answer.choices:
             raise _NoReplyError("no choice in the reply")
         choice = answer.choices[0]
@@ -238,11 +247,11 @@ class EndpointJudge(LanguageModelJudge):
 
 
 class _NoReplyError(Exception):
-    """The endpoint answered, but with nothing to read a grade from."""
+    """Report that the endpoint answered, but with nothing to read a grade from."""
 
 
 def _reason(error: Exception) -> str:
-    """Type and status alone: messages of the SDK and of servers may quote the key."""
+    """Name the type and the status of an error, never its message: messages of the SDK and of servers may quote the key."""
     if isinstance(error, _NoReplyError):
         return str(error)
     status = getattr(error, "status_code", None)
@@ -250,7 +259,7 @@ def _reason(error: Exception) -> str:
 
 
 def _without_login(url: str) -> tuple[str, dict[str, str]]:
-    """The URL without ``user:password@``, which the HTTP client would log, and the header that says the same."""
+    """Take ``user:password@``, which the HTTP client would log, out of a URL; return the URL and the equivalent header."""
     parts = urlsplit(url)
     plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     if parts.username is None:

@@ -1,4 +1,4 @@
-"""Replies of judges kept on disk: a run that is stopped or repeated asks only what was never answered."""
+"""Keep replies of judges on disk, so that a run that is stopped or repeated asks only what was never answered."""
 
 import hashlib
 import json
@@ -14,16 +14,16 @@ from filelock import FileLock
 from afintro.data.cache import cache_directory
 from afintro.errors import UserError
 
-BUSY_SECONDS = 60.0  # how long one process waits for another's write
+BUSY_SECONDS = 60.0  # how long one process waits for the write of another process
 
 
 class ReplyCache:
-    """Raw replies of one judge in ``judges.sqlite`` of the cache directory, by the SHA-256 of judge and prompt.
+    """Store raw replies of one judge in ``judges.sqlite`` of the cache directory, by the SHA-256 of judge and prompt.
 
-    Threads may share one; several processes may write at once, and a killed one loses nothing that was written.
+    Threads may share a cache. Several processes may write at once, and a killed process loses nothing that it wrote.
 
     Args:
-        identity: All that the reply depends on besides the prompt, as JSON values. Only its hash is stored.
+        identity: Everything that the reply depends on besides the prompt, as JSON values. Only its hash is stored.
     """
 
     def __init__(self, identity: Sequence[object]) -> None:
@@ -32,12 +32,12 @@ class ReplyCache:
         self.path = cache_directory() / "judges.sqlite"
 
     def __enter__(self) -> "ReplyCache":
-        with _told(self.path):
+        with _translated_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
             )
-            # Of several that turn a new file to WAL at once, SQLite refuses all but one without waiting.
+            # Where several processes turn a new file to WAL at once, SQLite refuses all but one without waiting.
             with FileLock(f"{self.path}.lock"):
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute(
@@ -51,24 +51,35 @@ class ReplyCache:
         self._connection.close()
 
     def read(self, prompts: Sequence[str]) -> dict[str, str]:
-        """The replies that are there, by prompt."""
-        found = {}
-        with self._lock, _told(self.path):
+        """Look up prompts.
+
+        Args:
+            prompts: Any number of prompts.
+
+        Returns:
+            The stored replies by prompt; prompts without a reply are left out.
+        """
+        replies = {}
+        with self._lock, _translated_errors(self.path):
             for prompt in prompts:
                 key = (self._key(prompt),)
                 row = self._connection.execute("SELECT reply FROM replies WHERE key = ?", key).fetchone()
                 if row is not None:
-                    found[prompt] = str(row[0])
-        return found
+                    replies[prompt] = str(row[0])
+        return replies
 
     def write(self, prompt: str, reply: str) -> None:
-        """Keep a reply; it is on disk when this returns.
+        """Store a reply; the reply is on disk when this method returns.
+
+        Args:
+            prompt: The prompt that was asked.
+            reply: The judge's reply.
 
         Raises:
-            UserError: No room, or no right to write.
+            UserError: The disk is full, or the file is not writable.
         """
         row = (self._key(prompt), reply)
-        with self._lock, _told(self.path):
+        with self._lock, _translated_errors(self.path):
             self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", row)
 
     def _key(self, prompt: str) -> str:
@@ -76,7 +87,7 @@ class ReplyCache:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _translated_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:

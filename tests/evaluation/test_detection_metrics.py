@@ -11,7 +11,6 @@ from afintro.evaluation.detection_metrics import (
     balanced_accuracy,
     d_prime,
     false_positive_rate,
-    psychometric_curve,
     statistic,
     true_positive_rate,
 )
@@ -114,36 +113,6 @@ def detection(seeds=2, contexts=12, vectors=10, strength=3.0, seed=0):
     levels = {"seed": columns[0], "context": columns[1], "vector": columns[2]}
     steered = np.array([dose is not None for dose in columns[3]])
     return np.array(columns[4]), steered, columns[3], HierarchicalBootstrap(levels)
-
-
-class TestPsychometricCurve:
-    def test_finds_the_dose_that_is_seen(self):
-        odds, steered, doses, bootstrap = detection()
-        low, high = psychometric_curve(odds, steered, doses, bootstrap)
-        assert (low.dose, high.dose) == (1.0, 2.0)
-        assert low.n + high.n == steered.sum()
-        assert low.auroc.ci_low < 0.5 < low.auroc.ci_high
-        assert high.auroc.ci_low > 0.8
-        assert low.tpr.value < 0.2 < 0.8 < high.tpr.value
-
-    def test_is_the_measure_on_the_items_of_that_dose_and_all_unsteered_ones(self):
-        odds, steered, doses, bootstrap = detection()
-        at_two = np.array([dose == 2.0 for dose in doses])
-        kept = at_two | ~steered
-        high = psychometric_curve(odds, steered, doses, bootstrap)[1]
-        assert high.auroc.value == pytest.approx(roc_auc_score(steered[kept], odds[kept]))
-        assert high.tpr.value == pytest.approx((odds[at_two] > 0).mean())
-
-    def test_an_unsteered_items_dose_is_not_read(self):
-        odds, steered, doses, bootstrap = detection()
-        given = [0.0 if dose is None else dose for dose in doses]
-        assert psychometric_curve(odds, steered, given, bootstrap) == psychometric_curve(
-            odds, steered, doses, bootstrap
-        )
-
-    def test_without_steered_items_it_is_empty(self):
-        odds, steered, doses, bootstrap = detection()
-        assert psychometric_curve(odds, np.zeros_like(steered), doses, bootstrap) == []
 
 
 def test_in_the_bootstrap_a_paired_difference_shares_its_weights():

@@ -15,13 +15,13 @@ import afintro.evaluation.intervals as statistics
 import afintro.evaluation.judges as judges
 from afintro.errors import UserError
 from afintro.evaluation.intervals import Bootstrap
-from afintro.evaluation.judges import FIRES, SIMILARITY, ChrF, EmbeddingJudge, RougeL, Rubric, Tfidf, agreement
+from afintro.evaluation.judges import ACTIVATES, SIMILARITY, ChrF, EmbeddingJudge, RougeL, Rubric, Tfidf, agreement
 from afintro.evaluation.metrics import chrf
 
 WORDS = ["cities", "in", "france", "spain", "names", "of", "rivers", "sheep", "wool"]
 
 
-@pytest.mark.parametrize("rubric", [SIMILARITY, FIRES])
+@pytest.mark.parametrize("rubric", [SIMILARITY, ACTIVATES])
 def test_a_rubric_is_filled_in_one_pass(rubric):
     """Texts with braces, field names of their own and backslashes come through as they are."""
     pair = (r"a {candidate} \1 {0} {", "b {reference} }} %s")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sklearn.metrics import roc_auc_score
 
-from afintro.evaluation.judges import FIRES, Judge
+from afintro.evaluation.judges import ACTIVATES, Judge
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ def functional_auroc(items: Sequence[Reading], reader: Judge) -> list[float | No
 
     Args:
         items: Descriptions with their texts.
-        reader: Scores ``(description, text)`` under :data:`~afintro.evaluation.judges.FIRES`.
+        reader: Scores ``(description, text)`` under :data:`~afintro.evaluation.judges.ACTIVATES`.
 
     Returns:
         AUROC in 0..1 for each item: 0.5 is chance, which an empty description gets without being asked. Texts that the
         reader gave no score are left out; None where one side has no text left.
     """
-    scores = iter(reader.score([(item.description, text) for item in items for text in _asked(item)], FIRES))
+    scores = iter(reader.score([(item.description, text) for item in items for text in _asked(item)], ACTIVATES))
     found: list[float | None] = []
     for item in items:
         fires = [True] * len(item.firing) + [False] * len(item.silent)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from afintro.evaluation.judges import FIRES, Judge, Tfidf
+from afintro.evaluation.judges import ACTIVATES, Judge, Tfidf
 from afintro.tasks.feature_descriptions.functional import Reading, functional_auroc
 
 
@@ -29,7 +29,7 @@ def test_auroc_by_hand_with_ties_and_all_items_in_one_call():
     ]
     assert functional_auroc(items, reader) == [3.5 / 4, 0.0, 1.0]
     [(pairs, rubric)] = reader.calls
-    assert rubric is FIRES
+    assert rubric is ACTIVATES
     assert pairs == [(item.description, text) for item in items for text in (*item.firing, *item.silent)]
 
 
