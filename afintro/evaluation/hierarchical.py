@@ -1,4 +1,4 @@
-"""Intervals and p-values for items that share trained seeds, contexts, vectors and questions; and many tests at once."""
+"""Intervals and p-values for items that share trained seeds, contexts, vectors and questions, and for many tests at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,35 +10,36 @@ from scipy.stats import norm, t
 from afintro.evaluation.intervals import CHUNK, RESAMPLES, Estimate, Floats, Weighted, mean_of
 
 LEVELS = ("seed", "context", "vector", "question")
-LEVEL_RESAMPLES = 200  # for the variance of a level alone, of which no tail is asked
+LEVEL_RESAMPLES = 200  # for the variance of a single level, whose tails are not used
 UNBOUNDED = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """A statistic on the items and on every resample, and how far out in the latter its interval ends.
+    """Hold a statistic on the items and on every resample, and compute its interval and p-values.
 
-    The resamples alone would mislead in two ways, put right as in the expanded percentile interval (Hesterberg 2015, "What
-    Teachers Should Know About the Bootstrap", The American Statistician 69(4)), which ends at other percentiles:
+    The resamples alone would mislead in two ways. Both are corrected as in the expanded percentile interval (Hesterberg 2015,
+    "What Teachers Should Know About the Bootstrap", The American Statistician 69(4)), which ends at other percentiles:
 
-    - Of ``n`` units they have the spread divided by ``n``, not ``n - 1``, and normal tails where Student's are called for: the
-      intervals of five questions or three seeds are far too narrow. Degrees of freedom of several levels are pooled
-      (Satterthwaite 1946, Biometrics Bulletin 2(6)).
-    - What an item has of its own, apart from its units, they count ``2 ** k - 1`` times for ``k`` levels. The standard error
-      is taken from each level redrawn alone, whose sum counts it ``k`` times: more than once, so still wide rather than
-      narrow (Cameron, Gelbach & Miller 2011, Journal of Business & Economic Statistics 29(2), subtract the rest).
+    - The spread of resamples of ``n`` units is divided by ``n``, not by ``n - 1``, and their tails are normal where Student's
+      tails are needed: the intervals of five questions or three seeds would be far too narrow. The degrees of freedom of
+      several levels are pooled (Satterthwaite 1946, Biometrics Bulletin 2(6)).
+    - The resamples count the variance that belongs to a single item, apart from its units, ``2 ** k - 1`` times for ``k``
+      levels. The standard error is therefore taken from resamples of each level alone, whose sum counts this variance ``k``
+      times: more than once, so that the interval is too wide rather than too narrow (Cameron, Gelbach & Miller 2011, Journal
+      of Business & Economic Statistics 29(2), subtract the rest).
 
-    With many units of one level it is the plain percentile interval. Of two or three units no resample is far enough out: the
-    distance of the outermost one from the value is then stretched. The interval leaves ``null`` out just where
-    :meth:`p_value` is below 0.05, but for rounding.
+    With many units of one level the interval is the plain percentile interval. With two or three units no resample is far
+    enough out; the distance of the outermost resample from the value is then stretched. The interval excludes ``null`` if and
+    only if :meth:`p_value` is below 0.05, apart from rounding.
 
     Args:
-        value: On the items themselves.
-        draws: ``[resamples]``, those on which it is undefined left out.
+        value: The statistic on the items.
+        draws: ``[resamples]`` float64, without the resamples on which the statistic is undefined.
         n: Number of items.
-        bounds: What the statistic cannot leave.
-        inflation: Standard error over that of the resamples.
-        freedom: Degrees of freedom of that standard error; None where no level varies, so that nothing can be said of it.
+        bounds: Lowest and highest possible value of the statistic.
+        inflation: Ratio of the standard error to the standard error of the resamples.
+        freedom: Degrees of freedom of that standard error; None where no level varies and nothing can be said about it.
     """
 
     value: float
@@ -50,7 +51,7 @@ class Resampled:
 
     @property
     def estimate(self) -> Estimate:
-        """The value with its 95 % interval; without one where no level has two units."""
+        """Return the value with its 95 % interval; the interval is None where no level has two units."""
         if not np.isfinite(self.value):
             return Estimate(None, None, None, self.n)
         if self.freedom is None or not len(self.draws):
@@ -63,13 +64,18 @@ class Resampled:
         return Estimate(self.value, float(low), float(high), self.n)
 
     def p_value(self, null: float = 0.0) -> float | None:
-        """Two-sided p-value of "the statistic is ``null``", by inverting the interval.
+        """Compute the two-sided p-value of "the statistic is ``null``" by inverting the interval.
 
-        With ``B`` resamples ``d``, ``q = (1 + min(#{d <= null}, #{d >= null})) / (B + 1)`` is the smaller tail, the value
-        itself counted as a resample so that it is never 0 (Davison & Hinkley 1997, sec. 4.2.3). With many units
-        ``p = min(1, 2 q)``; with few it is ``2 T(z / inflation)``, where ``z`` is the normal quantile of ``q`` (stretched as
-        the interval is for a ``null`` beyond all resamples) and ``T`` Student's distribution with ``freedom`` degrees. Never
-        below ``2 / (B + 1)``. None where the interval has no ends.
+        With ``B`` resamples ``d``, ``q = (1 + min(#{d <= null}, #{d >= null})) / (B + 1)`` is the smaller tail; the value
+        itself counts as a resample, so that the tail is never 0 (Davison & Hinkley 1997, sec. 4.2.3). With many units
+        ``p = min(1, 2 q)``. With few units ``p = 2 T(z / inflation)``, where ``z`` is the normal quantile of ``q`` (stretched
+        like the interval for a ``null`` beyond all resamples) and ``T`` is Student's distribution with ``freedom`` degrees.
+
+        Args:
+            null: The value under the null hypothesis.
+
+        Returns:
+            The p-value, never below ``2 / (B + 1)``; None where the interval has no ends.
         """
         if self.freedom is None or not len(self.draws) or not np.isfinite(self.value):
             return None
@@ -82,32 +88,42 @@ class Resampled:
         return float(np.clip(2 * t.cdf(quantile / self.inflation, self.freedom), 2 * least, 1.0))
 
 
-@lru_cache(maxsize=64)  # a study asks for the same few ones hundreds of times
+@lru_cache(maxsize=64)  # a study asks for the same few arrays hundreds of times
 def multiplicities(units: int, level: str, seed: int, resamples: int) -> Floats:
-    """How often each unit of a level is drawn: ``[resamples, units + 1]``, of which the last is that of items without a unit."""
+    """Draw how often each unit of a level is in each resample.
+
+    Args:
+        units: Number of units.
+        level: Name of the level, which is part of the seed.
+        seed: Seed of the draws.
+        resamples: Number of resamples.
+
+    Returns:
+        ``[resamples, units + 1]`` float64, read-only; the last column, all ones, is for items without a unit.
+    """
     rng = np.random.default_rng([seed, *level.encode()])
     drawn = rng.multinomial(units, np.full(units, 1 / units), size=resamples)
-    found = np.pad(drawn.astype(np.float64), ((0, 0), (0, 1)), constant_values=1.0)
-    found.setflags(write=False)
-    return found
+    counts = np.pad(drawn.astype(np.float64), ((0, 0), (0, 1)), constant_values=1.0)
+    counts.setflags(write=False)
+    return counts
 
 
 class HierarchicalBootstrap:
-    """Resamples that redraw the units of every level, shared by everything that is compared on the same items.
+    """Hold resamples that redraw the units of every level, shared by all systems that are compared on the same items.
 
-    Every resample draws, with replacement, as many seeds as there are, as many contexts, and so on, each level by itself,
-    and weighs an item by the product of how often its units were drawn: the pigeonhole bootstrap of Owen (2007, Annals of
-    Applied Statistics 1(2), 386-411), for any number of crossed levels Owen & Eckles (2012, ibid. 6(3), 895-927). An item
-    without a unit at a level (an unsteered one has no vector) is not redrawn there. Paired differences: one statistic that
-    takes both from the same weights. How intervals come from resamples: :class:`Resampled`.
+    Every resample draws, with replacement, as many seeds as exist, as many contexts, and so on, each level independently, and
+    weighs an item by the product of the counts of its units: the pigeonhole bootstrap of Owen (2007, Annals of Applied
+    Statistics 1(2), 386-411), for any number of crossed levels Owen & Eckles (2012, ibid. 6(3), 895-927). An item without a
+    unit at a level (an unsteered item has no vector) is not redrawn at that level. A paired difference is one statistic that
+    computes both sides from the same weights. :class:`Resampled` says how intervals follow from resamples.
 
-    **A level with one unit does not vary.** One trained seed gives no variance between seeds: the interval then speaks of
-    that one training run, on other contexts, vectors and questions. :attr:`fixed` names such levels, for the report to say.
+    **A level with one unit does not vary.** One trained seed gives no variance between seeds: the interval then describes that
+    one training run, on other contexts, vectors and questions. :attr:`fixed` names such levels, so that a report can say so.
 
     Args:
-        levels: For each level the unit of every item, ``[n]``; None for an item that has none.
-        seed: Seeds the draws. Levels of the same units get the same draws in every bootstrap of that seed.
-        resamples: How many; the smallest p-value is about two over it.
+        levels: For each level the unit of every item, ``[n]``; None for an item without a unit.
+        seed: Seed of the draws. Levels with the same number of units get the same draws in every bootstrap of that seed.
+        resamples: Number of resamples; the smallest p-value is about ``2 / resamples``.
     """
 
     def __init__(
@@ -129,25 +145,42 @@ class HierarchicalBootstrap:
 
     @property
     def fixed(self) -> tuple[str, ...]:
-        """Levels that have a single unit, over which the intervals say nothing."""
+        """Name the levels with a single unit, about whose variation the intervals say nothing."""
         return tuple(level for level, count in self.units.items() if count == 1)
 
     @cached_property
     def varying(self) -> tuple[str, ...]:
-        """Levels that have more."""
+        """Name the levels with at least two units."""
         return tuple(level for level, count in self.units.items() if count > 1)
 
     def weights(self, start: int, stop: int, levels: Sequence[str] | None = None) -> Floats:
-        """``[stop - start, n]``: how often each item was drawn, in these resamples; of all levels, or of some."""
-        found = np.ones((stop - start, self.n))
+        """Compute how often each item was drawn.
+
+        Args:
+            start: First resample.
+            stop: End of the resamples, exclusive.
+            levels: Levels to redraw; None for all levels that vary.
+
+        Returns:
+            ``[stop - start, n]`` float64.
+        """
+        weights = np.ones((stop - start, self.n))
         for level in self.varying if levels is None else levels:
-            found *= np.take(self._counts[level][start:stop], self._members[level], axis=1)
-        return found
+            weights *= np.take(self._counts[level][start:stop], self._members[level], axis=1)
+        return weights
 
     def resample(
         self, statistics: Mapping[str, Weighted], bounds: tuple[float, float] = UNBOUNDED
     ) -> dict[str, Resampled]:
-        """Statistics on the items and on every resample, all from the same weights; ``bounds`` are what they cannot leave."""
+        """Compute statistics on the items and on every resample, all from the same weights.
+
+        Args:
+            statistics: Statistics by name.
+            bounds: Lowest and highest possible value of all of them.
+
+        Returns:
+            The resampled statistics by name.
+        """
         if self.n == 0:
             return {name: Resampled(float("nan"), np.zeros(0), 0) for name in statistics}
         named = list(statistics.values())
@@ -156,23 +189,24 @@ class HierarchicalBootstrap:
             return {name: Resampled(value, np.zeros(0), self.n) for name, value in zip(statistics, values, strict=True)}
         draws = self._draws(named, self.resamples)
         alone = [self._draws(named, min(self.resamples, LEVEL_RESAMPLES), [level]) for level in self.varying]
-        found = {}
+        resampled = {}
         for index, (name, value) in enumerate(zip(statistics, values, strict=True)):
             spread = [variance(level[index]) for level in alone]
             defined = draws[index][np.isfinite(draws[index])]
-            found[name] = Resampled(value, defined, self.n, bounds, *self._small_sample(variance(defined), spread))
-        return found
+            small = self._small_sample(variance(defined), spread)
+            resampled[name] = Resampled(value, defined, self.n, bounds, *small)
+        return resampled
 
     def estimate(self, statistic: Weighted, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
-        """Value on the items, and its interval over resamples (those it is undefined on left out)."""
+        """Compute a statistic on the items and its interval over the resamples on which it is defined."""
         return self.resample({"": statistic}, bounds)[""].estimate
 
     def mean(self, values: Sequence[float] | Floats) -> Estimate:
-        """Mean of one number an item."""
+        """Estimate the mean of one number per item."""
         return self.estimate(mean_of(values))
 
     def _draws(self, statistics: Sequence[Weighted], resamples: int, levels: Sequence[str] | None = None) -> Floats:
-        """``[statistics, resamples]``."""
+        """Compute statistics on resamples: ``[statistics, resamples]`` float64."""
         size = max(1, CHUNK // self.n)
         chunks = []
         for start in range(0, resamples, size):
@@ -181,40 +215,41 @@ class HierarchicalBootstrap:
         return np.concatenate(chunks, axis=1)
 
     def _small_sample(self, drawn: float, spread: Sequence[float]) -> tuple[float, float]:
-        """Standard error over that of the resamples, and its degrees of freedom.
+        """Compute the inflation of the standard error and its degrees of freedom, see :class:`Resampled`.
 
         Args:
             drawn: Variance over resamples of all levels.
             spread: Variance over resamples of each level alone.
         """
         free = [self.units[level] - 1 for level in self.varying]
-        true = [found * (freedom + 1) / freedom for found, freedom in zip(spread, free, strict=True)]
-        if drawn == 0 or sum(true) == 0:
+        unbiased = [biased * (freedom + 1) / freedom for biased, freedom in zip(spread, free, strict=True)]
+        if drawn == 0 or sum(unbiased) == 0:
             return 1.0, float(min(free))
-        pooled = sum(found**2 / freedom for found, freedom in zip(true, free, strict=True))
-        return float(np.sqrt(sum(true) / drawn)), sum(true) ** 2 / pooled
+        pooled = sum(part**2 / freedom for part, freedom in zip(unbiased, free, strict=True))
+        return float(np.sqrt(sum(unbiased) / drawn)), sum(unbiased) ** 2 / pooled
 
 
 def variance(draws: Floats) -> float:
-    """Over the resamples on which the statistic is defined; 0 where there is none."""
+    """Compute the variance over the resamples on which a statistic is defined; 0 if it is defined on none."""
     defined = draws[np.isfinite(draws)]
     return float(defined.var()) if len(defined) else 0.0
 
 
 def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusted p-values: the false discovery rate at which each test would just be among the discoveries.
+    """Adjust p-values: the false discovery rate at which each test would just be among the discoveries.
 
-    Benjamini & Hochberg (1995, Journal of the Royal Statistical Society B 57(1), 289-300): of ``m`` sorted p-values the
-    ``i``-th becomes ``min(p_j m / j over j >= i)``, at most 1.
+    Source: Benjamini & Hochberg (1995, Journal of the Royal Statistical Society B 57(1), 289-300). The ``i``-th of ``m``
+    sorted p-values becomes ``min(p_j m / j over j >= i)``, at most 1.
 
     Args:
-        p_values: Of one family; None for a test that could not be made, which stays None and is not counted.
+        p_values: The p-values of one family of tests; None for a test that could not be computed, which stays None and does
+            not count.
     """
-    made = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    computed = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     least = 1.0
-    for rank in range(len(made), 0, -1):
-        p, index = made[rank - 1]
-        least = min(least, p * len(made) / rank)
+    for rank in range(len(computed), 0, -1):
+        p, index = computed[rank - 1]
+        least = min(least, p * len(computed) / rank)
         adjusted[index] = least
     return adjusted

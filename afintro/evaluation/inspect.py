@@ -1,4 +1,4 @@
-"""Looking into a finished run: load it, pick items, show every system's answer side by side, plot the calibration."""
+"""Look into a finished run: load it, select items, show every system's answer side by side, plot the calibration."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ HALF = "flex:1 1 0;min-width:0;max-height:28em;overflow:auto"
 
 @dataclass(frozen=True)
 class Item:
-    """One item of a run: the explainer's answer, the prompt as a person reads it, the answer of every baseline asked."""
+    """Hold one item of a run: the explainer's answer, the prompt as a person reads it, and the answers of the baselines."""
 
     prediction: Prediction
     prompt: str
@@ -42,15 +42,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left.
+    """Hold the results of a finished run.
 
     Args:
         path: The run's folder.
         systems: Explainer and baselines: system -> metric -> value with its 95 % interval.
         leads: Differences to the best baseline: ``lead/<metric>`` -> value, interval and ``against``.
-        warnings: The run's own warnings.
-        items: In the order of ``predictions.jsonl``.
-        headline: The question type whose answers carry a verdict and whose metrics bear no suffix; empty where none does.
+        warnings: The warnings of the run.
+        items: Items in the order of ``predictions.jsonl``.
+        primary: The question type whose answers carry a verdict and whose metric names have no suffix; empty if none does.
     """
 
     path: Path
@@ -62,32 +62,40 @@ class Run:
 
 
 def newest_run(task: str) -> Path:
-    """The folder of a task's newest finished run, in the ``lightning_logs`` nearest above the working directory.
+    """Find the newest finished run of a task, in the ``lightning_logs`` nearest above the working directory.
+
+    Args:
+        task: Name of the task, e.g. ``context_ablation``.
+
+    Returns:
+        The run's folder.
 
     Raises:
-        UserError: There is none.
+        UserError: The task has no finished run.
     """
-    folders = [
-        folder / LOGS / task for folder in (Path.cwd(), *Path.cwd().parents)
-    ]  # notebooks run in their own folder
+    # Notebooks run in their own folder, below the folder that holds lightning_logs.
+    folders = [folder / LOGS / task for folder in (Path.cwd(), *Path.cwd().parents)]
     root = next((folder for folder in folders if folder.is_dir()), folders[0])
     finished = [path for path in root.glob("version_*") if all((path / name).is_file() for name in FILES)]
     numbered = {int(path.name[8:]): path for path in finished if path.name[8:].isdecimal()}
     if not numbered:
-        raise UserError(f"no finished run of {task}", where=str(root), remedy=REMEDY)
+        raise UserError(f"has no finished run of {task}", where=str(root), remedy=REMEDY)
     return numbered[max(numbered)]
 
 
 def load_run(path: str | Path) -> Run:
-    """Read and check what a run left.
+    """Read and check the results of a run.
+
+    Args:
+        path: The run's folder.
 
     Raises:
-        UserError: Missing or damaged; names file, record and field.
+        UserError: A file is missing or damaged; the error names file, record and field.
     """
-    folder = Path(path).resolve()  # a message shows what a relative path meant
+    folder = Path(path).resolve()  # so that a message shows what a relative path meant
     for name in FILES:
         if not (folder / name).is_file():
-            what = f"has no {name}" if folder.is_dir() else "no such folder"
+            what = f"has no {name}" if folder.is_dir() else "does not exist"
             raise UserError(what, where=str(folder), remedy=REMEDY)
     summary_path, predictions_path = (folder / name for name in FILES)
     try:
@@ -97,17 +105,17 @@ def load_run(path: str | Path) -> Run:
         leads = {name: {key: metrics[name][key] for key in (*ESTIMATE, "against")} for name in names}
         scores = {"explainer": {name: metrics[name] for name in metrics if name not in names}, **summary["baselines"]}
         systems = {
-            system: {name: Estimate(*(value[key] for key in ESTIMATE)) for name, value in found.items()}
-            for system, found in scores.items()
+            system: {name: Estimate(*(value[key] for key in ESTIMATE)) for name, value in values.items()}
+            for system, values in scores.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"is not the summary of a run ({type(error).__name__}: {error})"
         raise UserError(what, where=str(summary_path), remedy=REMEDY) from error
     rows = [_checked(row, f"{predictions_path}, record {i}") for i, row in enumerate(read_rows(str(predictions_path)))]
     if len(rows) != count:
-        what = f"holds {len(rows)} items, summary.json speaks of {count}"
-        raise UserError(what, where=str(predictions_path), remedy="evaluate again: the two belong to different runs")
-    # The metrics of a further type with verdicts bear its name.
+        what = f"holds {len(rows)} items, but summary.json counts {count}"
+        raise UserError(what, where=str(predictions_path), remedy="evaluate again: the files belong to different runs")
+    # Metric names of further question types with verdicts end with the question type.
     kinds = [row["question_type"] for row in rows if row["verdict_expected"] is not None]
     primary = next((kind for kind in kinds if f"has_changed_f1/{kind}" not in metrics), "")
     return Run(folder, systems, leads, warnings, [_item(row) for row in rows], primary)
@@ -116,54 +124,60 @@ def load_run(path: str | Path) -> Run:
 def _checked(row: Any, where: str) -> dict[str, Any]:
     for name, types in FIELDS.items():
         if not isinstance(row, dict) or name not in row or not isinstance(row[name], types):
-            what = f"field {name!r} is absent or of a wrong type"
-            raise UserError(what, where=where, remedy="evaluate again: the file is damaged, or of 'predict'")
+            what = f"field {name!r} is absent or has a wrong type"
+            raise UserError(what, where=where, remedy="evaluate again: the file is damaged, or comes from 'predict'")
     return row
 
 
 def _item(row: dict[str, Any]) -> Item:
-    taken = {name: row[name] for name in ("uid", "question_type", "expected", "predicted", "exact_match", "p_changed")}
-    taken |= {name: row[name] for name in ("group", "twins", "scores") if name in row}
-    # The results contract does not ask for the scenario, by which items are resampled together.
+    fields = {name: row[name] for name in ("uid", "question_type", "expected", "predicted", "exact_match", "p_changed")}
+    fields |= {name: row[name] for name in ("group", "twins", "scores") if name in row}
+    # The results contract does not require the scenario, whose items are resampled together.
     scenario = row.get("scenario_id") or row["uid"].removesuffix(f"/{row['question_type']}")
-    return Item(Prediction(scenario_id=scenario, **taken), row["prompt"], row["baselines"])
+    return Item(Prediction(scenario_id=scenario, **fields), row["prompt"], row["baselines"])
 
 
 def select(run: Run, right: bool | None = None, question_type: str | None = None) -> list[Item]:
-    """Items that the explainer got right (``True``) or wrong (``False``), of one question type; ``None`` takes all.
+    """Select items of a run.
+
+    Args:
+        run: The run.
+        right: True for items that the explainer answered correctly, False for the others, None for all items.
+        question_type: Question type of the items; None for all.
 
     Raises:
-        UserError: The run has no such question type.
+        UserError: The run does not have this question type.
     """
     known = sorted({item.prediction.question_type for item in run.items})
     if question_type is not None and question_type not in known:
-        raise UserError(f"no question type {question_type!r}", where=str(run.path), remedy=f"use {', '.join(known)}")
+        what = f"has no question type {question_type!r}"
+        raise UserError(what, where=str(run.path), remedy=f"use {', '.join(known)}")
     answers = [(item, item.prediction) for item in run.items]
     return [i for i, p in answers if right in (None, p.exact_match) and question_type in (None, p.question_type)]
 
 
 def show_summary(run: Run) -> None:
-    """The table of the run's end: explainer beside its baselines with intervals, leads, warnings."""
+    """Print the table that the run ended with: explainer beside its baselines with intervals, leads, warnings."""
     unknown = [name for name, lead in run.leads.items() if lead["value"] is None]
     leads = {name: lead for name, lead in run.leads.items() if name not in unknown}
     report.print_table(run.systems, leads, [*run.warnings, *(f"{name} cannot be computed" for name in unknown)])
 
 
 def side_by_side(items: Sequence[Item]) -> str:
-    """HTML: a block an item, with the prompt on the left and on the right the expected answer and that of every system."""
+    """Write HTML with one block per item: the prompt on the left; the expected answer and all systems' answers on the right."""
     blocks = "".join(_block(item) for item in items) or "<p>No such item.</p>"
-    # The classes keep notebooks from setting text between dollar signs as formulas.
+    # The classes keep notebooks from typesetting text between dollar signs as formulas.
     return f'<div class="tex2jax_ignore mathjax_ignore">{blocks}</div>'
 
 
 def _block(item: Item) -> str:
     answer = item.prediction
-    said = [("expected", answer.expected, None), ("explainer", answer.predicted, answer.exact_match)]
-    said += [(name, text, text == answer.expected) for name, text in item.baselines.items()]
+    answers = [("expected", answer.expected, None), ("explainer", answer.predicted, answer.exact_match)]
+    answers += [(name, text, text == answer.expected) for name, text in item.baselines.items()]
     rows = "".join(
         f'<tr><th style="{CELL};white-space:nowrap">{escape(name)}</th><td style="{CELL}">{MARKS[right]}</td>'
         f'<td style="{CELL};width:100%">{"<i>none</i>" if text is None else escape(text)}</td></tr>'
-        for name, text, right in said
+        for name, text, right in answers
     )
     probability = "" if answer.p_changed is None else f" · P(changed) {answer.p_changed:.3f}"
     return (
@@ -176,22 +190,23 @@ def _block(item: Item) -> str:
 
 
 def calibration_figure(items: Sequence[Item]) -> Figure:
-    """Reliability diagram of P(changed): how often the behaviour changes among items of like probability.
+    """Draw the reliability diagram of P(changed): how often the behavior changes among items of similar probability.
 
     Args:
-        items: Those without P(changed) are left out.
+        items: Items of one question type; items without P(changed) are left out.
 
     Returns:
-        Above, the share of changed items in each of ten bins of equal width (at the bin's mean probability) with its 95 %
-        Wilson interval; below, the number of items a bin. The title gives the calibration error as ``summary.json`` does.
+        A figure. Above: the share of changed items in each of ten bins of equal width (at the bin's mean probability) with
+        its 95 % Wilson interval. Below: the number of items per bin. The title gives the calibration error as
+        ``summary.json`` does.
     """
     known = [item.prediction for item in items if item.prediction.p_changed is not None]
-    found = statistics(known, known[0].question_type).get("calibration_error") if known else None
+    score = statistics(known, known[0].question_type).get("calibration_error") if known else None
     figure = Figure(figsize=(5.5, 5.5), layout="constrained")
-    if found is None:
+    if score is None:
         figure.suptitle("no item here has a P(changed)")
         return figure
-    statistic, clusters = found
+    statistic, clusters = score
     probability, changed = statistic.values.T  # [n] each
     bins = np.digitize(probability, np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1])
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -199,7 +214,7 @@ def calibration_figure(items: Sequence[Item]) -> Figure:
     for index in np.unique(bins):
         inside = changed[bins == index]
         middle, count, share = (index + 0.5) / CALIBRATION_BINS, len(inside), inside.mean()
-        # Not a bootstrap: resampling a bin whose items all agree would give an interval of no width.
+        # A bootstrap would give an interval of width 0 in a bin whose items all agree.
         interval = binomtest(int(inside.sum()), count).proportion_ci(0.95, method="wilson")
         error = [[share - interval.low], [interval.high - share]]
         upper.errorbar(probability[bins == index].mean(), share, yerr=error, fmt="o", color="C0", capsize=3)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.data.text import encode_prompt, template_hash
 from afintro.errors import UserError
-from afintro.evaluation.judges import GRADES, SIMILARITY, Judge, TextPair, Rubric
+from afintro.evaluation.judges import GRADES, SIMILARITY, Judge, Rubric, TextPair
 from afintro.evaluation.reply_cache import ReplyCache
 from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, fingerprint, load_config, load_model, load_tokenizer

@@ -1,4 +1,4 @@
-"""Scores of one system's predictions, each with a bootstrap interval."""
+"""Metrics of one system's predictions, each with a bootstrap interval."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,24 +14,24 @@ from afintro.evaluation.detection_metrics import auroc
 from afintro.evaluation.intervals import Bootstrap, Estimate, Floats, mean_of, ratio
 
 CALIBRATION_BINS = 10
-COLLAPSE = 0.98
+COLLAPSE = 0.98  # share of one verdict from which a system counts as collapsed
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one system answered to one item.
+    """Hold what one system answered to one item.
 
     Args:
-        uid: The item.
-        scenario_id: Items that share one are resampled together.
+        uid: Unique id of the item.
+        scenario_id: Id of the scenario; items of one scenario are resampled together.
         question_type: E.g. ``generative_explanation``.
         expected: The expected answer.
-        predicted: The answer given; None where only ``exact_match`` is known (teacher forcing without generation).
-        exact_match: Whether the greedy answer is the expected one, token for token.
-        p_changed: Probability of the "changed" branch against the "unchanged" one, where the question has a verdict.
-        group: What macro averages are over.
-        twins: Items that share it have the same text and, half of them each, opposite verdicts; "" for an item without.
-        scores: What judges gave the answer, 0..1 by name; None where a judge's reply could not be read.
+        predicted: The system's answer; None where only ``exact_match`` is known (teacher forcing without generation).
+        exact_match: Whether the greedy answer is the expected answer, token for token.
+        p_changed: Probability of the "changed" branch against the "unchanged" branch, where the question has a verdict.
+        group: Group over which macro averages are taken.
+        twins: Id of a set of items with the same text, half of which have the opposite verdict; "" for other items.
+        scores: Scores of judges in 0..1 by the judge's name; None where a judge's reply could not be read.
     """
 
     uid: str
@@ -47,21 +47,27 @@ class Prediction:
 
 
 def unanswered(item: Example) -> Prediction:
-    """An item before anybody answered it."""
+    """Make the prediction of an item that no system has answered yet."""
     return Prediction(
         item.uid, item.scenario_id, item.question_type, item.answer, None, False, group=item.group, twins=item.twins
     )
 
 
 def text_prediction(item: Example, predicted: str, p_changed: float | None = None) -> Prediction:
-    """A baseline's answer to an item."""
+    """Make the prediction of a baseline.
+
+    Args:
+        item: The item.
+        predicted: The baseline's answer.
+        p_changed: The baseline's probability of "changed", where it has one.
+    """
     exact = predicted == item.answer
     return replace(unanswered(item), predicted=predicted, exact_match=exact, p_changed=p_changed)
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """One metric of one system: a function of item weights, with the items it is about."""
+    """Hold one metric of one system: a function of item weights, with the items that it is computed on."""
 
     name: str
     values: Floats  # [n, k] per-item numbers
@@ -70,7 +76,7 @@ class Statistic:
 
     @property
     def value(self) -> float:
-        """On the items themselves."""
+        """Compute the metric on the items."""
         return float(self(np.ones((1, len(self.uids))))[0])
 
     def __call__(self, weights: Floats) -> Floats:
@@ -91,15 +97,15 @@ Scores = dict[str, tuple[Statistic, list[str]]]
 
 
 def macro_f1(outcomes: Floats, weights: Floats) -> Floats:
-    """Mean of the F1 of both verdicts.
+    """Compute the mean of the F1 scores of both verdicts.
 
     Args:
-        outcomes: ``[n, 2]``: expected verdict (0 unchanged, 1 changed), predicted verdict (-1 where unparsed). An
-            unparsed answer is a miss of the class expected: it lowers that class's recall.
-        weights: ``[draws, n]``.
+        outcomes: ``[n, 2]`` float64: expected verdict (0 unchanged, 1 changed) and predicted verdict (-1 if unparsed). An
+            unparsed answer is a miss of the expected class: it lowers the recall of that class.
+        weights: ``[draws, n]`` float64.
 
     Returns:
-        ``[draws]``; NaN where one verdict is neither expected nor predicted.
+        ``[draws]`` float64; NaN where one verdict is neither expected nor predicted.
     """
     expected, predicted = outcomes[:, 0], outcomes[:, 1]
     scores = []
@@ -112,14 +118,14 @@ def macro_f1(outcomes: Floats, weights: Floats) -> Floats:
 
 
 def macro_mean(values: Floats, weights: Floats) -> Floats:
-    """Mean over groups of the mean within each: a large group counts no more than a small one.
+    """Compute the mean over groups of the mean within each group: a large group counts no more than a small group.
 
     Args:
-        values: ``[n, 2]``: score, index of its group. A group that no weight is left of does not count.
-        weights: ``[draws, n]``.
+        values: ``[n, 2]`` float64: score and index of the group. A group whose weights are all 0 does not count.
+        weights: ``[draws, n]`` float64.
 
     Returns:
-        ``[draws]``; NaN where no weight is left.
+        ``[draws]`` float64; NaN where all weights are 0.
     """
     member = np.unique(values[:, 1])[:, None] == values[:, 1]  # [groups, n]
     totals = weights @ member.T
@@ -128,16 +134,16 @@ def macro_mean(values: Floats, weights: Floats) -> Floats:
 
 
 def calibration_error(values: Floats, weights: Floats) -> Floats:
-    """Expected calibration error: how far probability and truth lie apart, by bins (Guo et al. 2017, eq. 3).
+    """Compute the expected calibration error: the distance of probability and truth, by bins (Guo et al. 2017, eq. 3).
 
-    As torchmetrics has it, which takes no weights, but for a probability of 1: it belongs to the last bin.
+    The result equals that of torchmetrics, which takes no weights, except that a probability of 1 belongs to the last bin.
 
     Args:
-        values: ``[n, 2]``: probability, truth (0 or 1).
-        weights: ``[draws, n]``.
+        values: ``[n, 2]`` float64: probability and truth (0 or 1).
+        weights: ``[draws, n]`` float64.
 
     Returns:
-        ``[draws]``; NaN where no weight is left.
+        ``[draws]`` float64; NaN where all weights are 0.
     """
     bins = np.digitize(values[:, 0], np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1])
     member = np.arange(CALIBRATION_BINS)[:, None] == bins  # [bins, n]
@@ -146,21 +152,24 @@ def calibration_error(values: Floats, weights: Floats) -> Floats:
 
 
 def statistics(predictions: Sequence[Prediction], primary: str, verdicts: Sequence[str] = ()) -> Scores:
-    """All metrics of one system, by name, each with the clusters of its items.
+    """Compute all metrics of one system.
 
     Args:
-        predictions: In any order; sorted here, so that two systems on the same items line up.
-        headline: The question type whose metrics bear no suffix; its answers carry a verdict.
-        verdicts: Further question types whose answers carry one; their metrics end with ``/<question type>``.
+        predictions: Predictions in any order; they are sorted here, so that two systems on the same items line up.
+        primary: The question type whose metric names have no suffix; its answers carry a verdict.
+        verdicts: Further question types whose answers carry a verdict; their metric names end with ``/<question type>``.
+
+    Returns:
+        Metrics by name, each with the clusters of its items.
     """
-    found: dict[str, tuple[Statistic, list[str]]] = {}
+    scores: dict[str, tuple[Statistic, list[str]]] = {}
     ordered = sorted(predictions, key=lambda prediction: prediction.uid)
 
     def put(name: str, kind: str, items: Sequence[Prediction], rows: Sequence[Sequence[float]]) -> None:
         if items:
             values = np.array(rows, dtype=np.float64)
             uids = tuple(item.uid for item in items)
-            found[name] = (Statistic(name, values, kind, uids), [item.scenario_id for item in items])
+            scores[name] = (Statistic(name, values, kind, uids), [item.scenario_id for item in items])
 
     for question in sorted({prediction.question_type for prediction in ordered}):
         items = [prediction for prediction in ordered if prediction.question_type == question]
@@ -174,17 +183,17 @@ def statistics(predictions: Sequence[Prediction], primary: str, verdicts: Sequen
             _verdict_metrics(put, items, f"/{question}")
         else:
             put(f"chrf/{question}", "mean", written, [[chrf(item.predicted or "", item.expected)] for item in written])
-    return found
+    return scores
 
 
 def _verdict_metrics(put: Callable[..., None], items: Sequence[Prediction], suffix: str) -> None:
     written = [item for item in items if item.predicted is not None]
     pairs = [(expected_verdict(item.expected), parse_two_branch(item.predicted or "")) for item in written]
-    outcomes = [[float(true.changed), -1.0 if said is None else float(said.changed)] for true, said in pairs]
+    outcomes = [[float(true.changed), -1.0 if parsed is None else float(parsed.changed)] for true, parsed in pairs]
     put(f"has_changed_f1{suffix}", "f1", written, outcomes)
-    content = [[float(said is not None and said.content == true.content)] for true, said in pairs]
+    content = [[float(parsed is not None and parsed.content == true.content)] for true, parsed in pairs]
     put(f"content_match{suffix}", "mean", written, content)
-    put(f"parse_rate{suffix}", "mean", written, [[float(said is not None)] for _, said in pairs])
+    put(f"parse_rate{suffix}", "mean", written, [[float(parsed is not None)] for _, parsed in pairs])
     twins = [index for index, item in enumerate(written) if item.twins]
     right = [[float(outcomes[index][0] == outcomes[index][1])] for index in twins]
     put(f"twin_accuracy{suffix}", "mean", [written[index] for index in twins], right)
@@ -196,29 +205,48 @@ def _verdict_metrics(put: Callable[..., None], items: Sequence[Prediction], suff
 
 @cache  # the same answers are scored for the table and for the leads
 def chrf(predicted: str, expected: str) -> float:
-    """chrF of one answer in 0..1 (Popović 2015); case counts. An empty answer scores 0 unless empty is right."""
+    """Compute chrF of one answer in 0..1 (Popović 2015); case counts.
+
+    Args:
+        predicted: The answer. An empty answer scores 0, unless the expected answer is empty too.
+        expected: The expected answer.
+    """
     if predicted == expected or not predicted.strip() or not expected.strip():
         return float(predicted.strip() == expected.strip())
-    # chrF counts no white space; torchmetrics leaves out the blank alone.
-    found = chrf_score([" ".join(predicted.split())], [[" ".join(expected.split())]], n_word_order=0)
-    assert isinstance(found, torch.Tensor)
-    return float(found)
+    # chrF ignores white space; torchmetrics ignores the blank only.
+    value = chrf_score([" ".join(predicted.split())], [[" ".join(expected.split())]], n_word_order=0)
+    assert isinstance(value, torch.Tensor)
+    return float(value)
 
 
 def score(scores: Scores, seed: int) -> dict[str, Estimate]:
-    """Every metric with its 95 % interval, bootstrapped over scenarios."""
+    """Estimate every metric with its 95 % interval, bootstrapped over scenarios.
+
+    Args:
+        scores: Metrics of one system, as :func:`statistics` returns them.
+        seed: Seed of the bootstrap.
+    """
     return {name: Bootstrap(clusters, seed).estimate(statistic) for name, (statistic, clusters) in scores.items()}
 
 
-def lead(own: Scores, rivals: Mapping[str, Scores], metric: str, seed: int) -> tuple[Estimate, str] | None:
-    """A system minus the best of its rivals on one metric, paired over the same resamples; and which rival that is.
+def lead(scores: Scores, rivals: Mapping[str, Scores], metric: str, seed: int) -> tuple[Estimate, str] | None:
+    """Estimate how far a system is ahead of its best rival on one metric, paired over the same resamples.
 
-    Compared are the items on which both have the metric: a judge may have left one of them without a score. None where
-    the system or all rivals lack the metric, or no item is shared.
+    Only items on which both systems have the metric are compared: a judge may have left an item without a score.
+
+    Args:
+        scores: Metrics of the system.
+        rivals: Metrics of the other systems, by name.
+        metric: Name of the metric.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The estimated difference and the name of the best rival; None where the system or all rivals lack the metric, or no
+        item is shared.
     """
-    if metric not in own:
+    if metric not in scores:
         return None
-    pairs = {name: _shared(own[metric], scores[metric][0]) for name, scores in rivals.items() if metric in scores}
+    pairs = {name: _shared(scores[metric], others[metric][0]) for name, others in rivals.items() if metric in others}
     usable = {name: pair for name, pair in pairs.items() if pair[2]}
     if not usable:
         return None
@@ -232,35 +260,43 @@ def lead(own: Scores, rivals: Mapping[str, Scores], metric: str, seed: int) -> t
     return estimate, best
 
 
-def _shared(own: tuple[Statistic, list[str]], other: Statistic) -> tuple[Statistic, Statistic, list[str]]:
-    """Both statistics on the items that both are about, and the clusters of those."""
-    statistic, clusters = own
+def _shared(score: tuple[Statistic, list[str]], other: Statistic) -> tuple[Statistic, Statistic, list[str]]:
+    """Restrict two statistics to the items that they share, and return the clusters of these items too."""
+    statistic, clusters = score
     if statistic.uids == other.uids:
         return statistic, other, clusters
-    there, here = set(other.uids), set(statistic.uids)
-    kept = [row for row, uid in enumerate(statistic.uids) if uid in there]
-    theirs = [row for row, uid in enumerate(other.uids) if uid in here]
-    uids = tuple(statistic.uids[row] for row in kept)
+    shared = set(statistic.uids) & set(other.uids)
+    rows = [row for row, uid in enumerate(statistic.uids) if uid in shared]
+    other_rows = [row for row, uid in enumerate(other.uids) if uid in shared]
+    uids = tuple(statistic.uids[row] for row in rows)
     return (
-        replace(statistic, values=statistic.values[kept], uids=uids),
-        replace(other, values=other.values[theirs], uids=uids),
-        [clusters[row] for row in kept],
+        replace(statistic, values=statistic.values[rows], uids=uids),
+        replace(other, values=other.values[other_rows], uids=uids),
+        [clusters[row] for row in rows],
     )
 
 
 def collapse_warning(predictions: Sequence[Prediction], primary: str) -> str | None:
-    """A warning where nearly every answer gives the same verdict although the items do not."""
+    """Warn if nearly all answers give the same verdict although the expected answers do not.
+
+    Args:
+        predictions: Predictions of one system.
+        primary: The question type whose answers carry a verdict.
+
+    Returns:
+        The warning, or None.
+    """
     answers = [
         (parse_two_branch(p.predicted or ""), expected_verdict(p.expected))
         for p in predictions
         if p.question_type == primary
     ]
-    said = [verdict.changed for verdict, _ in answers if verdict is not None]
-    true = [verdict.changed for _, verdict in answers]
-    if not said or len(set(true)) < 2:
+    predicted = [verdict.changed for verdict, _ in answers if verdict is not None]
+    expected = [verdict.changed for _, verdict in answers]
+    if not predicted or len(set(expected)) < 2:
         return None
-    share = max(sum(said), len(said) - sum(said)) / len(said)
+    share = max(sum(predicted), len(predicted) - sum(predicted)) / len(predicted)
     if share < COLLAPSE:
         return None
-    verdict = "changed" if sum(said) > len(said) / 2 else "unchanged"
+    verdict = "changed" if sum(predicted) > len(predicted) / 2 else "unchanged"
     return f"class collapse: {100 * share:.1f} % of the parsed answers say {verdict!r}; exact match alone hides this"

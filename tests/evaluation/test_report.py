@@ -251,7 +251,7 @@ class TestConfusion:
         assert [label.get_text() for label in axes.get_xticklabels()] == ["unchanged", "changed", "unparsed"]
         assert [label.get_text() for label in axes.get_yticklabels()] == ["unchanged", "changed"]
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "expected")
-        assert axes.get_title() == "Does the behaviour change?"
+        assert axes.get_title() == "Does the behavior change?"
         assert confusion_figure([], PRIMARY, "So?").axes[0].get_title() == "So?"
 
     def test_numbers_can_be_read_on_their_colour(self):
