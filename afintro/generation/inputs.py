@@ -1,4 +1,4 @@
-"""What a generation run takes in: its samples under their ids, prompts that fit the model, and what identifies the run."""
+"""The inputs of a generation run: samples with unique ids, prompts that fit the model, and the identity of the run."""
 
 import hashlib
 import json
@@ -23,7 +23,15 @@ def identity_of(
     directory: str,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    """Everything that decides what a run writes, as it reads once written."""
+    """Collect everything that decides what a run writes, as JSON values.
+
+    Args:
+        samples: Input samples.
+        splits: Name and size of each split.
+        settings: Settings of the run.
+        directory: Directory or hub id of the organism.
+        tokenizer: The organism's tokenizer.
+    """
     content = json.dumps([[sample.text, sample.label] for sample in samples])
     plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))  # tuples become lists
     return {
@@ -41,7 +49,14 @@ def provenance(
     tokenizer: PreTrainedTokenizerBase,
     directory: str,
 ) -> dict[str, Any]:
-    """What every record says of how it was made."""
+    """Collect what every record says about how it was generated.
+
+    Args:
+        settings: Settings of the run.
+        model: The organism.
+        tokenizer: The organism's tokenizer.
+        directory: Directory or hub id of the organism.
+    """
     return {
         "model": settings.model,
         "revision": settings.revision or getattr(model.config, "_commit_hash", None),
@@ -61,23 +76,33 @@ def fitting_prompts(
     limit: int | None,
     max_new_tokens: int,
 ) -> list[list[list[int]]]:
-    """The prompt of every sample under every system prompt, checked against the context before the model loads.
+    """Encode every sample under every system prompt, and check the lengths before the model loads.
+
+    Args:
+        samples: Input samples.
+        tokenizer: The organism's tokenizer.
+        systems: System prompts.
+        limit: The organism's context length in tokens; None without a limit.
+        max_new_tokens: Maximum length of an answer in tokens.
+
+    Returns:
+        Token ids by sample and system prompt.
 
     Raises:
-        UserError: Prompt and answer are longer than ``limit``.
+        UserError: A prompt together with its answer is longer than ``limit``.
     """
-    found = []
+    prompts_of_samples = []
     for index, sample in enumerate(samples):
         prompts = [encode_prompt(tokenizer, chat(system, sample.text)) for system in systems]
         longest = max(map(len, prompts)) + max_new_tokens
         if limit is not None and longest > limit:
             raise UserError(
-                f"prompt and answer need {longest} tokens, the model's context is {limit}",
+                f"needs {longest} tokens for prompt and answer, but the model's context has {limit}",
                 where=f"sample {index}",
                 remedy="shorten the text, lower --max_new_tokens, or use a model with a longer context",
             )
-        found.append(prompts)
-    return found
+        prompts_of_samples.append(prompts)
+    return prompts_of_samples
 
 
 Item = tuple[Sample, str, list[list[int]], bool]
@@ -85,20 +110,26 @@ Item = tuple[Sample, str, list[list[int]], bool]
 
 
 def items_of(samples: Sequence[Sample], prompts: Sequence[list[list[int]]], control_samples: int) -> list[Item]:
-    """Everything that a generator asks of each sample; evenly spread ones serve the controls."""
+    """Combine samples, unique ids and prompts, and choose evenly spread samples for the controls.
+
+    Args:
+        samples: Input samples.
+        prompts: Token ids by sample and system prompt.
+        control_samples: Number of samples that serve the controls.
+    """
     controls = evenly(len(samples), control_samples)
-    about = zip(samples, unique_ids(samples), prompts, strict=True)
-    return [(sample, uid, own, index in controls) for index, (sample, uid, own) in enumerate(about)]
+    rows = zip(samples, unique_ids(samples), prompts, strict=True)
+    return [(sample, uid, encoded, index in controls) for index, (sample, uid, encoded) in enumerate(rows)]
 
 
 def evenly(total: int, wanted: int) -> frozenset[int]:
-    """Indices of ``wanted`` of ``total`` samples, evenly spread."""
+    """Choose ``wanted`` evenly spread indices below ``total``."""
     count = min(total, wanted)
     return frozenset(i * total // count for i in range(count))
 
 
 def unique_ids(samples: Sequence[Sample]) -> list[str]:
-    """The scenario's id; a text that comes again gets a number behind it."""
+    """Name each sample by its scenario's id; a text that occurs again gets a number behind the id."""
     seen: dict[str, int] = {}
     uids = []
     for sample in samples:

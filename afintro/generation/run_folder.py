@@ -1,7 +1,7 @@
-"""A folder that belongs to one generation run: work is done in chunks, and a killed run is continued, not repeated.
+"""The folder of one generation run: the work is done in chunks, and a killed run continues where it stopped.
 
-Each chunk is written by atomic rename. What a chunk holds depends on the settings and its samples alone, so a run that
-was killed and continued gives the same bytes, also by another number of processes.
+Each chunk is written by atomic rename. The content of a chunk depends on the settings and its samples alone, so a run that was
+killed and continued writes the same bytes as an uninterrupted run, also with another number of processes.
 """
 
 import fcntl
@@ -26,30 +26,30 @@ T = TypeVar("T")
 def run_folder(
     output_dir: Path, identity: Mapping[str, Any], files: Sequence[str], ranks: Ranks = ALONE
 ) -> Iterator[dict[str, Any] | None]:
-    """Make the folder this run's own; two runs at once into one folder take turns.
+    """Reserve a folder for this run; two simultaneous runs into one folder take turns.
 
     Args:
-        output_dir: Made if absent.
-        identity: Everything that decides the content; ``settings.json`` keeps it once :func:`in_chunks` begins.
-        files: The data files that a finished run has beside ``summary.json``.
-        ranks: The processes of this run; the first of them takes the folder for all.
+        output_dir: The folder, which is created if absent.
+        identity: Everything that decides the content; :func:`in_chunks` writes it to ``settings.json``.
+        files: Names of the data files that a finished run has beside ``summary.json``.
+        ranks: The processes of this run; the first process locks the folder for all.
 
     Yields:
-        The summary of the finished run, or None where there is work to do.
+        The summary if the run is finished, else None.
 
     Raises:
-        UserError: The folder cannot be made, or holds another run's data.
+        UserError: The folder cannot be created, or holds the data of another run.
     """
-    with ExitStack() as taken:
+    with ExitStack() as locks:
 
-        def take() -> dict[str, Any] | None:
-            taken.enter_context(_exclusive(output_dir))
+        def lock_and_look() -> dict[str, Any] | None:
+            locks.enter_context(_exclusive(output_dir))
             _refuse_other_data(output_dir, identity, files)
-            done = output_dir / "summary.json"
-            finished = done.is_file() and all((output_dir / name).is_file() for name in files)
-            return json.loads(done.read_text()) if finished else None
+            summary = output_dir / "summary.json"
+            finished = summary.is_file() and all((output_dir / name).is_file() for name in files)
+            return json.loads(summary.read_text()) if finished else None
 
-        yield ranks.from_first(take)
+        yield ranks.from_first(lock_and_look)
 
 
 @contextmanager
@@ -58,34 +58,34 @@ def _exclusive(output_dir: Path) -> Iterator[None]:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot be made ({error.strerror})", where=str(output_dir), remedy="use another --output_dir"
+            f"cannot be created ({error.strerror})", where=str(output_dir), remedy="use another --output_dir"
         ) from error
     descriptor = os.open(output_dir, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # ends with the process
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # the lock ends with the process, however it ends
         yield
     finally:
         os.close(descriptor)
 
 
 def _refuse_other_data(output_dir: Path, identity: Mapping[str, Any], files: Sequence[str]) -> None:
-    """Two runs are never mixed in one folder."""
+    """Refuse a folder with the data of another run: two runs are never mixed in one folder."""
     path = output_dir / "settings.json"
     if path.is_file():
         other = json.loads(path.read_text())
         keys = sorted(key for key in {*identity, *other} if identity.get(key) != other.get(key))
         if keys:
-            differences = "; ".join(f"{key}: {other.get(key)!r} there, {identity.get(key)!r} now" for key in keys)
+            differences = "; ".join(f"{key}: was {other.get(key)!r}, is {identity.get(key)!r}" for key in keys)
             raise UserError(
                 f"holds data of other settings ({differences})",
                 where=str(output_dir),
                 remedy="use another --output_dir, or the settings of that run to continue it",
             )
         return
-    found = [name for name in (*files, "summary.json", "partial") if (output_dir / name).exists()]
-    if found:
+    present = [name for name in (*files, "summary.json", "partial") if (output_dir / name).exists()]
+    if present:
         raise UserError(
-            f"holds {', '.join(found)} of unknown origin", where=str(output_dir), remedy="use another --output_dir"
+            f"holds {', '.join(present)} of unknown origin", where=str(output_dir), remedy="use another --output_dir"
         )
 
 
@@ -98,19 +98,19 @@ def in_chunks(
     label: str,
     ranks: Ranks = ALONE,
 ) -> list[Path]:
-    """Make what is missing of the chunks of ``items``, ``size`` samples each.
+    """Make the chunks that are still missing.
 
     Args:
-        output_dir: This run's folder.
-        identity: See :func:`run_folder`; from here on the folder is this run's.
-        items: What there is to know of each sample.
-        size: Samples a chunk.
-        make: Gives the JSON content of a chunk from its items.
-        label: What the progress bar says.
-        ranks: The processes of this run, which take the missing chunks in turn.
+        output_dir: The run's folder.
+        identity: See :func:`run_folder`; it is written to ``settings.json``, which reserves the folder for good.
+        items: Everything that ``make`` needs to know about each sample.
+        size: Number of samples per chunk.
+        make: Makes the JSON content of a chunk from its items.
+        label: Label of the progress bar.
+        ranks: The processes of this run, which share the missing chunks.
 
     Returns:
-        The files of all chunks, in the order of the samples; each process has them when all are made.
+        The files of all chunks, in the order of the samples. Every process returns when all chunks exist.
     """
 
     def missing() -> list[Path]:
@@ -122,11 +122,16 @@ def in_chunks(
     for path in tqdm(mine, desc=label, unit=f" x {size} samples", mininterval=2, disable=ranks.rank > 0):
         start = int(path.stem)
         write_json(path, make(items[start : start + size]))
-    ranks.gathered([])  # all are there
+    ranks.gathered([])  # wait for the chunks of all processes
     return paths
 
 
 def finish(output_dir: Path, summary: Mapping[str, Any]) -> None:
-    """Write the summary, which says that the run is done, and remove its chunks."""
+    """Write the summary, which marks the run as finished, and remove the chunks.
+
+    Args:
+        output_dir: The run's folder.
+        summary: JSON values.
+    """
     write_json(output_dir / "summary.json", dict(summary))
     shutil.rmtree(output_dir / "partial")

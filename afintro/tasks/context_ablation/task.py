@@ -19,7 +19,7 @@ from afintro.evaluation.baselines import text_baselines
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior
-from afintro.generation.behavior import LABELS, sides
+from afintro.generation.behavior import LABELS, behavior_fields
 from afintro.tasks.base import EXPLAINER, OTHER_BASE, Control, ExplainerSpec, Systems
 from afintro.tasks.context_ablation import records
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
@@ -165,7 +165,9 @@ class ContextAblation(RecordTask):
         """Files of the parent framework come without behaviour labels."""
         if record.monitored_behavior is not None and record.unmonitored_behavior is not None:
             return record
-        return replace(record, **sides(monitored=record.monitored_output, unmonitored=record.unmonitored_output))
+        return replace(
+            record, **behavior_fields(monitored=record.monitored_output, unmonitored=record.unmonitored_output)
+        )
 
     def verdict(self, record: ContextAblationRecord) -> Verdict:
         """What the headline question's answer says of a record."""

@@ -22,7 +22,7 @@ from afintro.evaluation.baselines import text_baselines
 from afintro.evaluation.metrics import Prediction, Scores, collapse_warning, statistics
 from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior
-from afintro.generation.behavior import LABELS, sides
+from afintro.generation.behavior import LABELS, behavior_fields
 from afintro.lm.injection import VectorSpace
 from afintro.tasks.base import EXPLAINER, OTHER_BASE, TEXT_ONLY, Control, ExplainerSpec, Systems
 from afintro.tasks.steering import records, twins
@@ -425,4 +425,4 @@ def labelled(record: SteeringRecord) -> SteeringRecord:
     """Files of the parent framework come without behaviour labels."""
     if record.original_behavior is not None and record.steered_behavior is not None:
         return replace(record, behavior_changed=record.original_behavior != record.steered_behavior)
-    return replace(record, **sides(original=record.original_output, steered=record.steered_output))
+    return replace(record, **behavior_fields(original=record.original_output, steered=record.steered_output))
