@@ -160,6 +160,7 @@ def test_every_room_gets_one_and_the_rest_go_by_size(tmp_path):
     assert {point.room for point in points(root, "afintro", {"large": "small"})} == {"small"}
 
 
+@pytest.mark.slow
 def test_faults_are_noticed_where_tests_check_what_the_line_does(tmp_path, monkeypatch, capfd):
     tree = write(tmp_path / "tree", PACKAGE)
     for step in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all"]):
