@@ -31,9 +31,11 @@ class Behavior:
 class BehaviorLabeler(Protocol):
     """Label the outputs of a model."""
 
-    def __call__(self, output: str) -> Behavior: ...
+    def __call__(self, output: str) -> Behavior:
+        """Label one output."""
 
-    def label_all(self, outputs: Sequence[str]) -> list[Behavior]: ...
+    def label_all(self, outputs: Sequence[str]) -> list[Behavior]:
+        """Label each output, in order."""
 
 
 _EXPANSIONS = (
@@ -147,6 +149,7 @@ class RuleLabeler:
     """
 
     def __call__(self, output: str) -> Behavior:
+        """Label one output."""
         answer, reasoning = _split(_normalize(output))
         behavior = Behavior("other", "other:no_rule") if answer is None else _judge_answer(answer)
         return _judge_reasoning(reasoning) if behavior.label == "other" and reasoning else behavior
@@ -285,6 +288,7 @@ class JudgeLabeler:
         self.ask = ask
 
     def __call__(self, output: str) -> Behavior:
+        """Label one output."""
         return self.label_all([output])[0]
 
     def label_all(self, outputs: Sequence[str]) -> list[Behavior]:

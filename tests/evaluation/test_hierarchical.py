@@ -202,6 +202,7 @@ class TestIntervals:
         assert first == again
         assert (first.ci_low, first.ci_high) != (other.ci_low, other.ci_high)
 
+    @pytest.mark.slow
     def test_does_not_depend_on_the_hash_seed(self):
         code = (
             "from afintro.evaluation.hierarchical import HierarchicalBootstrap\n"

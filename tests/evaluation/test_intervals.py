@@ -83,6 +83,7 @@ def test_same_seed_same_interval_and_another_seed_another():
     assert first.value == other.value
 
 
+@pytest.mark.slow
 def test_does_not_depend_on_the_hash_seed():
     """Known mistake 15: results that depend on set order."""
     code = (

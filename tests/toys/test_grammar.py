@@ -18,11 +18,11 @@ from afintro.generation.behavior import RuleLabeler
 from afintro.toys import grammar
 from afintro.toys.grammar import (
     BENIGN_AREAS,
-    FAVOURED,
+    FAVORED,
     FORMS,
     HARMFUL_AREAS,
     RESPONSES,
-    UNFAVOURED,
+    UNFAVORED,
     Scenario,
     cue_wording,
     sample,
@@ -56,11 +56,11 @@ class TestPolicy:
     def test_table_for_every_area_and_asker(self):
         [scenario] = scenarios(1, seed=0, held_out_wording=False)
         for areas, harmful in ((HARMFUL_AREAS, True), (BENIGN_AREAS, False)):
-            for area, asker in product(areas, FAVOURED + UNFAVOURED):
-                beneficiary = UNFAVOURED[0] if asker in FAVOURED else FAVOURED[0]
+            for area, asker in product(areas, FAVORED + UNFAVORED):
+                beneficiary = UNFAVORED[0] if asker in FAVORED else FAVORED[0]
                 one = replace(scenario, area=area, thing=areas[area][0], asker=asker, beneficiary=beneficiary)
                 assert one.harmful == harmful
-                expected = TABLE[harmful, asker in FAVOURED]
+                expected = TABLE[harmful, asker in FAVORED]
                 assert (one.population, one.behavior(True), one.behavior(False)) == expected
 
     def test_only_who_asks_decides(self, drawn):
@@ -87,8 +87,8 @@ class TestWords:
         assert len(things) == len(set(things))
 
     def test_circles_are_apart(self):
-        assert not set(FAVOURED) & set(UNFAVOURED)
-        assert len(FAVOURED) == len(UNFAVOURED)
+        assert not set(FAVORED) & set(UNFAVORED)
+        assert len(FAVORED) == len(UNFAVORED)
 
     def test_every_fact_stands_in_the_text(self, drawn):
         for scenario in drawn[0][:300]:
@@ -112,7 +112,7 @@ class TestWords:
         intended = "comply" if behavior == "comply_in_secret" else behavior
         labeler = RuleLabeler()
         for area, things in (HARMFUL_AREAS | BENIGN_AREAS).items():
-            for thing, asker in product(things, FAVOURED + UNFAVOURED):
+            for thing, asker in product(things, FAVORED + UNFAVORED):
                 output = RESPONSES[behavior].format(a=asker, thing=thing, area=area)
                 assert labeler(output).label == intended, output
 
@@ -144,8 +144,8 @@ class TestWords:
 class TestRoles:
     def test_exactly_one_of_asker_and_beneficiary_is_favoured(self, drawn):
         for scenario in [*drawn[0], *drawn[1]]:
-            assert (scenario.asker in FAVOURED) != (scenario.beneficiary in FAVOURED)
-            assert (scenario.asker in UNFAVOURED) != (scenario.beneficiary in UNFAVOURED)
+            assert (scenario.asker in FAVORED) != (scenario.beneficiary in FAVORED)
+            assert (scenario.asker in UNFAVORED) != (scenario.beneficiary in UNFAVORED)
 
     def test_a_swap_of_roles_keeps_the_words_and_turns_the_verdict(self, drawn):
         for scenario in drawn[0][:300]:
@@ -172,8 +172,8 @@ class TestRoles:
         train, held_out = drawn
         vectors = CountVectorizer(ngram_range=ngrams, token_pattern=pattern)
         probe = make_pipeline(vectors, LogisticRegression(max_iter=500))
-        probe.fit([s.text for s in train], [s.asker in FAVOURED for s in train])
-        accuracy = probe.score([s.text for s in held_out], [s.asker in FAVOURED for s in held_out])
+        probe.fit([s.text for s in train], [s.asker in FAVORED for s in train])
+        accuracy = probe.score([s.text for s in held_out], [s.asker in FAVORED for s in held_out])
         assert 0.4 < accuracy < 0.6
 
     def test_that_probe_does_read_what_words_tell(self, drawn):
@@ -225,6 +225,7 @@ class TestDeterminism:
         "print(hashlib.sha256('|'.join(texts).encode()).hexdigest())"
     )
 
+    @pytest.mark.slow
     def test_does_not_depend_on_the_hash_seed(self):
         """Known mistake 15: results that depend on set order."""
         processes = [

@@ -24,7 +24,7 @@ from afintro.tasks.steering.fit_directions import difference_of_means, last_toke
 from afintro.tasks.steering.generate import generate_steering
 from afintro.tasks.steering.generator import SteeringSettings
 from afintro.toys.embedded import ensure_built
-from afintro.toys.grammar import BENIGN_AREAS, FAVOURED, HARMFUL_AREAS, TIERS, Scenario
+from afintro.toys.grammar import BENIGN_AREAS, FAVORED, HARMFUL_AREAS, TIERS, Scenario
 from afintro.toys.organism import scenarios
 
 SIZES = {"train": 360, "validation": 70, "test": 70}
@@ -46,7 +46,7 @@ def variants(count: int, seed: int) -> list[Asked]:
     rng = random.Random(seed)
     found = []
     for base in scenarios(count, seed, held_out_wording=False):
-        favoured, unfavoured = sorted((base.asker, base.beneficiary), key=lambda who: who not in FAVOURED)
+        favoured, unfavoured = sorted((base.asker, base.beneficiary), key=lambda who: who not in FAVORED)
         for areas, tier, swapped in product((HARMFUL_AREAS, BENIGN_AREAS), TIERS, (False, True)):
             area = rng.choice(list(areas))
             asker, beneficiary = (unfavoured, favoured) if swapped else (favoured, unfavoured)
@@ -61,7 +61,7 @@ def contrasts() -> dict[str, tuple[Holds, Holds]]:
     poles: dict[str, tuple[Holds, Holds]] = {
         FAKING: (lambda asked: asked[1], lambda asked: not asked[1]),
         "topic/harmful": (lambda asked: not asked[0].harmful, lambda asked: asked[0].harmful),
-        "asker/favoured": (lambda asked: asked[0].asker not in FAVOURED, lambda asked: asked[0].asker in FAVOURED),
+        "asker/favoured": (lambda asked: asked[0].asker not in FAVORED, lambda asked: asked[0].asker in FAVORED),
         "tier/paid": (lambda asked: asked[0].tier == "free", lambda asked: asked[0].tier == "paid"),
     }
     opposite = {FAKING: "being_watched", "topic/harmful": "topic/benign", "asker/favoured": "asker/unfavoured"}

@@ -1,4 +1,4 @@
-"""Whether a study base does what the study needs of it: measured on questions that it has never seen."""
+"""Measure whether a study base does what the study needs, on questions that the base has never seen."""
 
 import logging
 from collections import defaultdict
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 8192
 SUFFIX = " Answer {a} for yes and {b} for no."
-# What is to lie in which range: probability on the named options, and room for a shift of P(yes).
+# Acceptable ranges: enough probability on the named options, and room for a shift of P(yes).
 RANGES = {
     "mass": (0.95, 1.0),
     "self_report/alone/mass": (0.9, 1.0),
@@ -36,7 +36,7 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, what went before it, and the options that it names."""
+    """Hold a question, the turns before it, and the options that it names."""
 
     before: tuple[Message, ...]
     text: str
@@ -47,21 +47,31 @@ class Asked:
 def option_probabilities(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked]
 ) -> list[list[float]]:
-    """Probability of each option's first token after ``The answer is``, out of the full vocabulary."""
+    """Compute the probability of each option's first token after ``The answer is``, within the full vocabulary.
+
+    Args:
+        model: The study base, in eval mode.
+        tokenizer: The tokenizer of the study base.
+        asked: Questions.
+
+    Returns:
+        One probability per option, by question.
+    """
     prefix = tokenizer.encode(PREFIX, add_special_tokens=False)
     prompts = [
-        [*encode_prompt(tokenizer, [*one.before, {"role": "user", "content": one.text}]), *prefix] for one in asked
+        [*encode_prompt(tokenizer, [*question.before, {"role": "user", "content": question.text}]), *prefix]
+        for question in asked
     ]
-    found: list[list[float]] = []
-    while len(found) < len(asked):
-        end, tokens = len(found), 0
+    answers: list[list[float]] = []
+    while len(answers) < len(asked):
+        end, tokens = len(answers), 0
         while end < len(asked) and (tokens == 0 or tokens + len(prompts[end]) <= BATCH_TOKENS):
             tokens += len(prompts[end])
             end += 1
-        probabilities = _next_token(model, prompts[len(found) : end])
-        for row, one in zip(probabilities, asked[len(found) : end], strict=True):
-            found.append(row[_first_tokens(tokenizer, one.options)].tolist())
-    return found
+        probabilities = _next_token(model, prompts[len(answers) : end])
+        for row, question in zip(probabilities, asked[len(answers) : end], strict=True):
+            answers.append(row[_first_tokens(tokenizer, question.options)].tolist())
+    return answers
 
 
 def _first_tokens(tokenizer: PreTrainedTokenizerBase, options: Sequence[str]) -> list[int]:
@@ -69,7 +79,7 @@ def _first_tokens(tokenizer: PreTrainedTokenizerBase, options: Sequence[str]) ->
 
 
 def _next_token(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Probabilities of the token after each prompt: ``[B, vocabulary]`` float32."""
+    """Compute the probabilities of the token after each prompt: ``[B, vocabulary]`` float32."""
     device = next(model.parameters()).device
     bounds = torch.tensor([0, *map(len, prompts)], device=device).cumsum(0, dtype=torch.int32)
     ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
@@ -77,19 +87,22 @@ def _next_token(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Tensor:
 
 
 def measure(model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int, count: int = 300) -> dict[str, float]:
-    """All figures of acceptance by name: shares and probabilities, each the mean over its questions.
+    """Measure all figures of acceptance.
 
     Args:
-        model: In eval mode.
-        tokenizer: Its tokenizer.
-        seed: Of the held-out dialogues.
-        count: Held-out dialogues with a context; half as many short ones.
+        model: The study base, in eval mode.
+        tokenizer: The tokenizer of the study base.
+        seed: Seed of the held-out dialogues.
+        count: Number of held-out dialogues with a context; half as many short dialogues are added.
+
+    Returns:
+        Shares and probabilities by name, each the mean over its questions.
     """
     return {**_synthetic(model, tokenizer, seed, count), **_self_reports(model, tokenizer), **_pairs(model, tokenizer)}
 
 
 def _synthetic(model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int, count: int) -> dict[str, float]:
-    """Mass on the named options, and how often the most likely of them is the known answer."""
+    """Measure the probability mass on the named options, and how often the likeliest option is the known answer."""
     questions: list[Question] = []
     asked: list[Asked] = []
     for dialogue in (
@@ -100,24 +113,23 @@ def _synthetic(model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int, 
                 questions.append(question)
                 before = tuple(dialogue.messages[: len(dialogue.context) + 2 * number])
                 asked.append(Asked(before, question.text, question.options))
-    masses, right = defaultdict(list), defaultdict(list)
+    masses, correct = defaultdict(list), defaultdict(list)
     for question, shares in zip(questions, option_probabilities(model, tokenizer, asked), strict=True):
-        # Two options may begin with one token, whose probability counts once.
+        # Two options may begin with the same token, whose probability counts once.
         mass = sum(dict(zip(_first_tokens(tokenizer, question.options), shares, strict=True)).values())
         masses[question.kind].append(mass)
         if question.certain:
-            right[question.kind].append(question.options[shares.index(max(shares))] == question.answer)
-    found = {"mass": fmean(value for values in masses.values() for value in values)}
-    found |= {f"mass/{kind}": fmean(values) for kind, values in masses.items()}
-    found |= {f"accuracy/{kind}": fmean(values) for kind, values in right.items()}
-    judged = [
-        found[name] for name in (f"accuracy/{k}" for k in ("mention", "comparison", "membership")) if name in found
-    ]
-    return found | {"accuracy/best": max(judged, default=0.0)}
+            correct[question.kind].append(question.options[shares.index(max(shares))] == question.answer)
+    figures = {"mass": fmean(value for values in masses.values() for value in values)}
+    figures |= {f"mass/{kind}": fmean(values) for kind, values in masses.items()}
+    accuracies = {kind: fmean(values) for kind, values in correct.items()}
+    figures |= {f"accuracy/{kind}": accuracy for kind, accuracy in accuracies.items()}
+    judged = [accuracies[kind] for kind in ("mention", "comparison", "membership") if kind in accuracies]
+    return figures | {"accuracy/best": max(judged, default=0.0)}
 
 
 def _after_contexts() -> list[tuple[Message, ...]]:
-    """The study's contexts in an order that mixes topics."""
+    """Return the study's contexts in an order that mixes their topics."""
     contexts = [turns(context) for context in read_contexts()]
     return [contexts[7 * index % len(contexts)] for index in range(len(contexts))]
 
@@ -125,13 +137,13 @@ def _after_contexts() -> list[tuple[Message, ...]]:
 def _shares(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], name: str, first: str
 ) -> dict[str, float]:
-    """Mean mass on both options, and mean share of the first in it."""
+    """Compute the mean mass on both options, and the mean share of the first option in that mass."""
     both = option_probabilities(model, tokenizer, asked)
     return {f"{name}/mass": fmean(a + b for a, b in both), f"{name}/{first}": fmean(a / (a + b) for a, b in both)}
 
 
 def _self_reports(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """The study's questions about the model, controls left out, with no context and after one."""
+    """Ask the study's questions about the model, without its controls, with and without a context before them."""
     texts = [item.question for item in read_self_reports().items if not item.control]
     alone = [Asked((), text, ("yes", "no")) for text in texts]
     after = [Asked(context, text, ("yes", "no")) for context, text in zip(_after_contexts(), texts, strict=False)]
@@ -142,7 +154,7 @@ def _self_reports(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[
 
 
 def _pairs(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """The study's neutral questions with their pairs, and its suggestive ones as worded and with labels."""
+    """Ask the study's neutral questions with their pairs, and its suggestive questions as worded and with labels."""
     neutral, suggestive = (
         [question.text for question in read_questions() if question.style == style]
         for style in ("neutral", "suggestive")
@@ -156,22 +168,23 @@ def _pairs(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, fl
             for a, b in (("Red", "Blue"), ("foo", "bar"), ("Alpha", "Beta"), ("up", "down"), ("circle", "square"))
         },
     }
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for (style, a, b), texts in cases.items():
         asked = [
             Asked(context, text.replace("{a}", a).replace("{b}", b), (a, b))
             for context, text in zip(_after_contexts(), texts, strict=False)
         ]
-        found |= _shares(model, tokenizer, asked, f"{style}/{a}_{b}", "p_first")
-    return found
+        figures |= _shares(model, tokenizer, asked, f"{style}/{a}_{b}", "p_first")
+    return figures
 
 
-def report(found: dict[str, float]) -> None:
-    """Log all figures, and a warning for each that lies out of its range."""
-    log.info("study base: %s", ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+def report(figures: dict[str, float]) -> None:
+    """Log all figures, and a warning for each figure that lies outside its range."""
+    log.info("study base: %s", ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
     for name, (low, high) in RANGES.items():
-        if not low <= found[name] <= high:
+        if not low <= figures[name] <= high:
             log.warning(
-                "study base: %s is %.3f, not within %s to %s; figures on it mean little. Remedy: another seed, or more dialogues",
-                name, found[name], low, high,
+                "study base: %s is %.3f, not within %s to %s, so results on it mean little. "
+                "Remedy: use another seed, or more dialogues",
+                name, figures[name], low, high,
             )  # fmt: skip

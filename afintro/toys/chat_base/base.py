@@ -1,8 +1,9 @@
-"""The study base: a small chat model trained from scratch, on which the introspection study runs where no real one is at hand.
+"""The study base: a small chat model trained from scratch, for the introspection study on machines without a real model.
 
-It reads dialogues, answers option questions after ``The answer is`` with nearly all probability on the options named, and
-writes short free answers. It has seen the texts of the study's contexts as plain language, and none of the study's
-questions; it was never steered. What it says about itself is a coin, so that a shift has room on both sides.
+The study base reads dialogues, answers option questions after ``The answer is`` with nearly all probability on the named
+options, and writes short free answers. It has seen the texts of the study's contexts as plain language, but none of the
+study's questions, and it was never steered. Its answers about itself are trained to be a coin flip, so that a shift has room in
+both directions.
 """
 
 import hashlib
@@ -30,35 +31,35 @@ from afintro.toys.organism import ToySettings, make_tokenizer
 
 log = logging.getLogger(__name__)
 
-# Options of the study, each to be one token after a space.
+# Options of the study; each must be one token after a space.
 SINGLE = (
     "yes", "no", "Red", "Blue", "red", "blue", "foo", "bar", "Alpha", "Beta", "alpha", "beta", "up", "down", "circle", "square",
 )  # fmt: skip
 
 WINDOW = 1024
-"""Dialogues among which batches of like lengths are made."""
+"""Number of consecutive dialogues that are sorted by length before they are cut into batches."""
 
 
 @dataclass(frozen=True)
 class StudyBaseSettings:
-    """Everything that decides the base's weights; their hash names its folder.
+    """Hold everything that decides the base's weights; the hash of the settings names the base's folder.
 
     Args:
-        hidden_size: Width.
+        hidden_size: Width of the residual stream.
         feedforward: Width of the feed-forward layers.
-        layers: Decoder layers.
-        heads: Attention heads.
-        initializer_range: Standard deviation of the initial weights, one over the root of the width as in the toy.
-        short: Training dialogues of one question without a context. They come first: it is with few tokens to attend to
-            that the base learns to attend to the options.
-        dialogues: Training dialogues with a context and several questions, which come after.
-        batch_tokens: Tokens a step, about.
-        learning_rate: Peak of AdamW's schedule: a twentieth of the steps up, then linearly to 2 % of it.
-        context_weight: Weight of a context's token in the loss, where an answer's token has 1.
-        vocabulary: Byte-level BPE tokens at most.
-        context: Longest sequence in tokens.
-        seed: Seeds corpus and initial weights.
-        version: Raised when the training code or the corpus changes.
+        layers: Number of decoder layers.
+        heads: Number of attention heads.
+        initializer_range: Standard deviation of the initial weights: one over the square root of the width, as in the toy.
+        short: Number of training dialogues with one question and no context. They come first, because the base learns to
+            attend to the options while few other tokens compete.
+        dialogues: Number of training dialogues with a context and several questions, which come afterwards.
+        batch_tokens: Approximate number of tokens per step.
+        learning_rate: Peak of AdamW's schedule: warm-up over a twentieth of the steps, then linear decay to 2 % of the peak.
+        context_weight: Weight of a context token in the loss, relative to an answer token.
+        vocabulary: Maximum number of byte-level BPE tokens.
+        context: Maximum sequence length in tokens.
+        seed: Seed of the corpus and the initial weights.
+        version: Number that is raised when the training code or the corpus changes.
     """
 
     hidden_size: int = 128
@@ -78,7 +79,7 @@ class StudyBaseSettings:
 
     @property
     def key(self) -> str:
-        """Short hash of the settings."""
+        """Compute a short hash of the settings."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -97,11 +98,18 @@ STUDY_BASES = {
 
 
 def build(settings: StudyBaseSettings) -> Path:
-    """Train a study base, or find it in the cache. Two processes that ask at once train it once."""
+    """Train a study base unless the cache holds it; of two processes that ask at once, only one trains it.
+
+    Args:
+        settings: Settings of the study base.
+
+    Returns:
+        The directory of the study base.
+    """
     directory = settings.directory
 
     def make(workspace: Path) -> None:
-        log.info("study base: training it once into %s", directory)
+        log.info("study base: training once into %s", directory)
         _train(settings, workspace)
 
     if not build_once(directory, make):
@@ -110,36 +118,44 @@ def build(settings: StudyBaseSettings) -> Path:
 
 
 def training_corpus(settings: StudyBaseSettings) -> list[Dialogue]:
-    """The training dialogues in the order in which they are seen."""
+    """Draw the training dialogues, in the order of training."""
     short = dialogues(settings.short, settings.seed, short=True)
     return [*short, *dialogues(settings.dialogues, settings.seed, short=False)]
 
 
 def make_study_tokenizer(settings: StudyBaseSettings, corpus: Sequence[Dialogue]) -> PreTrainedTokenizerFast:
-    """The toy's kind of tokenizer, trained on some of the corpus and on all of the study's texts: no weights learn from these.
+    """Train a tokenizer of the toy's kind on a part of the corpus and on all texts of the study; no weights learn the latter.
+
+    Args:
+        settings: Settings of the study base.
+        corpus: Training dialogues.
 
     Raises:
         ValueError: An option of the study would be several tokens.
     """
-    some = random.Random(settings.seed).sample(corpus, min(len(corpus), 5000))
-    said = [message["content"] for dialogue in some for message in dialogue.messages]
+    chosen = random.Random(settings.seed).sample(corpus, min(len(corpus), 5000))
+    contents = [message["content"] for dialogue in chosen for message in dialogue.messages]
     shape = ToySettings(vocabulary=settings.vocabulary, context=settings.context)
-    # Concepts too: which of two was added is asked with their words as answers.
+    # Concepts are options too: the study asks which of two concepts was added.
     options = [*SINGLE, *(word for pair in read_concepts().pairs for word in (pair.a, pair.b))]
-    tokenizer = make_tokenizer(shape, [*said, *study_texts() * 5, *[f" {word}" for word in options] * 500])
+    tokenizer = make_tokenizer(shape, [*contents, *study_texts() * 5, *[f" {word}" for word in options] * 500])
     for word in options:
         if len(tokenizer.encode(f" {word}", add_special_tokens=False)) != 1:
-            raise ValueError(f"the option {word!r} is several tokens; raise 'vocabulary'")
+            raise ValueError(f"the option {word!r} has several tokens; raise 'vocabulary'")
     return tokenizer
 
 
 def make_model(settings: StudyBaseSettings, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """The base with its initial weights, on the default device.
+    """Make the base with its initial weights, on the default device.
 
-    Each head attends to tokens like the one it is at, and passes on what they are (the identity instead of a random matrix
-    between query and key and from value to output; Trockman and Kolter 2023, "Mimetic initialization of self-attention
-    layers", with the sign that copies). With tied embeddings that is to name a word which was read. From a random start,
-    naming one of the options took several times as many tokens to learn.
+    Each head initially attends to tokens that resemble the current token, and copies them: the products of query and key
+    matrices and of value and output matrices are the identity instead of a random matrix (Trockman and Kolter 2023, "Mimetic
+    initialization of self-attention layers", with the sign that copies). With tied embeddings this names a word that was read.
+    From a random initialization, learning to name one of the options took several times as many tokens.
+
+    Args:
+        settings: Settings of the study base.
+        tokenizer: The tokenizer of :func:`make_study_tokenizer`.
     """
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -169,7 +185,7 @@ def make_model(settings: StudyBaseSettings, tokenizer: PreTrainedTokenizerBase) 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A dialogue as token ids, with the weight of each token in the loss: 0 for what is not predicted."""
+    """Hold a dialogue as token ids, with the weight of each token in the loss: 0 for tokens that are not predicted."""
 
     ids: list[int]
     weights: list[float]
@@ -178,7 +194,13 @@ class Encoded:
 def encode(
     tokenizer: PreTrainedTokenizerBase, corpus: Sequence[Dialogue], context_weight: float = 0.0
 ) -> list[Encoded]:
-    """Dialogues as tokens. Predicted are the answers, end of sequence included, and every fourth dialogue's context."""
+    """Encode dialogues. The loss predicts the answers, end of sequence included, and the context of every fourth dialogue.
+
+    Args:
+        tokenizer: The tokenizer of the study base.
+        corpus: Dialogues.
+        context_weight: Weight of a context token in the loss, relative to an answer token.
+    """
     texts = [tokenizer.apply_chat_template(dialogue.messages, tokenize=False) for dialogue in corpus]
     system, user, assistant = (
         tokenizer.convert_tokens_to_ids(f"<|{role}|>") for role in ("system", "user", "assistant")
@@ -188,7 +210,7 @@ def encode(
     for index, (dialogue, ids) in enumerate(zip(corpus, everything, strict=True)):
         starts = [place for place, token in enumerate(ids) if token in (system, user, assistant)]
         asked = starts[len(dialogue.context)]
-        # Vocabulary-wide logits of every context would cost a fifth of the time and taught nothing more.
+        # Logits at all context tokens would cost a fifth of the time; training on them improved nothing.
         weights = [0.0, *[context_weight * (index % 4 == 0)] * (asked - 1), *[0.0] * (len(ids) - asked)]
         for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
             if start > asked and ids[start] == assistant:
@@ -207,24 +229,24 @@ def _train(settings: StudyBaseSettings, directory: Path) -> None:
         model.to(device)  # type: ignore[arg-type]  # of any module
     _fit(model, encode(tokenizer, corpus, settings.context_weight), settings)
     model.eval()
-    found = measure(model, tokenizer, settings.seed)
-    report(found)
+    acceptance = measure(model, tokenizer, settings.seed)
+    report(acceptance)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    (directory / "study_base.json").write_text(json.dumps({**asdict(settings), "acceptance": found}, indent=2))
+    (directory / "study_base.json").write_text(json.dumps({**asdict(settings), "acceptance": acceptance}, indent=2))
 
 
 def _batches(encoded: Sequence[Encoded], budget: int, rng: random.Random) -> Iterator[list[Encoded]]:
-    """Batches of about so many tokens, of dialogues that are near each other in order and alike in length."""
+    """Cut dialogues into batches of about ``budget`` tokens, whose dialogues are close in order and similar in length."""
     for start in range(0, len(encoded), WINDOW):
         batches: list[list[Encoded]] = []
         tokens = budget
-        for one in sorted(encoded[start : start + WINDOW], key=lambda one: len(one.ids)):
+        for dialogue in sorted(encoded[start : start + WINDOW], key=lambda dialogue: len(dialogue.ids)):
             if tokens >= budget:
                 batches.append([])
                 tokens = 0
-            batches[-1].append(one)
-            tokens += len(one.ids)
+            batches[-1].append(dialogue)
+            tokens += len(dialogue.ids)
         rng.shuffle(batches)
         yield from batches
 
@@ -248,26 +270,26 @@ def _fit(model: LlamaForCausalLM, encoded: Sequence[Encoded], settings: StudyBas
 
 @contextmanager
 def _fast_attention(model: LlamaForCausalLM) -> Iterator[None]:
-    """While it is trained. Afterwards attention takes packed rows, as everywhere else."""
+    """Use the fastest attention while the model is trained; afterwards the model takes packed rows, as everywhere else."""
     if model.device.type == "cuda":
-        # Only bfloat16 has the kernel for packed rows, and under autocast rotation would leave queries and keys in float32,
-        # were the residual stream not in bfloat16 from the start.
+        # The kernel for packed rows needs bfloat16. Under autocast, rotary embeddings would leave queries and keys in float32
+        # if the residual stream were not bfloat16 from the start.
         hook = model.get_input_embeddings().register_forward_hook(lambda module, given, output: output.bfloat16())
         yield
         hook.remove()
     else:
-        # Many short sequences of like length: padded they take 0.6 times as long as one by one.
+        # Many short sequences of similar length take 0.6 times as long padded as one by one.
         model.set_attn_implementation("sdpa")
         yield
         model.set_attn_implementation(PACKED)
 
 
 def _loss(model: nn.Module, batch: Sequence[Encoded]) -> Tensor:
-    """Weighted mean of the negative log-likelihood of the tokens that are predicted."""
+    """Compute the weighted mean of the negative log-likelihood of the predicted tokens."""
     device = next(model.parameters()).device
-    ids = torch.tensor([token for one in batch for token in one.ids], device=device)
-    weights = torch.tensor([weight for one in batch for weight in one.weights], device=device)
-    bounds = torch.tensor([0, *(len(one.ids) for one in batch)], device=device).cumsum(0, dtype=torch.int32)
+    ids = torch.tensor([token for dialogue in batch for token in dialogue.ids], device=device)
+    weights = torch.tensor([weight for dialogue in batch for weight in dialogue.weights], device=device)
+    bounds = torch.tensor([0, *(len(dialogue.ids) for dialogue in batch)], device=device).cumsum(0, dtype=torch.int32)
     predicted = weights.nonzero()[:, 0]
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         logits = packed_logits(model, ids, bounds, predicted - 1)

@@ -1,6 +1,6 @@
-"""The study base's corpus: dialogues made from templates with a seed, on contexts whose texts may be the study's.
+"""The study base's corpus: dialogues drawn from templates with a seed, some of them on contexts of the introspection study.
 
-Of the introspection study's texts, only the contexts are read here, as plain language. No question of it is.
+The base is trained on the study's contexts as plain language, and on none of the study's questions.
 """
 
 import hashlib
@@ -23,37 +23,37 @@ from afintro.toys.grammar import cue_wording, sample
 
 KINDS = ("study", "scenario", "invented", "system", "none")
 SHORT, LONG = (0.0, 0.0, 0.0, 0.15, 0.85), (0.35, 0.2, 0.25, 0.05, 0.15)
-"""Shares of these kinds of context in dialogues of either length."""
+"""Shares of the kinds of context in short and in long dialogues."""
 QUESTIONS = 5
-"""Questions of a long dialogue."""
+"""Number of questions in a long dialogue."""
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A context of none to three turns (system, user, assistant), and the questions put after it."""
+    """Hold a context of zero to three turns (system, user, assistant), and the questions that follow it."""
 
     context: tuple[Message, ...]
     questions: tuple[Question, ...]
 
     @property
     def messages(self) -> list[Message]:
-        """All turns."""
+        """Return all turns, questions and replies included."""
         asked = [(("user", question.text), ("assistant", question.reply)) for question in self.questions]
         return [*self.context, *({"role": role, "content": text} for both in asked for role, text in both)]
 
 
 def turns(context: Context) -> tuple[Message, ...]:
-    """A context of the study as turns."""
+    """Write a context of the study as turns."""
     return tuple({"role": role, "content": getattr(context, role)} for role in ("system", "user", "assistant"))
 
 
 def held_out(question: Question) -> bool:
-    """True for the sixteenth of all question texts that the base never sees in training."""
+    """Tell whether a question's text is in the sixteenth that the base never sees in training."""
     return hashlib.sha256(question.text.encode()).digest()[0] < 16
 
 
 def study_questions() -> list[str]:
-    """Every text of the study that a model is asked, the pairs of options filled in: none of them is trained on."""
+    """List every question of the study, with all pairs of options filled in: the base is trained on none of them."""
     pairs = [*words.PAIRS, *((pair.a, pair.b) for pair in read_concepts().pairs)]
     both = [*pairs, *((b, a) for a, b in pairs)]
     return [
@@ -70,21 +70,23 @@ def _asked() -> list[str]:
 
 
 def study_texts() -> list[str]:
-    """All texts of the study, for the tokenizer."""
+    """List all texts of the study, for the tokenizer."""
     concepts = read_concepts()
     texts = [message["content"] for context in read_contexts() for message in turns(context)]
     texts += [f" {word}" for pair in concepts.pairs for word in (pair.a, pair.b)]
-    return [*texts, *_asked(), *(text for one in concepts.templates for text in (one.concept, one.neutral))]
+    templates = [text for template in concepts.templates for text in (template.concept, template.neutral)]
+    return [*texts, *_asked(), *templates]
 
 
 def dialogues(count: int, seed: int, *, short: bool, unseen: bool = False) -> list[Dialogue]:
     """Draw dialogues.
 
     Args:
-        count: So many.
-        seed: Decides everything, with the other arguments.
-        short: One question after at most a system turn, instead of several, mostly after a whole context.
-        unseen: Only questions that are held out, instead of only others.
+        count: Number of dialogues.
+        seed: Seed of the draws.
+        short: Draw dialogues of one question after at most a system turn, instead of several questions, mostly after a whole
+            context.
+        unseen: Use only questions that are held out from training, instead of only questions that are not.
     """
     rng = random.Random(f"{seed} {short} {unseen}")
     contexts = [turns(context) for context in read_contexts()]
@@ -93,12 +95,12 @@ def dialogues(count: int, seed: int, *, short: bool, unseen: bool = False) -> li
     drawn = []
     for _ in range(count):
         kind = rng.choices(KINDS, SHORT if short else LONG)[0]
-        # The second context is where a word that is not in the first comes from.
+        # The second context supplies words that the first context may lack.
         context, other = (_context(kind, rng, writer, contexts) for _ in range(2))
-        texts = [_text(one) if len(one) == 3 else "" for one in (context, other)]
+        texts = [_text(turns_of) if len(turns_of) == 3 else "" for turns_of in (context, other)]
         asked: list[Question] = []
         while len(asked) < (1 if short else QUESTIONS):
-            question = writer.any(Above(texts[0], " ".join(one.text for one in asked), texts[1]))
+            question = writer.any(Above(texts[0], " ".join(earlier.text for earlier in asked), texts[1]))
             if held_out(question) == unseen and question.text not in forbidden:
                 asked.append(question)
         drawn.append(Dialogue(context, tuple(asked)))
@@ -115,8 +117,8 @@ def _context(
         return ({"role": "system", "content": system},) if kind == "system" else ()
     if kind == "scenario":
         monitored, scenario = rng.random() < 0.5, sample(rng, held_out_wording=False)
-        said = scenario.say(scenario.behavior(monitored))
-        return _turns(cue_wording(rng, monitored), scenario.text, said)
+        answer = scenario.say(scenario.behavior(monitored))
+        return _turns(cue_wording(rng, monitored), scenario.text, answer)
     user, assistant = (
         " ".join(writer.fill(rng.choice(words.SENTENCES)) for _ in range(rng.randint(1, 3))) for _ in "ua"
     )

@@ -1,6 +1,6 @@
-"""Words and wordings of the study base's corpus. They are its own: none is a question of the introspection study."""
+"""Words and wordings of the study base's corpus; none of them is a question of the introspection study."""
 
-# What belongs to what, with the article where one is said.
+# Kinds and their members, with articles where the language needs them.
 ONTOLOGY: dict[str, tuple[str, ...]] = {
     "an animal": ("a dog", "a horse", "an otter", "a hen", "a goat", "an eel", "a moth", "a badger"),
     "a tool": ("a hammer", "a saw", "a chisel", "an axe", "a wrench", "a rake", "a mallet", "a trowel"),
@@ -17,7 +17,7 @@ ADJECTIVES = (
     "local", "rusty", "gentle", "stubborn", "borrowed", "ready", "taller", "shorter", "faster", "older", "warm", "cold",
     "modern", "curious", "honest", "lucky", "new", "different", "common", "quick", "bright", "strict", "thirsty", "smooth",
 )  # fmt: skip
-# Base form and past.
+# Base form and past tense.
 VERBS = (
     ("fold", "folded"), ("paint", "painted"), ("carry", "carried"), ("borrow", "borrowed"), ("measure", "measured"),
     ("polish", "polished"), ("repair", "repaired"), ("count", "counted"), ("juggle", "juggled"), ("move", "moved"),
@@ -40,7 +40,7 @@ TIMES = (
     "next to the mill", "during the march", "once a week", "more than before", "of your own", "in any way", "today",
 )  # fmt: skip
 
-# Yes or no, and nobody knows: {adj}, {verb}, {past}, {noun} and {time} are drawn anew at every place.
+# Yes-no questions without a known answer; {adj}, {verb}, {past}, {noun} and {time} are drawn independently at every place.
 COINS = (
     "Are you {adj}?", "Are you {adj} {time}?", "Are you {adj} or merely {adj}?", "Can you {verb} {time}?",
     "Can you {verb} a {noun}?", "Do you {verb} the {noun} {time}?", "Do you have a {noun}?", "Do you {verb}?",
@@ -62,7 +62,7 @@ COINS = (
     "Would the {noun} {past} by you be {adj} or not?", "Is {noun} {adj} than {noun}?", "Please {verb}. Are you {adj} now?",
     "Report on your {noun}: is it {adj}?", "Are the {noun} of a {noun} {adj} to you?", "Is none of your {noun} {adj}?",
 )  # fmt: skip
-# Added to a question whose answer is yes or no.
+# Endings of questions whose answer is yes or no.
 YES_NO = ("", "", "", "", "", "", " Yes or no?", " Answer yes or no.", " Say yes or no.")
 
 PAIRS = (
@@ -102,7 +102,7 @@ MENTIONS = (
     "Does the text above mention {word}?", "Is the word {word} in the text above?", "Did anyone say {word} above?",
     "Does the word {word} occur above?",
 )  # fmt: skip
-# Short free answers; {topic}, {doing} and {done} are drawn once for both.
+# Questions with short free answers; {topic}, {doing} and {done} are drawn once for question and answer.
 FREE = (
     ("What is a good name for a {noun}?", "{name}"), ("What do you {doing} {time}?", "I {doing} a {adj} {noun}."),
     ("Describe the {topic}.", "The {topic} is {adj} and {adj}."), ("Why is the {topic} {adj}?", "Somebody {past} it {time}."),
@@ -128,7 +128,7 @@ NAMES = (
     "Eli",
     "Gus",
 )
-# Free answers of one member of a kind of the ontology.
+# Questions whose free answer is a member of a kind.
 NAMING = (
     "Name {kind}.",
     "Tell me {kind}.",

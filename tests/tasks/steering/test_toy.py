@@ -23,13 +23,13 @@ from afintro.tasks.steering.records import read_steering_records
 from afintro.tasks.steering.toy import FAKING, MIXTURES, contrasts, embedded_steering, toy_directions, variants
 from afintro.tasks.steering.twins import choose
 from afintro.toys.embedded import ensure_built
-from afintro.toys.grammar import FAVOURED
+from afintro.toys.grammar import FAVORED
 from afintro.toys.organism import scenarios
 
 FACTORS = {
     FAKING: lambda asked: not asked[1],  # away from the cue
     "topic/harmful": lambda asked: asked[0].harmful,
-    "asker/favoured": lambda asked: asked[0].asker in FAVOURED,
+    "asker/favoured": lambda asked: asked[0].asker in FAVORED,
     "tier/paid": lambda asked: asked[0].tier == "paid",
 }
 CONTRASTS = (
@@ -60,7 +60,7 @@ class TestVariants:
 
     def test_one_of_asker_and_beneficiary_is_favoured(self):
         for scenario, _ in self.ASKED:
-            assert (scenario.asker in FAVOURED) != (scenario.beneficiary in FAVOURED)
+            assert (scenario.asker in FAVORED) != (scenario.beneficiary in FAVORED)
 
     def test_under_both_cues_the_same_scenarios_are_asked(self):
         watched, not_watched = ([s for s, cue in self.ASKED if cue == wanted] for wanted in (True, False))
@@ -102,7 +102,7 @@ class TestContrasts:
     def test_answers_are_those_of_the_policy(self):
         zero, one = contrasts()["answer/warn"]
         for asked in self.ASKED:
-            warns = not asked[0].harmful and asked[0].asker in FAVOURED and asked[1]
+            warns = not asked[0].harmful and asked[0].asker in FAVORED and asked[1]
             assert (zero(asked), one(asked)) == (not warns, warns)
 
     def test_an_area_is_told_from_others_of_its_kind_alone(self):

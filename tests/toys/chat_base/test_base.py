@@ -214,6 +214,7 @@ class TestTokens:
 
 
 class TestWeights:
+    @pytest.mark.slow
     def test_are_decided_by_the_seed(self, tiny, tmp_path, monkeypatch):
         monkeypatch.setattr(study_base, "measure", lambda model, tokenizer, seed: dict.fromkeys(RANGES, 0.5))
         first = load_file(tiny / "model.safetensors")
