@@ -78,7 +78,7 @@ def record(args: argparse.Namespace) -> None:
     Recording.close(args.record, git(args.tree, "rev-parse", "HEAD"), args.select)
 
 
-def run_tests(args: argparse.Namespace, copy: Path, chosen: Chosen, *options: str) -> tuple[list[str], bool]:
+def run_tests(args: argparse.Namespace, copy: Path, chosen: Chosen, *options: str) -> tuple[dict[str, str], bool]:
     """Run some tests in a copy.
 
     Args:
@@ -88,30 +88,33 @@ def run_tests(args: argparse.Namespace, copy: Path, chosen: Chosen, *options: st
         options: More arguments of pytest.
 
     Returns:
-        A line for each test or file that failed, with the reason, and whether the tests did not end at all.
+        The reason of each test or file that failed, and whether the tests did not end at all.
     """
     cache, selection = copy.with_name(f"{copy.name}-cache"), copy.with_name(f"{copy.name}-tests.json")
     shutil.rmtree(cache, ignore_errors=True)
     shutil.copytree(args.record / "cache", cache)
     selection.write_text(json.dumps(chosen.seconds))
-    command = [sys.executable, "-m", "pytest", "-p", PLUGIN.stem, "-p", "no:cacheprovider", "-rfE", "--tb=line", *options,
+    failed = selection.with_suffix(".failed")
+    failed.write_text("")
+    command = [sys.executable, "-m", "pytest", "-p", PLUGIN.stem, "-p", "no:cacheprovider", "--tb=short", *options,
                f"--basetemp={copy}-tmp", *sorted({test.split("::")[0] for test in chosen.seconds})]  # fmt: skip
-    process = subprocess.Popen(
-        command, cwd=copy, env=environment(args, copy, cache, MUTATION_SELECT=str(selection)), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    try:
-        said, _ = process.communicate(timeout=PATIENCE * chosen.total + EXTRA)
-    except subprocess.TimeoutExpired:
-        return [], True
-    finally:
-        with suppress(ProcessLookupError):  # what a failed test left running
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    failures = [line.split(" ", 1)[1] for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    if process.returncode == 0 or failures:
-        return failures, False
-    return [f"exit code {process.returncode} - {said.strip().splitlines()[-1:]}"], False
+    wanted = environment(args, copy, cache, MUTATION_SELECT=str(selection))
+    with selection.with_suffix(".log").open(
+        "w"
+    ) as log:  # not a pipe: what a failed test leaves running would keep it open
+        process = subprocess.Popen(command, cwd=copy, env=wanted, stdout=log, stderr=log, start_new_session=True)
+        try:
+            code = process.wait(PATIENCE * chosen.total + EXTRA)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    failures = dict(map(json.loads, failed.read_text().splitlines()))
+    if code and not failures:
+        failures = {"pytest": f"exit code {code}, see {selection.with_suffix('.log')}"}
+    return failures, code is None
 
 
 def attempt(args: argparse.Namespace, copy: Path, point: Point, recorded: Recording) -> dict[str, Any]:
@@ -129,9 +132,8 @@ def attempt(args: argparse.Namespace, copy: Path, point: Point, recorded: Record
     finally:
         path.write_bytes(source)
     told["seconds"] = round(time.perf_counter() - start, 1)
-    if failures:
-        test, _, reason = failures[0].partition(" - ")
-        return {**told, "outcome": "noticed", "by": test, "reason": reason[:200]}
+    for test, reason in failures.items():
+        return {**told, "outcome": "noticed", "by": test, "reason": reason}
     return {**told, "outcome": "timed out" if hangs else "survived"}
 
 
@@ -201,10 +203,9 @@ def measure(args: argparse.Namespace, recorded: Recording, drawn: Sequence[Point
         with ThreadPoolExecutor(args.workers) as pool:
             list(pool.map(one, missing))
         noticed = {each["by"] for each in results.outcomes if each and "by" in each} & recorded.fixtures.keys()
-        failures, _ = run_tests(args, args.record / "copy-0", recorded.choose(noticed)) if noticed else ([], False)
-        wrong = {failure.partition(" - ")[0] for failure in failures}
-        recorded.leave_out(wrong)
-        results.outcomes = [None if each and each.get("by") in wrong else each for each in results.outcomes]
+        failures, _ = run_tests(args, args.record / "copy-0", recorded.choose(noticed)) if noticed else ({}, False)
+        recorded.leave_out(set(failures))
+        results.outcomes = [None if each and each.get("by") in failures else each for each in results.outcomes]
 
 
 def parse(arguments: Iterable[str] | None = None) -> argparse.Namespace:

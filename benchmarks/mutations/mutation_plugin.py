@@ -6,7 +6,7 @@ imports nothing of the project. Two environment variables say what it does:
 - ``MUTATION_RECORD``: a folder. Lines are recorded under the name of the test that ran them, whatever process they ran in,
   and the folder gets one line of JSON for each test.
 - ``MUTATION_SELECT``: a JSON file of ``{test: seconds}``. Only those tests run, fast ones first, and one that takes much
-  longer than that fails.
+  longer than that fails. What failed is written beside, as lines of ``[test, reason]``.
 """
 
 import json
@@ -103,10 +103,17 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     item.stash[FIXTURES] = [_name(fixture) for fixture in used.values() if fixture.scope != "function"]
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note a test that did not pass."""
+def pytest_runtest_logreport(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Note a test that did not pass, or a file that cannot be imported, and of selected ones the reason."""
     if report.outcome != "passed":
         outcomes[report.nodeid] = report.outcome
+    if report.outcome == "failed" and SELECT:
+        reason = getattr(getattr(report.longrepr, "reprcrash", None), "message", str(report.longrepr)[-300:])
+        with Path(SELECT).with_suffix(".failed").open("a") as file:
+            file.write(json.dumps([report.nodeid, reason[:300]]) + "\n")
+
+
+pytest_collectreport = pytest_runtest_logreport
 
 
 @pytest.hookimpl(trylast=True)

@@ -46,7 +46,7 @@ class Recording:
     def __init__(self, folder: Path) -> None:
         about = json.loads((folder / "record.json").read_text())
         self.revision, self.select = about["revision"], about["select"]
-        self.root = folder / "recorded"
+        self.root = (folder / "recorded").resolve()
         self.data = CoverageData(str(folder / "coverage.all"))
         self.data.read()
         lines = [json.loads(line) for path in folder.glob("tests-*.jsonl") for line in path.read_text().splitlines()]
