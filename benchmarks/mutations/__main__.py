@@ -19,7 +19,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from benchmarks.mutations.points import Point, draw, points
+from benchmarks.mutations.drawing import draw
+from benchmarks.mutations.points import Point, points
 from benchmarks.mutations.recording import PACKAGE, Chosen, Recording
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""The mutations that can be made in a package, and a draw of some of them that moves with the code.
+"""The mutations that can be made in a package.
 
 A mutation replaces the text of one node of the syntax tree. Names, docstrings, annotations, decorators and messages are left
 alone, as are formatted strings, whose nodes have no exact position in Python 3.11.
@@ -6,12 +6,9 @@ alone, as are formatted strings, whose nodes have no exact position in Python 3.
 
 import ast
 import copy
-import hashlib
-import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 OPPOSITE: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -25,8 +22,6 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Mult, ast.Pow: ast.Mult,
 }  # fmt: skip
-# How often a kind is drawn, where it is not once: a third of all points are strings, and most of these fail at once.
-WEIGHTS = {"string changed": 0.2, "returns None": 0.5}
 # Calls that write for people to read, and arguments that do, or that only repeat a check.
 MESSAGES = re.compile(r"(log|logger|logging|warnings)\..*|.*warn|print|UserError|.*add_argument|TypeVar|cast|.*\.error")
 UNTOUCHED_ARGUMENTS = {"help", "what", "where", "remedy", "description", "match", "strict", "desc"}
@@ -48,7 +43,6 @@ class Point:
         span: Where the text stands, in bytes of the file.
         before: The text.
         after: What replaces it.
-        key: Hash that the draw goes by.
     """
 
     file: str
@@ -61,7 +55,6 @@ class Point:
     span: tuple[int, int]
     before: str
     after: str
-    key: float = 0.0
 
     def apply(self, source: bytes) -> bytes:
         """Return the file with the mutation in it."""
@@ -236,7 +229,7 @@ def _touched_children(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def points(root: Path, package: str, rooms: Mapping[str, str]) -> list[Point]:
-    """Return all mutations of a package, without the keys that the draw goes by.
+    """Return all mutations of a package.
 
     Args:
         root: Of the tree.
@@ -250,57 +243,3 @@ def points(root: Path, package: str, rooms: Mapping[str, str]) -> list[Point]:
         room = rooms[max(matching, key=len)] if matching else inside.split("/")[0]
         every += _Finder(path.read_text(), path.relative_to(root).as_posix(), room).points
     return every
-
-
-def _compiles(source: bytes) -> bool:
-    try:
-        compile(source, "<mutation>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):
-        return False
-    return True
-
-
-def keyed(every: Iterable[Point], seed: int) -> list[Point]:
-    """Return the points by rising key. A key depends on the function and the node, not on the file or the code around them.
-
-    The keys are the arrival times of a race in which a kind of twice the weight is twice as fast, so that the first so many
-    are a weighted draw without replacement.
-    """
-    seen: Counter[tuple[str, ...]] = Counter()
-    out = []
-    for point in every:
-        what = (point.function, point.kind, point.before, point.after)
-        text = "\0".join((str(seed), *what, str(seen[(point.file, *what)])))
-        seen[(point.file, *what)] += 1
-        uniform = (int(hashlib.sha256(text.encode()).hexdigest()[:13], 16) + 1) / 16**13
-        out.append(replace(point, key=-math.log(uniform) / WEIGHTS.get(point.kind, 1.0)))
-    return sorted(out, key=lambda point: (point.key, point.file))
-
-
-def draw(root: Path, every: Sequence[Point], count: int, seed: int) -> list[Point]:
-    """Return the points with the lowest keys of each room, at most one a line.
-
-    Args:
-        root: Of the tree.
-        every: What :func:`points` returns.
-        count: How many to draw. Every room that has a point gets at least one, and the rest are shared out in proportion to
-            the executable lines.
-        seed: Another one gives other keys.
-    """
-    sizes: Counter[str] = Counter()
-    for file, room in sorted({(point.file, point.room) for point in every}):
-        tree = ast.parse((root / file).read_bytes())
-        sizes[room] += len({node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)})
-    share = dict.fromkeys(sizes, 1)
-    while sum(share.values()) < count:  # the quotients of Sainte-Lague, from the second seat on
-        share[max(share, key=lambda room: (sizes[room] / (2 * share[room] + 1), room))] += 1
-    drawn: dict[str, dict[tuple[str, int], Point]] = {room: {} for room in sorted(share)}
-    for point in keyed(every, seed):
-        taken, place = drawn[point.room], (point.file, point.line)
-        if (
-            len(taken) < share[point.room]
-            and place not in taken
-            and _compiles(point.apply((root / point.file).read_bytes()))
-        ):
-            taken[place] = point
-    return [point for taken in drawn.values() for point in taken.values()]

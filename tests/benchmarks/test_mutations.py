@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.mutations import __main__ as command
-from benchmarks.mutations.points import draw, points
+from benchmarks.mutations.drawing import draw
+from benchmarks.mutations.points import points
 from benchmarks.mutations.recording import Recording
 
 MODULE = '''"""A docstring with 3 words."""
