@@ -13,6 +13,7 @@ import pytest
 from afintro.tasks.steering.directions import Direction, write_direction
 from tests.forked import Forked
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 # As the command would be, but for the size of a chunk: 24 samples are to be several. With ``--forked N`` in front as N
 # processes under torchrun's own agent, which forks them instead of starting interpreters.
@@ -40,7 +41,9 @@ OF_THEIR_OWN = {
 }
 
 
-@pytest.fixture(params=sorted(OF_THEIR_OWN))
+@pytest.fixture(
+    params=["generate_af_context_ablation.py", pytest.param("generate_af_steering_data.py", marks=pytest.mark.long)]
+)
 def command(request, model_directories, tmp_path):
     """The command line of a script, but for its output folder."""
     program = tmp_path / "command.py"
@@ -103,6 +106,7 @@ def test_two_processes_write_the_same_bytes_as_one(command, tmp_path):
     assert printed[1] == printed[0].replace(f"{tmp_path}/one", f"{tmp_path}/two")  # once, not twice
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_its_run_and_any_number_goes_on(command, tmp_path):
     """kill -9 of one process: the other does not wait for it forever, and chunks that are there stay."""
     output = tmp_path / "run"
