@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from afintro.lm.spans import Spans, SpanSteering, spans
+from afintro.lm.injection import Injector
+from afintro.lm.spans import Located, SpanSteering, spans
 
 
 @dataclass(frozen=True)
@@ -147,26 +148,6 @@ class PackedBatch:
         }
         return PackedBatch(**moved)
 
-    def steering(self) -> list[Spans]:
-        """What is done to the examples' contexts, as changes of the pass over the row."""
-        contexts = [example.context or Context(0) for example in self.examples]
-        lengths = [context.length for context in contexts]
-        return spans([context.steering for context in contexts], self._starts(), lengths, self.input_ids.device)
-
-    def detached(self) -> Tensor | None:
-        """``[T]`` bool, the positions through whose keys and values no gradient flows; None where it flows everywhere."""
-        stopped = [example.context is not None and example.context.stop_gradient for example in self.examples]
-        if not any(stopped):
-            return None
-        mask = torch.zeros(len(self.input_ids), dtype=torch.bool)
-        for example, start, stop in zip(self.examples, self._starts(), stopped, strict=True):
-            if stop and example.context is not None:
-                mask[start : start + example.context.length] = True
-        return mask.to(self.input_ids.device)
-
-    def _starts(self) -> list[int]:
-        return [0, *accumulate(map(len, self.examples))][:-1]
-
     def exact(self, logits: Tensor) -> Tensor:
         """Whether the arg-max of ``logits [A, vocabulary]`` is the expected token all through each answer: ``[B]`` bool."""
         wrong = (logits.argmax(-1) != self.answer_ids).long()
@@ -217,3 +198,46 @@ def collate(examples: Sequence[Example], denominator: float | None = None) -> Pa
         slot_layers=torch.tensor([slot.layer for slot in slots], dtype=torch.long),
         slot_scales=torch.tensor([slot.scale for slot in slots], dtype=torch.float32),
     )
+
+
+class BatchInterventions(NamedTuple):
+    """What a batch asks of the forward pass over its row.
+
+    Attributes:
+        changes: Changes of the residual stream, positions counted in the row.
+        detached: ``[T]`` bool, the positions through whose keys and values no gradient flows; None where gradient flows
+            through all of them.
+    """
+
+    changes: list[Located]
+    detached: Tensor | None
+
+
+def interventions_of(batch: PackedBatch, injector: Injector | None) -> BatchInterventions:
+    """Return the interventions of a batch: its vectors at their slots, and the steering of its contexts.
+
+    Args:
+        batch: The packed examples; everything returned is on the device of its tensors.
+        injector: Turns vectors into continuous tokens; None for a task without vectors.
+
+    Raises:
+        RuntimeError: A prompt holds a vector and there is no injector.
+    """
+    device = batch.input_ids.device
+    changes: list[Located] = []
+    if len(batch.slot_positions):
+        if injector is None:
+            raise RuntimeError("a prompt holds a vector, but the data module named no vector space")
+        tokens = injector(batch.slot_vectors.to(injector.log_scale.dtype), batch.slot_layers)
+        changes.append(injector.intervention(batch.slot_positions, tokens * batch.slot_scales[:, None]))
+    contexts = [example.context or Context(0, stop_gradient=False) for example in batch.examples]
+    lengths = [context.length for context in contexts]
+    starts = [0, *accumulate(map(len, batch.examples))][:-1]
+    changes += spans([context.steering for context in contexts], starts, lengths, device)
+    if not any(context.stop_gradient for context in contexts):
+        return BatchInterventions(changes, None)
+    detached = torch.zeros(len(batch.input_ids), dtype=torch.bool)
+    for context, start in zip(contexts, starts, strict=True):
+        if context.stop_gradient:
+            detached[start : start + context.length] = True
+    return BatchInterventions(changes, detached.to(device))

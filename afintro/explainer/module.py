@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from afintro.data.batch import Example, PackedBatch, collate
+from afintro.data.batch import Example, PackedBatch, collate, interventions_of
 from afintro.data.text import template_hash
 from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction
@@ -41,7 +41,6 @@ from afintro.lm.load import (
     load_model,
     load_tokenizer,
 )
-from afintro.lm.spans import Located
 from afintro.ranks import ALONE, Ranks, present
 from afintro.toys.embedded import ensure_built
 
@@ -269,14 +268,14 @@ class ExplainerModule(LightningModule):
             Mean negative log-likelihood over answer tokens ``[B]`` float32 (float64 for a float64 model), and whether
             every answer token is the arg-max ``[B]`` bool.
         """
-        changes = self._changes(batch)
+        changes, detached = interventions_of(batch, self.injector)
         if self.gradient_checkpointing and torch.is_grad_enabled() and changes:
             # The backward pass runs the layers once more: the hooks stay until it is through.
             self._until_backward.close()
             self._until_backward.enter_context(intervene(self._loaded(), changes))
             changes = []
         # Where nothing is differentiated nothing needs to be detached (and a padded batch cannot be).
-        detached = batch.detached() if torch.is_grad_enabled() else None
+        detached = detached if torch.is_grad_enabled() else None
         logits = packed_logits(
             self._loaded(), batch.input_ids, batch.cu_seqlens, batch.answer_positions, changes, detached=detached
         )
@@ -289,20 +288,6 @@ class ExplainerModule(LightningModule):
     def on_after_backward(self) -> None:
         """Take the hooks off that gradient checkpointing needed."""
         self._until_backward.close()
-
-    def _changes(self, batch: PackedBatch) -> list[Located]:
-        """The batch's vectors as continuous tokens at their slots, and what its contexts are steered by."""
-        return [*self._interventions(batch), *batch.steering()]
-
-    def _interventions(self, batch: PackedBatch) -> list[Intervention]:
-        if not len(batch.slot_positions):
-            return []
-        return [self._injected().intervention(batch.slot_positions, self._tokens(batch))]
-
-    def _tokens(self, batch: PackedBatch) -> Tensor:
-        tokens = self._injected()(batch.slot_vectors.to(self._injected().log_scale.dtype), batch.slot_layers)
-        assert isinstance(tokens, Tensor)
-        return tokens * batch.slot_scales[:, None]
 
     def loss(self, batch: PackedBatch) -> Tensor:
         """Weighted mean over examples of the mean over answer tokens."""
@@ -383,11 +368,9 @@ class ExplainerModule(LightningModule):
         return [str(self.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in ids]
 
     def _on_prompt(self, example: Example) -> list[Intervention]:
-        """What changes while the example's prompt is read, positions counted in it."""
-        found = self._interventions(collate([example]).to(self.device))
-        if example.context is not None and example.context.steering is not None:
-            found += example.context.steering.on(example.context.length, self.device)
-        return found
+        """Return what changes while the example's prompt is read, one vector a position, positions counted in the prompt."""
+        changes, _ = interventions_of(collate([example]).to(self.device), self.injector)
+        return [change if isinstance(change, Intervention) else change.written_out() for change in changes]
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
@@ -451,8 +434,3 @@ class ExplainerModule(LightningModule):
         if self.model is None:
             raise RuntimeError("the weights are not loaded: call configure_model first")
         return self.model
-
-    def _injected(self) -> Injector:
-        if self.injector is None:
-            raise RuntimeError("a prompt holds a vector, but the data module named no vector space")
-        return self.injector

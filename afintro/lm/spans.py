@@ -62,10 +62,13 @@ class Spans:
     vectors: Tensor
     relative: bool
 
+    def written_out(self) -> Intervention:
+        """Return the same change with one vector a position."""
+        return Intervention(self.layer, self.mode, self.positions, self.vectors[self.rows], self.relative)
+
     def apply(self, hidden: Tensor) -> Tensor:
         """Return a changed copy of ``hidden [rows, length, hidden]``."""
-        vectors = self.vectors.to(hidden.device)[self.rows.to(hidden.device)]
-        return Intervention(self.layer, self.mode, self.positions, vectors, self.relative).apply(hidden)
+        return self.written_out().apply(hidden)
 
 
 Located = Intervention | Spans

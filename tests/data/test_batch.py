@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from afintro.data.batch import Example, Slot, collate
+from afintro.data.batch import Context, Example, Slot, collate, interventions_of
+from afintro.lm.injection import Injection, Injector, VectorSpace
+from afintro.lm.interventions import Intervention
+from afintro.lm.spans import Spans, SpanSteering
 
 # Three examples: (prompt, answer, weight).
 EXAMPLES = tuple(
@@ -107,3 +110,28 @@ def test_an_empty_prompt_or_answer_is_refused(prompt, answer):
     """No token would predict the first answer token (but the last of the sequence before); an empty mean is NaN."""
     with pytest.raises(ValueError, match="u9"):
         collate([EXAMPLES[0], Example("u9", "", "", "", "", prompt, answer)])
+
+
+def test_interventions_are_the_vectors_at_their_slots_and_the_steering_of_the_contexts():
+    """Positions are counted in the row: the three examples begin at 0, 5 and 7."""
+    steering = SpanSteering(VECTORS[0] / np.linalg.norm(VECTORS[0]), (1, 3), 2.0)
+    examples = (
+        replace(WITH_SLOTS[0], context=Context(2, steering=steering)),
+        EXAMPLES[1],
+        replace(WITH_SLOTS[2], context=Context(1, stop_gradient=False, steering=steering)),
+    )
+    injector = Injector(VectorSpace(4, (9, 30)), 4, Injection(), norm=3.0)
+    changes, detached = interventions_of(collate(examples), injector)
+    slots, *contexts = changes
+    assert isinstance(slots, Intervention)
+    assert (slots.layer, slots.mode, slots.positions.tolist()) == (-1, "replace", [2, 8])
+    torch.testing.assert_close(slots.vectors.norm(dim=1), torch.tensor([3.0, 1.5]))
+    assert [(change.layer, change.positions.tolist()) for change in contexts] == [(1, [0, 1, 7]), (2, [0, 1, 7])]
+    assert all(isinstance(change, Spans) for change in contexts)
+    assert detached.nonzero()[:, 0].tolist() == [0, 1]
+
+
+def test_interventions_of_a_batch_without_any():
+    assert interventions_of(collate(EXAMPLES), None) == ([], None)
+    with pytest.raises(RuntimeError, match="vector"):
+        interventions_of(collate(WITH_SLOTS), None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from afintro.data.batch import collate
+from afintro.data.batch import collate, interventions_of
 from afintro.data.files import write_json
 from afintro.data.introspection_texts import read_contexts, read_questions, read_self_reports
 from afintro.errors import UserError
@@ -169,14 +169,14 @@ def test_units_of_doses(module):
 def test_the_gradient_is_stopped_unless_it_is_to_be_full(module):
     stopped, full = (collate(drawn(module, gradient=gradient)[:4]) for gradient in ("stopped", "full"))
     expected = torch.cat([torch.arange(len(e)) < e.context.length for e in stopped.examples])
-    assert torch.equal(stopped.detached(), expected)
-    assert full.detached() is None
+    assert torch.equal(interventions_of(stopped, None).detached, expected)
+    assert interventions_of(full, None).detached is None
     assert torch.equal(stopped.input_ids, full.input_ids)
 
 
 def test_steering_reaches_the_context_alone(module):
     examples = drawn(module)[:4]
-    changes = collate(examples).steering()
+    changes = interventions_of(collate(examples), None).changes
     starts = np.cumsum([0, *map(len, examples)])
     wanted = [range(s, s + e.context.length) for s, e in zip(starts, examples, strict=False) if e.notes["steered"]]
     touched = set(torch.cat([change.positions for change in changes]).tolist())
