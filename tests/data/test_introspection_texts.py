@@ -1,4 +1,4 @@
-"""The introspection study's texts: enough of them, varied, balanced, free of doubles; and sides that share nothing."""
+"""The introspection study's texts: enough of them, varied, balanced, free of doubles; and splits that share nothing."""
 
 import configparser
 import json
@@ -18,7 +18,7 @@ from afintro.data.introspection_texts import (
     read_self_reports,
 )
 from afintro.data.introspection_texts.items import POLARITY, WITH_OPTIONS
-from afintro.data.introspection_texts.sides import assert_disjoint, split
+from afintro.data.introspection_texts.splits import assert_disjoint, split_texts
 from afintro.data.splits import SHINGLE_WORDS, find_heldout
 from afintro.errors import UserError
 
@@ -47,7 +47,7 @@ def strings(content):
     return [text for value in values for text in strings(value)]
 
 
-def sides(parts):
+def splits(parts):
     return {"train": parts.train, "validation": parts.validation, "test": parts.test}
 
 
@@ -191,29 +191,31 @@ class TestSplit:
     @pytest.mark.parametrize("seed", [0, 1, 17])
     def test_disjoint_and_whole(self, name, seed):
         items = SPLIT_ITEMS[name]
-        parts = sides(split(items, seed))
+        parts = splits(split_texts(items, seed))
         assert sorted(item.id for part in parts.values() for item in part) == sorted(item.id for item in items)
-        for side in ("validation", "test"):
-            assert {item.group for item in parts[side]} == {item.group for item in items}
-            assert 0.15 <= len(parts[side]) / len(items) <= 0.25
+        for split in ("validation", "test"):
+            assert {item.group for item in parts[split]} == {item.group for item in items}
+            assert 0.15 <= len(parts[split]) / len(items) <= 0.25
             train = [item.text for item in parts["train"]]
-            assert find_heldout(train, [(item.text, item.id) for item in parts[side]]) == []
+            assert find_heldout(train, [(item.text, item.id) for item in parts[split]]) == []
         families = [{item.family for item in part} for part in parts.values()]
         assert len(set.union(*families)) == sum(len(family) for family in families)
 
     @pytest.mark.parametrize("seed", range(5))
     def test_every_side_has_both_labels(self, seed):
-        for part in sides(split(CONTEXTS, seed)).values():
+        for part in splits(split_texts(CONTEXTS, seed)).values():
             assert 0.15 <= sum(context.food for context in part) / len(part) <= 0.5
 
     def test_order_does_not_matter(self):
         shuffled = random.Random(0).sample(CONTEXTS, len(CONTEXTS))
-        for part, again in zip(sides(split(CONTEXTS, 3)).values(), sides(split(shuffled, 3)).values(), strict=True):
+        for part, again in zip(
+            splits(split_texts(CONTEXTS, 3)).values(), splits(split_texts(shuffled, 3)).values(), strict=True
+        ):
             assert {context.id for context in part} == {context.id for context in again}
 
     def test_golden(self):
-        """A changed text may change its side: who changes one on purpose takes the new ids over, and says so in the log."""
-        contexts, questions, reports = (split(items, 0) for items in SPLIT_ITEMS.values())
+        """A changed text may change its split: who changes one on purpose takes the new ids over, and says so in the log."""
+        contexts, questions, reports = (split_texts(items, 0) for items in SPLIT_ITEMS.values())
         assert [context.id for context in contexts.test[:6]] == [
             "cooking-08", "law-09", "astronomy-06", "astronomy-09", "gardening-02", "gardening-09",
         ]  # fmt: skip
@@ -226,7 +228,7 @@ class TestSplit:
     def test_too_small_a_group(self):
         few = [context for context in CONTEXTS if context.topic == "law" and context.kind == "plain"][:2]
         with pytest.raises(UserError, match="group 'law': 2 families are too few"):
-            split(few, 0)
+            split_texts(few, 0)
 
     def test_assert_disjoint(self):
         assert_disjoint(train=["one", "one"], test=["two"])

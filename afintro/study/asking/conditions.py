@@ -15,9 +15,9 @@ from afintro.study.asking.session import SYSTEMS, Query, Row, Session
 from afintro.tasks.introspection.material import Kind
 from afintro.tasks.introspection.task import says_steered
 from afintro.tasks.introspection.trials import PAIRS, Pair, single_tokens, worded
-from afintro.tasks.introspection.vectors import Side, VectorSet
+from afintro.tasks.introspection.vectors import SplitName, VectorSet
 
-SIDES: dict[str, Side] = {"held_in": "train", "held_out": "test"}
+SIDES: dict[str, SplitName] = {"held_in": "train", "held_out": "test"}
 EVERY = 4  # one of so many readings is asked what takes longer
 
 

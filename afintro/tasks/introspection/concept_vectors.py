@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afintro.data.introspection_texts.items import ConceptPair, Concepts, Context
-from afintro.data.introspection_texts.sides import split
+from afintro.data.introspection_texts.splits import split_texts
 from afintro.data.splits import stable_hash
 from afintro.errors import UserError
 from afintro.tasks.introspection.layer_states import Arrays, Ids, LayerStates, ids_hash, kept, shared_length
 from afintro.tasks.introspection.trials import turns
-from afintro.tasks.introspection.vectors import ALIKE, SIDES, Side, VectorSet, geometry, unit_rows
+from afintro.tasks.introspection.vectors import ALIKE, SPLITS, SplitName, VectorSet, geometry, unit_rows
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # raised when the way in which vectors are computed changes
 LEAST_TEMPLATES = 8
-LEAST_PAIRS = 2  # held out on each side
+LEAST_PAIRS = 2  # held out in each split
 NEARLY_ONE_DIRECTION = 0.5
 SPARE = 4  # activations that are read for each that is wanted: some are nearly the same
 Place = tuple[int, int]  # a context and a position in it
@@ -32,24 +32,24 @@ Place = tuple[int, int]  # a context and a position in it
 
 def concept_vectors(
     name: str, revision: str | None, concepts: Concepts, seed: int, layer: int | None = None
-) -> dict[Side, VectorSet]:
+) -> dict[SplitName, VectorSet]:
     """Directions of concepts, called ``concept/<word>``: what reading about one adds to the residual stream.
 
     Difference of means over contrastive texts (as in Panickssery et al. 2023): the mean over templates of the residual
     stream in the text about the concept less that in its neutral counterpart, each averaged over its positions. Leading
     tokens that all texts share (the chat template's) are left out, and so is the first, which many models use as a sink of
     attention. What all concepts have in common, which is most of such a difference, is then subtracted: the mean
-    over all of them, whatever their side.
+    over all of them, whatever their split.
 
     Args:
         name: Of the model: hub id, directory or embedded.
         revision: On the hub.
-        concepts: Pairs, whose two concepts are always on the same side, and eight templates or more.
-        seed: Decides, with the words, which side a pair is on; validation and test get two pairs at least.
+        concepts: Pairs, whose two concepts are always in the same split, and eight templates or more.
+        seed: Decides, with the words, the split of each pair; validation and test get two pairs at least.
         layer: 0-based decoder layer whose output is read, ``-1`` for the embeddings; None for the middle one.
 
     Returns:
-        By side. ``facts`` has the geometry of all concepts ``before`` and ``after`` centring.
+        By split. ``facts`` has the geometry of all concepts ``before`` and ``after`` centring.
 
     Raises:
         UserError: Too few pairs or templates, a word in two pairs, or a concept that the model does not tell from nothing.
@@ -67,7 +67,7 @@ def concept_vectors(
             name, states.layer, after.mean_absolute_cosine,
         )  # fmt: skip
     facts = {"layer": states.layer, "concepts": len(words), "before": asdict(before), "after": asdict(after)}
-    return {side: _concept_set(pairs, dict(zip(words, centred, strict=True)), facts) for side, pairs in parts.items()}
+    return {split: _concept_set(pairs, dict(zip(words, centred, strict=True)), facts) for split, pairs in parts.items()}
 
 
 def _concept_set(
@@ -84,13 +84,13 @@ def _check(concepts: Concepts, words: Sequence[str]) -> None:
         what = f"{templates} different templates, and {LEAST_TEMPLATES} are needed"
         raise UserError(what, where="concepts", remedy="add templates")
     twice = sorted({word for word in words if words.count(word) > 1})
-    if twice:  # it could be on two sides
+    if twice:  # it could be in two splits
         raise UserError(f"{twice[0]!r} stands twice", where="concept pairs", remedy="use each word in one pair only")
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A pair as :func:`split` wants it."""
+    """A pair as :func:`split_texts` wants it."""
 
     pair: ConceptPair
     group: str = "concept pairs"
@@ -104,15 +104,15 @@ class _Pair:
         return self.text
 
 
-def split_pairs(pairs: Sequence[ConceptPair], seed: int) -> dict[Side, list[ConceptPair]]:
-    """Pairs by side, by a hash of seed and words: a fifth each for validation and test, and two at least.
+def split_pairs(pairs: Sequence[ConceptPair], seed: int) -> dict[SplitName, list[ConceptPair]]:
+    """Pairs by split, by a hash of seed and words: a fifth each for validation and test, and two at least.
 
     Raises:
         UserError: None would be left to train on.
     """
     share = max(0.2, LEAST_PAIRS / max(1, len(pairs)))
-    parts = split([_Pair(pair) for pair in pairs], seed, share, share)
-    return {side: [item.pair for item in getattr(parts, side)] for side in SIDES}
+    parts = split_texts([_Pair(pair) for pair in pairs], seed, share, share)
+    return {split: [item.pair for item in getattr(parts, split)] for split in SPLITS}
 
 
 def _differences(states: LayerStates, concepts: Concepts, words: Sequence[str]) -> NDArray[np.float32]:
@@ -137,31 +137,31 @@ def _differences(states: LayerStates, concepts: Concepts, words: Sequence[str]) 
 def swap_vectors(
     name: str,
     revision: str | None,
-    texts: Mapping[Side, Sequence[Context]],
+    texts: Mapping[SplitName, Sequence[Context]],
     count: int,
     seed: int,
     layer: int | None = None,
-) -> dict[Side, VectorSet]:
-    """Directions of real activations, called ``swap/<context>/<position>``, each read at one token of a context of the side.
+) -> dict[SplitName, VectorSet]:
+    """Directions of real activations, called ``swap/<context>/<position>``, each read at one token of a context of the split.
 
     They take the place of another context's own states: an intervention with ``mode="replace"`` and ``relative=True``
     gives each the norm of the state that it replaces. Positions are drawn among those from which on a context is like
-    no other: before that (the chat template, the same first words) states are equal, across sides too. Every context
+    no other: before that (the chat template, the same first words) states are equal, across splits too. Every context
     gives one before any gives a second. Of states that are nearly the same, such as those of delimiters, one is taken.
 
     Args:
         name: Of the model: hub id, directory or embedded.
         revision: On the hub.
-        texts: Contexts of each side. ``source`` of the set tells which one a vector is from.
-        count: Vectors a side.
+        texts: Contexts of each split. ``source`` of the set tells which one a vector is from.
+        count: Vectors a split.
         seed: Decides, with the texts, which positions are taken.
         layer: As for :func:`concept_vectors`.
 
     Raises:
-        UserError: A side's contexts have too few different states.
+        UserError: A split's contexts have too few different states.
     """
     states = LayerStates(name, revision, layer)
-    contexts = [context for side in SIDES for context in sorted(texts[side], key=lambda context: context.text)]
+    contexts = [context for split in SPLITS for context in sorted(texts[split], key=lambda context: context.text)]
     rows = [states.encode(turns(context), f"context {context.id}") for context in contexts]
     drawn = _draw_places(texts, contexts, rows, count * SPARE, seed)
 
@@ -169,31 +169,31 @@ def swap_vectors(
         return _take(states, rows, drawn, count)
 
     identity = {"kind": "swap", "version": VERSION, **states.identity, "ids": ids_hash(rows), "count": count}
-    identity |= {side: ids_hash(places) for side, places in drawn.items()}
+    identity |= {split: ids_hash(places) for split, places in drawn.items()}
     stored = kept(identity, make)
-    found: dict[Side, VectorSet] = {}
-    for side in SIDES:
+    found: dict[SplitName, VectorSet] = {}
+    for split in SPLITS:
         notes = {}
-        for row, position in stored[f"{side}/places"].tolist():
+        for row, position in stored[f"{split}/places"].tolist():
             notes[f"swap/{contexts[row].id}/{position}"] = {"context": contexts[row].id, "position": position}
-        found[side] = VectorSet(tuple(notes), stored[side], notes, {"layer": states.layer})
+        found[split] = VectorSet(tuple(notes), stored[split], notes, {"layer": states.layer})
     return found
 
 
 def _draw_places(
-    texts: Mapping[Side, Sequence[Context]], contexts: Sequence[Context], rows: Sequence[Ids], most: int, seed: int
-) -> dict[Side, list[Place]]:
-    """Candidates of each side, in the order in which they are taken."""
+    texts: Mapping[SplitName, Sequence[Context]], contexts: Sequence[Context], rows: Sequence[Ids], most: int, seed: int
+) -> dict[SplitName, list[Place]]:
+    """Candidates of each split, in the order in which they are taken."""
     ranked: list[list[tuple[int, int, Place]]] = []
     for row, (context, first) in enumerate(zip(contexts, _own_from(rows), strict=True)):
         key = f"{seed} {stable_hash(context.text)}"
         drawn = sorted((stable_hash(f"{key} {at}"), at) for at in range(first, len(rows[row])))
         ranked.append([(turn, number, (row, at)) for turn, (number, at) in enumerate(drawn)])
-    found: dict[Side, list[Place]] = {}
+    found: dict[SplitName, list[Place]] = {}
     start = 0
-    for side in SIDES:
-        stop = start + len(texts[side])
-        found[side] = [place for *_, place in sorted(chain(*ranked[start:stop]))[:most]]
+    for split in SPLITS:
+        stop = start + len(texts[split])
+        found[split] = [place for *_, place in sorted(chain(*ranked[start:stop]))[:most]]
         start = stop
     return found
 
@@ -208,8 +208,8 @@ def _own_from(rows: Sequence[Ids]) -> list[int]:
     return first
 
 
-def _take(states: LayerStates, rows: Sequence[Ids], drawn: Mapping[Side, Sequence[Place]], count: int) -> Arrays:
-    """Unit vectors ``[count, hidden]`` of each side, and their places ``[count, 2]``."""
+def _take(states: LayerStates, rows: Sequence[Ids], drawn: Mapping[SplitName, Sequence[Place]], count: int) -> Arrays:
+    """Unit vectors ``[count, hidden]`` of each split, and their places ``[count, 2]``."""
     wanted: dict[int, list[int]] = {}
     for row, position in chain(*drawn.values()):
         wanted.setdefault(row, []).append(position)
@@ -220,15 +220,15 @@ def _take(states: LayerStates, rows: Sequence[Ids], drawn: Mapping[Side, Sequenc
     }
     found: Arrays = {}
     taken: list[NDArray[np.float32]] = []
-    for side, places in drawn.items():
+    for split, places in drawn.items():
         chosen: list[Place] = []
         for place in places:
-            vector = unit_rows(read[place][None], f"state {place[1]} of a {side} context").astype(np.float32)[0]
+            vector = unit_rows(read[place][None], f"state {place[1]} of a {split} context").astype(np.float32)[0]
             if len(chosen) < count and not (taken and np.abs(np.stack(taken) @ vector).max() > ALIKE):
                 taken.append(vector)
                 chosen.append(place)
         if len(chosen) < count:
             what = f"the contexts have only {len(chosen)} different states in {len(places)} positions, not {count}"
-            raise UserError(what, where=f"swap vectors of {side}", remedy="ask for fewer, or use another layer")
-        found |= {side: np.stack(taken[-count:]), f"{side}/places": np.array(chosen, np.int64)}
+            raise UserError(what, where=f"swap vectors of {split}", remedy="ask for fewer, or use another layer")
+        found |= {split: np.stack(taken[-count:]), f"{split}/places": np.array(chosen, np.int64)}
     return found

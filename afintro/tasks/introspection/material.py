@@ -1,4 +1,4 @@
-"""What the introspection study is made of: texts, vectors, layers and doses, none of them on two sides."""
+"""What the introspection study is made of: texts, vectors, layers and doses, none of them in two splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from afintro.data.introspection_texts import read_concepts, read_contexts, read_questions, read_self_reports
 from afintro.data.introspection_texts.items import Context, Question, SelfReport
-from afintro.data.introspection_texts.sides import Split, assert_disjoint, split
+from afintro.data.introspection_texts.splits import Splits, assert_disjoint, split_texts
 from afintro.errors import UserError
 from afintro.lm.load import load_config
 from afintro.lm.spans import SpanSteering
 from afintro.tasks.introspection.concept_vectors import concept_vectors, swap_vectors
-from afintro.tasks.introspection.vectors import SIDES, Side, VectorSet, assert_disjoint_vectors, random_vectors
+from afintro.tasks.introspection.vectors import SPLITS, SplitName, VectorSet, assert_disjoint_vectors, random_vectors
 from afintro.toys.embedded import ensure_built
 
 Kind = Literal["random", "concept", "swap"]
@@ -26,7 +26,7 @@ Unit = Literal["raw", "residual", "displacement"]
 
 @dataclass
 class Doses:
-    """Strengths of steering on each side; no strength is on two.
+    """Strengths of steering in each split; no strength is in two splits.
 
     Args:
         train: In units of ``dose_unit``.
@@ -39,10 +39,10 @@ class Doses:
     test: list[float] = field(default_factory=lambda: [0.4, 0.8, 1.6, 3.2])
 
     def __post_init__(self) -> None:
-        for side in SIDES:
-            if not getattr(self, side) or min(getattr(self, side)) <= 0:
-                raise UserError("must hold strengths above 0", where=f"data.doses.{side}", remedy="give some")
-        assert_disjoint(**{f"data.doses.{side}": map(repr, map(float, getattr(self, side))) for side in SIDES})
+        for split in SPLITS:
+            if not getattr(self, split) or min(getattr(self, split)) <= 0:
+                raise UserError("must hold strengths above 0", where=f"data.doses.{split}", remedy="give some")
+        assert_disjoint(**{f"data.doses.{split}": map(repr, map(float, getattr(self, split))) for split in SPLITS})
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class Material:
 
     Args:
         model: Whose activations are steered.
-        contexts: By side.
-        seed: Decides, with the texts, which side questions, self-reports and concepts are on, and the vectors.
+        contexts: By split.
+        seed: Decides, with the texts, the split of questions, self-reports and concepts, and the vectors.
         kind: Of the vectors of the trials; None where nothing is steered.
-        count: Random vectors a side.
+        count: Random vectors a split.
         layer_ranges: ``thirds`` (early, middle, late), ``middle`` for one layer, or first and one past last of each.
-        doses: Strengths by side.
+        doses: Strengths by split.
         unit: ``raw`` adds a vector of that norm at each layer and position; ``residual`` one in units of the local
             hidden state's norm; ``displacement`` divides that by the number of layers, so that ranges of different
             width displace equally far.
@@ -83,7 +83,7 @@ class Material:
     def __init__(
         self,
         model: Model,
-        contexts: Split[Context],
+        contexts: Splits[Context],
         seed: int,
         kind: Kind | None,
         count: int,
@@ -96,42 +96,42 @@ class Material:
         self.ranges = ranges_of(layer_ranges, model.shape[0])
 
     @cached_property
-    def questions(self) -> dict[str, Split[Question]]:
-        """By style, then by side."""
+    def questions(self) -> dict[str, Splits[Question]]:
+        """By style, then by split."""
         styles: dict[str, list[Question]] = {}
         for question in read_questions():
             styles.setdefault(question.style, []).append(question)
-        return {style: split(questions, self.seed) for style, questions in styles.items()}
+        return {style: split_texts(questions, self.seed) for style, questions in styles.items()}
 
     @cached_property
-    def reports(self) -> Split[SelfReport]:
+    def reports(self) -> Splits[SelfReport]:
         """Self-reports and their controls."""
-        return split(read_self_reports().items, self.seed)
+        return split_texts(read_self_reports().items, self.seed)
 
-    def vectors(self, side: Side, kind: Kind | None = None) -> VectorSet:
-        """Those of one side; of the trials' kind unless another is named. All sides are made, and compared, at once."""
+    def vectors(self, split: SplitName, kind: Kind | None = None) -> VectorSet:
+        """Those of one split; of the trials' kind unless another is named. All splits are made, and compared, at once."""
         kind = kind or self.kind
         if kind is None:
             raise ValueError("nothing is steered here")
-        return self._made(kind)[side]
+        return self._made(kind)[split]
 
-    def _made(self, kind: Kind) -> dict[Side, VectorSet]:
+    def _made(self, kind: Kind) -> dict[SplitName, VectorSet]:
         if kind not in self._sets:
             name, revision = self.model.name, self.model.revision
             if kind == "random":
                 width = self.model.shape[1]
-                made = {side: random_vectors(self.count, width, side, self.seed) for side in SIDES}
+                made = {split: random_vectors(self.count, width, split, self.seed) for split in SPLITS}
             elif kind == "concept":
                 made = dict(concept_vectors(name, revision, read_concepts(), seed=self.seed))
             else:
-                texts: dict[Side, list[Context]] = {side: getattr(self.contexts, side) for side in SIDES}
+                texts: dict[SplitName, list[Context]] = {split: getattr(self.contexts, split) for split in SPLITS}
                 made = dict(swap_vectors(name, revision, texts, count=self.count, seed=self.seed))
             assert_disjoint_vectors(**made)
             self._sets[kind] = made
         return self._sets[kind]
 
     @cached_property
-    def _sets(self) -> dict[Kind, dict[Side, VectorSet]]:
+    def _sets(self) -> dict[Kind, dict[SplitName, VectorSet]]:
         return {}
 
     def steering(
@@ -170,25 +170,27 @@ def ranges_of(wanted: str | Sequence[Sequence[int]], layers: int) -> list[tuple[
     return found
 
 
-def contexts_of(paths: dict[str, str | None], seed: int, longest: int | None) -> Split[Context]:
-    """Contexts by side: the embedded ones or a file's, divided by hash, or those of a file a side.
+def contexts_of(paths: dict[str, str | None], seed: int, longest: int | None) -> Splits[Context]:
+    """Contexts by split: the embedded ones or a file's, divided by hash, or those of a file a split.
 
     Args:
-        paths: Files by side; None for none.
+        paths: Files by split; None for none.
         seed: Decides the division.
         longest: Leaves out longer ones, in characters; None for no limit.
     """
     train = paths["train"]
     whole = read_contexts() if train is None else read_contexts(Path(train))
-    sides = split(whole, seed)
+    splits = split_texts(whole, seed)
     if paths["validation"] or paths["test"]:
-        given = {side: read_contexts(Path(path)) for side, path in paths.items() if path}
-        sides = Split(
+        given = {split: read_contexts(Path(path)) for split, path in paths.items() if path}
+        splits = Splits(
             given["train"], given.get("validation", []) or given["test"], given.get("test", []) or given["validation"]
         )
-        assert_disjoint(**{str(paths[side]): [c.text for c in texts] for side, texts in given.items()})
-    short = {side: [c for c in getattr(sides, side) if longest is None or len(c.text) <= longest] for side in SIDES}
-    for side, left in short.items():
+        assert_disjoint(**{str(paths[split]): [c.text for c in texts] for split, texts in given.items()})
+    short = {
+        split: [c for c in getattr(splits, split) if longest is None or len(c.text) <= longest] for split in SPLITS
+    }
+    for split, left in short.items():
         if not left:
-            raise UserError("no context is left", where=f"{side} contexts", remedy="raise data.longest_context")
-    return Split(**short)
+            raise UserError("no context is left", where=f"{split} contexts", remedy="raise data.longest_context")
+    return Splits(**short)

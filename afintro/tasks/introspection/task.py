@@ -18,7 +18,7 @@ from afintro.evaluation.metrics import Prediction, Scores, Statistic, text_predi
 from afintro.tasks.base import Control, ExplainerSpec, Systems, TaskData
 from afintro.tasks.introspection.material import Doses, Kind, Material, Model, Unit, contexts_of
 from afintro.tasks.introspection.trials import PAIRS, Dialogues, Pair, worded
-from afintro.tasks.introspection.vectors import Side
+from afintro.tasks.introspection.vectors import SplitName
 
 PRIMARY = "detection"
 Label = Literal["correct", "inverted", "half_inverted", "coin", "always_yes", "always_no"]
@@ -27,7 +27,7 @@ Style = Literal["suggestive", "vague", "food", "neutral", "concept", "self_repor
 
 @dataclass
 class Sizes:
-    """Examples a side; as long as they differ by index, drawn anew for each."""
+    """Examples a split; as long as they differ by index, drawn anew for each."""
 
     train: int = 4000
     validation: int = 400
@@ -75,24 +75,24 @@ class Introspection(TaskData):
         heldout: Files whose texts must never be trained on.
         heldout_action: ``error`` stops the run at a hit, ``drop`` removes the training contexts.
         limit: At most so many examples a split.
-        split_seed: Decides, with the texts, which side contexts, questions and concepts are on; seeds vectors and order.
+        split_seed: Decides, with the texts, the split of contexts, questions and concepts; seeds vectors and order.
         question_weights: Weight in the loss; there is one question type, ``detection``.
         batch_size: Examples a step; with ``max_tokens`` only how many answers are generated at once.
         max_tokens: Tokens a step, see :class:`TaskData`; None for ``batch_size`` examples.
         seed: Of what is drawn for each example; a study repeats a variant with several.
         style: Of the questions.
-        questions: Wordings that are trained on; evaluation asks all of its side.
+        questions: Wordings that are trained on; evaluation asks all of its split.
         pair: The two answers, a name of :data:`afintro.tasks.introspection.trials.PAIRS`.
         label: The answer that is expected: ``correct``; its opposite (``inverted``); the opposite in a random half
             (``half_inverted``); ``coin``; ``always_yes``; ``always_no``.
         vectors: ``random`` unit vectors, ``concept`` vectors, ``swap`` for norm-matched real activations; None steers
             nothing.
-        vector_count: Random vectors, or activations, a side.
+        vector_count: Random vectors, or activations, a split.
         layer_ranges: See :class:`Material`.
-        doses: Strengths by side.
+        doses: Strengths by split.
         dose_unit: See :class:`Material`.
         gradient: ``stopped`` at the context's keys and values, or ``full``.
-        examples: How many are drawn a side.
+        examples: How many are drawn a split.
         longest_context: Leaves out longer contexts, in characters; None for no limit.
     """
 
@@ -157,10 +157,10 @@ class Introspection(TaskData):
 
     def read_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
         """As many as are wanted, made one by one as they are asked for."""
-        side: Side = "train" if split == "train" else "test" if split == "test" else "validation"
+        name: SplitName = "train" if split == "train" else "test" if split == "test" else "validation"
         size = getattr(self.sizes, split)
         size = size if self.limit is None else min(size, self.limit)
-        return Drawn(self, side, Dialogues(reader.tokenizer), self.material(reader), size)
+        return Drawn(self, name, Dialogues(reader.tokenizer), self.material(reader), size)
 
     def training_examples(self) -> Sequence[Example]:
         """All of them."""
@@ -228,14 +228,16 @@ class Drawn(Sequence[Example]):
 
     Args:
         data: The task, with its settings.
-        side: Of texts, vectors and doses.
+        split: Of texts, vectors and doses.
         dialogues: Text to token ids.
         material: What is drawn from.
         size: How many there are.
     """
 
-    def __init__(self, data: Introspection, side: Side, dialogues: Dialogues, material: Material, size: int) -> None:
-        self.data, self.side, self.dialogues, self.material, self.size = data, side, dialogues, material, size
+    def __init__(
+        self, data: Introspection, split: SplitName, dialogues: Dialogues, material: Material, size: int
+    ) -> None:
+        self.data, self.split, self.dialogues, self.material, self.size = data, split, dialogues, material, size
 
     def __len__(self) -> int:
         return self.size
@@ -256,16 +258,16 @@ class Drawn(Sequence[Example]):
         """What the example asks. Every second one is steered, so neither answer is commoner."""
         data, steered = self.data, self.data.kind is not None and (index % 2 == 0 or self.data.style == "concept")
         if data.style == "self_report":
-            reports = getattr(self.material.reports, self.side)
+            reports = getattr(self.material.reports, self.split)
             report = self._pick(reports, index, "question")
             return self._labelled(index, Trial(None, (report.id, report.text), data.pair, data.pair.a))
-        context = self._pick(getattr(self.material.contexts, self.side), index, "context")
+        context = self._pick(getattr(self.material.contexts, self.split), index, "context")
         question = self._pick(self._questions, index, "question")
         vector, layers, dose = "", None, None
         if steered:
-            vector = self._pick(self.material.vectors(self.side).names, index, "vector")
+            vector = self._pick(self.material.vectors(self.split).names, index, "vector")
             layers = self._pick(self.material.ranges, index, "layers")
-            dose = self._pick(getattr(self.material.doses, self.side), index, "dose")
+            dose = self._pick(getattr(self.material.doses, self.split), index, "dose")
         pair, swapped = data.pair, self._bit(index, "order")
         if data.style == "concept":
             pair = self._concepts(vector)
@@ -277,19 +279,19 @@ class Drawn(Sequence[Example]):
 
     @cached_property
     def _questions(self) -> list[Question]:
-        """In training the first few; otherwise all of the side. Twins of reversed polarity are left to evaluation."""
-        all_of_side = getattr(self.material.questions[self.data.style], self.side)
-        plain = [question for question in all_of_side if question.reversed_of is None]
-        return plain[: self.data.question_count] if self.side == "train" else plain
+        """In training the first few; otherwise all of the split. Twins of reversed polarity are left to evaluation."""
+        all_of_split = getattr(self.material.questions[self.data.style], self.split)
+        plain = [question for question in all_of_split if question.reversed_of is None]
+        return plain[: self.data.question_count] if self.split == "train" else plain
 
     def _concepts(self, vector: str) -> Pair:
         """The pair that a concept belongs to."""
-        one, other = self.material.vectors(self.side).partner(vector)
+        one, other = self.material.vectors(self.split).partner(vector)
         return Pair(f"{one}_{other}", one, other)
 
     def _correct(self, trial: Trial, question: Question) -> str:
         if self.data.style == "concept":
-            present = self.material.vectors(self.side).concept(trial.vector)
+            present = self.material.vectors(self.split).concept(trial.vector)
             absent = trial.pair.b if present == trial.pair.a else trial.pair.a
             return present if question.yes_means == "present" else absent
         if self.data.style == "food":
@@ -309,10 +311,10 @@ class Drawn(Sequence[Example]):
         return trial
 
     def _pick(self, options: Sequence[Any], index: int, what: str) -> Any:
-        return options[stable_hash(f"{self.data.seed} {self.side} {index} {what}") % len(options)]
+        return options[stable_hash(f"{self.data.seed} {self.split} {index} {what}") % len(options)]
 
     def _bit(self, index: int, what: str) -> bool:
-        return bool(stable_hash(f"{self.data.seed} {self.side} {index} {what}") % 2)
+        return bool(stable_hash(f"{self.data.seed} {self.split} {index} {what}") % 2)
 
     def _example(self, index: int, trial: Trial) -> Example:
         asked = self.dialogues.asked(trial.context, trial.question[1])
@@ -321,11 +323,11 @@ class Drawn(Sequence[Example]):
         if trial.steered:
             assert trial.layers is not None
             assert trial.dose is not None
-            vector = self.material.vectors(self.side).of(trial.vector)
+            vector = self.material.vectors(self.split).of(trial.vector)
             steering = self.material.steering(vector, trial.layers, trial.dose)
         context = "" if trial.context is None else trial.context.text
         return Example(
-            uid=f"{self.side}/{index:06d}",
+            uid=f"{self.split}/{index:06d}",
             scenario_id=trial.question[0] if trial.context is None else trial.context.id,
             question_type=PRIMARY,
             prompt=f"{context}\n\n{trial.question[1]}".strip(),

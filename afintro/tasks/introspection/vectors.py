@@ -1,4 +1,4 @@
-"""Unit vectors that a residual stream is steered by: a named set for each side, and the proof that sides share none."""
+"""Unit vectors that a residual stream is steered by: a named set for each split, and the proof that splits share none."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from afintro.errors import UserError
 
-Side = Literal["train", "validation", "test"]
-SIDES: tuple[Side, ...] = ("train", "validation", "test")
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 ALIKE = 0.99
 """Two vectors whose absolute cosine is larger count as one."""
 
 
 @dataclass(frozen=True, eq=False)
 class VectorSet:
-    """Vectors of one side.
+    """Vectors of one split.
 
     Args:
         names: Unique.
@@ -118,33 +118,35 @@ def unit_rows(matrix: NDArray[Any], where: str) -> NDArray[np.float64]:
     return unit
 
 
-def random_vectors(count: int, width: int, side: Side, seed: int) -> VectorSet:
-    """Directions drawn uniformly, called ``random/<side>/<i>``; more of them begin with the same ones.
+def random_vectors(count: int, width: int, split: SplitName, seed: int) -> VectorSet:
+    """Directions drawn uniformly, called ``random/<split>/<i>``; more of them begin with the same ones.
 
-    A hash of seed and side keys the generator: with seeds that are added up, one study's test set would be another's
+    A hash of seed and split keys the generator: with seeds that are added up, one study's test set would be another's
     training set.
 
     Args:
         count: How many.
         width: Of the residual stream.
-        side: Each has a generator of its own.
+        split: Each has a generator of its own.
         seed: Of the study.
     """
-    key = int.from_bytes(hashlib.sha256(f"random vectors {seed} {side}".encode()).digest())
+    key = int.from_bytes(hashlib.sha256(f"random vectors {seed} {split}".encode()).digest())
     drawn = np.random.default_rng(key).standard_normal((count, width))
-    names = tuple(f"random/{side}/{index}" for index in range(count))
+    names = tuple(f"random/{split}/{index}" for index in range(count))
     return VectorSet(names, unit_rows(drawn, "random vectors").astype(np.float32))
 
 
-def assert_disjoint_vectors(**sides: VectorSet) -> None:
-    """Show that no vector is on two sides.
+def assert_disjoint_vectors(**splits: VectorSet) -> None:
+    """Show that no vector is in two splits.
 
     Raises:
         UserError: Two have the same SHA-256 of their float32 bytes, or an absolute cosine above 0.99: names both.
     """
-    digests = {side: [hashlib.sha256(row.tobytes()).hexdigest() for row in each.matrix] for side, each in sides.items()}
-    for one, other in combinations(sides, 2):
-        first, second = sides[one], sides[other]
+    digests = {
+        split: [hashlib.sha256(row.tobytes()).hexdigest() for row in each.matrix] for split, each in splits.items()
+    }
+    for one, other in combinations(splits, 2):
+        first, second = splits[one], splits[other]
         same = np.array(digests[one])[:, None] == np.array(digests[other])[None, :]
         cosines = np.abs(first.matrix @ second.matrix.T)
         found = np.argwhere(same | ~(cosines <= ALIKE))
@@ -152,4 +154,4 @@ def assert_disjoint_vectors(**sides: VectorSet) -> None:
             row, column = found[0]
             how = "the same bytes" if same[row, column] else f"absolute cosine {cosines[row, column]:.4f}"
             what = f"{first.names[row]!r} of {one} and {second.names[column]!r} of {other} are one vector ({how})"
-            raise UserError(what, where="vectors of the sides", remedy="draw one side anew, or leave the vector out")
+            raise UserError(what, where="vectors of the splits", remedy="draw one split anew, or leave the vector out")

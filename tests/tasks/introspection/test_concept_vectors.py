@@ -1,4 +1,4 @@
-"""The study's vectors: concepts that are planted are found, swaps are states of their contexts, and sides share none."""
+"""The study's vectors: concepts that are planted are found, swaps are states of their contexts, and splits share none."""
 
 import logging
 import shutil
@@ -11,13 +11,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from afintro.data.introspection_texts import read_concepts, read_contexts
 from afintro.data.introspection_texts.items import ConceptPair, Concepts, Context
-from afintro.data.introspection_texts.sides import split
+from afintro.data.introspection_texts.splits import split_texts
 from afintro.data.text import encode_text, render
 from afintro.errors import UserError
 from afintro.tasks.introspection import layer_states
 from afintro.tasks.introspection.concept_vectors import concept_vectors, split_pairs, swap_vectors
 from afintro.tasks.introspection.trials import turns
-from afintro.tasks.introspection.vectors import SIDES, assert_disjoint_vectors
+from afintro.tasks.introspection.vectors import SPLITS, assert_disjoint_vectors
 from afintro.toys.organism import ToySettings, make_tokenizer
 
 ALL = read_concepts()
@@ -45,9 +45,9 @@ def loads(monkeypatch):
     return found
 
 
-def vectors(sides):
-    """All vectors of all sides by name."""
-    return {name: found.of(name) for found in sides.values() for name in found.names}
+def vectors(splits):
+    """All vectors of all splits by name."""
+    return {name: found.of(name) for found in splits.values() for name in found.names}
 
 
 def same(one, other, atol=1e-6):
@@ -61,14 +61,14 @@ class TestPairs:
     def test_no_concept_is_parted_from_its_partner(self):
         for seed in range(20):
             parts = split_pairs(ALL.pairs, seed)
-            assert {side: len(pairs) for side, pairs in parts.items()} == {"train": 8, "validation": 3, "test": 3}
+            assert {split: len(pairs) for split, pairs in parts.items()} == {"train": 8, "validation": 3, "test": 3}
             assert sorted(pair.id for pairs in parts.values() for pair in pairs) == sorted(
                 pair.id for pair in ALL.pairs
             )
 
     def test_order_and_ids_do_not_matter_and_the_seed_does(self):
         def words(parts):
-            return {side: {(pair.a, pair.b) for pair in pairs} for side, pairs in parts.items()}
+            return {split: {(pair.a, pair.b) for pair in pairs} for split, pairs in parts.items()}
 
         found = words(split_pairs(ALL.pairs, 0))
         assert words(split_pairs(ALL.pairs[::-1], 0)) == found
@@ -78,11 +78,11 @@ class TestPairs:
     @pytest.mark.parametrize("count", [5, 6, 8, 10])
     def test_two_pairs_at_least_are_held_out_for_each(self, count):
         parts = split_pairs(ALL.pairs[:count], 0)
-        assert [len(parts[side]) for side in SIDES] == [count - 4, 2, 2]
+        assert [len(parts[split]) for split in SPLITS] == [count - 4, 2, 2]
 
     @pytest.mark.parametrize("count", [1, 4])
     def test_too_few(self, count):
-        with pytest.raises(UserError, match="too few for three sides"):
+        with pytest.raises(UserError, match="too few for three splits"):
             split_pairs(ALL.pairs[:count], 0)
 
 
@@ -125,13 +125,13 @@ class TestConcepts:
     def test_sides(self, model_directories):
         found = concept_vectors(model_directories["llama"], None, ALL, 3)
         assert_disjoint_vectors(**found)
-        assert [len(found[side].names) for side in SIDES] == [16, 6, 6]
-        for side, pairs in split_pairs(ALL.pairs, 3).items():
-            assert found[side].names == tuple(f"concept/{word}" for pair in pairs for word in (pair.a, pair.b))
+        assert [len(found[split].names) for split in SPLITS] == [16, 6, 6]
+        for split, pairs in split_pairs(ALL.pairs, 3).items():
+            assert found[split].names == tuple(f"concept/{word}" for pair in pairs for word in (pair.a, pair.b))
             for pair in pairs:
                 for word in (pair.a, pair.b):
-                    assert found[side].concept(f"concept/{word}") == word
-                    assert found[side].partner(f"concept/{word}") == (pair.a, pair.b)
+                    assert found[split].concept(f"concept/{word}") == word
+                    assert found[split].partner(f"concept/{word}") == (pair.a, pair.b)
         assert found["train"].facts["layer"] == 1
         assert found["train"].facts["concepts"] == 28
 
@@ -139,8 +139,8 @@ class TestConcepts:
         one = concept_vectors(model_directories["llama"], None, FEW, 0)
         other = concept_vectors(model_directories["llama"], None, Concepts(FEW.pairs[::-1], FEW.templates[::-1]), 0)
         same(one, other, atol=1e-5)
-        for side in SIDES:
-            assert set(one[side].names) == set(other[side].names)
+        for split in SPLITS:
+            assert set(one[split].names) == set(other[split].names)
 
     def test_another_seed_takes_no_model(self, model_directories, loads):
         one, other = (concept_vectors(model_directories["llama"], None, FEW, seed) for seed in (0, 1))
@@ -154,7 +154,7 @@ class TestConcepts:
             (Concepts(ALL.pairs, ALL.templates[:7]), "7 different templates, and 8 are needed"),
             (Concepts(ALL.pairs, [*ALL.templates[:7], replace(ALL.templates[0], id="x")]), "7 different templates"),
             (Concepts([*ALL.pairs, ConceptPair("x", "sea", "lake")], ALL.templates), "'sea' stands twice"),
-            (Concepts(ALL.pairs[:4], ALL.templates), "too few for three sides"),
+            (Concepts(ALL.pairs[:4], ALL.templates), "too few for three splits"),
         ],
     )
     def test_refuses_before_the_model_loads(self, loads, concepts, message):
@@ -240,7 +240,7 @@ class TestPlanted:
             concept_vectors(directory, None, Concepts(ALL.pairs, templates), 0)
 
 
-CONTEXTS = split(read_contexts(), 0)
+CONTEXTS = split_texts(read_contexts(), 0)
 
 
 ENDINGS = {
@@ -251,9 +251,10 @@ ENDINGS = {
 
 
 def texts(each=8, longest=300):
-    """A few short contexts of each side."""
+    """A few short contexts of each split."""
     return {
-        side: [context for context in getattr(CONTEXTS, side) if len(context.text) <= longest][:each] for side in SIDES
+        split: [context for context in getattr(CONTEXTS, split) if len(context.text) <= longest][:each]
+        for split in SPLITS
     }
 
 
@@ -263,26 +264,26 @@ class TestSwaps:
         directory, chosen = model_directories[architecture], texts(4)
         found = swap_vectors(directory, None, chosen, 10, 0, layer)
         plain = plain_model(directory, torch.float64)
-        for side in SIDES:
-            by_id = {context.id: context for context in chosen[side]}
-            assert len(found[side].names) == 10
-            for name in found[side].names:
-                context, position = by_id[found[side].source(name)], found[side].notes[name]["position"]
+        for split in SPLITS:
+            by_id = {context.id: context for context in chosen[split]}
+            assert len(found[split].names) == 10
+            for name in found[split].names:
+                context, position = by_id[found[split].source(name)], found[split].notes[name]["position"]
                 assert name == f"swap/{context.id}/{position}"
                 ids = torch.tensor([encode_text(tokenizer, render(tokenizer, turns(context), answering=False))])
                 with torch.no_grad():
                     states = plain(ids, output_hidden_states=True).hidden_states[2 if layer is None else 1][0]
                 wanted = states[position] / states[position].norm()
-                np.testing.assert_allclose(found[side].of(name), wanted, atol=2e-4, rtol=0)
-            assert found[side].facts["layer"] == (1 if layer is None else 0)
+                np.testing.assert_allclose(found[split].of(name), wanted, atol=2e-4, rtol=0)
+            assert found[split].facts["layer"] == (1 if layer is None else 0)
 
     def test_sides_share_none(self, model_directories):
         chosen = texts()
         found = swap_vectors(model_directories["qwen3"], None, chosen, 40, 0)
         assert_disjoint_vectors(**found)
-        for side in SIDES:
-            ids = {context.id for context in chosen[side]}
-            per_context = [found[side].source(name) for name in found[side].names]
+        for split in SPLITS:
+            ids = {context.id for context in chosen[split]}
+            per_context = [found[split].source(name) for name in found[split].names]
             assert set(per_context) == ids, "every context gives one before any gives many"
             assert max(map(per_context.count, ids)) <= 10
 
@@ -290,9 +291,9 @@ class TestSwaps:
         chosen = texts()
         one = swap_vectors(model_directories["llama"], None, chosen, 12, 0)
         other = swap_vectors(
-            model_directories["llama"], None, {side: chosen[side][::-1] for side in SIDES[::-1]}, 12, 0
+            model_directories["llama"], None, {split: chosen[split][::-1] for split in SPLITS[::-1]}, 12, 0
         )
-        assert [one[side].names for side in SIDES] == [other[side].names for side in SIDES]
+        assert [one[split].names for split in SPLITS] == [other[split].names for split in SPLITS]
         same(one, other)
         assert len(loads) == 1
 
@@ -301,8 +302,8 @@ class TestSwaps:
             swap_vectors(model_directories["llama"], None, texts(), count, seed)
             for count, seed in ((12, 0), (12, 1), (20, 0))
         )
-        for side in SIDES:
-            assert len(set(one[side].names) & set(other[side].names)) < 4
+        for split in SPLITS:
+            assert len(set(one[split].names) & set(other[split].names)) < 4
         assert more["train"].names[:12] == one["train"].names
 
     def test_beginnings_that_contexts_share_are_no_places(self, model_directories, tokenizer):
@@ -312,24 +313,26 @@ class TestSwaps:
             return Context(name, "x", "plain", False, "You are a helpful assistant.", "Say something, please.", ending)
 
         chosen = {
-            side: [context(f"{side}{index}", f"Well, {index} {side} {ENDINGS[side][index]}") for index in range(2)]
-            for side in SIDES
+            split: [context(f"{split}{index}", f"Well, {index} {split} {ENDINGS[split][index]}") for index in range(2)]
+            for split in SPLITS
         }
         found = swap_vectors(model_directories["llama"], None, chosen, 6, 0)
         assert_disjoint_vectors(**found)
         ids = {
-            c.id: encode_text(tokenizer, render(tokenizer, turns(c), answering=False)) for s in SIDES for c in chosen[s]
+            c.id: encode_text(tokenizer, render(tokenizer, turns(c), answering=False))
+            for s in SPLITS
+            for c in chosen[s]
         }
-        for side in SIDES:
-            for name in found[side].names:
-                source, position = found[side].source(name), found[side].notes[name]["position"]
+        for split in SPLITS:
+            for name in found[split].names:
+                source, position = found[split].source(name), found[split].notes[name]["position"]
                 others = [other[: position + 1] for key, other in ids.items() if key != source]
                 assert ids[source][: position + 1] not in others
 
     def test_too_few_different_states(self, plant):
         """Where the stream is the embeddings, there are no more states than tokens."""
         alike = Context("a", "x", "plain", False, "aaaaaaaa", "aaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaaaa")
-        chosen = {side: [replace(alike, id=side, system=f"{side}{'a' * 30}")] for side in SIDES}
+        chosen = {split: [replace(alike, id=split, system=f"{split}{'a' * 30}")] for split in SPLITS}
         with pytest.raises(
             UserError, match=r"swap vectors of train: the contexts have only \d+ different states in \d+"
         ):

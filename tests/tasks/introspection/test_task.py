@@ -17,7 +17,7 @@ from afintro.explainer.module import ExplainerModule
 from afintro.lm.load import Lora
 from afintro.tasks.introspection.material import Doses, ranges_of
 from afintro.tasks.introspection.task import Introspection, Sizes
-from afintro.tasks.introspection.vectors import SIDES
+from afintro.tasks.introspection.vectors import SPLITS
 
 SMALL = Sizes(60, 40, 40)
 CONTEXTS = {context.id: context for context in read_contexts()}
@@ -34,9 +34,9 @@ def module(study_model) -> ExplainerModule:
     return ExplainerModule(str(study_model), lora=Lora(r=2, alpha=4))
 
 
-def drawn(module, side="test", **settings):
+def drawn(module, split="test", **settings):
     data = Introspection(**{"examples": SMALL, "longest_context": 300, **settings})
-    return data.read_examples(side, module)
+    return data.read_examples(split, module)
 
 
 def claims(example):
@@ -114,15 +114,15 @@ def test_self_reports_have_no_context(module):
 def test_no_side_shares_anything(module):
     """Known fault: train and test sharing contexts, questions, vectors and strengths."""
     seen: dict[str, dict[str, set]] = {}
-    for side in SIDES:
-        examples = drawn(module, side, examples=Sizes(400, 400, 400))
+    for split in SPLITS:
+        examples = drawn(module, split, examples=Sizes(400, 400, 400))
         steered = [example for example in examples if example.context.steering is not None]
-        seen[side] = {
+        seen[split] = {
             "contexts": {e.notes["context"] for e in examples}, "questions": {e.notes["question"] for e in examples},
             "vectors": {e.context.steering.vector.tobytes() for e in steered}, "doses": {e.notes["dose"] for e in steered},
         }  # fmt: skip
     for what in ("contexts", "questions", "vectors", "doses"):
-        sets = [seen[side][what] for side in SIDES]
+        sets = [seen[split][what] for split in SPLITS]
         assert all(len(one) > 1 for one in sets)
         assert sum(map(len, sets)) == len(set.union(*sets)), what
     assert len(seen["train"]["questions"]) == 4
@@ -135,7 +135,7 @@ def test_drawn_by_index_whatever_the_order(module):
     different = drawn(module, seed=1)
     assert sum(a == b for a, b in zip(one, different, strict=True)) < 5
     kept = {example.notes["context"] for example in drawn(module, seed=1)} | {e.notes["context"] for e in one}
-    assert kept <= {c.id for c in Introspection(longest_context=300).material(module).contexts.test}, "sides stay"
+    assert kept <= {c.id for c in Introspection(longest_context=300).material(module).contexts.test}, "splits stay"
     with pytest.raises(IndexError):
         one[40]
     assert one[2:4] == [one[2], one[3]]

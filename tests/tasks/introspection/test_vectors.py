@@ -1,4 +1,4 @@
-"""Sets of unit vectors: what they refuse, how many directions they take up, and that sides share none."""
+"""Sets of unit vectors: what they refuse, how many directions they take up, and that splits share none."""
 
 from itertools import combinations
 
@@ -7,7 +7,7 @@ import pytest
 
 from afintro.errors import UserError
 from afintro.tasks.introspection.vectors import (
-    SIDES,
+    SPLITS,
     VectorSet,
     assert_disjoint_vectors,
     geometry,
@@ -109,7 +109,7 @@ class TestRandom:
         np.testing.assert_allclose(matrix.T @ matrix / 4000, np.eye(16) / 16, atol=0.01)
 
     def test_no_seed_gives_one_side_what_another_seed_gives_to_any(self):
-        drawn = {(seed, side): random_vectors(20, 64, side, seed) for seed in range(-2, 12) for side in SIDES}
+        drawn = {(seed, split): random_vectors(20, 64, split, seed) for seed in range(-2, 12) for split in SPLITS}
         for one, other in combinations(drawn, 2):
             assert np.abs(drawn[one].matrix @ drawn[other].matrix.T).max() < 0.8, (one, other)
 
@@ -121,7 +121,7 @@ class TestRandom:
 
 class TestDisjoint:
     def test_sides_of_random_vectors(self):
-        assert_disjoint_vectors(**{side: random_vectors(100, 64, side, 0) for side in SIDES})
+        assert_disjoint_vectors(**{split: random_vectors(100, 64, split, 0) for split in SPLITS})
 
     def test_nothing_to_compare(self):
         assert_disjoint_vectors()

@@ -1,4 +1,4 @@
-"""Training, validation and test sides of the introspection study's texts, and the proof that they share none."""
+"""Training, validation and test splits of the introspection study's texts, and the proof that they share none."""
 
 import hashlib
 from collections import defaultdict
@@ -11,7 +11,7 @@ from afintro.errors import UserError
 
 
 class Text(Protocol):
-    """What :func:`split` needs of an item: a family stays together, and a group is represented on every side."""
+    """What :func:`split_texts` needs of an item: a family stays together, and a group is represented in every split."""
 
     @property
     def text(self) -> str: ...
@@ -25,19 +25,19 @@ Item = TypeVar("Item", bound=Text)
 
 
 @dataclass(frozen=True)
-class Split(Generic[Item]):
-    """Three sides that share no text, each in the order given."""
+class Splits(Generic[Item]):
+    """Three splits that share no text, each in the order given."""
 
     train: list[Item]
     validation: list[Item]
     test: list[Item]
 
 
-def split(items: Sequence[Item], seed: int, validation: float = 0.2, test: float = 0.2) -> Split[Item]:
+def split_texts(items: Sequence[Item], seed: int, validation: float = 0.2, test: float = 0.2) -> Splits[Item]:
     """Divide contexts, questions or self-reports by a hash of their text.
 
-    The side depends on the seed and on the texts of the group, not on their order. Families are ranked within the group
-    rather than cut at a threshold, so that each group has at least one on each side; a new text may thus move a few.
+    The split depends on the seed and on the texts of the group, not on their order. Families are ranked within the group
+    rather than cut at a threshold, so that each group has at least one in each split; a new text may thus move a few.
 
     Args:
         items: Of any groups. A question and its reversed twin are one family, as the one gives the other away.
@@ -46,25 +46,25 @@ def split(items: Sequence[Item], seed: int, validation: float = 0.2, test: float
         test: Share of each group's families.
 
     Raises:
-        UserError: A group is too small to be on every side, or a text would be on two of them.
+        UserError: A group is too small to be in every split, or a text would be in two of them.
     """
     groups: dict[str, dict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
         groups[item.group][item.family].append(item)
-    sides: dict[tuple[str, str], str] = {}
+    split_of: dict[tuple[str, str], str] = {}
     for group, families in groups.items():
         order = sorted(families, key=lambda name: min(stable_hash(f"{seed} {item.text}") for item in families[name]))
         tested, validated = (max(1, round(share * len(order))) for share in (test, validation))
         if tested + validated >= len(order):
-            what = f"{len(order)} families are too few for three sides"
+            what = f"{len(order)} families are too few for three splits"
             raise UserError(what, where=f"group {group!r}", remedy="add texts, or hold out a smaller share")
         for rank, name in enumerate(order):
-            sides[group, name] = "test" if rank < tested else "validation" if rank < tested + validated else "train"
+            split_of[group, name] = "test" if rank < tested else "validation" if rank < tested + validated else "train"
     parts: dict[str, list[Item]] = {"train": [], "validation": [], "test": []}
     for item in items:
-        parts[sides[item.group, item.family]].append(item)
+        parts[split_of[item.group, item.family]].append(item)
     assert_disjoint(**{name: [item.text for item in part] for name, part in parts.items()})
-    return Split(**parts)
+    return Splits(**parts)
 
 
 def assert_disjoint(**collections: Iterable[str]) -> None:
