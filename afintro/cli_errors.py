@@ -10,7 +10,8 @@ from lightning import Trainer
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.injection import Injection
 from afintro.lm.load import Lora
-from afintro.tasks.base import TaskData
+from afintro.ranges import RANGES
+from afintro.tasks.base import TaskData, TaskSettings
 
 _UNKNOWN = re.compile(
     r"unrecognized arguments: -*(?P<flag>[\w.]+)|does not accept option '(?P<option>[\w.]+)'"
@@ -34,6 +35,7 @@ def setting_names() -> list[str]:
         *arguments("model", ExplainerModule),
         *(f"model.lora.{field.name}" for field in dataclasses.fields(Lora)),
         *(f"model.injection.{field.name}" for field in dataclasses.fields(Injection)),
+        *(f"data.{field.name}" for field in dataclasses.fields(TaskSettings)),
         *(name for task in TaskData.__subclasses__() for name in arguments("data", task)),  # of the task configured
         *arguments("trainer", Trainer),
     ]
@@ -56,6 +58,10 @@ def explain(message: str) -> str:
     if keys and expected and given:
         kind = expected[0].replace("<class '", "").replace("'>", "").replace("typing.", "")
         return f"{'.'.join(keys)}: {given[0]!r} is not accepted\n  remedy: give {kind}"
+    outside = re.search(r"Not of type (\w+):(?: (\S+))? does not", message)
+    allowed = next((words for kind, words in RANGES.items() if outside and kind.__name__ == outside[1]), None)
+    if keys and outside and allowed:
+        return f"{'.'.join(keys)}: must be {allowed}, but is {outside[2] or given[0]}\n  remedy: give {allowed}"
     flat = " ".join(line.strip() for line in message.splitlines() if "Expected a <class 'NoneType'>" not in line)
     flat = re.sub(r" Given value type: .*| Does not validate.*?Errors:", "", flat)
     return f"{flat[:400]}\n  remedy: compare with configs/ and --help"

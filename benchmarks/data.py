@@ -68,7 +68,9 @@ def measure(folder: Path) -> dict[str, Any]:
 
     before, started = memory("VmRSS"), time.monotonic()
     anonymous = memory("RssAnon")
-    data = FeatureDescriptions(str(folder / "descriptions.parquet"), features=[str(folder / "layer_20.safetensors")])
+    data = FeatureDescriptions(
+        train_path=str(folder / "descriptions.parquet"), features=[str(folder / "layer_20.safetensors")]
+    )
     data.examples["train"] = data.read_examples("train", ExplainerSpec())
     data.examples["validation"] = data.read_examples("validation", ExplainerSpec())
     start_up = time.monotonic() - started

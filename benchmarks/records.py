@@ -65,7 +65,9 @@ def measure(folder: Path) -> dict[str, Any]:
 
     before = {name: memory(name) for name in ("VmRSS", "RssAnon")}
     started = time.monotonic()
-    data = ContextAblation(str(folder / "train.jsonl"), str(folder / "validation.jsonl"), max_tokens=BUDGET)
+    data = ContextAblation(
+        train_path=str(folder / "train.jsonl"), validation_path=str(folder / "validation.jsonl"), max_tokens=BUDGET
+    )
     data.trainer = Attached()  # type: ignore[assignment]
     data.setup("fit")
     loader = data.train_dataloader()

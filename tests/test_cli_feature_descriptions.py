@@ -262,7 +262,7 @@ def test_vectors_of_another_width_than_the_model(tmp_path: Path, small_model: Pa
         (("--model.slot_token", "<vec>"), "has no token '<vec>'"),
         (("--model.slot_token", "null"), "model.slot_token: is absent"),
         (("--data.features", "null"), "data.features: is absent"),  # refused by the constructor
-        (("--data.limit", "0"), "data.limit: is 0"),
+        (("--data.limit", "0"), "data.limit: must be a whole number of at least 1, but is 0"),
         (("--data.features", '["L4.safetensors"]'), "has features of layer 1, of which there is no feature file"),
         (("--data.validation_path", "nowhere.json"), "nowhere.json: no such file"),
     ],

@@ -222,7 +222,7 @@ def test_the_notebooks_functions_read_the_run(session: Session, capsys: pytest.C
         (("--model.slot_token", "null"), "model.slot_token: is absent"),
         (("--data.directions", "nowhere"), "nowhere: holds no direction"),
         (("--data.train_path", "null"), "data.train_path: is absent while another path is given"),
-        (("--data.limit", "0"), "data.limit: is 0"),
+        (("--data.limit", "0"), "data.limit: must be a whole number of at least 1, but is 0"),
         (("--data.validation_path", "nowhere.json"), "nowhere.json: no such file"),
         (("--data.heldout", '["train.json"]'), "480 training records are in a held-out set"),
         (("--data.wording.user", '["{user_prompt}"]'), "holds the slot token 0 times"),

@@ -74,7 +74,9 @@ class Results(Callback):
         assert isinstance(pl_module, ExplainerModule)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         items, folder = data.examples[split], self._folder(trainer)
-        answered = pl_module.predictions(pl_module.outcomes, data.batch_size, answer_limit(items), pl_module.sharing)
+        answered = pl_module.predictions(
+            pl_module.outcomes, data.settings.batch_size, answer_limit(items), pl_module.sharing
+        )
         compared = {
             **on_changed_items(pl_module, data, split),
             **trained_otherwise(pl_module, data, split, self._run_of(trainer)),

@@ -25,7 +25,7 @@ def answers(module: ExplainerModule, items: Sequence[Example], data: TaskData) -
         for row in range(ranks.rank, len(rows), ranks.size):
             outcomes += module.judge(rows[row].to(module.device))
     outcomes = gathered(outcomes, items, ranks)
-    return module.predictions(outcomes, data.batch_size, answer_limit(items), ranks)
+    return module.predictions(outcomes, data.settings.batch_size, answer_limit(items), ranks)
 
 
 def on_changed_items(module: ExplainerModule, data: TaskData, split: str) -> Systems:

@@ -3,9 +3,9 @@
 import copy
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from lightning import LightningDataModule
@@ -22,6 +22,7 @@ from afintro.data.splits import guard, split_by_scenario
 from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction, Scores, statistics
 from afintro.lm.injection import VectorSpace
+from afintro.ranges import NonNegativeFloat, OpenUnitInterval, PositiveInt, check_ranges
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +62,9 @@ class Control:
     trained: bool
 
 
-class TaskData(LightningDataModule):
-    """Base of the tasks' data modules.
-
-    A task says how to read its records, which text of a record must not be held out, and which examples a record gives.
+@dataclass
+class TaskSettings:
+    """The settings that every task's data module has.
 
     Args:
         train_path: File of training records; None for the embedded default.
@@ -72,13 +72,51 @@ class TaskData(LightningDataModule):
         test_path: File of test records.
         heldout: Files whose texts must never be trained on.
         heldout_action: ``error`` stops the run at a hit, ``drop`` removes the training records.
-        limit: At most so many records a split.
-        split_seed: Seeds the split and the order of training.
-        question_weights: Weight in the loss of each question type; 0 leaves it out of training.
-        batch_size: Examples a step; with ``max_tokens`` only how many answers are generated at once.
-        validation_fraction: Share of scenarios split off where there is no validation file.
-        max_tokens: Every step takes as many examples as this many tokens hold, prompts and answers together, in one packed
-            row; None for ``batch_size`` examples.
+        limit: Largest number of records in a split; None for all.
+        split_seed: Seed of the split and of the order of training.
+        question_weights: Weight in the loss of each question type; 0 leaves the question type out of training.
+        batch_size: Number of examples in a step; with ``max_tokens`` only the number of answers generated at once.
+        max_tokens: Number of tokens in a step: a step takes as many examples as fit, prompts and answers together, into one
+            packed row; None for ``batch_size`` examples.
+        validation_fraction: Share of the scenarios that is split off where there is no validation file.
+
+    Raises:
+        UserError: A number is outside of its range, or another path is given without ``train_path``.
+    """
+
+    train_path: str | None = None
+    validation_path: str | None = None
+    test_path: str | None = None
+    heldout: list[str] | None = None
+    heldout_action: Literal["error", "drop"] = "error"
+    limit: PositiveInt | None = None
+    split_seed: int = 0
+    question_weights: dict[str, NonNegativeFloat] = field(default_factory=dict)
+    batch_size: PositiveInt = 32
+    max_tokens: PositiveInt | None = None
+    validation_fraction: OpenUnitInterval = 0.1
+
+    def __post_init__(self) -> None:
+        if self.train_path is None and (self.validation_path or self.test_path):
+            raise UserError(
+                "is absent while another path is given", where="data.train_path", remedy="give it too, or none of them"
+            )
+        check_ranges(self, "data")
+
+
+class TaskData(LightningDataModule):
+    """Base of the tasks' data modules.
+
+    A task says how to read its records, which text of a record must not be held out, and which examples a record gives.
+
+    Args:
+        **settings: Fields of :class:`TaskSettings`. The command line finds them through this signature, so a task names in
+            its own signature only its own settings and those whose default differs, and passes the others on.
+
+    Attributes:
+        settings: The settings that every task has.
+        heldout: Files whose texts must never be trained on; empty without any.
+        paths: Path of each split; ``prepare_data`` sets the paths of the embedded default.
     """
 
     task = ""
@@ -88,37 +126,15 @@ class TaskData(LightningDataModule):
     has_vectors = False
     space: VectorSpace | None = None
 
-    def __init__(
-        self,
-        train_path: str | None,
-        validation_path: str | None,
-        test_path: str | None,
-        heldout: list[str] | None,
-        heldout_action: str,
-        limit: int | None,
-        split_seed: int,
-        question_weights: dict[str, float],
-        batch_size: int,
-        validation_fraction: float,
-        max_tokens: int | None,
-    ) -> None:
+    def __init__(self, **settings: Any) -> None:
         super().__init__()
-        if train_path is None and (validation_path or test_path):
-            raise UserError(
-                "is absent while another path is given", where="data.train_path", remedy="give it too, or none of them"
-            )
-        for name, value in (("limit", limit), ("max_tokens", max_tokens)):
-            if value is not None and value < 1:
-                raise UserError(f"is {value}", where=f"data.{name}", remedy="use 1 or more, or leave it out")
-        self.paths: dict[str, str | None] = {"train": train_path, "validation": validation_path, "test": test_path}
-        self.heldout = heldout or []
-        self.heldout_action = heldout_action
-        self.limit = limit
-        self.split_seed = split_seed
-        self.question_weights = question_weights
-        self.batch_size = batch_size
-        self.validation_fraction = validation_fraction
-        self.max_tokens = max_tokens
+        self.settings = TaskSettings(**settings)
+        self.paths: dict[str, str | None] = {
+            "train": self.settings.train_path,
+            "validation": self.settings.validation_path,
+            "test": self.settings.test_path,
+        }
+        self.heldout = self.settings.heldout or []
         self.zero_vectors = False
         self.examples: dict[str, Sequence[Example]] = {}
         self.warnings: list[str] = []
@@ -171,7 +187,7 @@ class TaskData(LightningDataModule):
         """The same records, to be tokenised anew and trained on from the first batch, also where this run was resumed.
 
         Args:
-            blind: All vectors are zero: the explainer sees the text alone.
+            zero_vectors: All vectors are zero: the explainer sees the text alone.
         """
         if zero_vectors and not self.has_vectors:
             raise ValueError(f"{self.task} has no vectors")
@@ -195,7 +211,7 @@ class TaskData(LightningDataModule):
         """
         if not self.heldout:  # comparing with nothing would still cost a hash of every eight words
             return list(range(len(texts)))
-        keep, dropped = guard(texts, names, self.heldout, self.heldout_action)
+        keep, dropped = guard(texts, names, self.heldout, self.settings.heldout_action)
         for line in dropped:
             log.warning("held-out guard: dropped %s", line)
         log.info("held-out guard: %d files compared, %d %s dropped", len(self.heldout), len(dropped), what)
@@ -209,7 +225,7 @@ class TaskData(LightningDataModule):
         Raises:
             UserError: None is left for validation.
         """
-        left, right = split_by_scenario(scenarios, self.validation_fraction, self.split_seed)
+        left, right = split_by_scenario(scenarios, self.settings.validation_fraction, self.settings.split_seed)
         if not right:
             raise UserError(
                 f"{len(scenarios)} records leave none for validation", where=path, remedy="give data.validation_path"
@@ -232,7 +248,7 @@ class TaskData(LightningDataModule):
         for split in splits:
             if split not in self.examples:
                 self.examples[split] = self.read_examples(split, module)
-        unknown = sorted(set(self.question_weights) - set(self.question_types))
+        unknown = sorted(set(self.settings.question_weights) - set(self.question_types))
         if unknown:
             raise UserError(
                 f"no question type {', '.join(unknown)}",
@@ -255,15 +271,15 @@ class TaskData(LightningDataModule):
                     where=f"{split} item {longest.uid}",
                     remedy="shorten the text, or use an explainer with a longer context",
                 )
-            if self.max_tokens is not None:
+            if self.settings.max_tokens is not None:
                 self._check_budget(split, self.training_examples() if split == "train" else examples)
 
     def _check_budget(self, split: str, examples: Sequence[Example]) -> None:
-        assert self.max_tokens is not None
+        assert self.settings.max_tokens is not None
         lengths = _lengths(examples)
-        if len(lengths) and lengths.max() > self.max_tokens:
+        if len(lengths) and lengths.max() > self.settings.max_tokens:
             raise UserError(
-                f"prompt and answer take {lengths.max()} tokens, a row holds data.max_tokens: {self.max_tokens}",
+                f"prompt and answer take {lengths.max()} tokens, a row holds data.max_tokens: {self.settings.max_tokens}",
                 where=f"{split} item {examples[int(lengths.argmax())].uid}",
                 remedy=f"set data.max_tokens to {lengths.max()} or more, or shorten the text",
             )
@@ -299,9 +315,11 @@ class TaskData(LightningDataModule):
                 where="training data",
                 remedy="give more records, or a question type a weight above 0",
             )
-        rows = EpochRows(examples, self.batch_size, self.max_tokens, self.split_seed, processes)
-        if self.max_tokens is not None:
-            log.info("%d examples in %d rows of %d tokens at most", len(examples), len(rows), self.max_tokens)
+        rows = EpochRows(
+            examples, self.settings.batch_size, self.settings.max_tokens, self.settings.split_seed, processes
+        )
+        if self.settings.max_tokens is not None:
+            log.info("%d examples in %d rows of %d tokens at most", len(examples), len(rows), self.settings.max_tokens)
         self._train_loader = ResumableLoader(rows, batch_size=None, sampler=RankRows(rows, rank, processes))
         if self._train_state is not None:
             self._train_loader.load_state_dict(self._train_state)
@@ -314,8 +332,8 @@ class TaskData(LightningDataModule):
 
     def longest_batch(self) -> PackedBatch:
         """The training batch that takes most memory: the longest examples, or the row that training begins with."""
-        if self.max_tokens is None:
-            return collate(self.longest("train", self.batch_size), self.batch_size)
+        if self.settings.max_tokens is None:
+            return collate(self.longest("train", self.settings.batch_size), self.settings.batch_size)
         rows = (self._train_loader or self.train_dataloader()).dataset
         assert isinstance(rows, EpochRows)
         return rows.heaviest(self._place[0])
@@ -336,7 +354,9 @@ class TaskData(LightningDataModule):
         lengths = _lengths(examples)
         order = (np.argsort(lengths, kind="stable") if sort else np.arange(len(examples))).astype(np.int32)
         rows = (
-            by_number(order, self.batch_size) if self.max_tokens is None else in_turn(order, lengths, self.max_tokens)
+            by_number(order, self.settings.batch_size)
+            if self.settings.max_tokens is None
+            else in_turn(order, lengths, self.settings.max_tokens)
         )
         return PackedRows(examples, rows)
 

@@ -51,7 +51,7 @@ class RecordTask(TaskData):
         """Looks at a draft and the ids of its prompt before any training; None where there is nothing to see."""
         return None
 
-    def settings(self) -> dict[str, Any]:
+    def draft_settings(self) -> dict[str, Any]:
         """What shapes drafts, as JSON values, besides the files and the settings that all tasks have."""
         raise NotImplementedError
 
@@ -110,11 +110,11 @@ class RecordTask(TaskData):
         """A hash of everything that decides the drafts of a split and their ids."""
         about = {
             "files": [_hash(str(path)) for path in (self._file(split), self.paths["train"], *self.heldout)],
-            "heldout_action": self.heldout_action,
-            "limit": self.limit,
-            "split_seed": self.split_seed,
-            "split_off": self.validation_fraction if self.paths["validation"] is None else None,
-            "settings": self.settings(),
+            "heldout_action": self.settings.heldout_action,
+            "limit": self.settings.limit,
+            "split_seed": self.settings.split_seed,
+            "split_off": self.settings.validation_fraction if self.paths["validation"] is None else None,
+            "settings": self.draft_settings(),
             "tokenizer": tokenizer_hash(reader.tokenizer),
             "slot": reader.slot_token,
             "code": source_hash(*self._code()),
@@ -152,7 +152,7 @@ class RecordTask(TaskData):
         examples = self.examples["train"]
         if not isinstance(examples, StoredExamples) or len(examples) <= TAUGHT:
             return examples
-        drawn = np.random.default_rng(self.split_seed).choice(len(examples), TAUGHT, replace=False)
+        drawn = np.random.default_rng(self.settings.split_seed).choice(len(examples), TAUGHT, replace=False)
         line = f"the text baselines learn from {TAUGHT} of {len(examples)} training items, drawn at random"
         if line not in self.warnings:
             self.warnings.append(line)

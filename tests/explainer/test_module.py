@@ -42,7 +42,7 @@ def explainer(directory: Path, space: VectorSpace | None = None, **settings: obj
 def examples(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     """Nine examples, three of each question type, of different lengths and weights."""
     path = write_records(tmp_path_factory.mktemp("records") / "train.json", 3, seed=5)
-    data = ContextAblation(str(path), str(path))
+    data = ContextAblation(train_path=str(path), validation_path=str(path))
     return list(data.read_examples("train", explainer(small_model)))
 
 
@@ -395,7 +395,7 @@ def test_untrained_is_the_model_before_training_and_gives_the_trained_one_back(s
 def ridge_data(folder: Path, width: int) -> FeatureDescriptions:
     write_described_features(folder, count=30, width=width)
     return FeatureDescriptions(
-        str(folder / "descriptions.json"), features=[str(folder / "L3.safetensors")], validation_fraction=0.2
+        train_path=str(folder / "descriptions.json"), features=[str(folder / "L3.safetensors")], validation_fraction=0.2
     )
 
 

@@ -46,7 +46,7 @@ def set_up(data: Any, explainer: Any, stage: str = "fit") -> Any:
 
 def ablation(folder: Path, tokenizer: Any, stage: str = "fit", **settings: Any) -> ContextAblation:
     settings = {"validation_path": str(folder / "validation.json"), **settings}
-    return set_up(ContextAblation(str(folder / "train.json"), **settings), reader(tokenizer), stage)
+    return set_up(ContextAblation(train_path=str(folder / "train.json"), **settings), reader(tokenizer), stage)
 
 
 def batches(loader: Any) -> list[list[str]]:
@@ -203,7 +203,11 @@ def test_steering_from_the_store(tmp_path: Path, tokenizer: Any, monkeypatch: py
     def steering(zero_vectors: bool = False) -> SteeringPrediction:
         path = str(tmp_path / "validation.json")
         data = SteeringPrediction(
-            str(tmp_path / "train.json"), path, unseen_fraction=0.4, batch_size=4, max_tokens=2000
+            train_path=str(tmp_path / "train.json"),
+            validation_path=path,
+            unseen_fraction=0.4,
+            batch_size=4,
+            max_tokens=2000,
         )
         data = data.for_another_explainer(zero_vectors=True) if zero_vectors else data
         found: SteeringPrediction = set_up(data, reader(tokenizer, "<|slot|>"))
@@ -238,7 +242,9 @@ def test_a_slot_token_in_a_scenario_is_found_before_training(tmp_path: Path, tok
     for row in rows[: len(rows) // 2]:
         row["scenario"] += " <|slot|>"
     (tmp_path / "train.json").write_text(json.dumps(rows))
-    data = SteeringPrediction(str(tmp_path / "train.json"), str(tmp_path / "validation.json"))
+    data = SteeringPrediction(
+        train_path=str(tmp_path / "train.json"), validation_path=str(tmp_path / "validation.json")
+    )
     with pytest.raises(UserError, match="holds the slot token 2 times"):
         set_up(data, reader(tokenizer, "<|slot|>"))
 

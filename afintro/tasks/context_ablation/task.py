@@ -20,6 +20,7 @@ from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior
 from afintro.generation.behavior import LABELS, behavior_fields
+from afintro.ranges import NonNegativeFloat
 from afintro.tasks.base import EXPLAINER, OTHER_BASE, Control, ExplainerSpec, Systems
 from afintro.tasks.context_ablation import records
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
@@ -74,19 +75,10 @@ class ContextAblation(RecordTask):
     """Data of the context-ablation task.
 
     Args:
-        train_path: File of training records; None for the embedded default, answered by the toy organism.
-        validation_path: File of validation records; None splits ``validation_fraction`` of the scenarios off training.
-        test_path: File of test records.
-        heldout: Files whose texts must never be trained on.
-        heldout_action: ``error`` stops the run at a hit, ``drop`` removes the training records.
-        limit: At most so many records a split.
-        split_seed: Seeds the split and the order of training.
-        question_weights: Weight in the loss of each question type; 0 leaves it out of training.
-        batch_size: Examples a step; with ``max_tokens`` only how many answers are generated at once.
-        max_tokens: Tokens a step, see :class:`TaskData`; None for ``batch_size`` examples.
-        validation_fraction: Share of scenarios split off where there is no validation file.
         answer_form: ``behavior`` asks for the behaviour label, ``text`` for the output itself.
         questions: How each question is asked.
+        question_weights: Weight in the loss of each question type; 0 leaves the question type out of training.
+        **settings: Settings that all tasks have, see :class:`TaskSettings`.
     """
 
     task = "context_ablation"
@@ -97,24 +89,13 @@ class ContextAblation(RecordTask):
 
     def __init__(
         self,
-        train_path: str | None = None,
-        validation_path: str | None = None,
-        test_path: str | None = None,
-        heldout: list[str] | None = None,
-        heldout_action: Literal["error", "drop"] = "error",
-        limit: int | None = None,
-        split_seed: int = 0,
-        question_weights: dict[str, float] = {PRIMARY: 1.0, "orig_match": 0.5, "change_match": 0.5},  # noqa: B006
-        batch_size: int = 32,
-        max_tokens: int | None = None,
-        validation_fraction: float = 0.1,
+        *,
         answer_form: Literal["behavior", "text"] = "behavior",
         questions: Questions | None = None,
+        question_weights: dict[str, NonNegativeFloat] = {PRIMARY: 1.0, "orig_match": 0.5, "change_match": 0.5},  # noqa: B006
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            train_path, validation_path, test_path, heldout, heldout_action, limit, split_seed, dict(question_weights),
-            batch_size, validation_fraction, max_tokens,
-        )  # fmt: skip
+        super().__init__(question_weights=question_weights, **settings)
         self.answer_form = answer_form
         self.questions = questions or Questions()
         self._records: dict[str, list[ContextAblationRecord]] = {}
@@ -150,7 +131,7 @@ class ContextAblation(RecordTask):
             records = [records[index] for index in keep]
             if self.paths["validation"] is None:
                 left, right = self.split_off_validation([r.scenario_id for r in records], path)
-                self._records["validation"] = [records[i] for i in right][: self.limit]
+                self._records["validation"] = [records[i] for i in right][: self.settings.limit]
                 records = [records[i] for i in left]
             if not records:
                 raise UserError(
@@ -159,7 +140,7 @@ class ContextAblation(RecordTask):
         else:
             train = self.records("train")
             self.warn_of_shared((r.scenario_id for r in records), (r.scenario_id for r in train), path)
-        self._records[split] = records[: self.limit]
+        self._records[split] = records[: self.settings.limit]
 
     def _labelled(self, record: ContextAblationRecord) -> ContextAblationRecord:
         """Files of the parent framework come without behaviour labels."""
@@ -219,9 +200,9 @@ class ContextAblation(RecordTask):
 
     def weight_of(self, question_type: str) -> float:
         """0 for a question type that has none."""
-        return self.question_weights.get(question_type, 0.0)
+        return self.settings.question_weights.get(question_type, 0.0)
 
-    def settings(self) -> dict[str, Any]:
+    def draft_settings(self) -> dict[str, Any]:
         """How the questions are asked and answered."""
         return {"answer_form": self.answer_form, "questions": asdict(self.questions)}
 
@@ -262,7 +243,9 @@ class ContextAblation(RecordTask):
     def _few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """Headline items with ``shots`` solved training records in front: as many changed as unchanged, if there are."""
         solved = [example for example in self.taught() if example.question_type == PRIMARY]
-        solved.sort(key=lambda example: stable_hash(f"{self.split_seed} {example.uid.removesuffix('/' + PRIMARY)}"))
+        solved.sort(
+            key=lambda example: stable_hash(f"{self.settings.split_seed} {example.uid.removesuffix('/' + PRIMARY)}")
+        )
         changed = [example for example in solved if expected_verdict(example.answer).changed]
         unchanged = [example for example in solved if not expected_verdict(example.answer).changed]
         turns: list[Message] = []

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,6 +19,7 @@ from afintro.errors import UserError
 from afintro.evaluation.judges import ChrF, Judge, RougeL, Tfidf, agreement
 from afintro.evaluation.metrics import Prediction, Scores, text_prediction
 from afintro.lm.injection import VectorSpace
+from afintro.ranges import NonNegativeFloat
 from afintro.tasks.base import EXPLAINER, Control, ExplainerSpec, Systems, TaskData
 from afintro.tasks.feature_descriptions.activations import Firings, read_firings
 from afintro.tasks.feature_descriptions.features import FeatureFile
@@ -101,28 +102,20 @@ class Rows:
 class FeatureDescriptions(TaskData):
     """Data of the feature-description task.
 
+    ``train_path`` names descriptions of training features (``descriptions.json``, or rows as JSONL or Parquet), ``limit`` and
+    the held-out check count features, and without a validation file ``validation_fraction`` of the features is split off
+    twice: once as whole clusters and once as single features.
+
     Args:
-        train_path: Descriptions of training features (``descriptions.json``, or rows as JSONL or Parquet); None for the
-            embedded default, features of the toy organism.
-        validation_path: Descriptions of validation features; None splits them off training, whole clusters and single
-            features, ``validation_fraction`` each.
-        test_path: Descriptions of test features.
         features: Feature files, one a layer, with the vectors of all features described.
         firings: File of texts and the features that fire on each, for the functional score; None leaves it out.
-        heldout: Files whose texts must never be trained on as a label.
-        heldout_action: ``error`` stops the run at a hit, ``drop`` removes the training features.
-        limit: At most so many features a split.
-        split_seed: Seeds the split and the order of training.
-        question_weights: Weight in the loss of the only question type.
-        batch_size: Examples a step; with ``max_tokens`` only how many answers are generated at once.
-        max_tokens: Tokens a step, see :class:`TaskData`; None for ``batch_size`` examples.
-        validation_fraction: Share of the features split off where there is no validation file, once by cluster and once
-            by feature.
         validation_items: At most so many features are split off in either way.
         wording: How the explainer is asked.
         judges: Who scores a description against the label; the first decides, the second is compared with it.
         reader: Who predicts from a description on which texts the feature fires.
         texts_per_side: So many firing and so many silent texts a feature, at most.
+        question_weights: Weight in the loss of the only question type.
+        **settings: Settings that all tasks have, see :class:`TaskSettings`.
     """
 
     task = "feature_descriptions"
@@ -131,30 +124,19 @@ class FeatureDescriptions(TaskData):
 
     def __init__(
         self,
-        train_path: str | None = None,
-        validation_path: str | None = None,
-        test_path: str | None = None,
+        *,
         features: list[str] | None = None,
         firings: str | None = None,
-        heldout: list[str] | None = None,
-        heldout_action: Literal["error", "drop"] = "error",
-        limit: int | None = None,
-        split_seed: int = 0,
-        question_weights: dict[str, float] = {QUESTION: 1.0},  # noqa: B006
-        batch_size: int = 32,
-        max_tokens: int | None = None,
-        validation_fraction: float = 0.1,
         validation_items: int = 500,
         wording: Wording | None = None,
         judges: list[Judge] | None = None,
         reader: Judge | None = None,
         texts_per_side: int = 10,
+        question_weights: dict[str, NonNegativeFloat] = {QUESTION: 1.0},  # noqa: B006
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            train_path, validation_path, test_path, heldout, heldout_action, limit, split_seed, dict(question_weights),
-            batch_size, validation_fraction, max_tokens,
-        )  # fmt: skip
-        if train_path is not None and not features:
+        super().__init__(question_weights=question_weights, **settings)
+        if self.settings.train_path is not None and not features:
             raise UserError("is absent", where="data.features", remedy="give the files that hold the vectors")
         self.feature_paths, self.firings_path = features or [], firings
         self.validation_items, self.texts_per_side = validation_items, texts_per_side
@@ -257,7 +239,7 @@ class FeatureDescriptions(TaskData):
         if self.paths["validation"] is None:
             kept, by_cluster, by_feature = hold_out(
                 table.keys(indices), table.clusters[indices], table.cluster_names,
-                self.validation_fraction, self.validation_items, self.split_seed,
+                self.settings.validation_fraction, self.validation_items, self.settings.split_seed,
             )  # fmt: skip
             held = np.concatenate([indices[by_cluster], indices[by_feature]])
             if not len(held):
@@ -273,9 +255,9 @@ class FeatureDescriptions(TaskData):
 
     def _limited(self, rows: Rows) -> Rows:
         """At most ``limit`` features, evenly spread, so that both kinds stay in."""
-        if self.limit is None or len(rows.indices) <= self.limit:
+        if self.settings.limit is None or len(rows.indices) <= self.settings.limit:
             return rows
-        chosen = np.linspace(0, len(rows.indices) - 1, self.limit).astype(np.int64)
+        chosen = np.linspace(0, len(rows.indices) - 1, self.settings.limit).astype(np.int64)
         kinds = None if rows.kinds is None else tuple(rows.kinds[i] for i in chosen)
         return Rows(rows.table, rows.indices[chosen], kinds)
 
@@ -308,7 +290,7 @@ class FeatureDescriptions(TaskData):
             answer=answer,
             prompt_ids=tuple(prompt_ids),
             answer_ids=tuple(encode_answer(reader.tokenizer, answer)),
-            weight=self.question_weights.get(QUESTION, 1.0),
+            weight=self.settings.question_weights.get(QUESTION, 1.0),
             slot=Slot(position, feature.layer, np.zeros_like(vector) if self.zero_vectors else vector),
             group=feature.category,
         )
@@ -370,7 +352,7 @@ class FeatureDescriptions(TaskData):
         """Zero and shuffled vectors for the explainer; the true ones for the untrained model (SelfIE, arXiv:2403.10949)."""
         items = list(self.examples[split])
         yield Control(ZERO, without_vectors(items), trained=True)
-        yield Control(SHUFFLED, shuffled(items, self.split_seed, lambda item: item.answer), trained=True)
+        yield Control(SHUFFLED, shuffled(items, self.settings.split_seed, lambda item: item.answer), trained=True)
         for scale in SELFIE_SCALES:
             scaled = [replace(item, slot=replace(item.slot, scale=scale)) for item in items if item.slot is not None]
             yield Control(f"selfie/{scale:g}", scaled, trained=False)
@@ -396,7 +378,7 @@ class FeatureDescriptions(TaskData):
         texts = {}
         for uid in {prediction.uid for prediction in predictions}:
             key = uid if uid in self._firings.fired or len(self.files) > 1 else uid.partition("/")[2]
-            texts[uid] = self._firings.sample(key, self.texts_per_side, self.split_seed)
+            texts[uid] = self._firings.sample(key, self.texts_per_side, self.settings.split_seed)
         return [Reading(p.predicted or "", *texts[p.uid]) for p in predictions]
 
     def statistics(self, predictions: Sequence[Prediction]) -> Scores:

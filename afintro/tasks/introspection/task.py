@@ -15,6 +15,7 @@ from afintro.data.introspection_texts.items import Context, Question
 from afintro.data.splits import stable_hash
 from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction, Scores, Statistic, text_prediction
+from afintro.ranges import NonNegativeFloat, PositiveInt
 from afintro.tasks.base import Control, ExplainerSpec, Systems, TaskData
 from afintro.tasks.introspection.material import Doses, Kind, Material, Model, Unit, contexts_of
 from afintro.tasks.introspection.trials import PAIRS, Dialogues, Pair, worded
@@ -68,17 +69,11 @@ class Introspection(TaskData):
     one forward pass with a position mask. By default no gradient flows through the context's keys and values: the adapter
     learns to read, not to write.
 
+    ``train_path`` names a file of contexts in the form of the embedded ones, and None stands for the embedded ones; without
+    a validation file the training contexts are divided by hash. ``limit`` counts examples. ``split_seed`` decides, together
+    with the texts, to which split contexts, questions and concepts belong, and seeds vectors and order.
+
     Args:
-        train_path: File of contexts, in the form of the embedded ones; None for those.
-        validation_path: File of validation contexts; None divides the training file by hash.
-        test_path: File of test contexts; None likewise.
-        heldout: Files whose texts must never be trained on.
-        heldout_action: ``error`` stops the run at a hit, ``drop`` removes the training contexts.
-        limit: At most so many examples a split.
-        split_seed: Decides, with the texts, the split of contexts, questions and concepts; seeds vectors and order.
-        question_weights: Weight in the loss; there is one question type, ``detection``.
-        batch_size: Examples a step; with ``max_tokens`` only how many answers are generated at once.
-        max_tokens: Tokens a step, see :class:`TaskData`; None for ``batch_size`` examples.
         seed: Of what is drawn for each example; a study repeats a variant with several.
         style: Of the questions.
         questions: Wordings that are trained on; evaluation asks all of its split.
@@ -94,6 +89,9 @@ class Introspection(TaskData):
         gradient: ``stopped`` at the context's keys and values, or ``full``.
         examples: How many are drawn a split.
         longest_context: Leaves out longer contexts, in characters; None for no limit.
+        question_weights: Weight in the loss; there is one question type, ``detection``.
+        batch_size: Number of examples in a step; with ``max_tokens`` only the number of answers generated at once.
+        **settings: Settings that all tasks have, see :class:`TaskSettings`, but ``validation_fraction``.
     """
 
     task = "introspection"
@@ -103,16 +101,7 @@ class Introspection(TaskData):
 
     def __init__(
         self,
-        train_path: str | None = None,
-        validation_path: str | None = None,
-        test_path: str | None = None,
-        heldout: list[str] | None = None,
-        heldout_action: Literal["error", "drop"] = "error",
-        limit: int | None = None,
-        split_seed: int = 0,
-        question_weights: dict[str, float] = {PRIMARY: 1.0},  # noqa: B006
-        batch_size: int = 16,
-        max_tokens: int | None = None,
+        *,
         seed: int = 0,
         style: Style = "suggestive",
         questions: int = 4,
@@ -126,11 +115,11 @@ class Introspection(TaskData):
         gradient: Literal["stopped", "full"] = "stopped",
         examples: Sizes = Sizes(),  # noqa: B008
         longest_context: int | None = None,
+        question_weights: dict[str, NonNegativeFloat] = {PRIMARY: 1.0},  # noqa: B006
+        batch_size: PositiveInt = 16,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            train_path, validation_path, test_path, heldout, heldout_action, limit, split_seed, dict(question_weights),
-            batch_size, 0.2, max_tokens,
-        )  # fmt: skip
+        super().__init__(question_weights=question_weights, batch_size=batch_size, validation_fraction=0.2, **settings)
         if pair not in PAIRS:
             raise UserError(f"is {pair!r}", where="data.pair", remedy=f"use one of {', '.join(PAIRS)}")
         if style == "concept" and vectors != "concept":
@@ -144,13 +133,13 @@ class Introspection(TaskData):
     def material(self, reader: ExplainerSpec) -> Material:
         """Texts, vectors, layers and doses, for the model that reads them."""
         if self._material is None:
-            contexts = contexts_of(self.paths, self.split_seed, self.longest_context)
+            contexts = contexts_of(self.paths, self.settings.split_seed, self.longest_context)
             names = [f"context {context.id}" for context in contexts.train]
             keep = self.guarded([context.text for context in contexts.train], names, "contexts")
             contexts = replace(contexts, train=[contexts.train[index] for index in keep])
             model = Model(reader.name, getattr(reader, "revision", None))
             self._material = Material(
-                model, contexts, self.split_seed, self.kind, self.vector_count, self.layer_ranges, self.doses,
+                model, contexts, self.settings.split_seed, self.kind, self.vector_count, self.layer_ranges, self.doses,
                 self.dose_unit,
             )  # fmt: skip
         return self._material
@@ -159,7 +148,7 @@ class Introspection(TaskData):
         """As many as are wanted, made one by one as they are asked for."""
         name: SplitName = "train" if split == "train" else "test" if split == "test" else "validation"
         size = getattr(self.sizes, split)
-        size = size if self.limit is None else min(size, self.limit)
+        size = size if self.settings.limit is None else min(size, self.settings.limit)
         return Drawn(self, name, Dialogues(reader.tokenizer), self.material(reader), size)
 
     def training_examples(self) -> Sequence[Example]:

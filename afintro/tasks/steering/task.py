@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -24,6 +24,7 @@ from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior
 from afintro.generation.behavior import LABELS, behavior_fields
 from afintro.lm.injection import VectorSpace
+from afintro.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt
 from afintro.tasks.base import EXPLAINER, OTHER_BASE, TEXT_ONLY, Control, ExplainerSpec, Systems
 from afintro.tasks.steering import records, twins
 from afintro.tasks.steering.baselines import Dose, steering_baselines
@@ -62,22 +63,13 @@ class SteeringPrediction(RecordTask):
     """Data of the steering task.
 
     Args:
-        train_path: Training records; None for the embedded default.
-        validation_path: Validation records; None splits ``validation_fraction`` of the scenarios off training.
-        test_path: Test records.
         directions: Folder of the vectors; None for ``directions`` beside the training file.
-        heldout: Files whose texts must never be trained on.
-        heldout_action: ``error`` stops the run at a hit, ``drop`` removes the training records.
-        limit: At most so many records a split are asked about; twins stay together.
-        split_seed: Seeds the splits, the choice of twins and the order of training.
-        question_weights: Weight in the loss of the only question type.
-        batch_size: Examples a step; with ``max_tokens`` only how many answers are generated at once.
-        max_tokens: Tokens a step, see :class:`TaskData`; None for ``batch_size`` examples.
-        validation_fraction: Share of scenarios split off where there is no validation file.
         unseen_fraction: Share of the directions that are never trained on.
         pairs: At most so many pairs of twins of one prompt, layer and alpha in training.
         evaluation_pairs: Likewise in validation and test.
         wording: How the explainer is asked.
+        question_weights: Weight in the loss of the only question type.
+        **settings: Settings that all tasks have, see :class:`TaskSettings`.
     """
 
     task = "steering"
@@ -93,27 +85,16 @@ class SteeringPrediction(RecordTask):
 
     def __init__(
         self,
-        train_path: str | None = None,
-        validation_path: str | None = None,
-        test_path: str | None = None,
+        *,
         directions: str | None = None,
-        heldout: list[str] | None = None,
-        heldout_action: Literal["error", "drop"] = "error",
-        limit: int | None = None,
-        split_seed: int = 0,
-        question_weights: dict[str, float] = {TRAINING: 1.0},  # noqa: B006
-        batch_size: int = 32,
-        max_tokens: int | None = None,
-        validation_fraction: float = 0.1,
-        unseen_fraction: float = 0.2,
-        pairs: int = 2,
-        evaluation_pairs: int = 2,
+        unseen_fraction: ClosedUnitInterval = 0.2,
+        pairs: NonNegativeInt = 2,
+        evaluation_pairs: NonNegativeInt = 2,
         wording: SteeringWording | None = None,
+        question_weights: dict[str, NonNegativeFloat] = {TRAINING: 1.0},  # noqa: B006
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            train_path, validation_path, test_path, heldout, heldout_action, limit, split_seed, dict(question_weights),
-            batch_size, validation_fraction, max_tokens,
-        )  # fmt: skip
+        super().__init__(question_weights=question_weights, **settings)
         self.directions_path = directions
         self.unseen_fraction, self.pairs, self.evaluation_pairs = unseen_fraction, pairs, evaluation_pairs
         self.wording = wording or SteeringWording()
@@ -205,7 +186,7 @@ class SteeringPrediction(RecordTask):
         records = self._read(path)
         kept = self.guarded([r.scenario for r in records], [f"{path}, record {i}" for i in range(len(records))])
         records = [records[index] for index in kept]
-        self.unseen = unseen_directions([r.direction for r in records], self.unseen_fraction, self.split_seed)
+        self.unseen = unseen_directions([r.direction for r in records], self.unseen_fraction, self.settings.split_seed)
         if self.paths["validation"] is None:
             left, right = self.split_off_validation([r.scenario_id for r in records], path)
             self._records["validation"] = [records[i] for i in right]
@@ -223,14 +204,14 @@ class SteeringPrediction(RecordTask):
         """The records that are asked about, each with its question type: balanced within known and unseen directions."""
         records = self.records(split)
         if split == "train":
-            found = [(TRAINING, one) for one in choose(records, self.pairs, self.split_seed)]
+            found = [(TRAINING, one) for one in choose(records, self.pairs, self.settings.split_seed)]
         else:
             known = [record for record in records if record.direction not in self.unseen]
             other = [record for record in records if record.direction in self.unseen]
             found = [
                 (kind, one)
                 for kind, own in ((UNSEEN_SCENARIO, known), (UNSEEN_DIRECTION, other))
-                for one in choose(own, self.evaluation_pairs, self.split_seed)
+                for one in choose(own, self.evaluation_pairs, self.settings.split_seed)
             ]
         if not any(kind != UNSEEN_DIRECTION for kind, _ in found):
             raise UserError(
@@ -242,7 +223,7 @@ class SteeringPrediction(RecordTask):
 
     def _limited(self, found: list[tuple[str, Chosen]]) -> list[tuple[str, Chosen]]:
         """At most ``limit``, in pairs of both verdicts, drawn from all cells and alike from known and unseen directions."""
-        if self.limit is None or len(found) <= self.limit:
+        if self.settings.limit is None or len(found) <= self.settings.limit:
             return found
         pairs: dict[tuple[str, str], list[tuple[str, Chosen]]] = {}
         seen: Counter[tuple[str, int, float, bool | None]] = Counter()
@@ -253,12 +234,12 @@ class SteeringPrediction(RecordTask):
                 (kind, one)
             )
             seen[place] += 1
-        drawn = sorted(pairs, key=lambda pair: stable_hash(f"{self.split_seed} {pair[1]}"))
+        drawn = sorted(pairs, key=lambda pair: stable_hash(f"{self.settings.split_seed} {pair[1]}"))
         kinds = list(dict.fromkeys(kind for kind, _ in found))
         by_kind = [[pair for pair in drawn if pair[0] == kind] for kind in kinds]
         turns = [pair for turn in zip_longest(*by_kind) for pair in turn if pair is not None]
-        kept = set(turns[: max(1, self.limit // 2)])
-        return [each for pair in pairs if pair in kept for each in pairs[pair]][: self.limit]
+        kept = set(turns[: max(1, self.settings.limit // 2)])
+        return [each for pair in pairs if pair in kept for each in pairs[pair]][: self.settings.limit]
 
     def verdict(self, record: SteeringRecord) -> Verdict:
         """What the answer says of a record."""
@@ -326,9 +307,9 @@ class SteeringPrediction(RecordTask):
 
     def weight_of(self, question_type: str) -> float:
         """The same for all."""
-        return self.question_weights.get(TRAINING, 1.0)
+        return self.settings.question_weights.get(TRAINING, 1.0)
 
-    def settings(self) -> dict[str, Any]:
+    def draft_settings(self) -> dict[str, Any]:
         """How records are chosen and asked about."""
         return {
             "directions": sorted(self.directions), "unseen_fraction": self.unseen_fraction, "pairs": self.pairs,
@@ -385,7 +366,9 @@ class SteeringPrediction(RecordTask):
         """Zero and shuffled vectors for the explainer; the true ones for the untrained model."""
         items = list(self.examples[split])
         yield Control(ZERO, without_vectors(items), trained=True)
-        yield Control(SHUFFLED, shuffled(items, self.split_seed, lambda item: item.notes["direction"]), trained=True)
+        yield Control(
+            SHUFFLED, shuffled(items, self.settings.split_seed, lambda item: item.notes["direction"]), trained=True
+        )
         yield Control("untrained", items, trained=False)
 
     def statistics(self, predictions: Sequence[Prediction]) -> Scores:

@@ -93,7 +93,7 @@ def reader(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 def test_branches_begin_every_answer(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     path = str(write_records(tmp_path / "a.json", 12, seed=1))
-    examples = ContextAblation(path, path).read_examples("train", reader(tokenizer))
+    examples = ContextAblation(train_path=path, validation_path=path).read_examples("train", reader(tokenizer))
     for example in examples:
         if example.question_type == PRIMARY:
             assert example.branches is not None
@@ -112,12 +112,12 @@ def test_validation_is_split_off_by_scenario(tmp_path: Path) -> None:
     for row in rows[:30]:
         rows.append({**row, "uid": row["uid"] + "-2"})
     (tmp_path / "a.json").write_text(json.dumps(rows))
-    data = ContextAblation(str(tmp_path / "a.json"), validation_fraction=0.3)
+    data = ContextAblation(train_path=str(tmp_path / "a.json"), validation_fraction=0.3)
     train, validation = ({r.scenario_id for r in data.records(split)} for split in ("train", "validation"))
     assert train
     assert validation
     assert not train & validation
-    other = ContextAblation(str(tmp_path / "a.json"), validation_fraction=0.3, split_seed=1)
+    other = ContextAblation(train_path=str(tmp_path / "a.json"), validation_fraction=0.3, split_seed=1)
     assert {r.scenario_id for r in other.records("validation")} != validation
 
 
@@ -125,7 +125,9 @@ def test_files_of_the_parent_framework_get_their_behaviour_labels(tmp_path: Path
     names = ("ablation_prompt", "system_prompt", "random_hint_prediction", "zeroshot_prediction")
     values = ("s", "p", "I'm sorry, but I cannot help.", "Sure, here is how to do it.")
     (tmp_path / "a.json").write_text(json.dumps([dict(zip(names, values, strict=True))]))
-    record = ContextAblation(str(tmp_path / "a.json"), str(tmp_path / "a.json")).records("train")[0]
+    record = ContextAblation(train_path=str(tmp_path / "a.json"), validation_path=str(tmp_path / "a.json")).records(
+        "train"
+    )[0]
     assert (record.monitored_behavior, record.unmonitored_behavior, record.behavior_changed) == (
         "refuse",
         "comply",
@@ -140,8 +142,12 @@ def test_a_held_out_text_in_training_stops_the_run_or_is_dropped(tmp_path: Path)
     (tmp_path / "gold.json").write_text(json.dumps([{"text": gold}]))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError, match=r"train.json, record 7 matches .*gold.json, record 0"):
-        ContextAblation(train, validation, heldout=[str(tmp_path / "gold.json")]).records("train")
-    data = ContextAblation(train, validation, heldout=[str(tmp_path / "gold.json")], heldout_action="drop")
+        ContextAblation(train_path=train, validation_path=validation, heldout=[str(tmp_path / "gold.json")]).records(
+            "train"
+        )
+    data = ContextAblation(
+        train_path=train, validation_path=validation, heldout=[str(tmp_path / "gold.json")], heldout_action="drop"
+    )
     kept = data.records("train")
     assert len(kept) < 20
     assert all(record.scenario.upper() != gold for record in kept)
@@ -151,19 +157,19 @@ def test_a_held_out_text_in_training_stops_the_run_or_is_dropped(tmp_path: Path)
 
 def test_scenarios_shared_by_training_and_validation_are_reported(tmp_path: Path) -> None:
     path = str(write_records(tmp_path / "a.json", 4, seed=1))
-    data = ContextAblation(path, path)
+    data = ContextAblation(train_path=path, validation_path=path)
     data.records("validation")
     assert "4 scenarios" in data.warnings[0]
 
 
 def test_limit_and_wrong_arguments(tmp_path: Path) -> None:
     path = str(write_records(tmp_path / "a.json", 9, seed=1))
-    assert len(ContextAblation(path, path, limit=4).records("train")) == 4
+    assert len(ContextAblation(train_path=path, validation_path=path, limit=4).records("train")) == 4
     for wrong in ({"limit": 0}, {"validation_path": path}):
         with pytest.raises(UserError):
             ContextAblation(**wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="test_path"):
-        ContextAblation(path, path).records("test")
+        ContextAblation(train_path=path, validation_path=path).records("test")
 
 
 def test_four_shot_prompts_hold_solved_training_items_of_both_verdicts(tmp_path: Path) -> None:
@@ -174,7 +180,7 @@ def test_four_shot_prompts_hold_solved_training_items_of_both_verdicts(tmp_path:
     from afintro.toys.organism import ToySettings, make_tokenizer
 
     tokenizer = make_tokenizer(ToySettings(vocabulary=300), [])
-    data = ContextAblation(train, validation)
+    data = ContextAblation(train_path=train, validation_path=validation)
     for split in ("train", "validation"):
         data.examples[split] = data.read_examples(split, reader(tokenizer))
     zero_shot, four_shot = data.controls("validation", reader(tokenizer))
@@ -197,7 +203,7 @@ def test_the_comparison_explainer_begins_with_the_first_batch_also_where_the_run
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     path = str(write_records(tmp_path / "a.json", 6, seed=1))
-    data = ContextAblation(path, path, batch_size=4)
+    data = ContextAblation(train_path=path, validation_path=path, batch_size=4)
     data.load_state_dict({"batches": 3})
     data.examples["train"] = data.read_examples("train", reader(tokenizer))
     assert len(list(data.train_dataloader())) == 5 - 3

@@ -283,7 +283,7 @@ def test_limit_takes_some_of_both_kinds(folder: Path, reader: Any) -> None:
     assert len(data.examples["train"]) == len(data.examples["validation"]) == 4
     assert {item.question_type for item in data.examples["validation"]} == {"unseen_cluster", "unseen_feature"}
     assert len(task(folder, reader, limit=4, **FILES).examples["validation"]) == 4
-    with pytest.raises(UserError, match=r"data.limit: is 0"):
+    with pytest.raises(UserError, match=r"data.limit: must be .* but is 0"):
         task(folder, limit=0)
 
 
