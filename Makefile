@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lock-$(shell sha256sum requirements.lock setup.cfg pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 
-.PHONY: setup demo test test-fast test-long lint bench clean
+.PHONY: setup demo test test-fast test-long lint docs bench clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,10 @@ test-fast: setup
 test-long: setup
 	$(PYTEST) $(PARALLEL) -m long
 
+# The pages, into site/. Strict: a broken link or an unknown parameter in a docstring stops the build.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: setup
 	$(BIN)/python -m benchmarks.train --shape tiny
 	$(BIN)/python -m benchmarks.evaluate --shape tiny
@@ -50,4 +54,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.data --sizes 10000
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

@@ -1,4 +1,4 @@
-"""The table of variants is made from their files, and the README holds it as it is."""
+"""The table of variants is made from their files, and the page about the study holds it as it is."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_golden(tmp_path: Path) -> None:
     )
 
 
-def test_the_readme_holds_the_table_of_the_study() -> None:
+def test_the_page_holds_the_table_of_the_study() -> None:
     made = variants_table(read_study(ROOT / "configs" / "studies" / "introspection.yaml"))
     assert made.count("\n") == 2 + 21
-    assert made in (ROOT / "README.md").read_text()
+    assert made in (ROOT / "docs" / "study.md").read_text()
