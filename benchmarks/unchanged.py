@@ -173,9 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.compare:
         before, after = (json.loads(path.read_text()) for path in args.compare)
-        found = list(differences(before, after))
-        print("\n".join(found) or f"the same: {_count(before['losses'])} losses, {_count(before['files'])} files")
-        return 1 if found else 0
+        differing = list(differences(before, after))
+        print("\n".join(differing) or f"the same: {_count(before['losses'])} losses, {_count(before['files'])} files")
+        return 1 if differing else 0
     if args.work is None or args.json is None:
         parser.error("to record, give --work and --json")
     work = args.work.resolve()
