@@ -97,7 +97,10 @@ def generators(tree: Path) -> Iterator[tuple[str, list[Command]]]:
     doses = ("--direction", *found, "--layers", "0.5", "2", "--alphas", "0.5", "2", "--alpha_unit", "residual_norm")
     for positions in ("last", "decode", "all"):
         where = ("--positions", positions)
-        yield f"steering+{positions}", [script("generate_af_steering_data", *asked("toy"), *short, *doses, *where)]
+        yield (
+            f"steering_records+{positions}",
+            [script("generate_af_steering_data", *asked("toy"), *short, *doses, *where)],
+        )
     arrays = ("--activations", "out/activations.npy", "--selectivity", "out/selectivity.npy")
     described = ("--summaries", "../summaries.json", "--assignments", "../assignments.json")
     yield (
