@@ -74,9 +74,11 @@ def fits(configs: Path) -> Iterator[tuple[str, list[Command]]]:
             yield f"{task.stem}+{overlay.stem}", [command("fit", task, overlay, "../short.yaml")]
         debug = (task, configs / "debug.yaml")
         yield f"{task.stem}+debug", [command("fit", *debug), command("test", *debug, more=("--ckpt_path", "best"))]
+    files = {"train": "train", "validation": "test"}
+    own_files = [f"--data.{split}_path=../pairs+toy/out/{file}.json" for split, file in files.items()]
     for name in ("ddp", "fsdp"):
         paths = (configs / "context_ablation.yaml", "../short.yaml", configs / f"{name}.yaml")
-        yield f"context_ablation+{name}", [command("fit", *paths, more=("--trainer.devices", "2"))]
+        yield f"context_ablation+{name}", [command("fit", *paths, more=("--trainer.devices", "2", *own_files))]
 
 
 def generators(tree: Path) -> Iterator[tuple[str, list[Command]]]:

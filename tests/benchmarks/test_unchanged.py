@@ -1,4 +1,4 @@
-"""The proof of a refactor: it runs every YAML, reads losses exactly, goes on where it stopped, and names what differs."""
+"""The proof of a refactor: every YAML is run, losses are read exactly, a job that is done is not run again, and what differs is named."""
 
 import json
 from pathlib import Path
@@ -36,6 +36,7 @@ def test_every_yaml_and_every_generator_is_run_or_left_out_for_a_reason(tmp_path
         jobs(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_job_is_recorded_to_the_last_digit_and_never_run_twice(tmp_path):
     for _ in range(2):
         found = run([["-c", LOSSES]], tmp_path / "job", tmp_path, tmp_path / "cache")
@@ -44,6 +45,7 @@ def test_a_job_is_recorded_to_the_last_digit_and_never_run_twice(tmp_path):
     assert (tmp_path / "count").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_says_why_and_is_run_again(tmp_path):
     for _ in range(2):
         with pytest.raises(SystemExit, match="no room\njob: exit code 1 of python"):
