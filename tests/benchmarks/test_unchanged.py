@@ -1,4 +1,4 @@
-"""The proof of a refactor: every YAML is run, losses are read exactly, a job that is done is not run again, and what differs is named."""
+"""The proof of a refactor runs every YAML, reads losses exactly, continues where it stopped, and names what differs."""
 
 import json
 from pathlib import Path
