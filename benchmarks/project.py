@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afintro.data.batch import Example
-from afintro.data.rows import best_fit, sizes_of
+from afintro.data.batch import Example, sizes_of
+from afintro.data.loader import best_fit
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.attention import NAME as PACKED
 from benchmarks.inputs import at_least, token_mean

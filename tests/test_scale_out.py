@@ -14,8 +14,7 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from afintro.data.loader import RankRows
-from afintro.data.rows import PackedRows, by_number
+from afintro.data.loader import PackedRows, RankRows, by_number
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
 from tests.conftest import TRAINER, Workspace, save_small_model, write_records

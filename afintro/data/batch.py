@@ -89,6 +89,18 @@ class Example:
         return len(self.prompt_ids) + len(self.answer_ids)
 
 
+def sizes_of(examples: Sequence[Example]) -> NDArray[np.int32]:
+    """Return the numbers of tokens of each example's prompt and answer, ``[n, 2]``.
+
+    A sequence that knows them as its attribute ``sizes`` is not iterated.
+    """
+    known: NDArray[np.int32] | None = getattr(examples, "sizes", None)
+    if known is not None:
+        return known
+    flat = (len(ids) for example in examples for ids in (example.prompt_ids, example.answer_ids))
+    return np.fromiter(flat, np.int32, 2 * len(examples)).reshape(-1, 2)
+
+
 class PackedBatch:
     """B examples as one row of T tokens, A of them answer tokens.
 

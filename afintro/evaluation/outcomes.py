@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from afintro.data.batch import Example
-from afintro.data.rows import sizes_of
+from afintro.data.batch import Example, sizes_of
 from afintro.evaluation.metrics import Prediction, unanswered
 from afintro.ranks import Ranks
 

@@ -26,7 +26,7 @@ from afintro.explainer.checkpoint import IDENTITY, check_identity, check_state, 
 from afintro.explainer.sharding import Sharded, shard
 from afintro.lm.compiled import checkpoint_layers, compile_layers
 from afintro.lm.forward import packed_logits
-from afintro.lm.fused import quantise_base
+from afintro.lm.fused import quantize_base
 from afintro.lm.generate import generate_greedy
 from afintro.lm.injection import Injection, Injector, VectorSpace, make_injector
 from afintro.lm.interventions import Intervention, intervene
@@ -179,7 +179,7 @@ class ExplainerModule(LightningModule):
         self.model = add_lora(base, self.lora)
         if self.fp8:
             attached: Any = getattr(self, "_trainer", None)
-            quantise_base(self.model, self.device if attached is None else attached.strategy.root_device)
+            quantize_base(self.model, self.device if attached is None else attached.strategy.root_device)
         checkpoint_layers(base, float(self.gradient_checkpointing))
         if self.compile_layers:
             compile_layers(self.model)

@@ -1,9 +1,9 @@
-"""Attention over a packed row, through transformers' own attention interface.
+"""Attend over a packed row, through the attention interface of transformers.
 
-Sequences are laid end to end in one row without padding; ``cu_seq_lens_q`` says where each begins, and no token sees
-another sequence. On CUDA this is one variable-length kernel (``torch.nn.attention.varlen``); elsewhere each sequence
+Sequences lie end to end in one row without padding; ``cu_seq_lens_q`` says where each begins, and no token sees another
+sequence. On CUDA one variable-length kernel (``torch.nn.attention.varlen``) computes the attention; elsewhere each sequence
 runs through scaled-dot-product attention on its own. Rows that are being continued attend as :mod:`afintro.lm.decoding`
-says. Any other forward pass falls through to transformers' sdpa attention, so one loaded model serves all.
+describes. Any other forward pass falls through to the sdpa attention of transformers, so one loaded model serves all passes.
 """
 
 from collections.abc import Iterator
@@ -20,17 +20,17 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from afintro.lm.decoding import Decoding, Filling
+from afintro.lm.decoding import Decoding, PrefixWriter
 
 NAME = "afintro_packed"
-# The kernel reads grouped heads as they are; torch before 2.12 has no argument to say so.
+# The kernel reads grouped heads without repeating them; torch before 2.12 has no argument for that.
 GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen.varlen_attn).parameters else {}
 
 _packed: ContextVar[bool] = ContextVar("afintro_packed_forward", default=False)
 
 
 def uses_packed_attention(model: nn.Module) -> bool:
-    """Whether the model's attention is this module's, as :func:`afintro.lm.load.load_model` makes it where it can."""
+    """Return whether the model attends by this module, which :func:`afintro.lm.load.load_model` sets wherever it can."""
     return getattr(model.config, "_attn_implementation", None) == NAME
 
 
@@ -51,7 +51,7 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
 def _segment(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None, softcap: float | None
 ) -> Tensor:
-    """Causal attention of one sequence, ``[heads, n, d]`` each, key and value heads grouped."""
+    """Return the causal attention of one sequence; all tensors are ``[heads, n, d]``, key and value heads grouped."""
     length = query.shape[1]
     mask = None
     if window is not None and length > window:
@@ -68,14 +68,14 @@ def _segment(
 def _softcapped(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float
 ) -> Tensor:
-    """Attention with soft-capped scores, which scaled-dot-product attention does not offer: ``[..., heads, n, d]``."""
+    """Return attention with soft-capped scores (Gemma 2, arXiv:2408.00118) ``[..., heads, n, d]``; sdpa does not offer it."""
     groups = query.shape[-3] // key.shape[-3]
     scores = query @ key.repeat_interleave(groups, -3).mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = softcap * torch.tanh(scores / softcap)
-    if mask is None:  # causal; a single query sees all
+    if mask is None:  # causal; a single query sees every key
         new, seen = scores.shape[-2:]
         mask = torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
-    # Not -inf: a row of left padding sees nothing, and must not become NaN.
+    # Not -inf: a row of left padding sees no key, and its weights must not become NaN.
     scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
     weights = scores.softmax(-1).to(query.dtype)
     return weights @ value.repeat_interleave(groups, -3)
@@ -98,14 +98,14 @@ def _index(module: nn.Module) -> int:
     return index
 
 
-# State and the layer's index stay outside of compiled code: it would be compiled anew for every layer and state.
+# State and layer index stay outside of compiled code, which would otherwise be compiled anew for every layer and state.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _continued(rows: Decoding, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *settings: Any) -> Tensor:
     return rows.attend(_index(module), query, key, value, *settings)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _collect(prefix: Filling, module: nn.Module, key: Tensor, value: Tensor) -> None:
+def _collect(prefix: PrefixWriter, module: nn.Module, key: Tensor, value: Tensor) -> None:
     prefix.collect(_index(module), key, value)
 
 
@@ -122,22 +122,40 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     rows: Decoding | None = None,
-    prefix: Filling | None = None,
+    prefix: PrefixWriter | None = None,
     detached: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for ``AttentionInterface``: ``query [1, heads, T, d]`` to ``[1, T, heads, d]``.
+    """Attend as transformers' ``AttentionInterface`` asks.
 
-    Whatever a caller of the model passes besides its own arguments arrives here: ``cu_seq_lens_q`` and ``max_length_q`` say
-    that the row is packed, ``prefix`` takes its keys and values, ``rows`` are continued (``query [R, heads, n, d]``), and no
-    gradient flows through keys and values of the ``detached`` positions (``[T]`` bool).
+    Additional arguments of a call of the model arrive here.
+
+    Args:
+        module: The attention module of a layer; its ``layer_idx`` is the 0-based index of the layer.
+        query: ``[1, heads, T, d]``; ``[R, heads, n, d]`` if rows are continued.
+        key: ``[1, key heads, T, d]``; ``[R, key heads, n, d]`` if rows are continued.
+        value: The shape of ``key``.
+        attention_mask: The mask of transformers; only used if the row is not packed.
+        scaling: Factor on the scores; ``d ** -0.5`` if None.
+        dropout: Dropout probability; only used if the row is not packed.
+        cu_seq_lens_q: ``[B + 1]`` int32, where each sequence of a packed row begins, and T; None if the row is not packed.
+        max_length_q: Number of tokens of the longest sequence of a packed row.
+        sliding_window: Width of the sliding window, in tokens; None for full attention.
+        softcap: Bound of the scores; None for no bound.
+        rows: The rows that are being continued; None if there are none.
+        prefix: Writes the keys and values of a packed row to slots.
+        detached: ``[T]`` bool, the positions through whose keys and values no gradient flows.
+        **kwargs: Passed on to sdpa attention.
+
+    Returns:
+        ``[1, T, heads, d]`` (``[R, n, heads, d]``) in the dtype of ``query``, and None for the attention weights.
     """
     if rows is not None:
         return _continued(rows, module, query, key, value, scaling, sliding_window, softcap), None
     if prefix is not None:
         _collect(prefix, module, key, value)
     if detached is not None:
-        key, value = (torch.where(detached[:, None], kept.detach(), kept) for kept in (key, value))
+        key, value = (torch.where(detached[:, None], tensor.detach(), tensor) for tensor in (key, value))
     if cu_seq_lens_q is None:
         if softcap is not None:
             return _softcapped(query, key, value, attention_mask, scaling, softcap).transpose(1, 2), None
@@ -148,10 +166,11 @@ def packed_attention(
         assert max_length_q is not None
         flat = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
         return _varlen_cuda(*flat, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
-    # Not slices: the gradient of each would be a tensor of the whole row.
+    # Not slices, because the gradient of each slice would be a tensor of the whole row.
     lengths = cu_seq_lens_q.diff().tolist()
     queries, keys, values = (whole[0].split(lengths, dim=1) for whole in (query, key, value))
-    parts = [_segment(*own, scaling, sliding_window, softcap) for own in zip(queries, keys, values, strict=True)]
+    segments = zip(queries, keys, values, strict=True)
+    parts = [_segment(*segment, scaling, sliding_window, softcap) for segment in segments]
     return torch.cat(parts, dim=1).transpose(0, 1)[None], None
 
 

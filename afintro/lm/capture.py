@@ -1,4 +1,4 @@
-"""Reading the residual stream of a packed forward pass."""
+"""Read the residual stream of a forward pass."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,40 +15,43 @@ from afintro.lm.interventions import decoder_layers
 
 @contextmanager
 def capture(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Keep the residual stream of the last forward pass inside the block, as it is before interventions entered later.
+    """Keep the residual stream of the last forward pass inside the block.
+
+    The states are those before any intervention that is entered inside the block.
 
     Args:
         model: A transformers causal LM, also inside a PEFT wrapper.
-        layers: 0-based decoder layers, whose output is kept; ``-1`` is what the first one receives.
+        layers: 0-based decoder layers whose output is kept; ``-1`` is what the first layer receives.
 
     Yields:
-        ``[rows, length, hidden]`` by layer, filled by the pass.
+        ``[rows, length, hidden]`` by layer, filled by the forward pass.
     """
-    found: dict[int, Tensor] = {}
+    states: dict[int, Tensor] = {}
     decoder = decoder_layers(model)
     with ExitStack() as stack:
         for layer in layers:
 
             def after(_: nn.Module, __: Any, output: Any, layer: int = layer) -> None:
-                found[layer] = output[0] if isinstance(output, tuple) else output
+                states[layer] = output[0] if isinstance(output, tuple) else output
 
             def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-                found[-1] = args[0] if args else kwargs["hidden_states"]
+                states[-1] = args[0] if args else kwargs["hidden_states"]
 
             if layer == -1:
                 handle = decoder[0].register_forward_pre_hook(before, with_kwargs=True)
             else:
                 handle = decoder[layer].register_forward_hook(after)
             stack.callback(handle.remove)
-        yield found
+        yield states
 
 
 @torch.no_grad()
 def read_states(model: nn.Module, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> dict[int, Tensor]:
-    """The residual stream at every token of some sequences, read in one pass where the model takes packed rows.
+    """Return the residual stream at every token of several sequences.
 
     Args:
-        model: As loaded by :func:`afintro.lm.load.load_model`; one that takes no packed rows reads them one by one, unpadded.
+        model: A causal LM loaded by :func:`afintro.lm.load.load_model`. It reads all sequences in one pass if it uses packed
+            attention, and otherwise one by one, unpadded.
         rows: Token ids of each sequence.
         layers: As for :func:`capture`.
 
@@ -69,9 +72,13 @@ def read_states(model: nn.Module, rows: Sequence[Sequence[int]], layers: Sequenc
 
 @torch.no_grad()
 def embedding_norm(model: nn.Module, tokens: int = 64) -> float:
-    """Mean norm of token embeddings as the first decoder layer receives them, over evenly spaced tokens.
+    """Return the mean norm of token embeddings as the first decoder layer receives them.
 
-    Measured, not computed from the embedding matrix: Gemma scales what it looks up.
+    The norm is measured in a forward pass and not computed from the embedding matrix, because Gemma scales its embeddings.
+
+    Args:
+        model: A causal LM loaded by :func:`afintro.lm.load.load_model`.
+        tokens: Number of tokens, evenly spaced in the vocabulary, to average over.
     """
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
     count = min(tokens, embeddings.num_embeddings)

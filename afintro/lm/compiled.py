@@ -1,4 +1,4 @@
-"""Decoder layers compiled, and recomputed in the backward pass, in a way that leaves hooks alive."""
+"""Compile decoder layers, and recompute them in the backward pass, in a way that leaves hooks alive."""
 
 import torch
 from torch import nn
@@ -11,8 +11,8 @@ from afintro.lm.interventions import decoder_layers
 def compile_layers(model: nn.Module) -> None:
     """Compile the forward of every decoder layer, for sequences of any length.
 
-    ``forward`` is compiled and not the module: the hooks that interventions and gradient checkpointing use run around it,
-    uncompiled, whenever they come and go. (Compiling the module would freeze the hooks that it has at that time:
+    The function compiles ``forward`` and not the module, so that the hooks of interventions and of gradient checkpointing
+    run around it, uncompiled, and can come and go. (Compiling the module would freeze the hooks that it has at that time:
     ``torch._dynamo.config.skip_nnmodule_hook_guards``.)
     """
     for layer in decoder_layers(model):
@@ -22,14 +22,22 @@ def compile_layers(model: nn.Module) -> None:
 def checkpoint_layers(model: PreTrainedModel, share: float) -> None:
     """Recompute the activations of a share of the decoder layers, evenly spread, in the backward pass.
 
-    Chen et al. 2016, arXiv:1604.06174. Each such layer saves the memory of its activations and costs its forward pass
-    once more.
+    Each such layer saves the memory of its activations and costs its forward pass once more (Chen et al. 2016,
+    arXiv:1604.06174).
+
+    Args:
+        model: The model, whose layers are changed.
+        share: Share of the layers, from 0 to 1.
 
     Raises:
-        UserError: A share that is not between 0 and 1.
+        UserError: The share is not between 0 and 1.
     """
     if not 0 <= share <= 1:
-        raise UserError(f"is {share}", where="model.gradient_checkpointing", remedy="use a share between 0 and 1")
+        raise UserError(
+            f"must be between 0 and 1, and is {share}",
+            where="model.gradient_checkpointing",
+            remedy="use a share between 0 and 1",
+        )
     if share == 0:
         return
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

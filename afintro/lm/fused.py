@@ -1,6 +1,6 @@
-"""LoRA layers without extra copies, and frozen weights in eight bits.
+"""Compute LoRA layers without extra copies, and keep frozen weights in eight bits.
 
-Both change how PEFT's layers compute, not what they hold: names, checkpoints and ``disable_adapter`` stay as they are.
+Both change how the layers of PEFT compute and not what they hold: names, checkpoints and ``disable_adapter`` stay the same.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ FP8 = torch.float8_e4m3fn
 
 
 class FusedLora(LoraLinear):
-    """PEFT's LoRA layer with another forward pass; never made, only put on layers that PEFT made."""
+    """The LoRA layer of PEFT with another forward pass; it is never constructed, only set as the class of PEFT's layers."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """``[..., in]`` to ``[..., out]``."""
+        """Return ``[..., out]`` of ``x [..., in]``."""
         flat = x.flatten(0, -2)
         result: Tensor = self.base_layer(flat)
         for name in () if self.disable_adapters or self.merged else self.active_adapters:
@@ -32,29 +32,29 @@ class FusedLora(LoraLinear):
         low = F.linear(self.lora_dropout[name](x), down.to(x.dtype))  # type: ignore[arg-type]
         scaled = (up * self.scaling[name]).to(low.dtype)
         if torch.compiler.is_compiling():
-            # The compiler adds where the sum is read next; a product that adds would first copy ``result``.
+            # The compiler fuses this sum into the next operation; ``addmm_`` would first copy ``result``.
             return result + F.linear(low, scaled)
         return result.addmm_(low.to(result.dtype), scaled.T.to(result.dtype))
 
 
 def fuse_lora(model: PeftModel) -> None:
-    """Let every LoRA layer of ``model`` add its update in place, within the product that makes it.
+    """Let every LoRA layer of ``model`` add its update in place, within the matrix product that computes the update.
 
-    PEFT casts the input to the adapter's dtype, scales the update and adds it: a pass over the activations each. Here the
-    adapter's weights (float32) are cast to the dtype of the activations and scaled, as they are smaller.
+    PEFT casts the input to the adapter's dtype, scales the update and adds it: three passes over the activations. Here the
+    adapter's weights (float32), which are smaller, are scaled and cast to the dtype of the activations.
     """
     for module in model.modules():
         if type(module) is LoraLinear:
-            module.__class__ = FusedLora  # compiled layers share code by class; a function of its own each would not
+            module.__class__ = FusedLora  # compiled layers of one class share their code
 
 
 class Fp8Linear(nn.Module):
-    """A frozen linear layer in ``float8_e4m3fn``, one scale an output channel, and one a token for what it is given.
+    """A frozen linear layer in ``float8_e4m3fn``, with one scale an output channel, and one scale a token of its input.
 
-    The backward pass needs the weights by input channel: they are kept both ways, which is as much memory as bfloat16.
+    The backward pass needs the weights by input channel. Both layouts are kept, which takes as much memory as bfloat16.
 
     Args:
-        linear: The layer in bfloat16; its weight ``[out, in]``, both multiples of 16.
+        linear: The layer in bfloat16; its weight is ``[out, in]``, both multiples of 16.
     """
 
     weight: Tensor
@@ -63,15 +63,15 @@ class Fp8Linear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
-        weight, scale = quantise(linear.weight.detach())
-        transposed, transposed_scale = quantise(linear.weight.detach().T.contiguous())
+        weight, scale = quantize(linear.weight.detach())
+        transposed, transposed_scale = quantize(linear.weight.detach().T.contiguous())
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("transposed", transposed, persistent=False)
         self.register_buffer("transposed_scale", transposed_scale, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[..., in]`` to ``[..., out]`` in bfloat16."""
+        """Return ``[..., out]`` in bfloat16 of ``x [..., in]``."""
         product = _Fp8Product.apply(
             x.flatten(0, -2).to(torch.bfloat16), self.weight, self.scale, self.transposed, self.transposed_scale
         )
@@ -79,15 +79,22 @@ class Fp8Linear(nn.Module):
         return output if self.bias is None else output + self.bias
 
 
-def quantise(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows ``[n, m]`` to eight bits and a float32 scale each ``[n, 1]``, so that ``rows`` is about their product."""
-    # 448 is the largest number of the format; written out, as torch.compile takes a global for a variable.
+def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize rows to eight bits with one scale a row; their product is close to ``rows``.
+
+    Args:
+        rows: ``[n, m]`` float.
+
+    Returns:
+        ``[n, m]`` in ``float8_e4m3fn``, and the scales ``[n, 1]`` float32.
+    """
+    # 448 is the largest number of the format. It is written out because torch.compile treats a global as a variable.
     scale = rows.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 448.0
     return (rows.float() / scale).clamp(-448.0, 448.0).to(FP8), scale
 
 
 class _Fp8Product(torch.autograd.Function):
-    """``x [T, in]`` times the transpose of a frozen weight; the gradient goes to ``x`` alone."""
+    """Multiply ``x [T, in]`` by the transpose of a frozen weight; only ``x`` gets a gradient."""
 
     @staticmethod
     def forward(
@@ -103,27 +110,31 @@ class _Fp8Product(torch.autograd.Function):
 
 
 def _scaled_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    rows, row_scale = quantise(x)
+    rows, row_scale = quantize(x)
     return torch._scaled_mm(rows, weight.T, row_scale, scale.T, out_dtype=torch.bfloat16, use_fast_accum=True)
 
 
-def quantise_base(model: PeftModel, device: torch.device) -> None:
-    """Put the frozen matrices below the LoRA layers of ``model`` into eight bits.
+def quantize_base(model: PeftModel, device: torch.device) -> None:
+    """Quantize the frozen matrices below the LoRA layers of ``model`` to eight bits.
 
-    Norms, embeddings, the vocabulary matrix and the adapters stay as they are. Source: per-token and per-channel scales
-    as in Xiao et al. 2023 (SmoothQuant, arXiv:2211.10438), the format of Micikevicius et al. 2022 (arXiv:2209.05433).
+    Norms, embeddings, the vocabulary matrix and the adapters stay unchanged. Sources: per-token and per-channel scales as in
+    Xiao et al. 2023 (SmoothQuant, arXiv:2211.10438), the format of Micikevicius et al. 2022 (arXiv:2209.05433).
 
     Args:
-        model: With LoRA layers over bfloat16 weights.
-        device: Where it will run; the matrices are put there one by one.
+        model: A model with LoRA layers over bfloat16 weights.
+        device: Device on which the model will run; the matrices are moved there one by one.
 
     Raises:
-        UserError: A device that has no products of eight bits, or weights of another dtype.
+        UserError: The device cannot multiply in eight bits, or the weights have another dtype.
     """
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
-        raise UserError("the accelerator has no 8-bit products", where="model.fp8", remedy="leave it out")
+        raise UserError(
+            "needs an accelerator that multiplies in 8 bits", where="model.fp8", remedy="leave model.fp8 out"
+        )
     if model.dtype != torch.bfloat16:
-        raise UserError(f"the base is {model.dtype}", where="model.fp8", remedy="set model.dtype: bfloat16")
+        raise UserError(
+            f"needs bfloat16 weights, and they are {model.dtype}", where="model.fp8", remedy="set model.dtype: bfloat16"
+        )
     for module in model.modules():
         if isinstance(module, LoraLinear) and isinstance(module.base_layer, nn.Linear):
             module.base_layer = Fp8Linear(module.base_layer.to(device))

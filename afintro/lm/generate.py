@@ -1,7 +1,8 @@
-"""Greedy generation that does not depend on how batches are made up, with steering.
+"""Generate greedily, with steering; the tokens do not depend on which prompts are generated together.
 
-All conditions of a prompt (unsteered, and steered in several ways) share its *prefix*, every token but the last:
-steering at the last position and while decoding changes nothing before that, so the tokens equal those of separate runs.
+All conditions of a prompt (unsteered, and steered in several ways) share the *prefix* of the prompt, which is every token
+but the last. Steering at the last position and while decoding changes nothing before the last position, so the tokens
+equal the tokens of separate runs.
 """
 
 from collections import Counter
@@ -12,12 +13,12 @@ import torch
 from torch import nn
 
 from afintro.lm.attention import uses_packed_attention
-from afintro.lm.engine import Engine, Job, Prompt, Row
+from afintro.lm.engine import Continuation, Engine, Job, Prompt
 from afintro.lm.interventions import Intervention, Steering
-from afintro.lm.uncached import reread
+from afintro.lm.uncached import generate_uncached
 
 Condition = Sequence[Steering]
-"""How one row is steered; empty for not at all."""
+"""How one continuation is steered; an empty condition does not steer."""
 
 
 @torch.inference_mode()
@@ -33,27 +34,27 @@ def generate_greedy(
 ) -> list[list[int]]:
     """Continue every prompt by its most likely tokens.
 
-    In float32 the tokens equal those of one-by-one generation.
+    In float32 the tokens equal the tokens of one-by-one generation.
 
     Args:
         model: A causal LM loaded by :func:`afintro.lm.load.load_model`, in eval mode.
-        prompts: Token ids, special tokens included.
-        max_new_tokens: At most so many tokens each.
-        eos_ids: Generation of a row stops before one of these.
-        batch_size: Rows that are continued together; the next prompt takes the place of one that has ended.
-        interventions: On each prompt, positions counted in it; applied while the prompt is read.
+        prompts: Token ids of each prompt, special tokens included.
+        max_new_tokens: Largest number of new tokens of a prompt.
+        eos_ids: Token ids before which a continuation ends.
+        batch_size: Number of prompts that are continued together; when a prompt has ended, the next one takes its place.
+        interventions: Interventions on each prompt while the prompt is read, positions counted in the prompt.
         on_done: Called with the number of prompts just finished, for progress.
 
     Returns:
         The new tokens of each prompt, in the order of the prompts.
     """
-    rows, jobs = [], []
+    continuations, jobs = [], []
     for index, prompt in enumerate(prompts):
         before, last = _split(interventions[index] if interventions is not None else (), len(prompt) - 1)
-        rows.append(Row(first=last))
-        jobs.append(Job(prompt, rows[-1:], before))
+        continuations.append(Continuation(first=last))
+        jobs.append(Job(prompt, continuations[-1:], before))
     _run(model, [[job] for job in jobs], max_new_tokens, eos_ids, batch_size, on_done)
-    return [row.tokens for row in rows]
+    return [continuation.tokens for continuation in continuations]
 
 
 @torch.inference_mode()
@@ -72,35 +73,35 @@ def generate_steered(
 
     Args:
         model: A causal LM loaded by :func:`afintro.lm.load.load_model`, in eval mode.
-        prompts: Token ids, special tokens included.
-        conditions: Those of each prompt; steering of the positions ``all`` reads the prompt for itself.
-        max_new_tokens: At most so many tokens each.
-        eos_ids: Generation of a row stops before one of these.
-        batch_size: Rows that are continued together. Conditions that share a prompt start together, also where they are
-            more than that.
-        share_prefix: False reads the prompt once for every condition: the same tokens, for comparison.
+        prompts: Token ids of each prompt, special tokens included.
+        conditions: The conditions of each prompt. A condition that steers the positions ``all`` reads the prompt by itself.
+        max_new_tokens: Largest number of new tokens of a continuation.
+        eos_ids: Token ids before which a continuation ends.
+        batch_size: Number of continuations that go on together. Conditions that share a prompt start together, even if
+            there are more of them.
+        share_prefix: False reads the prompt once for every condition; the tokens are the same (for comparison).
         on_done: Called with the number of prompts just finished, for progress.
 
     Returns:
         The new tokens by prompt and condition.
 
     Raises:
-        RuntimeError: A hook did not fire exactly once a step.
+        RuntimeError: A hook did not fire exactly once in a step.
     """
-    rows, jobs = [], []
-    for prompt, asked in zip(prompts, conditions, strict=True):
-        own = [_row(condition) for condition in asked]
-        together: list[Row] = []
+    continuations, jobs = [], []
+    for prompt, prompt_conditions in zip(prompts, conditions, strict=True):
+        of_prompt = [_continuation(condition) for condition in prompt_conditions]
+        together: list[Continuation] = []
         prompt_jobs = []
-        for row, condition in zip(own, asked, strict=True):
+        for continuation, condition in zip(of_prompt, prompt_conditions, strict=True):
             if share_prefix and not any(steering.positions == "all" for steering in condition):
-                together.append(row)
+                together.append(continuation)
             else:
-                prompt_jobs.append(Job(prompt, [row], _on_prefix(condition, len(prompt) - 1)))
-        rows.append(own)
+                prompt_jobs.append(Job(prompt, [continuation], _on_prefix(condition, len(prompt) - 1)))
+        continuations.append(of_prompt)
         jobs.append([*prompt_jobs, *([Job(prompt, together)] if together else [])])
     _run(model, jobs, max_new_tokens, eos_ids, batch_size, on_done)
-    return [[row.tokens for row in own] for own in rows]
+    return [[continuation.tokens for continuation in of_prompt] for of_prompt in continuations]
 
 
 def _run(
@@ -108,40 +109,42 @@ def _run(
     jobs: Sequence[Sequence[Job]],
     max_new_tokens: int,
     eos_ids: Sequence[int],
-    slots: int,
+    batch_size: int,
     on_done: Callable[[int], Any] | None,
 ) -> None:
     """Finish the jobs of every prompt."""
     report: Callable[[int], Any] = on_done if on_done is not None else lambda _: None
-    left = Counter({prompt: len(own) for prompt, own in enumerate(jobs) if own and max_new_tokens > 0})
-    prompt_of = {job: prompt for prompt, own in enumerate(jobs) if left[prompt] for job in own}
+    left = Counter(
+        {prompt: len(of_prompt) for prompt, of_prompt in enumerate(jobs) if of_prompt and max_new_tokens > 0}
+    )
+    prompt_of = {job: prompt for prompt, of_prompt in enumerate(jobs) if left[prompt] for job in of_prompt}
 
     def done(finished: list[Job]) -> None:
         left.subtract(prompt_of[job] for job in finished)
-        whole = sum(left[prompt] == 0 for prompt in {prompt_of[job] for job in finished})
-        if whole:
-            report(whole)
+        prompts_done = sum(left[prompt] == 0 for prompt in {prompt_of[job] for job in finished})
+        if prompts_done:
+            report(prompts_done)
 
-    if nothing := len(jobs) - len(+left):
-        report(nothing)
+    if without_jobs := len(jobs) - len(+left):
+        report(without_jobs)
     if prompt_of:
-        asked: Any = {"max_new_tokens": max_new_tokens, "eos_ids": eos_ids, "slots": slots, "done": done}
+        settings: Any = {"max_new_tokens": max_new_tokens, "eos_ids": eos_ids, "batch_size": batch_size, "done": done}
         if uses_packed_attention(model):
-            Engine(model, list(prompt_of), **asked).run()
+            Engine(model, list(prompt_of), **settings).run()
         else:
-            reread(model, list(prompt_of), **asked)
+            generate_uncached(model, list(prompt_of), **settings)
 
 
 def _split(changes: Sequence[Intervention], last: int) -> tuple[list[Intervention], list[Intervention]]:
-    """What changes before the last position of a prompt, and what changes there."""
+    """Divide interventions into those before the last position of a prompt, and those at the last position."""
     before, there = [], []
     for change in changes:
         here = change.positions == last
         vectors = change.vectors[here]
         if len(vectors):
-            # Where one position is named twice, vectors add up, or the last replaces those before.
-            one = vectors.sum(0, keepdim=True) if change.mode == "add" else vectors[-1:]
-            there.append(Intervention(change.layer, change.mode, change.positions[here][:1], one, change.relative))
+            # Where a position is named several times, added vectors sum up, and the last replacement counts.
+            vector = vectors.sum(0, keepdim=True) if change.mode == "add" else vectors[-1:]
+            there.append(Intervention(change.layer, change.mode, change.positions[here][:1], vector, change.relative))
         if len(vectors) < len(change.positions):
             before.append(
                 Intervention(change.layer, change.mode, change.positions[~here], change.vectors[~here], change.relative)
@@ -149,11 +152,12 @@ def _split(changes: Sequence[Intervention], last: int) -> tuple[list[Interventio
     return before, there
 
 
-def _row(condition: Condition) -> Row:
-    """Every steering is on the last token of the prompt; all but ``last`` go on."""
-    return Row([s.on([0]) for s in condition], [s.on([0]) for s in condition if s.positions != "last"])
+def _continuation(condition: Condition) -> Continuation:
+    """Return a continuation that every steering changes at the prompt's last token, and all but ``last`` after it."""
+    first = [steering.on([0]) for steering in condition]
+    return Continuation(first, [steering.on([0]) for steering in condition if steering.positions != "last"])
 
 
 def _on_prefix(condition: Condition, length: int) -> list[Intervention]:
-    """Steering while all but the last token of a prompt, so many, are read."""
+    """Return the interventions on the ``length`` tokens before the last token of a prompt."""
     return [steering.on(range(length)) for steering in condition if steering.positions == "all"]

@@ -1,4 +1,4 @@
-"""Continuous tokens: a vector enters the model where a slot token stands in the prompt."""
+"""Turn vectors into continuous tokens, which enter the model where a slot token stands in the prompt."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,11 +19,11 @@ class Injection:
     """How a vector enters the model.
 
     Args:
-        site: ``embedding`` puts the vector in the place of the slot's embedding; ``residual`` adds it to the residual
-            stream at the slot, in units of that stream's own norm there (norm-matched).
-        layer: For ``residual``: the decoder layer (0-based) after which it is added.
-        projection: Learn a linear map even where the vectors are as wide as the model; where they are not, one is
-            always learnt.
+        site: ``embedding`` puts the vector in the place of the slot's embedding. ``residual`` adds the vector to the
+            residual stream at the slot, in units of the residual stream's own norm there (norm-matched).
+        layer: For ``residual``: the decoder layer (0-based) after which the vector is added.
+        projection: Whether to learn a linear map even if the vectors are as wide as the model. If they are not, a linear
+            map is always learned.
         ridge: Strength of the ridge regression (vectors to the mean embedding of their answers' tokens) that the
             projection starts from; None starts from the identity, or from a random orthogonal map if widths differ.
     """
@@ -36,27 +36,27 @@ class Injection:
 
 @dataclass(frozen=True)
 class VectorSpace:
-    """Where a task's vectors come from: their width, and the layers (of the model that is explained)."""
+    """Where the vectors of a task come from: their width, and the layers of the explained model."""
 
     width: int
     layers: tuple[int, ...]
 
 
 class Injector(nn.Module):
-    """Vectors of a space to continuous tokens of a model: unit norm, projection, unit norm, times a scale per layer.
+    """Map vectors of a space to continuous tokens of a model: unit norm, projection, unit norm, times a scale per layer.
 
     Args:
         space: Width and layers of the vectors.
         hidden: Width of the model.
         settings: See :class:`Injection`.
-        norm: Norm of a token at the start: that of embeddings, or 1 where the intervention is relative.
+        norm: Norm of a token before training: the norm of embeddings, or 1 if the intervention is relative.
     """
 
     def __init__(self, space: VectorSpace, hidden: int, settings: Injection, norm: float) -> None:
         super().__init__()
         self.layers: Tensor
         self.settings, self.norm = settings, norm
-        # A logarithm: a step of the optimizer changes it by the same share whatever the model's norms are.
+        # A logarithm, so that a step of the optimizer changes the scale by the same share whatever the model's norms are.
         self.log_scale = nn.Parameter(torch.zeros(len(space.layers)))
         self.register_buffer("layers", torch.tensor(sorted(space.layers)), persistent=False)
         self.projection: nn.Linear | None = None
@@ -68,11 +68,11 @@ class Injector(nn.Module):
                 nn.init.orthogonal_(self.projection.weight)
 
     def forward(self, vectors: Tensor, layers: Tensor) -> Tensor:
-        """Continuous tokens.
+        """Return the continuous tokens of vectors.
 
         Args:
             vectors: ``[S, width]`` float; a zero vector stays zero.
-            layers: ``[S]`` int64, the layer that each comes from; one of the space's.
+            layers: ``[S]`` int64, the layer that each vector comes from; a layer of the space.
 
         Returns:
             ``[S, hidden]``.
@@ -84,13 +84,13 @@ class Injector(nn.Module):
         return tokens * (self.norm * self.log_scale.exp()[index])[:, None]
 
     def intervention(self, positions: Tensor, tokens: Tensor) -> Intervention:
-        """The intervention that puts ``tokens [S, hidden]`` at ``positions [S]``."""
+        """Return the intervention that puts ``tokens [S, hidden]`` at ``positions [S]``."""
         if self.settings.site == "embedding":
             return Intervention(-1, "replace", positions, tokens)
         return Intervention(self.settings.layer, "add", positions, tokens, relative=True)
 
     def fit_projection(self, vectors: NDArray[np.float32], targets: NDArray[np.float32]) -> None:
-        """Start the projection from a ridge regression of unit ``targets [n, hidden]`` on unit ``vectors [n, width]``."""
+        """Set the projection to the ridge regression of unit ``targets [n, hidden]`` on unit ``vectors [n, width]``."""
         assert self.projection is not None
         assert self.settings.ridge is not None
         x, y = (F.normalize(torch.from_numpy(array).double(), dim=-1).numpy() for array in (vectors, targets))
@@ -99,14 +99,20 @@ class Injector(nn.Module):
 
 
 def make_injector(model: nn.Module, space: VectorSpace, settings: Injection, seed: int = 0) -> Injector:
-    """An untrained injector for a model, the same at every call.
+    """Make an untrained injector for a model; every call makes the same one.
+
+    Args:
+        model: A causal LM loaded by :func:`afintro.lm.load.load_model`.
+        space: Width and layers of the vectors.
+        settings: How a vector enters the model.
+        seed: Seed of the random projection.
 
     Raises:
-        ValueError: A layer that the model does not have.
+        ValueError: The model does not have the layer of ``settings``.
     """
     depth = len(decoder_layers(model))
     if settings.site == "residual" and not 0 <= settings.layer < depth:
-        raise ValueError(f"layer {settings.layer} of a model with {depth} layers (0 to {depth - 1})")
+        raise ValueError(f"layer {settings.layer} does not exist in a model with {depth} layers (0 to {depth - 1})")
     embeddings = model.get_input_embeddings()  # type: ignore[operator]
     norm = embedding_norm(model) if settings.site == "embedding" else 1.0
     with torch.random.fork_rng(devices=[]):

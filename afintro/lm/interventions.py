@@ -1,4 +1,4 @@
-"""Interventions on the residual stream: the one way in which this package changes a forward pass."""
+"""Change the residual stream of a forward pass: the one way in which this package intervenes on a model."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,11 +18,11 @@ class Intervention:
     Args:
         layer: 0-based decoder layer whose output is changed; ``-1`` is the embedding output, that is, exactly what
             the first decoder layer receives (after the scaling that Gemma applies).
-        mode: ``add`` adds the vectors to the hidden states, ``replace`` puts them in their place.
+        mode: ``add`` adds the vectors to the hidden states, ``replace`` puts the vectors in their place.
         positions: ``[n]`` int64, flat token positions in the forward pass: ``row * length + column`` for input of
-            shape ``[rows, length]``, so simply the position in the row for a packed batch.
-        vectors: ``[n, hidden]``, one vector a position, in any float dtype (cast to that of the hidden states).
-        relative: The vectors are in units of the hidden state's own norm at each position (norm-matched).
+            shape ``[rows, length]``; for a packed batch this is the position in the row.
+        vectors: ``[n, hidden]``, one vector a position, in any float dtype; cast to the dtype of the hidden states.
+        relative: Whether the vectors are in units of the hidden state's own norm at each position (norm-matched).
     """
 
     layer: int
@@ -40,7 +40,7 @@ class Intervention:
             )
 
     def apply(self, hidden: Tensor) -> Tensor:
-        """Return a changed copy of ``hidden [rows, length, hidden]``; the input is left as it is."""
+        """Return a changed copy of ``hidden [rows, length, hidden]``; the input stays unchanged."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         positions = self.positions.to(hidden.device)
         vectors = self.vectors.to(hidden.device)
@@ -48,7 +48,7 @@ class Intervention:
             wide = torch.promote_types(vectors.dtype, hidden.dtype)
             vectors = vectors * flat[positions].norm(dim=-1, keepdim=True, dtype=wide)
         vectors = vectors.to(hidden.dtype)
-        # index_add sums where one position is named twice; index_copy takes the last, as an assignment would.
+        # For a position that is named twice, index_add sums up and index_copy takes the last, as an assignment would.
         changed = (
             flat.index_add(0, positions, vectors) if self.mode == "add" else flat.index_copy(0, positions, vectors)
         )
@@ -56,7 +56,7 @@ class Intervention:
 
 
 class Change(Protocol):
-    """What :func:`intervene` applies: an :class:`Intervention`, or several rows' or spans' as one."""
+    """A change that :func:`intervene` applies: an :class:`Intervention`, or several of them merged into one."""
 
     @property
     def layer(self) -> int: ...
@@ -72,12 +72,12 @@ class Steering:
     """Add a vector to the residual stream while a prompt is continued.
 
     Args:
-        layer: 0-based decoder layer after which it is added; ``-1`` is the embedding output.
-        vector: ``[hidden]`` float, already times its strength.
-        positions: ``last`` is the last position of the prompt, whose logits choose the first new token; ``decode`` is
-            that position and every new token's, so that no token is chosen without the vector; ``all`` is every position
-            of prompt and continuation.
-        relative: The vector is in units of the hidden state's own norm at each position.
+        layer: 0-based decoder layer after which the vector is added; ``-1`` is the embedding output.
+        vector: ``[hidden]`` float, already multiplied by its strength.
+        positions: ``last`` is the last position of the prompt, whose logits choose the first new token. ``decode`` is the
+            last position of the prompt and every new token, so that every token is chosen with the vector. ``all`` is
+            every position of prompt and continuation.
+        relative: Whether the vector is in units of the hidden state's own norm at each position.
     """
 
     layer: int
@@ -92,37 +92,38 @@ class Steering:
             raise ValueError(f"vector {tuple(self.vector.shape)} is not [hidden]")
 
     def on(self, positions: Sequence[int]) -> Intervention:
-        """The intervention that adds the vector at flat positions."""
+        """Return the intervention that adds the vector at flat positions."""
         vectors = self.vector.expand(len(positions), -1)
         return Intervention(self.layer, "add", torch.tensor(positions, dtype=torch.long), vectors, self.relative)
 
 
 def at_rows(interventions: Sequence[Sequence[Intervention]], offsets: Sequence[int]) -> list[Intervention]:
-    """Interventions of several prompts as interventions on one forward pass; like ones of different prompts become one.
+    """Merge the interventions on several prompts into interventions on one forward pass.
 
-    Those of one prompt at one layer act in the order given, whatever the others have there.
+    Interventions of different prompts become one intervention if they have the same layer, mode and unit. The interventions
+    on one prompt at one layer act in the order given, whatever the other prompts have there.
 
     Args:
-        interventions: Those of each prompt, positions counted in it.
+        interventions: The interventions on each prompt, positions counted in the prompt.
         offsets: Flat position of each prompt's first token in the pass.
     """
-    like: dict[tuple[int, int, Literal["add", "replace"], bool], list[tuple[Tensor, Tensor]]] = {}
+    alike: dict[tuple[int, int, Literal["add", "replace"], bool], list[tuple[Tensor, Tensor]]] = {}
     for changes, offset in zip(interventions, offsets, strict=True):
-        before: Counter[int] = Counter()  # by layer
+        before: Counter[int] = Counter()  # number of interventions so far, by layer
         for change in changes:
             key = (before[change.layer], change.layer, change.mode, change.relative)
-            like.setdefault(key, []).append((change.positions + offset, change.vectors))
+            alike.setdefault(key, []).append((change.positions + offset, change.vectors))
             before[change.layer] += 1
     return [
         Intervention(layer, mode, torch.cat([p for p, _ in parts]), torch.cat([v for _, v in parts]), relative)
-        for (_, layer, mode, relative), parts in sorted(like.items(), key=lambda item: item[0][0])
+        for (_, layer, mode, relative), parts in sorted(alike.items(), key=lambda item: item[0][0])
     ]
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder layers of a transformers causal LM, also inside a PEFT wrapper."""
+    """Return the decoder layers of a transformers causal LM, also inside a PEFT wrapper."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    # The longest list of modules: most architectures call it layers, older ones h.
+    # Architectures name the list of layers differently (layers, h), but it is always the longest list of modules.
     return max((child for child in base.get_decoder().children() if isinstance(child, nn.ModuleList)), key=len)
 
 
@@ -130,11 +131,15 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 def intervene(model: nn.Module, interventions: Sequence[Change]) -> Iterator[list[int]]:
     """Apply interventions to every forward pass inside the block.
 
+    Args:
+        model: A transformers causal LM, also inside a PEFT wrapper.
+        interventions: Interventions at one layer act in the order given.
+
     Yields:
-        How often each intervention fired so far, in the order given; live, for the caller to assert on.
+        How often each intervention fired so far, in the order given. The list is live, for the caller to assert on.
 
     Raises:
-        ValueError: A layer that the model does not have, or a vector width that does not fit it.
+        ValueError: The model does not have a layer, or a vector does not have the model's width.
     """
     layers = decoder_layers(model)
     width = model.get_input_embeddings().embedding_dim  # type: ignore[operator]
@@ -143,10 +148,10 @@ def intervene(model: nn.Module, interventions: Sequence[Change]) -> Iterator[lis
         for index, intervention in enumerate(interventions):
             if not -1 <= intervention.layer < len(layers):
                 raise ValueError(
-                    f"layer {intervention.layer} of a model with {len(layers)} layers (-1 to {len(layers) - 1})"
+                    f"layer {intervention.layer} does not exist in a model with {len(layers)} layers (-1 to {len(layers) - 1})"
                 )
             if intervention.vectors.shape[1] != width:
-                raise ValueError(f"vectors of width {intervention.vectors.shape[1]} for a model of width {width}")
+                raise ValueError(f"vectors have width {intervention.vectors.shape[1]}, and the model has width {width}")
 
             def after(_: nn.Module, __: Any, output: Any, index: int = index, change: Change = intervention) -> Any:
                 fired[index] += 1

@@ -1,4 +1,4 @@
-"""Models and tokenizers from a hub id, a local directory, or a PEFT adapter directory; LoRA on top; their identity."""
+"""Load models and tokenizers from a hub id, a model directory or a PEFT adapter; add LoRA; compute their identity."""
 
 import hashlib
 import json
@@ -28,13 +28,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass
 class Lora:
-    """Low-rank adapter on the linear layers (Hu et al. 2021, arXiv:2106.09685).
+    """A low-rank adapter on the linear layers (Hu et al. 2021, arXiv:2106.09685).
 
     Args:
         r: Rank.
         alpha: Scale; the update is ``alpha / r * B A``.
         dropout: Dropout probability on the adapter's input.
-        target_modules: Names of the linear layers to adapt; ``all-linear`` is every one but the vocabulary matrix.
+        target_modules: Names of the linear layers to adapt; ``all-linear`` is every linear layer but the vocabulary matrix.
     """
 
     r: int = 16
@@ -44,10 +44,14 @@ class Lora:
 
 
 def adapter_base(name: str | Path, revision: str | None = None) -> str | None:
-    """The base model named by a PEFT adapter (directory or hub id), or None where ``name`` is not one.
+    """Return the base model that a PEFT adapter names, or None if ``name`` is not an adapter.
+
+    Args:
+        name: Directory or hub id.
+        revision: Branch, tag or commit on the hub.
 
     Raises:
-        UserError: An adapter that does not say what its base is.
+        UserError: The adapter does not name its base.
     """
     try:
         config = find_adapter_config_file(str(name), revision=revision)
@@ -74,10 +78,14 @@ def _missing(name: str, error: Exception) -> UserError:
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer; an adapter directory without one takes that of its base model.
+    """Load a tokenizer; an adapter directory without a tokenizer takes its base model's tokenizer.
+
+    Args:
+        name: Hub id, local model directory, or PEFT adapter directory.
+        revision: Branch, tag or commit on the hub.
 
     Raises:
-        UserError: Nothing loadable under this name.
+        UserError: No tokenizer can be loaded under this name.
     """
     base = adapter_base(name, revision)
     try:
@@ -95,7 +103,15 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 
 def load_config(name: str, revision: str | None = None) -> Any:
-    """Load the configuration alone (an adapter directory's is that of its base): cheap, for checks before the weights."""
+    """Load a model's configuration alone, which is cheap, for checks before the weights are loaded.
+
+    Args:
+        name: Hub id, local model directory, or PEFT adapter directory (which has its base model's configuration).
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        UserError: No configuration can be loaded under this name.
+    """
     base = adapter_base(name, revision)
     if base is not None:
         return load_config(base)
@@ -106,10 +122,10 @@ def load_config(name: str, revision: str | None = None) -> Any:
 
 
 def load_model(name: str, revision: str | None = None, dtype: str = "float32") -> PreTrainedModel:
-    """Load a causal LM in eval mode, with attention that takes packed rows where its architecture allows that.
+    """Load a causal LM in eval mode, with packed attention if its architecture allows packed attention.
 
-    An adapter directory is loaded onto its base model and merged, so that what comes back is always a plain model
-    and adapters are never stacked.
+    An adapter is loaded onto its base model and merged, so that the result is always a plain model and adapters are never
+    stacked.
 
     Args:
         name: Hub id, local model directory, or PEFT adapter directory. Only safetensors weights are read.
@@ -117,10 +133,12 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
 
     Raises:
-        UserError: Nothing loadable under this name, or an unknown dtype.
+        UserError: No model can be loaded under this name, or the dtype is unknown.
     """
     if dtype not in DTYPES:
-        raise UserError(f"{dtype!r} is no dtype", where="model dtype", remedy=f"use one of {', '.join(DTYPES)}")
+        raise UserError(
+            f"{dtype!r} is not a known dtype", where="model dtype", remedy=f"use one of {', '.join(DTYPES)}"
+        )
     base = adapter_base(name, revision)
     if base is not None:
         return _merged(load_model(base, dtype=dtype), name, revision)
@@ -141,23 +159,23 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
     if supports_packed_attention(model):
         model.set_attn_implementation(PACKED)
     else:
-        log.warning("%s takes no packed rows: batches are padded, and generation reads all tokens anew", name)
+        log.warning("%s cannot use packed attention: batches are padded, and generation reads all tokens anew", name)
     return model.eval()
 
 
-# A cut-off file is a SafetensorError, weights of another shape are a RuntimeError.
+# A truncated file raises a SafetensorError, weights of another shape raise a RuntimeError.
 UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 
 
 def _complete(missing: Iterable[str]) -> None:
-    """Transformers and PEFT draw missing weights at random, with a warning: not here."""
+    """Refuse missing weights, which transformers and PEFT would draw at random, with a warning."""
     names = sorted(missing)
     if names:
-        raise ValueError(f"no weights for {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}")
+        raise ValueError(f"weights are missing for {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}")
 
 
 def _merged(model: PreTrainedModel, name: str, revision: str | None) -> PreTrainedModel:
-    """``model`` with an adapter merged into it."""
+    """Return ``model`` with an adapter merged into it."""
     try:
         file = cached_file(name, "adapter_model.safetensors", revision=revision)  # never the pickled adapter_model.bin
         wrapped = PeftModel.from_pretrained(model, name, revision=revision)
@@ -171,12 +189,16 @@ def _merged(model: PreTrainedModel, name: str, revision: str | None) -> PreTrain
 
 
 def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
-    """Freeze ``model`` and put a fresh LoRA on it: adapter weights in float32, whatever the base's dtype."""
+    """Freeze ``model`` and add an untrained LoRA, with float32 adapter weights whatever the dtype of the base.
+
+    Raises:
+        UserError: The rank is below 1.
+    """
     if lora.r < 1:
-        raise UserError(f"rank {lora.r}", where="model.lora.r", remedy="use a rank of 1 or more")
+        raise UserError(f"must be at least 1, and is {lora.r}", where="model.lora.r", remedy="use a rank of 1 or more")
     config = LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft computes alpha / r and takes any number
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft computes alpha / r and accepts any number
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
@@ -188,21 +210,21 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
 
 
 def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a generation: the tokenizer's end of sequence and those of the generation config."""
+    """Return the token ids that end a generation: the tokenizer's end of sequence and the ids of the generation config."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    found = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
-    return sorted(token for token in found if token is not None)
+    ids = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
+    return sorted(token for token in ids if token is not None)
 
 
 def context_length(config: Any) -> int | None:
-    """Longest sequence the model takes, in tokens, where its configuration says."""
+    """Return the longest sequence that a model accepts, in tokens; None if its configuration does not say."""
     return getattr(config, "max_position_embeddings", None)
 
 
 def fingerprint(name: str) -> str | None:
-    """A short hash of a local model directory's weights (size, tail and 256 samples of every safetensors file).
+    """Return a short hash of a local model directory's weights: size, tail and 256 samples of every safetensors file.
 
-    None for a hub id: there the revision says which weights are meant.
+    For a hub id the result is None, because there the revision identifies the weights.
     """
     directory = Path(name)
     if not directory.is_dir():
@@ -223,5 +245,5 @@ def fingerprint(name: str) -> str | None:
 
 
 def describe_lora(lora: Lora) -> dict[str, Any]:
-    """The LoRA settings as plain JSON values."""
+    """Return the LoRA settings as plain JSON values."""
     return asdict(lora)

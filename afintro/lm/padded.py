@@ -1,7 +1,7 @@
-"""Models that take no packed rows: their sequences are padded to one length.
+"""Pad sequences to one length, for models that cannot read packed rows.
 
-For architectures whose attention cannot be replaced, or that carry more than keys and values from token to token (state-space
-and linear-attention layers).
+These are architectures whose attention cannot be replaced, or that carry more than keys and values from token to token
+(state-space and linear-attention layers).
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ PACKABLE = {"full_attention", "sliding_attention"}
 
 
 def supports_packed_attention(model: Any) -> bool:
-    """Whether each layer of a transformers model mixes tokens by plain attention alone, which can be replaced.
+    """Return whether each layer of a transformers model mixes tokens by plain attention alone, which can be replaced.
 
-    Attention sinks (GPT-OSS) are learnt scores that a packed row's attention does not know.
+    Attention sinks (GPT-OSS) are learned scores that packed attention does not have.
     """
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     sinks = any(name.endswith("sinks") for name, _ in model.named_parameters())
@@ -34,11 +34,22 @@ def padded_logits(
     positions: Tensor,
     interventions: Sequence[Located] = (),
 ) -> Tensor:
-    """As :func:`afintro.lm.forward.packed_logits`, by a batch padded on the right."""
+    """Return what :func:`afintro.lm.forward.packed_logits` returns, by a batch that is padded on the right.
+
+    Args:
+        model: A causal LM.
+        input_ids: ``[T]`` int64, B sequences end to end.
+        cu_seqlens: ``[B + 1]`` int32, where each sequence begins, and T.
+        positions: ``[A]`` int64, positions in the row.
+        interventions: Interventions during the pass, positions counted in the row.
+
+    Returns:
+        ``[A, vocabulary]`` in the model's compute dtype.
+    """
     lengths = cu_seqlens[1:] - cu_seqlens[:-1]
     real = torch.arange(int(lengths.max()), device=input_ids.device) < lengths[:, None]
     ids = torch.zeros(real.shape, dtype=torch.long, device=input_ids.device).masked_scatter(real, input_ids)
-    places = real.flatten().nonzero()[:, 0]  # of each token of the row, in the padded batch
+    places = real.flatten().nonzero()[:, 0]  # the place in the padded batch of each token of the row
     moved = [replace(change, positions=places[change.positions.to(places.device)]) for change in interventions]
     with intervene(model, moved):
         output: Any = model(input_ids=ids, attention_mask=real.long(), use_cache=False)

@@ -1,4 +1,4 @@
-"""Many continuations of a prefix that is read once: log-probabilities of answer tokens, and what each layer leans to."""
+"""Score many continuations of a prefix that is read once: log-probabilities of tokens, and the logit lens of each layer."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,25 +12,26 @@ from torch import Tensor, nn
 
 from afintro.lm.attention import packed_forward, uses_packed_attention
 from afintro.lm.capture import capture
-from afintro.lm.decoding import Decoding, Slots
+from afintro.lm.decoding import Decoding, KVSlots
 from afintro.lm.engine import read_prefixes, starts_of
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import decoder_layers, intervene
 from afintro.lm.spans import SpanSteering, spans
 
 Ids = Sequence[int]
-TOKENS = 8_192  # most tokens of prefixes, and of rows with their padding, in one pass, if a single one has no more
+# Most tokens of prefixes, and of rows with their padding, in one pass; a single longer prefix is read in a pass of its own.
+TOKENS = 8_192
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """What is read first.
+    """Tokens that are read first, with their continuations.
 
     Args:
         ids: Token ids; may be empty.
-        steering: Of all of its tokens.
+        steering: The steering of all tokens of the prefix; None for no steering.
         rows: Continuations, at least one token each; there may be none.
-        staying: Whether the rows are steered too; of a layer's own steering the lens shows what was there before.
+        staying: Whether the rows are steered too. The logit lens of a steered layer shows the state before the steering.
     """
 
     ids: Ids
@@ -43,80 +44,82 @@ class Prefix:
 def last_log_probabilities(
     model: nn.Module, prefixes: Sequence[Prefix], wanted: Sequence[Sequence[Ids]], *, tokens: int = TOKENS
 ) -> list[list[Tensor]]:
-    """Log-probabilities, over the whole vocabulary, of tokens that may follow each row.
+    """Return log-probabilities, over the whole vocabulary, of tokens that may follow each row.
 
     Args:
-        model: A causal LM loaded by :func:`afintro.lm.load.load_model`, also with an adapter, in eval mode.
-        prefixes: With their rows.
-        wanted: Token ids ``[K]`` of each prefix and row.
-        tokens: Most tokens a pass.
+        model: A causal LM loaded by :func:`afintro.lm.load.load_model`, with or without an adapter, in eval mode.
+        prefixes: The prefixes with their rows.
+        wanted: Token ids ``[K]`` to score, by prefix and row.
+        tokens: Largest number of tokens in one pass.
 
     Returns:
-        ``[K]`` float32 on the host (float64 for a float64 model), by prefix and row.
+        ``[K]`` float32 on the host (float64 for a float64 model), in nats, by prefix and row.
     """
-    found: list[list[Tensor]] = [[torch.empty(0)] * len(prefix.rows) for prefix in prefixes]
+    scored: list[list[Tensor]] = [[torch.empty(0)] * len(prefix.rows) for prefix in prefixes]
     for group in _groups(prefixes, tokens):
         owners = [(p, r) for p in group for r in range(len(prefixes[p].rows))]
         ends = [[len(prefixes[p].rows[r]) - 1] for p, r in owners]
         logits = _logits(model, [prefixes[p] for p in group], ends)
         scores = _wide(logits).log_softmax(-1).cpu()
         for (p, r), row in zip(owners, scores, strict=True):
-            found[p][r] = row[list(wanted[p][r])]
-    return found
+            scored[p][r] = row[list(wanted[p][r])]
+    return scored
 
 
 @torch.inference_mode()
 def row_log_probabilities(
     model: nn.Module, prefixes: Sequence[Prefix], counts: Sequence[Sequence[int]], *, tokens: int = TOKENS
 ) -> list[list[list[float]]]:
-    """Log-probability of each of the last tokens of each row, given all before it.
+    """Return the log-probability of each of the last tokens of each row, given all tokens before it.
 
     Args:
         model: As for :func:`last_log_probabilities`.
-        prefixes: With their rows, each of more tokens than are asked about.
-        counts: How many tokens at the end of each row are asked about, by prefix and row.
-        tokens: Most tokens a pass.
+        prefixes: The prefixes with their rows; every row has more tokens than are scored.
+        counts: How many tokens at the end of each row are scored, by prefix and row.
+        tokens: Largest number of tokens in one pass.
 
     Returns:
-        In nats, by prefix, row and token.
+        Log-probabilities in nats, by prefix, row and token.
     """
-    found: list[list[list[float]]] = [[[] for _ in prefix.rows] for prefix in prefixes]
+    scored: list[list[list[float]]] = [[[] for _ in prefix.rows] for prefix in prefixes]
     for group in _groups(prefixes, tokens):
         owners = [(p, r) for p in group for r in range(len(prefixes[p].rows))]
         rows = [prefixes[p].rows[r] for p, r in owners]
         asked = [range(len(row) - counts[p][r] - 1, len(row) - 1) for (p, r), row in zip(owners, rows, strict=True)]
         scores = _wide(_logits(model, [prefixes[p] for p in group], asked)).log_softmax(-1)
-        targets = torch.tensor([row[column + 1] for row, own in zip(rows, asked, strict=True) for column in own])
+        targets = torch.tensor(
+            [row[column + 1] for row, columns in zip(rows, asked, strict=True) for column in columns]
+        )
         each = scores.gather(1, targets.to(scores.device)[:, None])[:, 0].cpu()
-        for (p, r), part in zip(owners, each.split([len(own) for own in asked]), strict=True):
-            found[p][r] = part.tolist()
-    return found
+        for (p, r), part in zip(owners, each.split([len(columns) for columns in asked]), strict=True):
+            scored[p][r] = part.tolist()
+    return scored
 
 
 def continuation_nll(
     model: nn.Module, prompts: Sequence[Ids], continuations: Sequence[Sequence[Ids]], *, tokens: int = TOKENS
 ) -> list[list[list[float]]]:
-    """How surprising each token of a continuation is to the unsteered model.
+    """Return how surprising each token of a continuation is to the unsteered model.
 
     Args:
         model: As for :func:`last_log_probabilities`.
-        prompts: Token ids, at least one.
-        continuations: Those of each prompt, end of sequence included where it was written.
-        tokens: Most tokens a pass.
+        prompts: Token ids of each prompt, at least one.
+        continuations: Token ids of the continuations of each prompt, end of sequence included if the model wrote it.
+        tokens: Largest number of tokens in one pass.
 
     Returns:
         Negative log-likelihood of every token, in nats, by prompt and continuation.
     """
-    # The last token of the prompt predicts the first of the continuation, so it is read with it.
+    # The last token of the prompt predicts the first token of the continuation, so it is read as part of the row.
     prefixes = [
-        Prefix(prompt[:-1], None, [[prompt[-1], *target] for target in given if len(target)])
-        for prompt, given in zip(prompts, continuations, strict=True)
+        Prefix(prompt[:-1], None, [[prompt[-1], *target] for target in targets if len(target)])
+        for prompt, targets in zip(prompts, continuations, strict=True)
     ]
     counts = [[len(row) - 1 for row in prefix.rows] for prefix in prefixes]
     scores = map(iter, row_log_probabilities(model, prefixes, counts, tokens=tokens))
     return [
-        [[-score for score in next(rows)] if len(target) else [] for target in given]
-        for given, rows in zip(continuations, scores, strict=True)
+        [[-score for score in next(rows)] if len(target) else [] for target in targets]
+        for targets, rows in zip(continuations, scores, strict=True)
     ]
 
 
@@ -124,14 +127,21 @@ def continuation_nll(
 def lens_logits(
     model: nn.Module, prefixes: Sequence[Prefix], wanted: Ids, *, tokens: int = TOKENS
 ) -> list[list[Tensor]]:
-    """Logits that each layer's residual stream gives to a few tokens after each row (logit lens, nostalgebraist 2020).
+    """Return the logits that each layer's residual stream gives to a few tokens after each row.
 
-    The states of all layers and rows go through the final norm and the vocabulary rows of those tokens in one product.
+    This is the logit lens (nostalgebraist 2020): the states of all layers and rows go through the final norm and, in one
+    product, through the vocabulary rows of these tokens.
+
+    Args:
+        model: As for :func:`last_log_probabilities`.
+        prefixes: The prefixes with their rows.
+        wanted: Token ids ``[K]`` to score, the same for all rows.
+        tokens: Largest number of tokens in one pass.
 
     Returns:
         ``[layers, K]`` on the host, by prefix and row.
     """
-    found: list[list[Tensor]] = [[torch.empty(0)] * len(prefix.rows) for prefix in prefixes]
+    scored: list[list[Tensor]] = [[torch.empty(0)] * len(prefix.rows) for prefix in prefixes]
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     layers = range(len(decoder_layers(model)))
     for group in _groups(prefixes, tokens):
@@ -144,8 +154,8 @@ def lens_logits(
         vocabulary = base.get_output_embeddings().weight[list(wanted)]
         scores = _wide(base.get_decoder().norm(states) @ vocabulary.T).cpu()
         for index, (p, r) in enumerate(owners):
-            found[p][r] = scores[:, index]
-    return found
+            scored[p][r] = scores[:, index]
+    return scored
 
 
 def _wide(logits: Tensor) -> Tensor:
@@ -153,7 +163,7 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 def _groups(prefixes: Sequence[Prefix], tokens: int) -> Iterator[list[int]]:
-    """Prefixes of like length together, so many that neither they nor their padded rows pass ``tokens``."""
+    """Group prefixes of similar length, so that neither the prefixes of a group nor its padded rows exceed ``tokens``."""
     filled = [index for index, prefix in enumerate(prefixes) if prefix.rows]
     order = sorted(filled, key=lambda i: (len(prefixes[i].ids), max(map(len, prefixes[i].rows)), i))
     group: list[int] = []
@@ -171,23 +181,23 @@ def _groups(prefixes: Sequence[Prefix], tokens: int) -> Iterator[list[int]]:
 
 
 def _logits(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
-    """``[A, vocabulary]`` after the asked columns of each row."""
+    """Return the logits ``[A, vocabulary]`` after the asked columns of each row."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    return (_on_kept if uses_packed_attention(base) else _anew)(model, prefixes, asked)
+    return (_logits_cached if uses_packed_attention(base) else _logits_uncached)(model, prefixes, asked)
 
 
-def _on_kept(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
-    """Every prefix is read once, its keys and values kept; then all rows, padded on the right, in one pass."""
+def _logits_cached(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
+    """Read every prefix once and keep its keys and values; then read all rows, padded on the right, in one pass."""
     device = next(model.parameters()).device
     ids, rows = [prefix.ids for prefix in prefixes], [row for prefix in prefixes for row in prefix.rows]
     longest = max(map(len, rows))
-    kept = Slots(len(prefixes), max(1, *map(len, ids)), device)
-    state = Decoding(Slots(len(rows), longest, device), kept)
+    kept = KVSlots(len(prefixes), max(1, *map(len, ids)), device)
+    state = Decoding(KVSlots(len(rows), longest, device), kept)
     changes = spans([prefix.steering for prefix in prefixes], starts_of(ids), list(map(len, ids)), device)
     read_prefixes(model, kept, range(len(prefixes)), ids, changes)
     owners = [index for index, prefix in enumerate(prefixes) for _ in prefix.rows]
     state.place(owners, [0] * len(rows), list(map(len, ids)))
-    # Padded on the right: what comes later changes nothing before it.
+    # Padded on the right: later tokens change nothing before them.
     padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
     places = _places(prefixes, asked, True).to(device)
     staying = [prefix.steering if prefix.staying else None for prefix in prefixes for _ in prefix.rows]
@@ -204,8 +214,8 @@ def _on_kept(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Seque
     return logits
 
 
-def _anew(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
-    """The same where keys cannot be kept: prefixes are read again for each of their rows."""
+def _logits_uncached(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
+    """Return the same logits where keys cannot be kept: read each prefix again for each of its rows."""
     device = next(model.parameters()).device
     sequences = [[*prefix.ids, *row] for prefix in prefixes for row in prefix.rows]
     bounds = torch.tensor([0, *accumulate(map(len, sequences))], dtype=torch.int32, device=device)
@@ -219,7 +229,7 @@ def _anew(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence
 
 
 def _places(prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]], kept: bool) -> Tensor:
-    """Flat positions of the asked columns: in the padded rows, or in whole sequences end to end."""
+    """Return the flat positions of the asked columns: in the padded rows if ``kept``, else in whole sequences end to end."""
     owners = [(prefix, row) for prefix in prefixes for row in prefix.rows]
     longest = max(len(row) for _, row in owners)
     starts = (
@@ -230,12 +240,12 @@ def _places(prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]], kept: bo
             for start, (p, _) in zip(starts_of([[*p.ids, *r] for p, r in owners]), owners, strict=True)
         ]
     )
-    return torch.tensor([start + column for start, own in zip(starts, asked, strict=True) for column in own])
+    return torch.tensor([start + column for start, columns in zip(starts, asked, strict=True) for column in columns])
 
 
 @contextmanager
 def _vocabulary_at(model: nn.Module, places: Tensor) -> Iterator[None]:
-    """Apply the vocabulary matrix to some positions alone: ``[rows, length, hidden]`` arrives there as ``[1, A, hidden]``."""
+    """Apply the vocabulary matrix to some flat positions alone: ``[rows, length, hidden]`` becomes ``[1, A, hidden]``."""
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     handle = head.register_forward_pre_hook(lambda _, args: (args[0].flatten(0, 1)[places][None],))
     try:

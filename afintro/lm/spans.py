@@ -1,4 +1,4 @@
-"""Steering of the first tokens of sequences in a packed row: one vector a sequence, after each of a range of layers."""
+"""Steer the first tokens of sequences in a packed row: one vector a sequence, after each of a range of layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ from afintro.lm.interventions import Intervention
 
 @dataclass(frozen=True)
 class SpanSteering:
-    """What is done to a span of one sequence.
+    """How a span of one sequence is steered.
 
     Args:
         vector: ``[hidden]`` float32 of norm 1.
-        layers: First decoder layer after which it is done, and the one behind the last (0-based).
-        size: Norm of what is added, at each layer and position.
-        relative: ``size`` is in units of the hidden state's own norm there, which is that of its root mean square.
-        mode: ``add`` to the hidden states, or ``replace`` them by the vector in that size.
+        layers: First decoder layer after which the span is steered, and the layer behind the last (0-based).
+        size: Norm of the added vector, at each layer and position.
+        relative: Whether ``size`` is in units of the hidden state's own norm at each position.
+        mode: ``add`` adds the vector to the hidden states, ``replace`` puts the vector in their place, both in ``size``.
     """
 
     vector: NDArray[np.float32] = field(compare=False, repr=False)
@@ -33,10 +33,10 @@ class SpanSteering:
     def __post_init__(self) -> None:
         start, stop = self.layers
         if not 0 <= start < stop:
-            raise ValueError(f"layers {self.layers} are no range")
+            raise ValueError(f"layers {self.layers} are not a range")
 
     def on(self, length: int, device: torch.device) -> list[Intervention]:
-        """The same on the first ``length`` tokens of a prompt, written out position by position, for generation."""
+        """Return the interventions on the first ``length`` tokens of a prompt, one vector a position, on ``device``."""
         vectors = (self.size * torch.from_numpy(self.vector)).to(device).expand(length, -1)
         positions = torch.arange(length, device=device)
         return [Intervention(layer, self.mode, positions, vectors, self.relative) for layer in range(*self.layers)]
@@ -44,14 +44,14 @@ class SpanSteering:
 
 @dataclass(frozen=True)
 class Spans:
-    """Several spans' steering after one decoder layer, as one change. A vector is held once, not once a position.
+    """The steering of several spans after one decoder layer, as one change that holds each vector once.
 
     Args:
         layer: 0-based decoder layer.
         mode: See :class:`SpanSteering`.
         positions: ``[n]`` int64, flat positions of all tokens of all spans.
-        rows: ``[n]`` int64, the vector of each position.
-        vectors: ``[S, hidden]`` float32, in their size.
+        rows: ``[n]`` int64, the index in ``vectors`` of each position's vector.
+        vectors: ``[S, hidden]`` float32, one vector a span, of the norm ``size``.
         relative: See :class:`SpanSteering`.
     """
 
@@ -72,30 +72,34 @@ class Spans:
 
 
 Located = Intervention | Spans
-"""A change of the residual stream at positions that it names."""
+"""A change of the residual stream that names its positions."""
 
 
 def spans(
     steerings: Sequence[SpanSteering | None], starts: Sequence[int], lengths: Sequence[int], device: torch.device
 ) -> list[Spans]:
-    """Steering of sequences that lie in one row, as one change a layer (two, where modes or units differ).
+    """Merge the steering of sequences that lie in one row into one change a layer, mode and unit.
 
     Args:
-        steerings: That of each sequence; None for one that is left alone.
-        starts: Where each begins in the row.
-        lengths: How many of its tokens are steered, from its first.
-        device: Where the row is.
+        steerings: The steering of each sequence; None for a sequence that is left alone.
+        starts: Position in the row of each sequence's first token.
+        lengths: How many tokens of each sequence are steered, from its first token on.
+        device: Device of the row.
+
+    Returns:
+        The changes, by ascending layer.
     """
-    like: dict[tuple[int, Any, bool], list[int]] = {}
+    alike: dict[tuple[int, Any, bool], list[int]] = {}
     for index, steering in enumerate(steerings):
         if steering is not None and lengths[index]:
             for layer in range(*steering.layers):
-                like.setdefault((layer, steering.mode, steering.relative), []).append(index)
-    found = []
-    for (layer, mode, relative), chosen in sorted(like.items()):
+                alike.setdefault((layer, steering.mode, steering.relative), []).append(index)
+    changes = []
+    for (layer, mode, relative), chosen in sorted(alike.items()):
         positions = [torch.arange(starts[i], starts[i] + lengths[i]) for i in chosen]
         rows = torch.arange(len(chosen)).repeat_interleave(torch.tensor([lengths[i] for i in chosen]))
-        given = [steerings[i] for i in chosen]
-        vectors = torch.stack([s.size * torch.from_numpy(s.vector) for s in given if s is not None])
-        found.append(Spans(layer, mode, torch.cat(positions).to(device), rows.to(device), vectors.to(device), relative))
-    return found
+        alike_steerings = [steerings[i] for i in chosen]
+        vectors = torch.stack([s.size * torch.from_numpy(s.vector) for s in alike_steerings if s is not None])
+        places = torch.cat(positions).to(device)
+        changes.append(Spans(layer, mode, places, rows.to(device), vectors.to(device), relative))
+    return changes

@@ -1,7 +1,7 @@
-"""One decode step: the forward pass that reads a token of every row, changes of the residual stream in it, the choice.
+"""Run one decode step: read a token of every row, change the residual stream, choose the next tokens.
 
-On CUDA a step is recorded once a number of rows and then replayed. So all that differs between steps lies in tensors
-that stay where they are: tokens, lengths, keys and values, and the vectors that are added.
+On CUDA a step is recorded once for each number of rows and then replayed. Everything that differs between steps therefore
+lies in tensors that stay at their addresses: tokens, lengths, keys and values, and the vectors of interventions.
 """
 
 from collections import Counter
@@ -16,13 +16,13 @@ from afintro.lm.decoding import Decoding
 from afintro.lm.interventions import Intervention, intervene
 
 
-class Plane:
-    """At most one intervention a row at one layer, in the forward pass that reads one token of each row.
+class RowInterventions:
+    """Hold at most one intervention a row at one layer, for the forward pass that reads one token of each row.
 
     Args:
-        like: One of them: its layer, and the width and dtype of its vector.
+        like: Any of the interventions; gives the layer, and the width and dtype of the vectors.
         rows: Number of row slots.
-        device: Where the model is.
+        device: Device of the model.
     """
 
     def __init__(self, like: Intervention, rows: int, device: torch.device) -> None:
@@ -33,7 +33,7 @@ class Plane:
         self.replaces = torch.zeros(rows, 1, dtype=torch.bool, device=device)
 
     def fill(self, changes: dict[int, Intervention]) -> None:
-        """Set the intervention of every row slot; those not named have none."""
+        """Set the interventions, by row slot; a slot that is not a key has no intervention."""
         self.empty = not changes
         for tensor in (self.vectors, self.relative, self.replaces):
             tensor.zero_()
@@ -46,7 +46,7 @@ class Plane:
 
     def apply(self, hidden: Tensor) -> Tensor:
         """Return a changed copy of ``hidden [R, 1, hidden]``."""
-        if self.empty and not hidden.is_cuda:  # there the step may be replayed when it is not empty
+        if self.empty and not hidden.is_cuda:  # on CUDA the recorded step may be replayed when there are interventions
             return hidden
         rows = len(hidden)
         flat, vectors = hidden[:, 0], self.vectors[:rows]
@@ -55,64 +55,72 @@ class Plane:
         return torch.where(self.replaces[:rows], vectors, flat + vectors)[:, None]
 
 
-def planes_of(
+def room_for(
     changes: Iterable[Sequence[Intervention]], rows: int, device: torch.device
-) -> dict[tuple[int, int], Plane]:
-    """Empty planes for interventions of every row that will ever be there: the k-th of a row at a layer by ``(k, layer)``.
+) -> dict[tuple[int, int], RowInterventions]:
+    """Make room for the interventions of all continuations of a run.
 
     Args:
-        changes: The interventions of each row, in the order in which they act.
+        changes: The interventions on one token of each continuation, in the order in which they act.
         rows: Number of row slots.
-        device: Where the model is.
+        device: Device of the model.
+
+    Returns:
+        Empty interventions by ``(k, layer)``: the room for the k-th intervention of a row at that layer.
     """
     first: dict[tuple[int, int], Intervention] = {}
-    for own in changes:
-        for key, change in _numbered(own):
+    for of_row in changes:
+        for key, change in _numbered(of_row):
             first.setdefault(key, change)
-    return {key: Plane(first[key], rows, device) for key in sorted(first)}
+    return {key: RowInterventions(first[key], rows, device) for key in sorted(first)}
 
 
-def fill(planes: dict[tuple[int, int], Plane], changes: Sequence[Sequence[Intervention]]) -> None:
-    """Set the interventions of every row slot, from the first."""
-    rows: dict[tuple[int, int], dict[int, Intervention]] = {key: {} for key in planes}
-    for row, own in enumerate(changes):
-        for key, change in _numbered(own):
-            rows[key][row] = change
-    for key, plane in planes.items():
-        if rows[key] or not plane.empty:
-            plane.fill(rows[key])
+def set_rows(room: dict[tuple[int, int], RowInterventions], changes: Sequence[Sequence[Intervention]]) -> None:
+    """Set the interventions of every row slot.
+
+    Args:
+        room: As :func:`room_for` made it.
+        changes: The interventions of each row slot, from the first slot on.
+    """
+    by_key: dict[tuple[int, int], dict[int, Intervention]] = {key: {} for key in room}
+    for row, of_row in enumerate(changes):
+        for key, change in _numbered(of_row):
+            by_key[key][row] = change
+    for key, interventions in room.items():
+        if by_key[key] or not interventions.empty:
+            interventions.fill(by_key[key])
 
 
 def _numbered(changes: Sequence[Intervention]) -> Iterable[tuple[tuple[int, int], Intervention]]:
-    """Each with how many came before it at its layer, and the layer."""
+    """Yield each intervention with its key: how many interventions came before it at its layer, and the layer."""
     before: Counter[int] = Counter()
     for change in changes:
         yield (before[change.layer], change.layer), change
         before[change.layer] += 1
 
 
-class Step:
-    """Reads the next token of every row and chooses the one after it.
+class DecodeStep:
+    """Read the next token of every row and choose the token after it.
 
     Args:
-        model: The model.
-        state: Keys and values.
-        planes: Interventions.
+        model: A causal LM that uses packed attention, in eval mode.
+        state: Keys and values of the rows.
+        interventions: Interventions on the rows.
     """
 
-    def __init__(self, model: nn.Module, state: Decoding, planes: Sequence[Plane]) -> None:
-        self.model, self.state, self.planes = model, state, planes
-        self.ids = torch.zeros(state.own.count, 1, dtype=torch.long, device=state.device)
+    def __init__(self, model: nn.Module, state: Decoding, interventions: Sequence[RowInterventions]) -> None:
+        self.model, self.state, self.interventions = model, state, interventions
+        self.ids = torch.zeros(state.row_slots.count, 1, dtype=torch.long, device=state.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._seen: set[int] = set()
         self._cuda: Any = None  # a stream, and the memory that graphs share
 
     def put(self, tokens: Sequence[int]) -> None:
-        """Set the tokens to be read, from the first row slot."""
+        """Set the tokens that the next step reads, from the first row slot on."""
         self.ids[: len(tokens), 0] = torch.tensor(tokens, dtype=torch.long, device=self.ids.device)
 
     def __call__(self, rows: int) -> list[int]:
-        """Go through so many row slots; the tokens chosen are read next.
+        """Go through the first ``rows`` row slots and return the tokens chosen, which the next step reads.
 
         Raises:
             RuntimeError: A hook did not fire exactly once.
@@ -122,8 +130,8 @@ class Step:
         elif rows in self._graphs:
             self._graphs[rows].replay()
         else:
-            # A stream and a graph belong to the device that is current when they are made, which need not be the model's:
-            # under torchrun every process but the first would record nothing.
+            # A stream and a graph belong to the device that is current when they are made, which need not be the model's
+            # device: under torchrun every process but the first would record nothing.
             with torch.cuda.device(self.state.device):
                 self._on_stream(rows)
         tokens: list[int] = self.ids[:rows, 0].tolist()
@@ -131,7 +139,7 @@ class Step:
 
     def _forward(self, rows: int) -> None:
         positions = self.state.prepare(rows)
-        with intervene(self.model, self.planes) as fired, packed_forward():
+        with intervene(self.model, self.interventions) as fired, packed_forward():
             output: Any = self.model(
                 input_ids=self.ids[:rows], position_ids=positions, attention_mask=None, use_cache=False, rows=self.state
             )
@@ -141,7 +149,7 @@ class Step:
         self.state.advance()
 
     def _on_stream(self, rows: int) -> None:
-        """The first step of so many rows runs as it is, and warms up; the second is recorded where that can be."""
+        """Run the first step of each number of rows as a warm-up; record the second if a step can be recorded."""
         if self._cuda is None:
             self._cuda = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
         stream, pool = self._cuda

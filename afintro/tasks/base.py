@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from afintro.data.batch import Example, PackedBatch, collate
+from afintro.data.batch import Example, PackedBatch, collate, sizes_of
 from afintro.data.files import file_sha256
-from afintro.data.loader import RankRows, ResumableLoader, row_loader
-from afintro.data.rows import EpochRows, PackedRows, by_number, in_turn, sizes_of
+from afintro.data.loader import (
+    EpochRows,
+    PackedRows,
+    RankRows,
+    ResumableLoader,
+    by_number,
+    in_turn,
+    row_loader,
+)
 from afintro.data.splits import guard, split_by_scenario
 from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction, Scores, statistics

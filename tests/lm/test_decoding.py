@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from afintro.lm.decoding import Decoding, Filling, Slots
+from afintro.lm.decoding import Decoding, KVSlots, PrefixWriter
 
 HEADS, KEY_HEADS, WIDTH = 6, 2, 5
 LAYERS = (0, 3)
@@ -54,21 +54,21 @@ class Rows:
         self.whole = [dict(zip(LAYERS, parts[prompt], strict=True)) for prompt in prompts]
         longest = max(lengths)
         if shared:
-            slots = stale(Slots(len(lengths) + 1, longest, CPU))
+            slots = stale(KVSlots(len(lengths) + 1, longest, CPU))
             self.fill(slots, range(len(lengths)), range(len(lengths)), packed)
-            self.state = Decoding(stale(Slots(len(prompts) + 2, capacity, CPU)), slots)
+            self.state = Decoding(stale(KVSlots(len(prompts) + 2, capacity, CPU)), slots)
         else:
             self.held = [lengths[prompt] for prompt in prompts]
-            slots = stale(Slots(len(prompts), longest + capacity, CPU))
+            slots = stale(KVSlots(len(prompts), longest + capacity, CPU))
             order = torch.cat([torch.arange(sum(lengths)).split(list(lengths))[prompt] for prompt in prompts])
             self.fill(slots, range(len(prompts)), prompts, packed[..., order, :])
             self.state = Decoding(slots, None)
         self.place()
 
     def fill(self, slots, targets, prompts, packed):
-        filling = Filling(slots, targets, [self.lengths[prompt] for prompt in prompts])
+        writer = PrefixWriter(slots, targets, [self.lengths[prompt] for prompt in prompts])
         for layer, tensors in zip(LAYERS, packed, strict=True):
-            filling.collect(layer, *tensors)
+            writer.collect(layer, *tensors)
 
     def place(self):
         used = [0 if prompt is None else prompt if self.shared else 0 for prompt in self.prompts]
@@ -130,7 +130,7 @@ class TestAttend:
 
     @pytest.mark.parametrize("prompts", [(0,), (0, 0), (1, 0, 1)])
     def test_without_any_prefix(self, prompts):
-        state = Decoding(Slots(3, 8, CPU), Slots(2, 0, CPU))
+        state = Decoding(KVSlots(3, 8, CPU), KVSlots(2, 0, CPU))
         state.place(prompts, [0] * len(prompts), [0, 0])
         rows = Rows((0, 0), prompts)
         rows.state = state
@@ -146,7 +146,7 @@ class TestAttend:
         assert rows.state.live[:4].tolist() == [1, 0, 1, 1]
         for _ in range(3):
             rows.read(1, *PLAIN)
-        assert rows.state.own.lengths[1] == 0
+        assert rows.state.row_slots.lengths[1] == 0
 
     def test_the_input_is_left_alone_and_nothing_is_kept_by_reference(self):
         rows = Rows(LENGTHS, (2, 0, 2))
@@ -160,14 +160,14 @@ class TestAttend:
         assert torch.equal(rows.state.attend(0, query, before[1], value, None, None, None), first)
 
     def test_bfloat16_stays_bfloat16(self):
-        slots = Slots(1, 2, CPU)
-        Filling(slots, [0], [2]).collect(0, *draw(2, 1, KEY_HEADS, 2, WIDTH).bfloat16())
+        slots = KVSlots(1, 2, CPU)
+        PrefixWriter(slots, [0], [2]).collect(0, *draw(2, 1, KEY_HEADS, 2, WIDTH).bfloat16())
         tensors = (draw(2, heads, 1, WIDTH).bfloat16() for heads in (HEADS, KEY_HEADS, KEY_HEADS))
-        state = Decoding(Slots(2, 4, CPU), slots)
+        state = Decoding(KVSlots(2, 4, CPU), slots)
         state.place([0, 0], [0, 0], [2])
         state.prepare(2)
         assert state.attend(0, *tensors, None, None, None).dtype == torch.bfloat16
-        assert state.own.keys[0].dtype == torch.bfloat16
+        assert state.row_slots.keys[0].dtype == torch.bfloat16
 
 
 class TestMove:
@@ -181,7 +181,7 @@ class TestMove:
             for source, target in zip(sources, targets, strict=True):
                 for kept in (rows.whole, rows.prompts, rows.held):
                     kept[target] = kept[source]
-            rows.state.own.move(sources, targets)
+            rows.state.row_slots.move(sources, targets)
             left = len(rows.whole) - (3 if len(sources) == 2 else 1)
             rows.whole, rows.prompts, rows.held = rows.whole[:left], rows.prompts[:left], rows.held[:left]
             rows.place()
@@ -190,13 +190,13 @@ class TestMove:
     def test_moved_prompts_and_refilled_slots(self):
         rows = Rows(LENGTHS, (3, 0, 3))
         rows.read(1, *PLAIN)
-        rows.state.prompts.move([3], [1])  # prompt 1, which no row continues, makes place
+        rows.state.prompt_slots.move([3], [1])  # prompt 1, which no row continues, makes place
         rows.lengths, rows.prompts = [4, 1], [1, 0, 1]
         rows.place()
         rows.read(1, *PLAIN)
         packed = draw(len(LAYERS), 2, 1, KEY_HEADS, 6, WIDTH)
         rows.lengths.append(6)
-        rows.fill(rows.state.prompts, [2], [2], packed)
+        rows.fill(rows.state.prompt_slots, [2], [2], packed)
         rows.prompts[1], rows.held[1] = 2, 0  # another row in the second slot
         rows.whole[1] = dict(zip(LAYERS, packed[:, :, 0], strict=True))
         rows.place()
@@ -204,7 +204,7 @@ class TestMove:
             rows.read(1, *PLAIN)
 
     def test_nothing_to_move(self):
-        Slots(1, 1, CPU).move([], [])
+        KVSlots(1, 1, CPU).move([], [])
 
 
 class TestFilling:
@@ -212,14 +212,14 @@ class TestFilling:
 
     def test_golden(self):
         """By slot and key head, one place a token, from the left."""
-        slots = Slots(4, 6, CPU)
-        filling = Filling(slots, [3, 1, 0], [2, 0, 3])
-        filling.collect(7, self.KEY, -self.KEY)
+        slots = KVSlots(4, 6, CPU)
+        writer = PrefixWriter(slots, [3, 1, 0], [2, 0, 3])
+        writer.collect(7, self.KEY, -self.KEY)
         key = slots.keys[7]
         assert key.shape == (4, 2, 6, 2)
         assert key[3, :, :2].tolist() == [[[0, 1], [2, 3]], [[10, 11], [12, 13]]]
         assert key[0, :, :3].tolist() == [[[4, 5], [6, 7], [8, 9]], [[14, 15], [16, 17], [18, 19]]]
         assert key.count_nonzero() == 19, "zeros elsewhere"
         assert torch.equal(slots.values[7], -key)
-        filling.collect(2, 10 * self.KEY, self.KEY)
+        writer.collect(2, 10 * self.KEY, self.KEY)
         assert torch.equal(slots.keys[2], 10 * key)

@@ -88,7 +88,7 @@ def test_no_gradient_reaches_what_only_the_context_read(model_directories):
 
 
 def test_refused_where_keys_cannot_be_reached(model_directories, plain_model):
-    with pytest.raises(ValueError, match="cannot stop gradients"):
+    with pytest.raises(ValueError, match="gradients"):
         packed_logits(
             plain_model(model_directories["llama"]), IDS, BOUNDS, torch.tensor([22]), detached=DETACHED
         )  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from afintro.lm import engine, flash_decoding
-from afintro.lm.decoding import Decoding, Filling, Slots
+from afintro.lm.decoding import Decoding, KVSlots, PrefixWriter
 from afintro.lm.flash_decoding import FlashDecoding
 from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Steering
@@ -54,7 +54,7 @@ def calls(monkeypatch):
 @pytest.fixture
 def poison(monkeypatch):
     """Whatever was not written is NaN."""
-    write = Slots.write
+    write = KVSlots.write
 
     def poisoned(self, layer, key, value, slots, columns):
         for kept, tensor in ((self.keys, key), (self.values, value)):
@@ -64,7 +64,7 @@ def poison(monkeypatch):
                 )
         write(self, layer, key, value, slots, columns)
 
-    monkeypatch.setattr(Slots, "write", poisoned)
+    monkeypatch.setattr(KVSlots, "write", poisoned)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_greedy_tokens_with_slots_refilled_at_different_times(
     model = load_model(model_directories[architecture])
     with monkeypatch.context() as patch:
         patch.setattr(engine, "Decoding", Decoding)
-        patch.setattr(Slots, "write", SLOTS_WRITE)
+        patch.setattr(KVSlots, "write", WRITE)
         wanted = [
             generate_greedy(model, [prompt], max_new_tokens=12, eos_ids=range(0, 263, 9), batch_size=1)[0]
             for prompt in prompts
@@ -101,13 +101,13 @@ def test_greedy_tokens_with_slots_refilled_at_different_times(
         "gemma2",
         "gemma3_text",
     ):  # whose window is narrower than what is read: dense, no NaN
-        monkeypatch.setattr(Slots, "write", SLOTS_WRITE)
+        monkeypatch.setattr(KVSlots, "write", WRITE)
     found = generate_greedy(model, prompts, max_new_tokens=12, eos_ids=range(0, 263, 9), batch_size=slots)
     assert found == wanted
     assert bool(calls) == (architecture not in ("mistral", "gemma2"))
 
 
-SLOTS_WRITE = Slots.write
+WRITE = KVSlots.write
 
 
 @pytest.mark.usefixtures("poison")
@@ -118,7 +118,7 @@ def test_conditions_of_shared_prompts(model_directories, prompts, calls, slots, 
     options = {"max_new_tokens": 8, "eos_ids": range(0, 263, 9)}
     with monkeypatch.context() as patch:
         patch.setattr(engine, "Decoding", Decoding)
-        patch.setattr(Slots, "write", SLOTS_WRITE)
+        patch.setattr(KVSlots, "write", WRITE)
         wanted = [
             [generate_steered(model, [prompt], [[condition]], batch_size=1, **options)[0][0] for condition in own]
             for prompt, own in zip(prompts, asked, strict=True)
@@ -133,7 +133,7 @@ class TestSizes:
         [(256, 256, 256), (256, 129, 256), (256, 128, 128), (256, 1, 16), (100, 20, 25), (13, 1, 13), (1, 1, 1)],
     )
     def test_few_of_them(self, slots, rows, size):
-        assert FlashDecoding(Slots(slots, 4, torch.device("cpu")), None).size(rows) == size
+        assert FlashDecoding(KVSlots(slots, 4, torch.device("cpu")), None).size(rows) == size
 
 
 def test_attention_over_a_shared_prompt_equals_that_over_one_slot(calls):
@@ -144,17 +144,17 @@ def test_attention_over_a_shared_prompt_equals_that_over_one_slot(calls):
     starts = [0, 5, 5]
 
     def shared(kind):
-        slots = Slots(4, 9, device)
-        Filling(slots, [0, 1, 2], lengths).collect(0, *packed)
-        state = kind(Slots(6, 4, device), slots)
+        slots = KVSlots(4, 9, device)
+        PrefixWriter(slots, [0, 1, 2], lengths).collect(0, *packed)
+        state = kind(KVSlots(6, 4, device), slots)
         state.place(owners, [0] * 6, lengths)
         return state
 
-    slots = Slots(6, 13, device)
+    slots = KVSlots(6, 13, device)
     rows = [row for row, owner in enumerate(owners) if owner is not None]
     held = [0 if owner is None else lengths[owner] for owner in owners]
     index = [starts[owners[row]] + j for row in rows for j in range(held[row])]
-    Filling(slots, rows, [held[row] for row in rows]).collect(0, *packed[:, :, :, index])
+    PrefixWriter(slots, rows, [held[row] for row in rows]).collect(0, *packed[:, :, :, index])
     apart = FlashDecoding(slots, None)
     apart.place([None if owner is None else 0 for owner in owners], held, [])
     states = [shared(Decoding), shared(FlashDecoding), apart]

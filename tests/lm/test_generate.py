@@ -5,8 +5,8 @@ from itertools import accumulate, product, takewhile
 import pytest
 import torch
 
-from afintro.lm import engine
-from afintro.lm.decoding import Slots
+from afintro.lm.decoding import KVSlots
+from afintro.lm.engine import Continuation, Engine, Job
 from afintro.lm.generate import generate_greedy
 from afintro.lm.interventions import Intervention, intervene
 from afintro.lm.load import Lora, add_lora, load_model
@@ -133,11 +133,14 @@ def test_refilling_takes_fewer_passes_than_batches_one_after_the_other(model, ar
 
 
 @pytest.mark.parametrize("most", [1, 20, 31, 60])
-def test_long_prefills_are_read_in_parts(model_directories, expected, prompts, monkeypatch, most):
-    monkeypatch.setattr(engine, "PREFILL", most)
+def test_long_prefills_are_read_in_parts(model_directories, expected, prompts, most):
     model = load_model(model_directories["llama"])
     shapes = passes(model)
-    assert run(model, prompts, 64) == expected["llama"]
+    jobs = [Job(prompt, [Continuation()]) for prompt in prompts]
+    settings = {"max_new_tokens": NEW, "eos_ids": [], "batch_size": 64, "done": lambda _: None}
+    with torch.inference_mode():
+        Engine(model, jobs, **settings, prefill_tokens=most).run()
+    assert [job.continuations[0].tokens for job in jobs] == expected["llama"]
     read = [tokens for rows, tokens in shapes if rows == 1]
     assert sum(read) == sum(LENGTHS) - 10
     assert all(tokens <= max(most, 30) for tokens in read)
@@ -146,7 +149,7 @@ def test_long_prefills_are_read_in_parts(model_directories, expected, prompts, m
 
 def test_what_slots_held_before_is_not_seen(model, architecture, expected, prompts, monkeypatch):
     """All that was never written is poison; that it is not seen must not come from zeros."""
-    write = Slots.write
+    write = KVSlots.write
 
     def poisoned(self, layer, key, value, slots, columns):
         for kept, tensor in ((self.keys, key), (self.values, value)):
@@ -154,7 +157,7 @@ def test_what_slots_held_before_is_not_seen(model, architecture, expected, promp
                 kept[layer] = tensor.new_full((self.count, tensor.shape[-2], self.capacity, tensor.shape[-1]), 1e4)
         write(self, layer, key, value, slots, columns)
 
-    monkeypatch.setattr(Slots, "write", poisoned)
+    monkeypatch.setattr(KVSlots, "write", poisoned)
     eos = ends(expected[architecture])
     assert run(model, prompts, 4, eos) == cut(expected[architecture], eos)
 

@@ -181,13 +181,15 @@ def test_a_cached_hub_adapters_tokenizer_and_config_are_its_bases(hub, adapter, 
 def test_an_unknown_name_offline(load, name):
     with pytest.raises(UserError) as caught:
         load(name)
-    assert str(caught.value).startswith(f"model '{name}': cannot be loaded (")
-    assert "remedy: give a hub id that is reachable or cached (HF_HOME, HF_HUB_OFFLINE), a local" in str(caught.value)
+    assert caught.value.where == f"model '{name}'"
+    assert "cannot be loaded" in caught.value.what
+    assert all(word in caught.value.remedy for word in ("HF_HOME", "HF_HUB_OFFLINE", "local"))
 
 
 def test_an_unknown_dtype(model_directories):
-    with pytest.raises(UserError, match=r"'half' is no dtype(.|\n)*float32, bfloat16, float16, float64"):
+    with pytest.raises(UserError, match="'half'") as error:
         load_model(model_directories["llama"], dtype="half")
+    assert "float32, bfloat16, float16, float64" in error.value.remedy
 
 
 def test_pickled_weights(llama, plain_model):
@@ -318,8 +320,9 @@ def test_a_fresh_lora_changes_nothing(model_directories, architecture):
 
 @pytest.mark.parametrize("rank", [0, -1])
 def test_a_rank_below_one(model_directories, rank):
-    with pytest.raises(UserError, match=f"model.lora.r: rank {rank}"):
+    with pytest.raises(UserError) as error:
         add_lora(load_model(model_directories["llama"]), Lora(r=rank))
+    assert error.value.where == "model.lora.r"
 
 
 def test_describe_lora():

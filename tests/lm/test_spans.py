@@ -84,5 +84,5 @@ def test_an_empty_span_is_no_change():
 
 @pytest.mark.parametrize("layers", [(2, 2), (3, 1), (-1, 1)])
 def test_layers_that_are_no_range_are_refused(layers):
-    with pytest.raises(ValueError, match="no range"):
+    with pytest.raises(ValueError, match="range"):
         SpanSteering(unit(0), layers, 1.0)

@@ -75,7 +75,7 @@ class FeatureExamples(Sequence[Example]):
 
     @cached_property
     def sizes(self) -> NDArray[np.int32]:
-        """See :func:`afintro.data.rows.sizes_of`."""
+        """See :func:`afintro.data.batch.sizes_of`."""
         return self._data.sizes(self._rows, self._reader)
 
     def __getitem__(self, index: Any) -> Any:

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from afintro.data.batch import Example
-from afintro.data.loader import RankRows, ResumableLoader, row_loader
-from afintro.data.rows import EpochRows, PackedRows, Rows, best_fit, by_number, in_turn, sizes_of
+from afintro.data.batch import Example, sizes_of
+from afintro.data.loader import (
+    EpochRows,
+    PackedRows,
+    RankRows,
+    ResumableLoader,
+    RowLayout,
+    best_fit,
+    by_number,
+    in_turn,
+    row_loader,
+)
 
 BUDGET = 8192
 
@@ -28,7 +37,7 @@ def examples(sizes: np.ndarray) -> list[Example]:
     ]
 
 
-def members(rows: Rows) -> list[list[int]]:
+def members(rows: RowLayout) -> list[list[int]]:
     return [rows[i].tolist() for i in range(len(rows))]
 
 
@@ -56,7 +65,7 @@ def test_an_example_goes_into_the_fullest_row_that_has_room() -> None:
 
 
 def test_halving_and_arranging_keep_every_example() -> None:
-    rows = Rows(order(4, 2, 0, 1, 3), np.array([0, 1, 5]))
+    rows = RowLayout(order(4, 2, 0, 1, 3), np.array([0, 1, 5]))
     assert members(rows.split(1)) == [[4], [2, 0, 1, 3]]
     assert members(rows.split(3)) == [[4], [2, 0], [1, 3]]
     assert members(rows.split(9)) == [[4], [2], [0], [1], [3]]
@@ -72,12 +81,12 @@ def test_every_example_once_an_epoch_and_no_row_above_the_budget(count: int, bud
     number, groups = len(rows), []
     for epoch in (0, 1, 2, 7):
         rows.set_epoch(epoch)
-        assert sorted(rows.rows.order.tolist()) == list(range(count))
-        used = rows.rows.sums(sizes.sum(1, dtype=np.int32))
+        assert sorted(rows.layout.order.tolist()) == list(range(count))
+        used = rows.layout.sums(sizes.sum(1, dtype=np.int32))
         assert used.max() <= budget
         assert len(rows) == number, "Lightning asks for the length once"
         assert used.sum() / (number * budget) >= fill
-        groups.append({tuple(sorted(row)) for row in members(rows.rows)})
+        groups.append({tuple(sorted(row)) for row in members(rows.layout)})
     assert len(groups[0] & groups[1]) < number / 2, "rows are mixed anew in every epoch"
     assert rows.denominator == count / number
 
@@ -98,7 +107,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
         for epoch in epochs:
             torch.rand(3)
             rows.set_epoch(epoch)
-        return members(rows.rows)
+        return members(rows.layout)
 
     assert found(0, 3) == found(0, 1, 3) == found(0, 3, 3)
     assert found(0, 4, 0) == found(0)
@@ -113,7 +122,7 @@ def test_the_heaviest_rows_of_the_first_epoch_come_first() -> None:
     sizes = lengths(500)
     for processes in (1, 4):
         rows = EpochRows(Sized(sizes), 1, BUDGET, 0, processes)
-        tokens, answers = rows.rows.sums(sizes.sum(1, dtype=np.int32)), rows.rows.sums(sizes[:, 1].copy())
+        tokens, answers = rows.layout.sums(sizes.sum(1, dtype=np.int32)), rows.layout.sums(sizes[:, 1].copy())
         weight = list(zip(tokens.tolist(), answers.tolist(), strict=True))
         assert weight[:processes] == sorted(weight, reverse=True)[:processes]
         rest = weight[processes:]
@@ -127,11 +136,11 @@ def test_the_heaviest_rows_of_the_first_epoch_come_first() -> None:
 def test_an_epoch_that_never_fits_takes_the_rows_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = lengths(300)
     rows = EpochRows(Sized(sizes), 1, BUDGET, 0)
-    first = sorted(map(tuple, members(rows.rows)))
-    monkeypatch.setattr("afintro.data.rows.best_fit", lambda order, lengths, budget: by_number(order, 1))
+    first = sorted(map(tuple, members(rows.layout)))
+    monkeypatch.setattr("afintro.data.loader.best_fit", lambda order, lengths, budget: by_number(order, 1))
     rows.set_epoch(1)
-    assert sorted(map(tuple, members(rows.rows))) == first
-    assert members(rows.rows) != [list(row) for row in first]
+    assert sorted(map(tuple, members(rows.layout))) == first
+    assert members(rows.layout) != [list(row) for row in first]
 
 
 @pytest.mark.parametrize("budget", [None, 2000])
@@ -143,7 +152,7 @@ def test_processes_get_disjoint_rows_and_equally_many(budget: int | None, proces
         rows = EpochRows(drawn, 4, budget, 5, processes)
         sampler = RankRows(rows, rank, processes)
         sampler.set_epoch(1)
-        shares.append([rows.rows[i].tolist() for i in sampler])
+        shares.append([rows.layout[i].tolist() for i in sampler])
         assert len(sampler) == len(shares[0]) == len(shares[-1])
         assert max(map(len, shares[-1])) <= 4 or budget is not None
     flat = [index for share in shares for row in share for index in row]
