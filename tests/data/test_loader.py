@@ -115,7 +115,9 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     by_size = EpochRows(sizes, 8, None, 0)
     generator = torch.Generator().manual_seed(0)
     golden = torch.randperm(500, generator=generator, dtype=torch.int32).tolist()
-    assert members(by_size.rows) == [golden[i : i + 8] for i in range(0, 500, 8)], "as it was before there were budgets"
+    assert members(by_size.layout) == [golden[i : i + 8] for i in range(0, 500, 8)], (
+        "as it was before there were budgets"
+    )
 
 
 def test_the_heaviest_rows_of_the_first_epoch_come_first() -> None:
