@@ -280,7 +280,7 @@ def test_bad_data_files_are_refused(workspace: Workspace, capsys: pytest.Capture
 
 
 def test_a_missing_file_is_refused(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "nowhere.json: no such file" in refused(
+    assert "nowhere.json: does not exist" in refused(
         capsys, command(workspace, "fit", "--data.train_path", "nowhere.json")
     )
 
@@ -451,4 +451,4 @@ def test_held_out_action_drop_trains_on_the_rest(workspace: Workspace) -> None:
     )
     assert code == 0
     summary = json.loads((workspace.runs()[0] / "summary.json").read_text())
-    assert "dropped by the held-out guard" in " ".join(summary["warnings"])
+    assert "dropped by the contamination check" in " ".join(summary["warnings"])

@@ -264,7 +264,7 @@ def test_vectors_of_another_width_than_the_model(tmp_path: Path, small_model: Pa
         (("--data.features", "null"), "data.features: is absent"),  # refused by the constructor
         (("--data.limit", "0"), "data.limit: must be a whole number of at least 1, but is 0"),
         (("--data.features", '["L4.safetensors"]'), "has features of layer 1, of which there is no feature file"),
-        (("--data.validation_path", "nowhere.json"), "nowhere.json: no such file"),
+        (("--data.validation_path", "nowhere.json"), "nowhere.json: does not exist"),
     ],
 )
 def test_what_is_refused_takes_two_lines(

@@ -223,7 +223,7 @@ def test_the_notebooks_functions_read_the_run(session: Session, capsys: pytest.C
         (("--data.directions", "nowhere"), "nowhere: holds no direction"),
         (("--data.train_path", "null"), "data.train_path: is absent while another path is given"),
         (("--data.limit", "0"), "data.limit: must be a whole number of at least 1, but is 0"),
-        (("--data.validation_path", "nowhere.json"), "nowhere.json: no such file"),
+        (("--data.validation_path", "nowhere.json"), "nowhere.json: does not exist"),
         (("--data.heldout", '["train.json"]'), "480 training records are in a held-out set"),
         (("--data.wording.user", '["{user_prompt}"]'), "holds the slot token 0 times"),
     ],

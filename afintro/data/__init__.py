@@ -1,1 +1,1 @@
-"""From files to packed batches: strict I/O, prompt text to ids, packing, splits and the held-out guard."""
+"""From files to packed batches: strict I/O, prompt text to ids, packing, splits and the contamination check."""

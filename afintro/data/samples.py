@@ -79,7 +79,7 @@ def read_rows(source: str, split: str | None = None) -> Iterable[Any]:
             return _parquet_rows(path)
         return _jsonl_rows(path) if path.suffix == ".jsonl" else _json_rows(path)
     if path.suffix in (".json", ".jsonl", ".parquet"):
-        raise UserError("no such file", where=source, remedy="check the path")
+        raise UserError("does not exist", where=source, remedy="check the path")
     return _dataset_rows(source, split or "train")
 
 
@@ -148,7 +148,7 @@ def _dataset_rows(source: str, split: str) -> Iterator[Any]:
             yield from datasets.load_dataset(source, split=split)
     except (OSError, ValueError, KeyError, ConnectionError) as error:
         raise UserError(
-            f"no such file, and no dataset with split {split!r} ({' '.join(str(error).split())[:120]})",
+            f"does not exist, and is not a dataset with split {split!r} ({' '.join(str(error).split())[:120]})",
             where=source,
             remedy="check the path or hub id and the split (HF_HOME and HF_HUB_OFFLINE are honoured)",
         ) from error
@@ -163,7 +163,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except OSError as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise UserError(what, where=str(path), remedy="check the path") from error
     except json.JSONDecodeError as error:
         what = f"malformed JSON: {error.msg} (column {error.colno})"

@@ -86,7 +86,7 @@ def find_heldout(train: Sequence[str], heldout: Sequence[tuple[str, str]]) -> li
     return hits
 
 
-def guard(
+def check_contamination(
     train: Sequence[str], names: Sequence[str], heldout: Sequence[str], action: str
 ) -> tuple[list[int], list[str]]:
     """Keep held-out texts out of training.
@@ -110,7 +110,7 @@ def guard(
     if hits and action == "error":
         raise UserError(
             f"{len({hit.train_index for hit in hits})} training records are in a held-out set: " + "; ".join(lines),
-            where="held-out guard",
+            where="contamination check",
             remedy="remove them from the training file, or set data.heldout_action: drop",
         )
     dropped = {hit.train_index for hit in hits}

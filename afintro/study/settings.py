@@ -153,7 +153,7 @@ def _files(place: Path, study: Path, setting: str) -> list[Path]:
     found = sorted(place.glob("*.yaml")) if place.is_dir() else [place]
     if not found or not all(file.is_file() for file in found):
         raise UserError(
-            "no such file", where=f"{study}, {setting}, {place}", remedy="give paths relative to the study's file"
+            "does not exist", where=f"{study}, {setting}, {place}", remedy="give paths relative to the study's file"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""What every task's data module shares: where the files are, the held-out guard, loaders over packed batches."""
+"""What every task's data module shares: where the files are, the contamination check, loaders over packed batches."""
 
 import copy
 import logging
@@ -25,7 +25,7 @@ from afintro.data.loader import (
     in_turn,
     row_loader,
 )
-from afintro.data.splits import guard, split_by_scenario
+from afintro.data.splits import check_contamination, split_by_scenario
 from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction, Scores, statistics
 from afintro.lm.injection import VectorSpace
@@ -218,12 +218,12 @@ class TaskData(LightningDataModule):
         """
         if not self.heldout:  # comparing with nothing would still cost a hash of every eight words
             return list(range(len(texts)))
-        keep, dropped = guard(texts, names, self.heldout, self.settings.heldout_action)
+        keep, dropped = check_contamination(texts, names, self.heldout, self.settings.heldout_action)
         for line in dropped:
-            log.warning("held-out guard: dropped %s", line)
-        log.info("held-out guard: %d files compared, %d %s dropped", len(self.heldout), len(dropped), what)
+            log.warning("contamination check: dropped %s", line)
+        log.info("contamination check: %d files compared, %d %s dropped", len(self.heldout), len(dropped), what)
         if dropped:
-            self.warnings.append(f"{len(dropped)} training {what} dropped by the held-out guard")
+            self.warnings.append(f"{len(dropped)} training {what} dropped by the contamination check")
         return keep
 
     def split_off_validation(self, scenarios: Sequence[str], path: str) -> tuple[list[int], list[int]]:

@@ -136,9 +136,9 @@ def test_read_rows_gives_the_raw_objects(folder):
 
 # Wrong input: (file name, content, where the message points, what it says).
 WRONG = {
-    "missing": ("samples.json", None, "", "no such file"),
-    "missing lines": ("samples.jsonl", None, "", "no such file"),
-    "missing parquet": ("samples.parquet", None, "", "no such file"),
+    "missing": ("samples.json", None, "", "does not exist"),
+    "missing lines": ("samples.jsonl", None, "", "does not exist"),
+    "missing parquet": ("samples.parquet", None, "", "does not exist"),
     "empty": ("samples.json", "", "", "the file is empty"),
     "blank": ("samples.jsonl", " \n\n", "", "the file is empty"),
     "empty parquet": ("samples.parquet", "", "", "is not Parquet"),
@@ -201,7 +201,7 @@ def test_a_file_that_may_not_be_read_is_a_user_error(folder, monkeypatch, name):
 
 @pytest.mark.parametrize("source", ["no/such-dataset", "no_such_file.txt", "/no/such/directory"])
 def test_an_unknown_dataset_offline(source):
-    with pytest.raises(UserError, match=f"{source}: no such file, and no dataset with split 'train'"):
+    with pytest.raises(UserError, match=f"{source}: does not exist, and is not a dataset with split 'train'"):
         read_samples(source)
 
 
@@ -213,7 +213,7 @@ def test_read_object(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "object.json: no such file"),
+        (None, "object.json: does not exist"),
         ('{"a":\n 1,}', "object.json, line 2: malformed JSON"),
         (b'{"a": "\xff"}', "object.json: cannot be read"),
         ('{"a": {"b": 1, "c": 2, "b": 1}}', "object.json: cannot be read: 'b' stands there twice"),

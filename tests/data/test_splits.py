@@ -1,4 +1,4 @@
-"""The held-out guard finds what must not be trained on, and splits never part a scenario."""
+"""The contamination check finds what must not be trained on, and splits never part a scenario."""
 
 import json
 import os
@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from afintro.data.splits import find_heldout, guard, heldout_texts, hold_out, split_by_scenario, stable_hash
+from afintro.data.splits import (
+    check_contamination,
+    find_heldout,
+    heldout_texts,
+    hold_out,
+    split_by_scenario,
+    stable_hash,
+)
 from afintro.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +94,7 @@ def test_the_closest_held_out_text_is_named_and_the_first_of_equals():
 def test_nothing_held_out_or_nothing_to_train_on():
     assert find_heldout(["a"], []) == []
     assert find_heldout([], [("a", "gold")]) == []
-    assert guard(["a", "b"], ["t0", "t1"], [], "error") == ([0, 1], [])
+    assert check_contamination(["a", "b"], ["t0", "t1"], [], "error") == ([0, 1], [])
 
 
 @pytest.fixture
@@ -105,9 +112,9 @@ NAMES = [f"train.json, record {index}" for index in range(5)]
 
 def test_error_names_every_pair(gold):
     with pytest.raises(UserError) as caught:
-        guard(TRAIN, NAMES, gold, "error")
+        check_contamination(TRAIN, NAMES, gold, "error")
     message = str(caught.value)
-    assert "held-out guard: 3 training records" in message
+    assert "contamination check: 3 training records" in message
     assert f"train.json, record 1 matches {gold[0]}, record 0 (containment 1.00)" in message
     assert f"train.json, record 2 matches {gold[1]}, record 0 (containment 0.40)" in message
     assert f"train.json, record 4 matches {gold[0]}, record 0 (containment 1.00)" in message
@@ -120,13 +127,13 @@ def test_error_names_every_held_out_text_that_a_record_matches(gold, tmp_path):
     """One training text in two held-out sets is two pairs: "naming each pair" (tasks.md)."""
     second = heldout_file(tmp_path / "second.json", "exactly this")
     with pytest.raises(UserError) as caught:
-        guard(TRAIN, NAMES, [*gold, second], "error")
+        check_contamination(TRAIN, NAMES, [*gold, second], "error")
     for file in (gold[0], second):
         assert f"train.json, record 1 matches {file}, record 0" in str(caught.value)
 
 
 def test_drop_keeps_the_rest_and_says_what_went(gold):
-    kept, lines = guard(TRAIN, NAMES, gold, "drop")
+    kept, lines = check_contamination(TRAIN, NAMES, gold, "drop")
     assert kept == [0, 3]
     assert lines == [
         f"train.json, record 1 matches {gold[0]}, record 0 (containment 1.00)",
@@ -137,17 +144,17 @@ def test_drop_keeps_the_rest_and_says_what_went(gold):
 
 @pytest.mark.parametrize("action", ["error", "drop"])
 def test_no_hit_keeps_everything(gold, action):
-    assert guard(["fine", "fine too"], NAMES, gold, action) == ([0, 1], [])
+    assert check_contamination(["fine", "fine too"], NAMES, gold, action) == ([0, 1], [])
 
 
 def test_an_unknown_action(gold):
     with pytest.raises(UserError, match=r"data\.heldout_action: 'ignore' is no action"):
-        guard(TRAIN, NAMES, gold, "ignore")
+        check_contamination(TRAIN, NAMES, gold, "ignore")
 
 
 def test_a_missing_held_out_file_stops_the_run(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
-        guard(TRAIN, NAMES, [str(tmp_path / "gone.json")], "drop")
+    with pytest.raises(UserError, match="does not exist"):
+        check_contamination(TRAIN, NAMES, [str(tmp_path / "gone.json")], "drop")
 
 
 def test_every_text_field_of_a_held_out_record_counts(tmp_path):
@@ -175,14 +182,14 @@ def test_every_text_field_of_a_held_out_record_counts(tmp_path):
 def test_a_held_out_file_that_would_guard_nothing(tmp_path, rows, words):
     (tmp_path / "gold.json").write_text(json.dumps(rows))
     with pytest.raises(UserError, match=words):
-        guard(TRAIN, NAMES, [str(tmp_path / "gold.json")], "drop")
+        check_contamination(TRAIN, NAMES, [str(tmp_path / "gold.json")], "drop")
 
 
 REPORT = """
 import json, sys
-from afintro.data.splits import guard, split_by_scenario
+from afintro.data.splits import check_contamination, split_by_scenario
 train, names, heldout = json.load(sys.stdin)
-print(json.dumps([guard(train, names, heldout, "drop"), split_by_scenario(train, 0.5, 3)]))
+print(json.dumps([check_contamination(train, names, heldout, "drop"), split_by_scenario(train, 0.5, 3)]))
 """
 
 

@@ -167,7 +167,7 @@ WRONG = {  # what is wrong: (flags, what the message names)
     "layer beyond the model": ({"layers": "0 3"}, "--layers: layer 3 of a model with 3 layers (0 to 2)"),
     "negative layer": ({"layers": "-1"}, "--layers: '-1' is neither a layer"),
     "no relative depth": ({"layers": "1.5"}, "'1.5' is neither a layer (a whole number, 0 to 2)"),
-    "no such file": ({"input_path": "absent.json"}, "absent.json: no such file"),
+    "does not exist": ({"input_path": "absent.json"}, "absent.json: does not exist"),
     "no such model": ({"model_name": "absent/model"}, "model 'absent/model': cannot be loaded"),
     "too few samples": ({"limit": 2}, "class 'monitored' has "),
     "holdout": ({"holdout": 1.0}, "--holdout: is 1.0"),

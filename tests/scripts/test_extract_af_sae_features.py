@@ -189,9 +189,9 @@ WRONG = {  # what is wrong: (flags, what the message names)
     "default top_k too large": (lambda folder: {"top_k": None}, "top_k is 500, of 6 features"),
     "top_k 0": (lambda folder: {"top_k": 0}, "top_k is 0"),
     "negative layer": (lambda folder: {"layer": -1}, "--layer: is -1"),
-    "missing activations": (lambda folder: {"activations": folder / "absent.npy"}, "absent.npy: no such file"),
-    "missing selectivity": (lambda folder: {"selectivity": folder / "absent.npy"}, "absent.npy: no such file"),
-    "missing autoencoder": (lambda folder: {"sae": folder / "absent"}, "absent: no such file"),
+    "missing activations": (lambda folder: {"activations": folder / "absent.npy"}, "absent.npy: does not exist"),
+    "missing selectivity": (lambda folder: {"selectivity": folder / "absent.npy"}, "absent.npy: does not exist"),
+    "missing autoencoder": (lambda folder: {"sae": folder / "absent"}, "absent: does not exist"),
     "no activations given": (lambda folder: {"activations": None}, "needs --activations and --selectivity, or --sae"),
     "no selectivity given": (lambda folder: {"selectivity": None}, "needs --activations and --selectivity, or --sae"),
     "top_k without selectivity": (

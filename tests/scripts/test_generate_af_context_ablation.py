@@ -179,7 +179,7 @@ def write(text, name="bad.json"):
 
 
 WRONG = {  # what is wrong: (flags, what the message names)
-    "missing file": (lambda folder: {"input_path": folder / "absent.json"}, "absent.json: no such file"),
+    "missing file": (lambda folder: {"input_path": folder / "absent.json"}, "absent.json: does not exist"),
     "missing dataset": (lambda folder: {"input_path": "nobody/no-such-data"}, "nobody/no-such-data"),
     "malformed JSON": (write('[{"text": "a"},\n {"text": }]'), "bad.json, line 2: malformed JSON"),
     "malformed JSONL": (write('{"text": "a"}\n{"text"\n', "bad.jsonl"), "bad.jsonl, line 2: malformed JSON"),

@@ -66,7 +66,7 @@ def test_the_study_of_the_repository_has_all_variants_and_evaluations():
         ({"seeds": [-1]}, "seeds: are .*from 0"),
         ({"seeds": [0.5]}, "'0.5' is not accepted"),
         ({"name": "../elsewhere"}, "name: '../elsewhere' is no name of a folder"),
-        ({"base": ["absent.yaml"]}, "base, .*absent.yaml: no such file.*relative"),
+        ({"base": ["absent.yaml"]}, "base, .*absent.yaml: does not exist.*relative"),
         ({"variants": ["variants", "variants/one.yaml"]}, "one is named twice"),
         ({"overrides": {"data.seed": 3}}, "'data.seed', which the runner gives itself"),
     ],

@@ -166,7 +166,7 @@ def test_the_held_out_guard_speaks_before_a_store_is_there_and_again_from_it(
     assert not [path for path in cache.glob("*/*") if path.is_dir()]
     told = [ablation(folder, tokenizer, heldout_action="drop", **gold).warnings for _ in range(2)]
     assert told[0] == told[1]
-    assert "dropped by the held-out guard" in told[0][0]
+    assert "dropped by the contamination check" in told[0][0]
 
 
 @pytest.mark.usefixtures("large")

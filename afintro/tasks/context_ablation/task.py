@@ -107,7 +107,7 @@ class ContextAblation(RecordTask):
             self.paths = {split: str(directory / f"{split}.json") for split in EMBEDDED_SIZES}
 
     def records(self, split: str) -> list[ContextAblationRecord]:
-        """The records of a split, checked by the held-out guard.
+        """The records of a split, after the contamination check.
 
         Raises:
             UserError: A bad file, a held-out text in training, or no file for this split.

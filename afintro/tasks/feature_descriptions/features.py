@@ -119,7 +119,7 @@ def _opened(path: Path) -> IO[bytes]:
     try:
         return open(path, "rb")
     except OSError as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise UserError(what, where=str(path), remedy="check the path") from error
 
 

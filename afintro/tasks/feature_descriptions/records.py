@@ -189,7 +189,7 @@ class FeatureTable:
 def _open(path: str) -> Dataset:
     """Rows with the columns layer, feature, chosen_label, cluster_id, category."""
     if not Path(path).is_file():
-        raise UserError("no such file", where=path, remedy="give a file of feature descriptions")
+        raise UserError("does not exist", where=path, remedy="give a file of feature descriptions")
     suffix = Path(path).suffix
     if suffix == ".json":
         return Dataset(_table(read_descriptions(path)))

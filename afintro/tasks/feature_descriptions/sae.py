@@ -81,7 +81,7 @@ def decoder_rows(path: Path, indices: NDArray[np.int64]) -> Iterator[NDArray[np.
 def _locate(path: Path) -> _Decoder:
     file = decoder_file(path)
     if not file.is_file():
-        raise UserError("no such file", where=str(file), remedy=f"give {LAYOUTS}")
+        raise UserError("does not exist", where=str(file), remedy=f"give {LAYOUTS}")
     try:
         with safe_open(file, "pt") as weights:
             shapes = {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118

@@ -123,7 +123,7 @@ def read_direction(path: str, name: str | None = None) -> Direction:
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError("no such file", where=path, remedy=f"give {SHAPES}")
+        raise UserError("does not exist", where=path, remedy=f"give {SHAPES}")
     readers = {".npy": _read_npy, ".safetensors": _read_safetensors, **dict.fromkeys((".pt", ".pth", ".bin"), _read_pt)}
     if file.suffix not in readers:
         raise _error(f"ends in {file.suffix!r}, not in {', '.join(readers)}", path)

@@ -140,7 +140,7 @@ class SteeringPrediction(RecordTask):
         return self._directions
 
     def records(self, split: str) -> list[SteeringRecord]:
-        """The records of a split, checked by the held-out guard; training is without the unseen directions.
+        """The records of a split, after the contamination check; training is without the unseen directions.
 
         Raises:
             UserError: A bad file, a held-out text in training, a record without a vector, or no file for this split.

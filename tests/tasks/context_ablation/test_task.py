@@ -1,4 +1,4 @@
-"""The context-ablation task: golden prompts and answers, splits, weights, the held-out guard."""
+"""The context-ablation task: golden prompts and answers, splits, weights, the contamination check."""
 
 import json
 from dataclasses import replace
@@ -151,7 +151,7 @@ def test_a_held_out_text_in_training_stops_the_run_or_is_dropped(tmp_path: Path)
     kept = data.records("train")
     assert len(kept) < 20
     assert all(record.scenario.upper() != gold for record in kept)
-    assert "dropped by the held-out guard" in data.warnings[0]
+    assert "dropped by the contamination check" in data.warnings[0]
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 

@@ -78,7 +78,7 @@ class TestRead:
             read_firings(path)
 
     def test_missing_and_named_twice(self, tmp_path):
-        with pytest.raises(UserError, match="no such file"):
+        with pytest.raises(UserError, match="does not exist"):
             read_firings(tmp_path / "absent.json")
         (tmp_path / "f.json").write_text('{"samples": {"a": {}, "a": {}}}')
         with pytest.raises(UserError, match="'a' stands there twice"):

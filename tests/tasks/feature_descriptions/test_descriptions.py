@@ -69,7 +69,7 @@ class TestClusters:
         assert what in str(error.value)
 
     def test_files(self, tmp_path):
-        with pytest.raises(UserError, match=r"absent.json: no such file"):
+        with pytest.raises(UserError, match=r"absent.json: does not exist"):
             from_clusters(tmp_path / "absent.json", tmp_path / "absent.json")
         (tmp_path / "bad.json").write_bytes(b'{"1": "\xff"}')
         with pytest.raises(UserError, match=r"bad.json: cannot be read"):

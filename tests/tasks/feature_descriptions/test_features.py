@@ -284,7 +284,7 @@ def array(**entry):
 
 
 WRONG = {  # what is wrong: (makes the file, what the message names)
-    "missing": (lambda path: None, "no such file"),
+    "missing": (lambda path: None, "does not exist"),
     "a folder": (lambda path: path.mkdir(), "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "not a safetensors file, or is cut off"),
     "text": (lambda path: path.write_text("no tensors here, but a text"), "not a safetensors file"),
@@ -427,7 +427,7 @@ class Bomb:
 
 
 NOT_ARRAYS = {  # what is wrong: (makes the file, what the message names)
-    "missing": (lambda path: None, "no such file"),
+    "missing": (lambda path: None, "does not exist"),
     "a folder": (lambda path: path.mkdir(), "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "is no .npy file"),
     "text": (lambda path: path.write_text("1 2 3\n4 5 6\n"), "is no .npy file"),

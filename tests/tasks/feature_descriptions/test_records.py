@@ -176,8 +176,8 @@ def test_descriptions_that_are_wrong_are_named(tmp_path: Path, files: list[Featu
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("nowhere.json", None, "no such file"),
-        ("nowhere.parquet", None, "no such file"),
+        ("nowhere.json", None, "does not exist"),
+        ("nowhere.parquet", None, "does not exist"),
         ("table.csv", "feature,chosen_label\n", "is .csv"),
         ("table", "{}", "is of no known kind"),
         ("broken.jsonl", '{"feature": 1,\n', "cannot be read"),

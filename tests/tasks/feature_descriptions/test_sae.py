@@ -102,19 +102,19 @@ class TestWrong:
             decoder_width(saelens(tmp_path / "sae", config))
 
     def test_files_missing_or_not_what_they_should_be(self, folder, tmp_path):
-        with pytest.raises(UserError, match="absent: no such file"):
+        with pytest.raises(UserError, match="absent: does not exist"):
             decoder_width(tmp_path / "absent")
         (folder / "cfg.json").write_text("{")
         with pytest.raises(UserError, match=r"cfg.json, line 1: malformed JSON"):
             decoder_width(folder)
         (folder / "cfg.json").unlink()
-        with pytest.raises(UserError, match=r"cfg.json: no such file"):
+        with pytest.raises(UserError, match=r"cfg.json: does not exist"):
             decoder_width(folder)
         (folder / "sae_weights.safetensors").write_bytes(b"no tensors")
         with pytest.raises(UserError, match=r"sae_weights.safetensors: is not a safetensors file"):
             decoder_width(folder)
         (folder / "sae_weights.safetensors").unlink()
-        with pytest.raises(UserError, match=r"sae_weights.safetensors: no such file"):
+        with pytest.raises(UserError, match=r"sae_weights.safetensors: does not exist"):
             decoder_width(folder)
 
     @pytest.mark.parametrize(

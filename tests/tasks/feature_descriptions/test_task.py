@@ -305,7 +305,7 @@ def test_held_out_labels_are_dropped_on_demand(folder: Path, reader: Any, gold: 
     data = task(folder, reader, heldout=[gold], heldout_action="drop", **OFF)
     left = names(data.examples["train"]) + names(data.examples["validation"])
     assert sorted(left) == sorted(uid for uid in uids() if topic(uid) != 5)
-    assert data.warnings == ["5 training features dropped by the held-out guard"]
+    assert data.warnings == ["5 training features dropped by the contamination check"]
 
 
 def test_a_cluster_that_was_dropped_is_not_seen(folder: Path, reader: Any, gold: str) -> None:

@@ -192,7 +192,7 @@ def raw(name, content):
 
 
 WRONG = {  # what is wrong: (file name and how to write it, what the message names)
-    "missing": (("v.npy", lambda path: None), "no such file"),
+    "missing": (("v.npy", lambda path: None), "does not exist"),
     "other kind": (raw("v.txt", b"1 2 3"), "ends in '.txt'"),
     "three dimensions": (npy(np.ones((2, 3, 4))), "[2, 3, 4]"),
     "no dimension": (npy(np.float32(1)), "is []"),

@@ -304,7 +304,7 @@ def test_a_held_out_scenario_stops_the_run(folder: Path, reader: Any, gold: str)
 
 def test_held_out_scenarios_are_dropped_on_demand(folder: Path, reader: Any, gold: str) -> None:
     data = task(folder, reader, heldout=[gold], heldout_action="drop")
-    assert data.warnings == ["40 training records dropped by the held-out guard"]
+    assert data.warnings == ["40 training records dropped by the contamination check"]
     dropped = read_steering_records(str(folder / "train.json"))[0].scenario_id
     assert len({r.scenario_id for r in data.records("train")} | {dropped}) == 6
     assert dropped not in {example.scenario_id for example in data.examples["train"]}
