@@ -1,4 +1,4 @@
-"""What the hardware can do: a matrix product and a copy, measured in the run that they are compared with."""
+"""The limits of the hardware: a matrix product and a copy, measured in the same run as the systems."""
 
 import time
 from collections.abc import Callable
@@ -13,8 +13,9 @@ class Ceilings:
     """Measured limits.
 
     Args:
-        matmul_tflops: Of a square product of random numbers: bfloat16, 8192 wide on an accelerator; float32, 1024 on a CPU.
-        copy_gb_per_s: Of a copy within memory, bytes read and bytes written both counted.
+        matmul_tflops: Rate of a square matrix product of random numbers, in TFLOP/s: bfloat16 and 8192 wide on an
+            accelerator, float32 and 1024 wide on a CPU.
+        copy_gb_per_s: Rate of a copy within memory in GB/s, counting bytes read and bytes written.
     """
 
     matmul_tflops: float
@@ -22,7 +23,16 @@ class Ceilings:
 
 
 def seconds(work: Callable[[], object], runs: int = 30, warm_up: int = 5) -> float:
-    """Median time of one call, by CUDA events where there is an accelerator."""
+    """Measure the median time of one call, by CUDA events on an accelerator.
+
+    Args:
+        work: The call.
+        runs: Number of timed calls.
+        warm_up: Number of calls before the timed calls.
+
+    Returns:
+        Seconds.
+    """
     for _ in range(warm_up):
         work()
     if not torch.cuda.is_available():
@@ -42,10 +52,10 @@ def seconds(work: Callable[[], object], runs: int = 30, warm_up: int = 5) -> flo
 
 
 def measure() -> Ceilings:
-    """Both limits of the device in use."""
+    """Measure both limits of the device in use."""
     on_accelerator = torch.cuda.is_available()
     device, width, dtype = ("cuda", 8192, torch.bfloat16) if on_accelerator else ("cpu", 1024, torch.float32)
-    # Random numbers: zeros run faster, as fewer bits switch.
+    # Random numbers, because zeros run faster: fewer bits switch.
     left, right = (torch.randn(width, width, device=device, dtype=dtype) for _ in range(2))
     product = torch.empty_like(left)
     flops = 2 * width**3 / seconds(lambda: torch.mm(left, right, out=product))

@@ -1,8 +1,8 @@
-"""Resident memory and start-up time of the data against its size: features, and records of context ablation.
+"""Resident memory and start-up time of the data against its size, for features and for records of context ablation.
 
-``python -m benchmarks.data`` measures both; for the records see :mod:`benchmarks.records`. For the features it makes a
-feature file of each size (4,096 wide, float32; a sparse file, as only the process's memory is measured, not the disk), 4
-features a cluster, and reads 200 training batches of it in a process of its own.
+``python -m benchmarks.data`` measures both; :mod:`benchmarks.records` describes the records. For each number of features, it
+makes a feature file (4,096 wide, float32, 4 features a cluster) and reads 200 training batches in a process of its own. The
+feature file is sparse, because only the process's memory is measured and not the disk.
 """
 
 import argparse
@@ -30,7 +30,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def make(folder: Path, count: int) -> None:
-    """A feature file of zeros but for the first number of each vector, and its descriptions as Parquet."""
+    """Write a feature file of zeros and its descriptions as Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -55,12 +55,12 @@ def make(folder: Path, count: int) -> None:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Read training batches of the folder's features; in the process that calls it."""
+    """Read training batches of the folder's features in the calling process, and measure memory and time."""
     from afintro.lm.load import load_tokenizer
     from afintro.tasks.feature_descriptions.task import FeatureDescriptions
     from afintro.toys.embedded import ensure_built
 
-    class ExplainerSpec:
+    class Explainer:
         name = "toy"
         slot_token: str | None = "<|slot|>"
         context_length = None
@@ -71,8 +71,8 @@ def measure(folder: Path) -> dict[str, Any]:
     data = FeatureDescriptions(
         train_path=str(folder / "descriptions.parquet"), features=[str(folder / "layer_20.safetensors")]
     )
-    data.examples["train"] = data.read_examples("train", ExplainerSpec())
-    data.examples["validation"] = data.read_examples("validation", ExplainerSpec())
+    data.examples["train"] = data.read_examples("train", Explainer())
+    data.examples["validation"] = data.read_examples("validation", Explainer())
     start_up = time.monotonic() - started
     loader = data.train_dataloader()
     started, tokens = time.monotonic(), 0
@@ -90,13 +90,13 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def features(count: int) -> dict[str, Any]:
-    """Measure features of one size, print them, and give the row of the result file."""
+    """Measure one number of features, print the figures, and return the row of the result file."""
     with tempfile.TemporaryDirectory() as name:
         make(Path(name), count)
         environment = {**os.environ, "HF_DATASETS_CACHE": f"{name}/cache"}
         command = [sys.executable, "-m", "benchmarks.data", "--measure", name]
         runs = []
-        for _ in range(2):  # the second finds the labels in the cache of the datasets library
+        for _ in range(2):  # the second run finds the labels in the cache of the datasets library
             output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
             runs.append(json.loads(output.splitlines()[-1]))
     last = runs[-1]
@@ -109,7 +109,7 @@ def features(count: int) -> dict[str, Any]:
 
 
 def records(count: int, words: int) -> dict[str, Any]:
-    """Likewise for records."""
+    """Measure one number of records of about ``words`` words, and return the row of the result file."""
     with tempfile.TemporaryDirectory() as name:
         runs = record_data.curve(Path(name), count, words)
     for which, run in zip(("first", "second"), runs, strict=True):
@@ -128,11 +128,11 @@ def _row(benchmark: str, shape: str, setting: str, runs: list[dict[str, Any]]) -
 
 
 def main() -> None:
-    """Measure every size in a process of its own, print what was found, keep it as JSON."""
+    """Measure every size in a process of its own, print the figures, and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES), help="numbers of features")
     parser.add_argument("--records", type=int, nargs="*", default=list(SIZES), help="numbers of records")
-    parser.add_argument("--words", type=int, default=100, help="words of a record, about")
+    parser.add_argument("--words", type=int, default=100, help="approximate number of words of a record")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--measure_records", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -145,7 +145,7 @@ def main() -> None:
     hardware = f"{platform.machine()}-{os.cpu_count()}cpu"
     path = RESULTS / f"data-{hardware}.json"
     measured = [features(count) for count in args.sizes] + [records(count, args.words) for count in args.records]
-    # What was not measured this time stays as it was.
+    # Rows that were not measured this time stay in the file.
     shapes = {row["shape"] for row in measured}
     kept = json.loads(path.read_text())["rows"] if path.is_file() else []
     versions = {name: version(name) for name in ("torch", "datasets", "pyarrow", "numpy", "tokenizers")}

@@ -1,8 +1,8 @@
-"""Validation of the same items three ways: one teacher-forced pass, this project's generation, transformers' ``generate``.
+"""Validation of the same items in three ways: one teacher-forced pass, this project's generation, transformers' ``generate``.
 
-Greedy exact match is the same verdict each time. Generation follows every answer up to the limit that the package gives
-it, as a random model never stops; half of the items expect what the model itself writes, so that both verdicts occur.
-Items per second are the figure; tokens per second count prompt and answer of each item, whatever was computed for it.
+Greedy exact match gives the same verdict each way. Generation continues every answer up to the limit that the package sets,
+because a random model never stops. Half of the items expect what the model itself writes, so that both verdicts occur. The
+figure is items per second; tokens per second count prompt and answer of each item, whatever was computed for it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ ITEMS = {"tiny": 64}
 BATCH = 64
 PEERS = {"generate-64": 64, "generate-4": 4}
 FEW = 2
-"""Batches that ``generate`` at batch 4 is timed on; all items would take ten minutes."""
+"""Number of batches that ``generate`` at batch size 4 is timed on, because all items would take ten minutes."""
 COLUMNS = {
     "items_per_second": "items/s:,.2f", "times_slower": "times as slow:.1f", "exact": "exact:d",
     "verdicts_that_differ": "verdicts that differ:d", "tokens_per_second": "tokens/s:,.0f", "peak_gb": "peak GB:.1f",
@@ -38,13 +38,13 @@ Tokens = list[list[int]]
 
 
 def by_engine(module: ExplainerModule, prompts: Sequence[Sequence[int]], limit: int) -> Tokens:
-    """This project's engine, as ``ExplainerModule.write`` calls it."""
+    """Generate with this project's engine, as ``ExplainerModule.write`` calls it."""
     assert module.model is not None
     return generate_greedy(module.model, prompts, max_new_tokens=limit, eos_ids=[], batch_size=BATCH)
 
 
 def by_generate(module: ExplainerModule, prompts: Sequence[Sequence[int]], limit: int, batch: int) -> Tokens:
-    """transformers' ``generate`` on left-padded batches, prompts sorted by length to pad little."""
+    """Generate with transformers' ``generate`` on left-padded batches of prompts sorted by length."""
     model: Any = module.model
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     written: Tokens = [[] for _ in prompts]
@@ -64,7 +64,7 @@ def by_generate(module: ExplainerModule, prompts: Sequence[Sequence[int]], limit
 
 
 def by_teacher(module: ExplainerModule, items: list[Example], budget: int) -> list[bool]:
-    """The package's own verdict, packed rows of up to ``budget`` tokens."""
+    """Judge items as the package does, in packed rows of up to ``budget`` tokens."""
     order = sorted(range(len(items)), key=lambda i: len(items[i]))
     verdicts = [False] * len(items)
     done = 0
@@ -76,12 +76,12 @@ def by_teacher(module: ExplainerModule, items: list[Example], budget: int) -> li
 
 
 def begins(written: Tokens, items: Sequence[Example]) -> list[bool]:
-    """The verdict by generation: the text goes as expected until the expected answer is over."""
+    """Judge generated tokens: exact if the text begins with the expected answer."""
     return [tuple(row[: len(e.answer_ids)]) == e.answer_ids for row, e in zip(written, items, strict=True)]
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-    """What ``work`` returns, its seconds and its peak memory."""
+    """Run ``work``; return its result, and its seconds and peak memory."""
     report.forget_peak()
     start = time.perf_counter()
     result = work()
@@ -94,7 +94,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
 def peer(
     module: ExplainerModule, prompts: Sequence[Sequence[int]], limit: int, batch: int
 ) -> tuple[Tokens, dict[str, Any]]:
-    """Timed run of ``generate``, or the reason why there is none."""
+    """Time a run of ``generate``; where it fails, the figures hold the reason."""
     chosen = prompts[: FEW * batch] if batch < BATCH else prompts
     try:
         by_generate(module, chosen[:batch], 4, batch)
@@ -105,7 +105,7 @@ def peer(
 
 @torch.inference_mode()
 def measure(name: str, count: int, seed: int, peers: Sequence[str], compiled: bool) -> tuple[list[report.Row], int]:
-    """A row for each system, and the number of weights."""
+    """Measure a shape: return a row for each system, and the number of weights."""
     shape = SHAPES[name]
     module = explainer(shape, seed)
     module.to(device_name()).eval()
@@ -115,18 +115,18 @@ def measure(name: str, count: int, seed: int, peers: Sequence[str], compiled: bo
     by_engine(module, prompts, limit)  # warms kernels, graphs and allocator
     written, cost = timed(lambda: by_engine(module, prompts, limit))
     items = [with_answer(e, written[i][: len(e.answer_ids)]) if i % 2 else e for i, e in enumerate(drawn)]
-    found = {f"engine, batch {BATCH}": (begins(written, items), cost)}
+    measured = {f"engine, batch {BATCH}": (begins(written, items), cost)}
     model.get_base_model().set_attn_implementation("sdpa")
     for system in peers:
         text, cost = peer(module, prompts, limit, PEERS[system])
-        found[f"generate, batch {PEERS[system]}"] = (begins(text, items[: len(text)]), cost)
+        measured[f"generate, batch {PEERS[system]}"] = (begins(text, items[: len(text)]), cost)
     model.get_base_model().set_attn_implementation(PACKED)
     if compiled:
         compile_layers(model)
     by_teacher(module, items, shape.budget)
     taught, teacher = timed(lambda: by_teacher(module, items, shape.budget))
     rows = []
-    for system, (verdicts, cost) in {"teacher-forced": (taught, teacher), **found}.items():
+    for system, (verdicts, cost) in {"teacher-forced": (taught, teacher), **measured}.items():
         setting = f"{len(verdicts)} items, {limit} tokens each"
         if "failed" in cost:
             rows.append(report.row("evaluate", name, system, setting, **cost))
@@ -142,20 +142,20 @@ def measure(name: str, count: int, seed: int, peers: Sequence[str], compiled: bo
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print the table, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--items", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--systems", default=",".join(PEERS), help="peers to run, a comma list; none for the project alone"
+        "--systems", default=",".join(PEERS), help="comma-separated list of peers to run; empty for the project alone"
     )
     parser.add_argument("--compiled", action="store_true", help="teacher forcing through compiled layers")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     args = parser.parse_args()
     peers = [name for name in args.systems.split(",") if name]
     if unknown := sorted(set(peers) - set(PEERS)):
-        parser.error(f"no system {', '.join(unknown)}; there are {', '.join(PEERS)}")
+        parser.error(f"unknown systems: {', '.join(unknown)}; the systems are {', '.join(PEERS)}")
     limits = ceilings.measure()
     report.forget_peak()
     count = args.items or ITEMS.get(args.shape, 256)
@@ -165,8 +165,8 @@ def main() -> None:
             row["tflops"] = round(2 * parameters * row["tokens_per_second"] / 1e12, 6)
             row["fraction_of_ceiling"] = round(row["tflops"] / limits.matmul_tflops, 4)
     print(report.table(rows, COLUMNS))
-    found = {"hardware": report.hardware(), "versions": report.versions(), "ceilings": asdict(limits)}
-    print("written:", report.write(args.results, f"evaluate-{args.shape}", found, rows))
+    machine = {"hardware": report.hardware(), "versions": report.versions(), "ceilings": asdict(limits)}
+    print("written:", report.write(args.results, f"evaluate-{args.shape}", machine, rows))
 
 
 if __name__ == "__main__":

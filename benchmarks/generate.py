@@ -1,9 +1,9 @@
 """Generation: this project's engine beside transformers' ``generate`` and ``generate_batch``, and shared prefixes.
 
-Systems of a group continue the same prompts on the same random model (the toy organism for ``tiny``) and take turns in one
-process; every group has a process of its own. Nothing ends a sequence, so every row costs its full length. Tokens per
-second count new tokens; the prefill is part of the time, except in the rows ``decode step``, which are the difference
-between a long and a short run.
+The systems of a group continue the same prompts on the same random model (the toy organism for ``tiny``) and take turns in
+one process; every group has a process of its own. Nothing ends a sequence, so every row costs its full length. Tokens per
+second count new tokens. The prefill is part of the time, except in the rows ``decode step``, which are the difference between
+a long and a short run.
 """
 
 import argparse
@@ -27,7 +27,7 @@ COLUMNS = {
 
 
 def timed(system: System, new: int) -> tuple[float, Tokens]:
-    """Seconds and tokens of one run."""
+    """Run a system once; return seconds and tokens."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -38,16 +38,16 @@ def timed(system: System, new: int) -> tuple[float, Tokens]:
 
 
 def run_group(systems: list[System], runs: int) -> list[report.Row]:
-    """Figures of a group's systems, which take turns after one warm-up each; a failure is one system's alone."""
-    found: list[report.Row] = [{"system": s.name, "setting": s.setting, "times": []} for s in systems]
+    """Measure a group's systems, which take turns after one warm-up each; a failure affects one system alone."""
+    rows: list[report.Row] = [{"system": s.name, "setting": s.setting, "times": []} for s in systems]
     for turn in range(-1, runs):
-        for system, row in zip(systems, found, strict=True):
+        for system, row in zip(systems, rows, strict=True):
             if "failed" in row:
                 continue
             try:
                 report.forget_peak()
                 seconds, tokens = timed(system, system.new if turn >= 0 else system.warm_up)
-            except Exception as error:  # whatever a peer raises is its row
+            except Exception as error:  # whatever a peer raises becomes its row
                 row["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 continue
             if turn >= 0:
@@ -55,13 +55,13 @@ def run_group(systems: list[System], runs: int) -> list[report.Row]:
                 row["written"] = sum(len(line) for prompt in tokens for line in prompt)
                 row["sums"] = [zlib.crc32(str(line).encode()) for prompt in tokens for line in prompt]
                 row["peak_gb"] = report.peak_gb()
-    return found
+    return rows
 
 
-def figures(found: list[report.Row]) -> list[report.Row]:
-    """Rates, and how each system compares with the group's first."""
-    first = found[0]
-    for row in found:
+def figures(rows: list[report.Row]) -> list[report.Row]:
+    """Add rates to measured rows, and compare each system with the first of the group."""
+    first = rows[0]
+    for row in rows:
         times, sums = row.pop("times"), row.get("sums", [])
         if "failed" in row:
             continue
@@ -72,14 +72,14 @@ def figures(found: list[report.Row]) -> list[report.Row]:
             if len(first["sums"]) == len(sums):
                 pairs = zip(first["seconds"], times, strict=True)
                 row["times_the_first"] = round(median(b / a for a, b in pairs), 3)
-    for row in found:
+    for row in rows:
         row.pop("sums", None)
         row.pop("written", None)
-    return found
+    return rows
 
 
 def decode_steps(shape: Shape, group: Group, runs: int) -> list[report.Row]:
-    """One decode step of each batch size, with the bytes that it cannot avoid to read."""
+    """Measure one decode step of each batch size, and count the bytes that the step must read."""
     network = shape.model()
     weights, token = model_bytes(network)
     rows: list[report.Row] = []
@@ -104,18 +104,18 @@ def decode_steps(shape: Shape, group: Group, runs: int) -> list[report.Row]:
 
 
 def child(shape: Shape, group: Group, runs: int) -> list[report.Row]:
-    """Everything of one group."""
+    """Measure one group in the calling process."""
     if group.steps:
         return decode_steps(shape, group, runs)
     return figures(run_group(group.systems(shape.model(), shape), runs))
 
 
 def main() -> None:
-    """Measure every group in its own process, print one table, keep it as JSON."""
+    """Measure every group in its own process, print one table, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=shapes(), default="tiny")
-    parser.add_argument("--runs", type=int, help="timed runs of each system; the median counts")
-    parser.add_argument("--systems", help=f"comma list of {', '.join(GROUPS)}")
+    parser.add_argument("--runs", type=int, help="number of timed runs of each system; the median counts")
+    parser.add_argument("--systems", help=f"comma-separated list of {', '.join(GROUPS)}")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -127,13 +127,13 @@ def main() -> None:
         return
     names = args.systems.split(",") if args.systems else list(shape.groups)
     if unknown := sorted(set(names) - set(GROUPS)):
-        parser.error(f"no group {', '.join(unknown)}; there are {', '.join(GROUPS)}")
+        parser.error(f"unknown groups: {', '.join(unknown)}; the groups are {', '.join(GROUPS)}")
     call: Callable[[str], Any] = lambda name: report.in_child(  # noqa: E731
         "benchmarks.generate", ["--shape", args.shape, "--runs", str(runs), "--child", name], TIMEOUT
     )
-    found = call("ceilings")
-    if "failed" in found:
-        raise SystemExit(f"the ceilings could not be measured: {found['failed']}")
+    machine = call("ceilings")
+    if "failed" in machine:
+        raise SystemExit(f"the ceilings could not be measured: {machine['failed']}")
     rows = []
     for name in names:
         started = time.perf_counter()
@@ -143,15 +143,15 @@ def main() -> None:
         for answer in answers:
             row = report.row("generate", args.shape, answer.pop("system"), answer.pop("setting"), **answer)
             if row.get("bytes"):
-                least = row["bytes"] / found["ceilings"]["copy_gb_per_s"] / 1e9
+                least = row["bytes"] / machine["ceilings"]["copy_gb_per_s"] / 1e9
                 row["fraction_of_ceiling"] = round(least / (row["step_ms"] / 1000), 4)
             rows.append(row)
         print(f"{name}: done ({time.perf_counter() - started:.0f} s)", flush=True)
-        # After every group: whoever stops the run keeps what there is.
+        # The file is written after every group, so that a stopped run keeps its results.
         left_out = [name for name in GROUPS if name not in names]
-        path = report.write(args.results, f"generate-{args.shape}", found, rows, not_run=left_out)
+        path = report.write(args.results, f"generate-{args.shape}", machine, rows, not_run=left_out)
     print(report.table(rows, COLUMNS))
-    print(f"ceilings: {found['ceilings']}\nnot run: {', '.join(left_out) or 'nothing left out'}\nwritten: {path}")
+    print(f"ceilings: {machine['ceilings']}\nnot run: {', '.join(left_out) or 'nothing left out'}\nwritten: {path}")
 
 
 if __name__ == "__main__":

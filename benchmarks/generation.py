@@ -1,4 +1,4 @@
-"""What :mod:`benchmarks.generate` measures: models, prompts, and the systems of each group."""
+"""The models, prompts and systems that :mod:`benchmarks.generate` measures."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from afintro.toys.organism import scenarios
 from benchmarks.shapes import SHAPES, cache_bytes, random_model
 
 Tokens = list[list[list[int]]]
-"""New tokens by prompt and condition."""
+"""New tokens of each prompt and condition."""
 Prompts = list[list[int]]
 PROMPTS = 16
 CONDITIONS = 13
@@ -32,13 +32,13 @@ class System:
     """One way to continue prompts.
 
     Args:
-        name: In the table.
-        setting: In the table.
-        run: Continues all prompts by so many tokens.
-        new: How many.
-        warm_up: How many in the run that warms up: all for the engine, whose kernels may be made for the length.
-        rows: Sequences that are continued.
-        prompt_tokens: Tokens of all prompts.
+        name: Name in the table.
+        setting: Setting in the table.
+        run: Continues all prompts by the given number of tokens.
+        new: Number of new tokens.
+        warm_up: Number of new tokens in the warm-up run: all for the engine, whose kernels may be made for the length.
+        rows: Number of sequences that are continued.
+        prompt_tokens: Number of tokens of all prompts.
     """
 
     name: str
@@ -52,7 +52,16 @@ class System:
 
 @dataclass(frozen=True)
 class Shape:
-    """A model, prompts (as many as asked for), and ``new`` tokens each."""
+    """A model and its prompts.
+
+    Args:
+        model: Makes the model.
+        prompts: Makes the given number of prompts.
+        new: Number of new tokens of each prompt.
+        pair_new: Number of new tokens in the group ``pairs``.
+        runs: Number of timed runs of each system.
+        groups: Names of the groups that run.
+    """
 
     model: Callable[[], PreTrainedModel]
     prompts: Callable[[int], Prompts]
@@ -64,47 +73,54 @@ class Shape:
 
 @dataclass(frozen=True)
 class Group:
-    """Systems that run in one process and are compared; ``steps`` measures single decode steps of them instead."""
+    """Systems that run in one process and are compared; with ``steps`` their single decode steps are measured instead."""
 
     systems: Callable[[PreTrainedModel, Shape], list[System]]
     steps: bool = False
 
 
 def toy() -> PreTrainedModel:
-    """The toy organism, float32."""
+    """Load the toy organism in float32."""
     network = load_model(ensure_built("toy"))
     network.generation_config.eos_token_id = None
     return network
 
 
 def scenarios_of_the_toy(count: int) -> Prompts:
-    """Prompts of its grammar."""
+    """Make prompts of the toy's grammar."""
     tokenizer = load_tokenizer(ensure_built("toy"))
     prompts = [encode_prompt(tokenizer, chat(MONITORED_SYSTEM, s.text)) for s in scenarios(PROMPTS, 5, True)]
     return (prompts * (count // len(prompts) + 1))[:count]
 
 
 def random_prompts(vocabulary: int, count: int) -> Prompts:
-    """About 700 tokens each."""
+    """Draw prompts of about 700 tokens each."""
     drawn = torch.Generator().manual_seed(0)
     lengths = torch.randint(560, 841, (count,), generator=drawn)
     return [torch.randint(10, vocabulary, (int(n),), generator=drawn).tolist() for n in lengths]
 
 
 def conditions(network: PreTrainedModel) -> list[Condition]:
-    """Unsteered, and twelve doses: three layers by four alphas."""
+    """Make thirteen conditions: unsteered, and steered at three layers with four strengths."""
     depth, width = network.config.num_hidden_layers, network.config.hidden_size
     generator = torch.Generator().manual_seed(1)
-    found: list[Condition] = [()]
+    steered: list[Condition] = [()]
     for share in (0.25, 0.5, 0.75):
         vector = torch.randn(width, generator=generator).to(network.device)
-        for alpha in (0.5, 1.0, 2.0, 5.0):
-            found.append((Steering(round(share * depth), alpha * vector / vector.norm(), "last", relative=True),))
-    return found
+        for strength in (0.5, 1.0, 2.0, 5.0):
+            steered.append((Steering(round(share * depth), strength * vector / vector.norm(), "last", relative=True),))
+    return steered
 
 
 def with_hooks(network: PreTrainedModel, prompts: Prompts, condition: Condition, new: int) -> list[list[int]]:
-    """What users start from: ``generate`` on a left-padded batch, a forward hook that adds the vector in the prefill."""
+    """Generate as users would: ``generate`` on a left-padded batch, and a forward hook that adds the vector in the prefill.
+
+    Args:
+        network: The model.
+        prompts: Token ids of the prompts.
+        condition: Steerings of all prompts; empty for none.
+        new: Number of new tokens.
+    """
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=network.device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=network.device)
@@ -129,7 +145,7 @@ def with_hooks(network: PreTrainedModel, prompts: Prompts, condition: Condition,
 
 
 def continuous(network: PreTrainedModel, prompts: Prompts, new: int) -> list[list[int]]:
-    """transformers' continuous batching; what it does not finish raises."""
+    """Generate with transformers' continuous batching; raises where a prompt is not finished."""
     config = GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1, pad_token_id=0)
     network.set_attn_implementation("paged|sdpa")
     try:
@@ -144,20 +160,22 @@ def continuous(network: PreTrainedModel, prompts: Prompts, new: int) -> list[lis
 
 
 def steering(network: PreTrainedModel, shape: Shape) -> list[System]:
-    """The thirteen conditions of every prompt, four ways."""
-    prompts, doses = shape.prompts(PROMPTS), conditions(network)
+    """Make systems that run the thirteen conditions of every prompt in four ways."""
+    prompts, steered = shape.prompts(PROMPTS), conditions(network)
     options: dict[str, Any] = {"eos_ids": [], "batch_size": PROMPTS * CONDITIONS}
 
     def together(share: bool, new: int) -> Tokens:
-        asked = [doses] * PROMPTS
+        asked = [steered] * PROMPTS
         return generate_steered(network, prompts, asked, share_prefix=share, max_new_tokens=new, **options)
 
     def one_by_one(new: int) -> Tokens:
-        runs = [generate_steered(network, prompts, [[d]] * PROMPTS, max_new_tokens=new, **options) for d in doses]
+        runs = [
+            generate_steered(network, prompts, [[each]] * PROMPTS, max_new_tokens=new, **options) for each in steered
+        ]
         return [[run[i][0] for run in runs] for i in range(PROMPTS)]
 
     def hooked(new: int) -> Tokens:
-        runs = [with_hooks(network, prompts, dose, new) for dose in doses]
+        runs = [with_hooks(network, prompts, each, new) for each in steered]
         return [[run[i] for run in runs] for i in range(PROMPTS)]
 
     setting = f"{PROMPTS} prompts, {CONDITIONS} conditions, {shape.new} new"
@@ -170,7 +188,7 @@ def steering(network: PreTrainedModel, shape: Shape) -> list[System]:
 
 
 def engine(network: PreTrainedModel, prompts: Prompts, batch: int, new: int) -> System:
-    """This project's engine on all prompts at once."""
+    """Make a system that runs this project's engine on all prompts at once."""
 
     def run(length: int) -> Tokens:
         options: dict[str, Any] = {"max_new_tokens": length, "eos_ids": [], "batch_size": batch}
@@ -181,17 +199,19 @@ def engine(network: PreTrainedModel, prompts: Prompts, batch: int, new: int) -> 
 
 
 def plain(batch: int, network: PreTrainedModel, shape: Shape) -> list[System]:
-    """Unsteered generation of one whole batch: the engine and ``generate``."""
+    """Make systems for unsteered generation of one whole batch: the engine and ``generate``."""
     prompts = shape.prompts(batch)
-    own = engine(network, prompts, batch, shape.new)
+    packed = engine(network, prompts, batch, shape.new)
     return [
-        own,
-        System("generate", own.setting, lambda new: [[r] for r in with_hooks(network, prompts, (), new)], shape.new, 4),
+        packed,
+        System(
+            "generate", packed.setting, lambda new: [[r] for r in with_hooks(network, prompts, (), new)], shape.new, 4
+        ),
     ]
 
 
 def pairs(network: PreTrainedModel, shape: Shape) -> list[System]:
-    """What making pairs costs, long answers to many prompts: as the pair generator runs it, and ``generate``."""
+    """Make systems that answer many prompts at length, as the pair generator does and with ``generate``."""
     systems = []
     for batch in (256, 64):
         prompts = shape.prompts(batch)
@@ -214,7 +234,7 @@ def _compiled_first(network: PreTrainedModel, run: Callable[[int], Tokens], new:
 
 @contextmanager
 def _plain_layers(network: PreTrainedModel) -> Iterator[None]:
-    """The peers run layers as transformers has them."""
+    """Give the layers the forward of transformers, which the peers run."""
     layers = decoder_layers(network)
     kept = [vars(layer).pop("forward", None) for layer in layers]
     try:
@@ -226,21 +246,21 @@ def _plain_layers(network: PreTrainedModel) -> Iterator[None]:
 
 
 def steps(network: PreTrainedModel, shape: Shape) -> list[System]:
-    """Batches whose single decode steps are timed."""
+    """Make systems of batches whose single decode steps are timed."""
     if torch.cuda.is_available():
         compile_layers(network)
     return [engine(network, shape.prompts(batch), batch, shape.new) for batch in (64, 256)]
 
 
 def batching(network: PreTrainedModel, shape: Shape) -> list[System]:
-    """Prompts that come one after another."""
+    """Make systems for prompts that arrive one after another."""
     prompts = shape.prompts(64)
 
     def run(new: int) -> Tokens:
         return [[row] for row in continuous(network, prompts, new)]
 
-    own = engine(network, prompts, 64, shape.new)
-    return [own, System("generate_batch, paged|sdpa", own.setting, run, shape.new, 4)]
+    packed = engine(network, prompts, 64, shape.new)
+    return [packed, System("generate_batch, paged|sdpa", packed.setting, run, shape.new, 4)]
 
 
 GROUPS = {
@@ -252,17 +272,17 @@ LARGE = ("batch-4", "batch-64", "batch-256", "pairs", "decode", "generate_batch"
 
 
 def shapes() -> dict[str, Shape]:
-    """``tiny`` is the toy organism; the others are those of :mod:`benchmarks.shapes`."""
-    found = {"tiny": Shape(toy, scenarios_of_the_toy, 16, 16, 3, ("steering", "batch-16", "batch-64", "decode"))}
+    """Return the shapes by name: ``tiny`` is the toy organism, the others are those of :mod:`benchmarks.shapes`."""
+    by_name = {"tiny": Shape(toy, scenarios_of_the_toy, 16, 16, 3, ("steering", "batch-16", "batch-64", "decode"))}
     for name, shape in SHAPES.items():
         if name != "tiny":
             config: Any = shape.config()
             prompts = partial(random_prompts, config.vocab_size)
-            found[name] = Shape(partial(random_model, shape, PACKED), prompts, 64, 256, 1, LARGE)
-    return found
+            by_name[name] = Shape(partial(random_model, shape, PACKED), prompts, 64, 256, 1, LARGE)
+    return by_name
 
 
 def model_bytes(network: PreTrainedModel) -> tuple[int, int]:
-    """Bytes of all weights, and of one token's keys and values: what a decode step has to read."""
+    """Count the bytes of all weights, and of one token's keys and values, which a decode step must read."""
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     return weights, cache_bytes(network.config, network.dtype)

@@ -1,4 +1,4 @@
-"""Examples that every system of a benchmark gets: lengths as people's records have them, tokens worth learning."""
+"""Examples that every system of a benchmark gets: lengths as in real records, and tokens worth learning."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,31 +11,36 @@ from benchmarks.shapes import Lengths
 
 SPREAD = 0.35
 RESERVED = 10
-"""Ids below this one are never drawn: configurations give them to padding, begin and end."""
+"""Ids below this number are never drawn, because configurations give them to padding, begin and end."""
 
 
 def stream(lengths: Lengths, vocabulary: int, seed: int) -> Iterator[Example]:
-    """Endless examples, the same for a seed whoever reads them.
+    """Yield endless examples, which depend on the seed alone.
 
-    Tokens are drawn with a skew (density falling as id^(-2/3)): uniform ones would leave nothing to learn, and equal
-    losses of two systems would say nothing of their gradients.
+    Tokens are drawn with a skew (density falling as id^(-2/3)): uniform tokens would leave nothing to learn, and equal
+    losses of two systems would not show that their gradients agree.
+
+    Args:
+        lengths: Lengths of prompts and answers in tokens.
+        vocabulary: Number of token ids.
+        seed: Seed of the examples.
     """
     rng = random.Random(seed)
     for index in count():
         prompt = int(min(lengths.longest, max(lengths.shortest, rng.lognormvariate(log(lengths.prompt), SPREAD))))
         answer = rng.randint(*lengths.answer)
         ids = [RESERVED + int((vocabulary - RESERVED) * rng.random() ** 3) for _ in range(prompt + answer)]
-        # Weighted by its answer tokens, the mean over examples is the mean over tokens, which is what the peers minimise.
+        # Weighted by answer tokens, the mean over examples is the mean over tokens, which the peers minimize.
         yield Example(str(index), "", "", "", "", tuple(ids[:prompt]), tuple(ids[prompt:]), weight=answer)
 
 
 def take(examples: Iterator[Example], number: int) -> list[Example]:
-    """The next examples of a stream."""
+    """Take the next examples of a stream."""
     return list(islice(examples, number))
 
 
 def at_least(examples: Iterator[Example], tokens: int) -> list[Example]:
-    """The next examples of a stream that together have so many tokens."""
+    """Take examples of a stream until they have the given number of tokens together."""
     drawn: list[Example] = []
     total = 0
     while total < tokens:
@@ -45,7 +50,13 @@ def at_least(examples: Iterator[Example], tokens: int) -> list[Example]:
 
 
 def grouped(examples: Iterable[Example], budget: int, rest: bool = False) -> Iterator[list[Example]]:
-    """Groups of examples in order, each as many as fit into ``budget`` tokens; with ``rest`` also the unfinished last."""
+    """Group examples in order.
+
+    Args:
+        examples: The examples.
+        budget: Largest number of tokens of a group.
+        rest: Whether the last group is yielded too, which may be unfinished.
+    """
     group: list[Example] = []
     for example in examples:
         if group and sum(map(len, group)) + len(example) > budget:
@@ -57,10 +68,10 @@ def grouped(examples: Iterable[Example], budget: int, rest: bool = False) -> Ite
 
 
 def token_mean(group: Sequence[Example]) -> PackedBatch:
-    """A packed batch whose loss is the mean over answer tokens, as the peers' is."""
+    """Make a packed batch whose loss is the mean over answer tokens, as in the peers."""
     return collate(group, denominator=sum(len(example.answer_ids) for example in group))
 
 
 def with_answer(example: Example, answer: Sequence[int]) -> Example:
-    """The same prompt with another expected answer."""
+    """Return the example with another expected answer."""
     return replace(example, answer_ids=tuple(answer))

@@ -1,7 +1,7 @@
-"""What people train with today: transformers' Trainer with PEFT, and TRL's SFTTrainer, on the benchmark's examples.
+"""Other trainers: transformers' Trainer with PEFT, and TRL's SFTTrainer, on the benchmark's examples.
 
-Both get the model, adapter, optimizer, learning rate and clipping that this project gets, and rows of token ids in a
-fixed order, so that their losses can be compared step by step.
+Both get the model, adapter, optimizer, learning rate and clipping that this project gets, and rows of token ids in a fixed
+order, so that their losses can be compared step by step.
 """
 
 import random
@@ -27,7 +27,7 @@ Report = Callable[[int, Tensor], None]
 
 
 def adapted(shape: Shape, attention: str, seed: int) -> PeftModel:
-    """PEFT as it comes, with the numbers of ``explainer(shape, seed)``."""
+    """Make a PEFT model with the weights that ``explainer(shape, seed)`` has."""
     base = random_model(shape, attention, seed)
     lora = shape.lora
     config = LoraConfig(r=lora.r, lora_alpha=int(lora.alpha), target_modules=lora.target_modules, task_type="CAUSAL_LM")
@@ -37,7 +37,7 @@ def adapted(shape: Shape, attention: str, seed: int) -> PeftModel:
 
 
 def row(group: list[Example]) -> dict[str, list[int]]:
-    """A group end to end, with labels on answers alone."""
+    """Concatenate a group, with labels on answers alone."""
     return {
         "input_ids": [token for e in group for token in e.prompt_ids + e.answer_ids],
         "labels": [token for e in group for token in [IGNORED] * len(e.prompt_ids) + list(e.answer_ids)],
@@ -46,7 +46,7 @@ def row(group: list[Example]) -> dict[str, list[int]]:
 
 
 def padded(groups: list[list[Example]]) -> dict[str, Tensor]:
-    """The one group that a loader of batch size 1 hands over, as a right-padded batch."""
+    """Collate the single group of a loader of batch size 1 into a right-padded batch."""
     rows = [row([example]) for example in groups[0]]
     longest = max(len(one["input_ids"]) for one in rows)
 
@@ -60,19 +60,19 @@ def padded(groups: list[list[Example]]) -> dict[str, Tensor]:
 
 
 class Reporter(TrainerCallback):
-    """Tells the benchmark of every finished step; the optimizer's part is done by then."""
+    """Report every finished step, including the optimizer's part, to the benchmark."""
 
     def __init__(self, tokens: list[int], report: Report) -> None:
         self.tokens, self.report = iter(tokens), report
         self.loss = torch.zeros(())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """One step is done."""
+        """Report the step."""
         self.report(next(self.tokens), self.loss)
 
 
 def observed(trainer_class: type[Trainer], reporter: Reporter) -> type[Trainer]:
-    """The trainer, in the order of the data, its losses shown to the reporter; nothing that costs time is changed."""
+    """Make a trainer class that keeps the order of the data and shows its losses to the reporter, at no cost in time."""
 
     class Observed(trainer_class):  # type: ignore[misc,valid-type]
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
@@ -87,7 +87,7 @@ def observed(trainer_class: type[Trainer], reporter: Reporter) -> type[Trainer]:
 
 
 def arguments(folder: str, steps: int, checkpointing: bool, liger: bool) -> dict[str, Any]:
-    """Settings that both trainers share."""
+    """Return the settings that both trainers share."""
     accelerated = torch.cuda.is_available()
     return {
         "output_dir": folder, "max_steps": steps, "per_device_train_batch_size": 1, "learning_rate": LEARNING_RATE,
@@ -100,7 +100,7 @@ def arguments(folder: str, steps: int, checkpointing: bool, liger: bool) -> dict
 
 
 class Groups(Dataset[list[Example]]):
-    """One group an index."""
+    """A data set of groups of examples."""
 
     def __init__(self, groups: list[list[Example]]) -> None:
         self.groups = groups
@@ -116,14 +116,26 @@ def run_trainer(
     model: PeftModel, same: list[list[Example]], examples: Iterator[Example], steps: int, report: Report, *,
     batch: int, checkpointing: bool = False, liger: bool = False, by_length: bool = False,
 ) -> None:  # fmt: skip
-    """Trainer on padded batches of ``batch`` examples; ``by_length`` puts examples of like length together."""
+    """Train with Trainer on padded batches.
+
+    Args:
+        model: The adapted model.
+        same: Groups of the first steps, which every system shares.
+        examples: Stream of the further examples.
+        steps: Number of further steps.
+        report: Is told tokens and loss of every step.
+        batch: Examples of a batch.
+        checkpointing: Whether activations are recomputed in the backward pass.
+        liger: Whether Liger kernels are used.
+        by_length: Whether examples of similar length are put into one batch.
+    """
     drawn = take(examples, batch * steps)
-    if by_length:  # as Trainer's own group_by_length: sorted within 50 batches, here all of them
+    if by_length:  # like Trainer's group_by_length, which sorts within 50 batches; here all batches are sorted
         drawn.sort(key=len, reverse=True)
-    own = [drawn[start : start + batch] for start in range(0, len(drawn), batch)]
+    batches = [drawn[start : start + batch] for start in range(0, len(drawn), batch)]
     if by_length:
-        random.Random(0).shuffle(own)
-    groups = [*same, *own]
+        random.Random(0).shuffle(batches)
+    groups = [*same, *batches]
     if checkpointing:
         model.enable_input_require_grads()
     reporter = Reporter([sum(map(len, group)) for group in groups], report)
@@ -140,15 +152,28 @@ def run_trl(
     model: PeftModel, same: list[list[Example]], examples: Iterator[Example], steps: int, report: Report, *,
     length: int, checkpointing: bool = False, liger: bool = False,
 ) -> None:  # fmt: skip
-    """SFTTrainer on rows that TRL's own best-fit packing made, ``length`` long."""
+    """Train with SFTTrainer on rows that TRL's own best-fit packing makes.
+
+    Args:
+        model: The adapted model.
+        same: Groups of the first steps, which every system shares.
+        examples: Stream of the further examples.
+        steps: Number of further steps.
+        report: Is told tokens and loss of every step.
+        length: Tokens of a row.
+        checkpointing: Whether activations are recomputed in the backward pass.
+        liger: Whether Liger kernels are used.
+    """
     from datasets import Dataset as Table
     from trl import SFTConfig, SFTTrainer, pack_dataset
 
     drawn = at_least(examples, (steps + 1) * length)
     lone = Table.from_list([{name: row([e])[name] for name in ("input_ids", "labels")} for e in drawn])
     packed = pack_dataset(lone, length, "bfd").to_list()
-    packed = sorted(packed, key=lambda one: -len(one["input_ids"]))[:steps]  # as for this project: no unfilled rest
-    random.Random(0).shuffle(packed)  # best-fit puts the longest examples into the first rows
+    packed = sorted(packed, key=lambda one: -len(one["input_ids"]))[
+        :steps
+    ]  # as for this project, unfilled rows are left out
+    random.Random(0).shuffle(packed)  # because best-fit packing puts the longest examples into the first rows
     rows = [*map(row, same), *packed]
     reporter = Reporter([len(one["input_ids"]) for one in rows], report)
     with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +189,7 @@ def run_trl(
 
 
 def no_tokenizer() -> PreTrainedTokenizerFast:
-    """SFTTrainer asks for one, if only to learn the id of the padding that packed rows do not have."""
+    """Make a tokenizer, which SFTTrainer needs for the id of padding although packed rows have none."""
     words = WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>")
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(words), pad_token="<pad>", eos_token="</s>", unk_token="<unk>"

@@ -1,4 +1,4 @@
-"""This project as a benchmark runs it: the package's own module on a random base, instead of one loaded from files."""
+"""This project as a benchmark runs it: the package's own module on a random base instead of a base loaded from files."""
 
 import random
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ CLIP = 1.0
 
 
 def explainer(shape: Shape, seed: int = 0, **options: Any) -> ExplainerModule:
-    """An explainer that loads as it always does, except that its base is random instead of read from files.
+    """Make an explainer as always, except that its base is random instead of read from files.
 
     Args:
-        shape: Of the base and its adapter.
-        seed: Of both.
-        options: Of :class:`ExplainerModule`.
+        shape: Shape of the base and its adapter.
+        seed: Seed of the weights of both.
+        options: Arguments of :class:`ExplainerModule`.
     """
     module = ExplainerModule("random", lora=shape.lora, **options)
     module.to(device_name())
@@ -36,18 +36,25 @@ def explainer(shape: Shape, seed: int = 0, **options: Any) -> ExplainerModule:
 
 
 def plan(same: list[list[Example]], examples: Iterator[Example], steps: int, budget: int) -> list[list[Example]]:
-    """Groups of all steps: those that every system shares, then rows of ``budget`` tokens as the data module packs them."""
+    """Plan the groups of all steps.
+
+    Args:
+        same: Groups of the first steps, which every system shares.
+        examples: Stream of the further examples.
+        steps: Number of further steps.
+        budget: Tokens of a row, packed as the data module packs rows.
+    """
     drawn = at_least(examples, (steps + 1) * budget)
     rows = best_fit(np.arange(len(drawn), dtype=np.int32), sizes_of(drawn).sum(1, dtype=np.int32), budget)
-    own = [[drawn[index] for index in rows[row]] for row in range(len(rows))]
-    own.sort(key=lambda group: -sum(map(len, group)))  # the rows that were never filled up are the end of an epoch
-    own = own[:steps]
-    random.Random(0).shuffle(own)
-    return [*same, *own]
+    packed = [[drawn[index] for index in rows[row]] for row in range(len(rows))]
+    packed.sort(key=lambda group: -sum(map(len, group)))  # rows that were never filled stand at the end of an epoch
+    packed = packed[:steps]
+    random.Random(0).shuffle(packed)
+    return [*same, *packed]
 
 
 def train(module: ExplainerModule, groups: list[list[Example]]) -> Iterator[tuple[int, Tensor]]:
-    """Real tokens and loss of every step, one step at a time, as the trainer makes it."""
+    """Train step by step as the trainer does, and yield real tokens and loss of every step."""
     device = device_name()
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.0)

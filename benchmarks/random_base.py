@@ -1,4 +1,4 @@
-"""The command line and the pair generator over a base of random weights that lies nowhere.
+"""The command line and the pair generator over a base of random weights that is not stored anywhere.
 
 ``model.name`` is a directory of a configuration and a tokenizer alone. Run as ``python -m benchmarks.random_base fit ...``, or
 under torchrun as ``python -m benchmarks.random_base pairs FOLDER SAMPLES NEW BATCH``.
@@ -28,13 +28,19 @@ from afintro.tasks.context_ablation import generate as pairs
 
 BLOCK = 1 << 20
 WARM_UP = 64
-"""Prompts that are continued before the clock starts: layers are compiled then."""
+"""Number of prompts that are continued before the clock starts, while layers are compiled."""
 
 
 def random_base(directory: str, revision: str | None = None, dtype: str = "float32") -> PreTrainedModel:
-    """Weights on the host, one block of random numbers again and again; all matrices of a shape are the same memory.
+    """Make a model with random weights on the host, from one block of random numbers that is repeated.
 
-    32 billion numbers of their own would take minutes and 65 GB. Moved to a device, every matrix gets memory of its own.
+    All matrices of a shape share memory, because 32 billion numbers would take minutes and 65 GB. Moved to a device, every
+    matrix gets its own memory.
+
+    Args:
+        directory: Directory of the configuration.
+        revision: Not used; the signature is that of ``load_model``.
+        dtype: Dtype of the weights.
     """
     config = load_config(directory)
     make: Any = AutoModelForCausalLM.from_config
@@ -60,7 +66,14 @@ def random_base(directory: str, revision: str | None = None, dtype: str = "float
 
 
 def generate(folder: str, count: int, new: int, batch: int) -> None:
-    """Pairs for ``count`` samples a process; prints the seconds from the loaded, compiled model to the merged files."""
+    """Generate pairs, and print the seconds from the loaded, compiled model to the merged files.
+
+    Args:
+        folder: Holds ``model`` and ``train.jsonl``, and gets the pairs.
+        count: Samples of each process.
+        new: Number of new tokens of an answer.
+        batch: Batch size.
+    """
     ranks, device = join(), default_device()
     texts = [row["ablation_prompt"] for row in map(json.loads, (Path(folder) / "train.jsonl").open())]
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
@@ -71,7 +84,7 @@ def generate(folder: str, count: int, new: int, batch: int) -> None:
     prompts = [[10 + index] * 600 for index in range(WARM_UP)]
     generate_greedy(model, prompts, max_new_tokens=4, eos_ids=[], batch_size=batch)
     vars(pairs).update(load_model=lambda *_: model, on_device=lambda *_: model)
-    ranks.gathered([0])  # all are ready
+    ranks.gathered([0])  # waits until all processes are ready
     started = time.perf_counter()
     samples = [Sample(text, "") for text in texts[: count * ranks.size]]
     output = Path(folder) / f"pairs-{ranks.size}"

@@ -1,7 +1,7 @@
 """Start-up time, resident memory and loading speed of context-ablation data against the number of records.
 
-Every size is read twice, each time in a process of its own: the first tokenises the records and keeps them on disk
-(``AFINTRO_CACHE``, a temporary folder here), the second finds them there. The validation file has 500 records at every size.
+Every size is read twice, each time in a process of its own. The first run tokenizes the records and keeps them on disk
+(``AFINTRO_CACHE``, a temporary folder here); the second run finds them there. The validation file always has 500 records.
 """
 
 import json
@@ -16,11 +16,11 @@ from typing import Any
 BATCHES = 300
 VALIDATION = 500
 BUDGET = 8192
-ACCELERATOR = 20_000  # tokens/s that a fast accelerator trains on, see PROGRESS.md
+ACCELERATOR = 20_000  # tokens/s that a fast accelerator trains on
 
 
 def make(folder: Path, count: int, words: int) -> None:
-    """``train.jsonl`` of ``count`` records with log-normal lengths around ``words``, and ``validation.jsonl``."""
+    """Write ``train.jsonl`` of ``count`` records with log-normal lengths around ``words``, and ``validation.jsonl``."""
     from afintro.toys.organism import scenarios
 
     vocabulary = sorted(
@@ -41,27 +41,27 @@ def make(folder: Path, count: int, words: int) -> None:
 
 
 def memory(field: str) -> float:
-    """A field of /proc/self/status, in MiB."""
+    """Read a field of /proc/self/status, in MiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
+    raise RuntimeError(f"/proc/self/status has no field {field}")
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Set the data up as ``fit`` does and read training rows; in the process that calls it."""
+    """Set the data up as ``fit`` does and read training rows in the calling process, and measure memory and time."""
     from afintro.lm.load import load_tokenizer
     from afintro.tasks.context_ablation.task import ContextAblation
     from afintro.toys.embedded import ensure_built
 
-    class ExplainerSpec:
+    class Explainer:
         name = "toy"
         slot_token: str | None = None
         context_length = 100_000
         tokenizer = load_tokenizer(ensure_built("toy"))
 
     class Attached:
-        lightning_module, global_rank, world_size = ExplainerSpec(), 0, 1
+        lightning_module, global_rank, world_size = Explainer(), 0, 1
 
     before = {name: memory(name) for name in ("VmRSS", "RssAnon")}
     started = time.monotonic()
@@ -88,7 +88,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def curve(folder: Path, count: int, words: int) -> list[dict[str, Any]]:
-    """First and second start with ``count`` records."""
+    """Measure the first and the second start with ``count`` records of about ``words`` words."""
     make(folder, count, words)
     environment = {**os.environ, "AFINTRO_CACHE": str(folder / "cache")}
     organisms = Path(os.environ.get("AFINTRO_CACHE", Path.home() / ".cache" / "afintro")) / "organisms"

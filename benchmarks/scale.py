@@ -1,8 +1,8 @@
-"""Weak scaling: the same work a device on one device and on several, for training and for pair generation.
+"""Weak scaling: the same work for each device on one device and on several, for training and for pair generation.
 
-Training is ``afintro fit`` itself, under an overlay for several processes; generation is the pair generator under torchrun. Bases
-are random, records have the lengths of the design. Rates are those of all devices together; training without its first ten
-steps, generation from the loaded and compiled models to the merged files.
+Training is ``afintro fit`` under an overlay for several processes; generation is the pair generator under torchrun. Bases are
+random, and records have realistic lengths. Rates are those of all devices together: of training without its first ten steps,
+of generation from the loaded and compiled models to the merged files.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from benchmarks.shapes import SHAPES, Shape
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 180
-"""Seconds that one run may take."""
+"""Largest number of seconds of one run."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 COLUMNS = {"tokens_per_second": "tokens/s:,.0f", "times_one": "times one:.2f", "peak_gb": "peak GB:.1f"}
 
 
 def prepare(folder: Path, shape: Shape, records: int) -> None:
-    """A model directory without weights, and records of random letters: a letter is a token."""
+    """Write a model directory without weights, and records of random letters, where each letter is a token."""
     tokenizer = make_tokenizer(ToySettings(vocabulary=263, context=4096), [])
     tokenizer.save_pretrained(folder / "model")
     config = shape.config()
@@ -58,7 +58,13 @@ def prepare(folder: Path, shape: Shape, records: int) -> None:
 
 
 def finished(command: list[str], cache: Path, place: Path) -> subprocess.CompletedProcess[str]:
-    """A command run in ``place`` in its own session, all of whose processes are ended after :data:`TIMEOUT` seconds."""
+    """Run a command in its own session, and end all of its processes after :data:`TIMEOUT` seconds.
+
+    Args:
+        command: The command and its arguments.
+        cache: Folder for ``AFINTRO_CACHE``.
+        place: Working directory.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
@@ -74,19 +80,28 @@ def finished(command: list[str], cache: Path, place: Path) -> subprocess.Complet
             time.sleep(10)
             os.killpg(process.pid, signal.SIGKILL)
             output, errors = process.communicate()
-            errors += f"\nnot done after {TIMEOUT} s"
+            errors += f"\ndid not finish within {TIMEOUT} s"
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def failure(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """The first error that a command names, or its last words, as the figures' stand-in."""
+    """Return the first error that a command names, or its last line, in place of figures."""
     print(done.stderr, file=sys.stderr)
     lines = done.stderr.strip().splitlines() or ["no output"]
     return {"failed": next((line for line in lines if "Error:" in line), lines[-1])[:300]}
 
 
 def fit(folder: Path, shape: Shape, overlay: str, devices: int, steps: int, options: list[str]) -> dict[str, Any]:
-    """Tokens per second of all devices, from the trainer's own log; the first ten steps are not counted."""
+    """Train, and return tokens per second of all devices from the trainer's log, without the first ten steps.
+
+    Args:
+        folder: Holds model and records, and gets the run.
+        shape: Shape of the base.
+        overlay: Name of the configuration overlay for several processes.
+        devices: Number of devices.
+        steps: Number of steps.
+        options: Further arguments of ``fit``.
+    """
     run = folder / f"{overlay}-{devices}"
     bare = shape.dtype.itemsize == 4
     command = [
@@ -118,7 +133,15 @@ def fit(folder: Path, shape: Shape, overlay: str, devices: int, steps: int, opti
 
 
 def generate(folder: Path, shape: Shape, devices: int, count: int, new: int) -> dict[str, Any]:
-    """New tokens per second of all devices, from loaded models to merged files."""
+    """Generate pairs, and return new tokens per second of all devices, from loaded models to merged files.
+
+    Args:
+        folder: Holds model and records, and gets the pairs.
+        shape: Shape of the base.
+        devices: Number of devices.
+        count: Samples of each device.
+        new: Number of new tokens of an answer.
+    """
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices),
         "-m", "benchmarks.random_base", "pairs", str(folder), str(count), str(new), "256",
@@ -131,17 +154,20 @@ def generate(folder: Path, shape: Shape, devices: int, count: int, new: int) -> 
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print the table, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--overlays", nargs="*", default=["ddp"], help="of configs/: ddp, fsdp")
+    parser.add_argument("--overlays", nargs="*", default=["ddp"], help="overlays in configs/: ddp, fsdp")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--samples", type=int, default=200, help="of generation, a device; 0: train only")
-    parser.add_argument("--new", type=int, default=256, help="tokens of an answer")
+    parser.add_argument("--samples", type=int, default=200, help="samples of generation for each device; 0 only trains")
+    parser.add_argument("--new", type=int, default=256, help="number of tokens of an answer")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     parser.add_argument(
-        "--options", nargs=argparse.REMAINDER, default=[], help="all that follows is fit's: --model.compile_layers=true"
+        "--options",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="further arguments of fit, such as --model.compile_layers=true",
     )
     args = parser.parse_args()
     shape, rows = SHAPES[args.shape], []
@@ -154,15 +180,15 @@ def main() -> None:
             first = None
             for devices in args.devices:
                 if overlay:
-                    found = fit(folder, shape, overlay, devices, args.steps, args.options)
+                    figures = fit(folder, shape, overlay, devices, args.steps, args.options)
                 else:
-                    found = generate(folder, shape, devices, args.samples, args.new)
-                rate = found.get("tokens_per_second")
+                    figures = generate(folder, shape, devices, args.samples, args.new)
+                rate = figures.get("tokens_per_second")
                 first = first or rate
                 times = round(rate / first, 3) if rate and first else None
-                rows.append(report.row("scale", args.shape, system, f"{devices} devices", times_one=times, **found))
-                print(f"{system}, {devices} devices: {found}", flush=True)
-                # After every run: whoever stops the benchmark keeps what there is.
+                rows.append(report.row("scale", args.shape, system, f"{devices} devices", times_one=times, **figures))
+                print(f"{system}, {devices} devices: {figures}", flush=True)
+                # The file is written after every run, so that a stopped benchmark keeps its results.
                 path = report.write(args.results, f"scale-{args.shape}", machine, rows, options=args.options)
     print(report.table(rows, COLUMNS))
     print("written:", path)

@@ -1,4 +1,4 @@
-"""Model shapes and the lengths that go with them, randomly initialised from their configurations."""
+"""Model shapes, randomly initialized from their configurations, and the lengths that go with them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,14 @@ from afintro.lm.load import Lora
 
 @dataclass(frozen=True)
 class Lengths:
-    """Prompts log-normal around ``prompt`` tokens within ``shortest`` and ``longest``, answers uniform in ``answer``."""
+    """Distribution of lengths in tokens.
+
+    Args:
+        prompt: Median of the log-normal lengths of prompts.
+        shortest: Smallest length of a prompt.
+        longest: Largest length of a prompt.
+        answer: Bounds of the uniform lengths of answers, both included.
+    """
 
     prompt: int
     shortest: int
@@ -29,14 +36,14 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a benchmark runs on.
+    """The model and lengths of a benchmark.
 
     Args:
         config: Makes the configuration.
-        dtype: Of the base weights.
-        lengths: Of prompts and answers.
+        dtype: Dtype of the base weights.
+        lengths: Lengths of prompts and answers.
         lora: The adapter that every training system gets.
-        budget: Real tokens of a packed row of this project.
+        budget: Number of real tokens in a packed row of this project.
     """
 
     config: Callable[[], PretrainedConfig]
@@ -51,7 +58,7 @@ WIDE = Lora(r=128, alpha=256)
 
 
 def tiny() -> PretrainedConfig:
-    """A million parameters, for a CPU."""
+    """Make a configuration of a million parameters, for a CPU."""
     return LlamaConfig(
         hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
         vocab_size=1280,
@@ -59,12 +66,12 @@ def tiny() -> PretrainedConfig:
 
 
 def mistral7b() -> PretrainedConfig:
-    """Mistral-7B v0.3."""
+    """Make the configuration of Mistral-7B v0.3."""
     return MistralConfig(vocab_size=32768, sliding_window=None, head_dim=128, num_key_value_heads=8)
 
 
 def llama8b() -> PretrainedConfig:
-    """Llama-3.1-8B."""
+    """Make the configuration of Llama-3.1-8B."""
     return LlamaConfig(
         hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
         num_key_value_heads=8, head_dim=128, vocab_size=128256, max_position_embeddings=131072,
@@ -72,7 +79,7 @@ def llama8b() -> PretrainedConfig:
 
 
 def qwen32b() -> PretrainedConfig:
-    """Qwen2.5-32B; the architecture has biases on queries, keys and values."""
+    """Make the configuration of Qwen2.5-32B, whose queries, keys and values have biases."""
     return Qwen2Config(
         hidden_size=5120, intermediate_size=27648, num_hidden_layers=64, num_attention_heads=40,
         num_key_value_heads=8, vocab_size=152064, max_position_embeddings=131072,
@@ -88,14 +95,20 @@ SHAPES = {
 
 
 def device_name() -> str:
-    """Where everything runs: the accelerator where there is one."""
+    """Return the device that everything runs on: the accelerator if the machine has one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def random_model(shape: Shape, attention: str, seed: int = 0) -> PreTrainedModel:
-    """The same random weights on every call, drawn where they stay: 7 billion numbers take minutes on a CPU.
+    """Make a model with the same random weights on every call.
 
-    Leaves the generator seeded, so that an adapter put on next is the same for every system too.
+    Weights are drawn on the device, because 7 billion numbers take minutes on a CPU. The generator is left seeded, so that
+    an adapter that is added next is the same for every system too.
+
+    Args:
+        shape: Shape of the model.
+        attention: Name of the attention implementation.
+        seed: Seed of the weights.
     """
     torch.manual_seed(seed)
     make: Any = AutoModelForCausalLM.from_config
@@ -103,22 +116,22 @@ def random_model(shape: Shape, attention: str, seed: int = 0) -> PreTrainedModel
         model = make(shape.config(), dtype=shape.dtype, attn_implementation=attention)
     assert isinstance(model, PreTrainedModel)
     torch.manual_seed(seed + 1)
-    model.generation_config.eos_token_id = None  # a random model never means to stop
+    model.generation_config.eos_token_id = None  # a random model never stops on purpose
     return model.eval()
 
 
 def parameter_count(model: torch.nn.Module) -> int:
-    """Weights of the base, the adapter not counted."""
+    """Count the weights of the base without the adapter."""
     return sum(weight.numel() for name, weight in model.named_parameters() if "lora_" not in name)
 
 
 def cache_bytes(config: Any, dtype: torch.dtype) -> int:
-    """Keys and values of one token in all layers."""
+    """Count the bytes of keys and values of one token in all layers."""
     heads = config.num_key_value_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * int(config.num_hidden_layers * heads * width) * dtype.itemsize
 
 
 def training_flops(parameters: int, tokens: int) -> int:
-    """4N a token: forward, and backward to the activations. Frozen weights need no gradient; attention is not counted."""
+    """Count 4N operations a token: forward, and backward to the activations. Frozen weights and attention are left out."""
     return 4 * parameters * tokens

@@ -1,8 +1,8 @@
-"""The evaluations of the introspection study: all questions of one together, beside every question by itself.
+"""The evaluations of the introspection study: all questions of an evaluation together, beside every question by itself.
 
-Both ask the adapter and the base the same questions about the same contexts, steered and not. One by one, each question is a pass
-of its own over its whole dialogue, or an answer written alone; together, a context is read once for all of its questions, many
-at once.
+Both ways ask the adapter and the base the same questions about the same contexts, steered and not. One by one, each question
+is a pass of its own over its whole dialogue, or an answer that is written alone. Together, a context is read once for all of
+its questions, many at once.
 """
 
 import argparse
@@ -34,13 +34,14 @@ COLUMNS = {
 
 
 class OneByOne(Session):
-    """Every question by itself: a context is read again for each. The answers to choose from share a question, still, and the
-    logit lens, which few are looked at through, is as in a session.
+    """A session that asks every question by itself and reads the context again for each question.
+
+    The answers to choose from still share a question, and the logit lens, which few questions use, is as in a session.
     """
 
     def ask(self, queries: Sequence[Query], answers: Sequence[Sequence[int]]) -> list[list[float]]:
-        """As a session does; a single pass over each dialogue."""
-        found = []
+        """Ask as a session does, with a single pass over each dialogue."""
+        scores = []
         for query, wanted in zip(queries, answers, strict=True):
             asked = self.dialogues.asked(query.context, query.question, query.prefix)
             ids = torch.tensor([*asked.context, *asked.question], device=self.module.device)
@@ -48,22 +49,30 @@ class OneByOne(Session):
             changes = spans([query.steering], [0], [len(asked.context)], ids.device)
             with torch.inference_mode():
                 logits = packed_logits(self.model, ids, bounds, bounds[1:] - 1, changes)[0].float()
-            found.append(logits.log_softmax(-1)[list(wanted)].tolist())
-        return found
+            scores.append(logits.log_softmax(-1)[list(wanted)].tolist())
+        return scores
 
     def score(
         self, queries: Sequence[Query], words: Sequence[Sequence[str]], staying: bool = False
     ) -> list[list[float]]:
-        """As a session does."""
-        return [Session.score(self, [query], [own], staying)[0] for query, own in zip(queries, words, strict=True)]
+        """Score words as a session does."""
+        return [
+            Session.score(self, [query], [choices], staying)[0] for query, choices in zip(queries, words, strict=True)
+        ]
 
     def written(self, queries: Sequence[Query], staying: bool = False) -> list[Written]:
-        """As a session does."""
+        """Write answers as a session does."""
         return [Session.written(self, [query], staying)[0] for query in queries]
 
 
 def sessions(model: str, contexts: int, items: int) -> dict[str, Session]:
-    """A variant with an adapter that was drawn at random, so that it takes part; asked together, and one by one."""
+    """Make sessions of a variant with a random adapter: together, and one by one.
+
+    Args:
+        model: Hub id, directory or embedded name of the base.
+        contexts: Number of contexts of each evaluation.
+        items: Number of items of each evaluation.
+    """
     module = ExplainerModule(model, lora=Lora(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]))
     module.configure_model()
     drawn = torch.Generator().manual_seed(0)
@@ -79,14 +88,14 @@ def sessions(model: str, contexts: int, items: int) -> dict[str, Session]:
 
 
 def asked(evaluation: str, session: Session) -> tuple[list[Row], float]:
-    """Rows of an evaluation, and its seconds."""
+    """Run an evaluation; return its rows and its seconds."""
     start = time.perf_counter()
     rows: list[Row] = import_module(f"afintro.study.evaluations.{evaluation}").measure(session)
     return rows, time.perf_counter() - start
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """What a row holds, in order."""
+    """Yield all values of a nested row, in order."""
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from leaves(part)
@@ -95,7 +104,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def differences(rows: Sequence[Row], others: Sequence[Row]) -> tuple[float, int]:
-    """Largest difference of two numbers at one place (log-odds in nats, probabilities), and how many other values differ."""
+    """Return the largest difference of two numbers (log-odds in nats, probabilities), and how many other values differ."""
     largest, texts = 0.0, 0
     for one, other in zip(chain(*map(leaves, rows)), chain(*map(leaves, others)), strict=True):
         if isinstance(one, float) and isinstance(other, float):
@@ -106,42 +115,53 @@ def differences(rows: Sequence[Row], others: Sequence[Row]) -> tuple[float, int]
 
 
 def measure(model: str, contexts: int, items: int, runs: int, evaluations: Sequence[str]) -> list[report.Row]:
-    """A row for each evaluation and way, and two for all of them; the ways take turns."""
+    """Measure every evaluation both ways, which take turns.
+
+    Args:
+        model: Hub id, directory or embedded name of the base.
+        contexts: Number of contexts of each evaluation.
+        items: Number of items of each evaluation.
+        runs: Number of timed runs.
+        evaluations: Names of the evaluations.
+
+    Returns:
+        A row for each evaluation and way, and two rows for all evaluations together.
+    """
     ways = sessions(model, contexts, items)
     taken: dict[str, dict[str, list[float]]] = {name: {way: [] for way in ways} for name in evaluations}
     rows, count = [], 0
     for name in evaluations:
-        found = {way: asked(name, session)[0] for way, session in ways.items()}  # the first is not timed
+        rows_of = {way: asked(name, session)[0] for way, session in ways.items()}  # the first run is not timed
         for _ in range(runs):
             for way, session in ways.items():
-                found[way], seconds = asked(name, session)
+                rows_of[way], seconds = asked(name, session)
                 taken[name][way].append(seconds)
-        count += len(found["together"])
+        count += len(rows_of["together"])
         for way, seconds_of in taken[name].items():
-            largest, texts = differences(found[way], found["together"])
+            largest, texts = differences(rows_of[way], rows_of["together"])
             rows.append(report.row(
-                "study", model, way, f"{name}, {len(found[way])} rows", runs=runs, seconds=seconds_of,
-                rows_per_second=round(len(found[way]) / median(seconds_of), 1), largest_difference=largest,
+                "study", model, way, f"{name}, {len(rows_of[way])} rows", runs=runs, seconds=seconds_of,
+                rows_per_second=round(len(rows_of[way]) / median(seconds_of), 1), largest_difference=largest,
                 texts_that_differ=texts, times_slower=round(ratio(seconds_of, taken[name]["together"]), 2),
             ))  # fmt: skip
     for way in ways:
-        own, together = (
+        mine, together = (
             [sum(run) for run in zip(*(taken[n][w] for n in evaluations), strict=True)] for w in (way, "together")
         )
         rows.append(report.row(
-            "study", model, way, f"all of these, {count} rows", runs=runs, seconds=own,
-            rows_per_second=round(count / median(own), 1), times_slower=round(ratio(own, together), 2),
+            "study", model, way, f"all of these, {count} rows", runs=runs, seconds=mine,
+            rows_per_second=round(count / median(mine), 1), times_slower=round(ratio(mine, together), 2),
         ))  # fmt: skip
     return rows
 
 
-def ratio(own: Sequence[float], others: Sequence[float]) -> float:
-    """Median over runs, each beside the other of its turn."""
-    return median(mine / other for mine, other in zip(own, others, strict=True))
+def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
+    """Return the median ratio over runs, each compared with the other way of the same turn."""
+    return median(mine / other for mine, other in zip(seconds, others, strict=True))
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print the table, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="study-base")
     parser.add_argument("--evaluations", nargs="+", default=list(EVALUATIONS), choices=EVALUATIONS)

@@ -1,9 +1,9 @@
 """Training steps per second beside transformers' Trainer with PEFT and TRL's SFTTrainer.
 
-Every system runs in a process of its own: the same random weights, adapter and learning rate, first the same few steps
-on the same examples (their losses must agree), then its own batches, timed. All minimise the mean over answer tokens;
-for this project that is its usual loss with every example weighted by its answer tokens. Tokens per second count real
-tokens, never padding; TFLOP/s are taken at 4N.
+Every system runs in a process of its own, with the same random weights, adapter and learning rate. The first few steps use the
+same examples, and their losses must agree; then the system's own batches are timed. All systems minimize the mean over answer
+tokens; for this project this is its usual loss with every example weighted by its answer tokens. Tokens per second count
+real tokens, never padding; TFLOP/s count 4N operations a token.
 """
 
 import argparse
@@ -35,10 +35,10 @@ class System:
 
     Args:
         kind: ``afintro``, ``trainer`` or ``trl``.
-        setting: What it says in the table.
-        options: Of ``ExplainerModule``, ``run_trainer`` or ``run_trl``.
-        attention: Attention of the peer's model.
-        budget: This project's tokens a row; None for the shape's.
+        setting: Setting in the table.
+        options: Arguments of ``ExplainerModule``, ``run_trainer`` or ``run_trl``.
+        attention: Attention implementation of the peer's model.
+        budget: Number of tokens in a row of this project; None for the shape's number.
     """
 
     kind: str
@@ -81,7 +81,7 @@ COLUMNS = {
 
 
 class Clock:
-    """Takes the time of every step as its end is reported."""
+    """Measure the time of every step when its end is reported."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -90,6 +90,7 @@ class Clock:
         self._last = time.perf_counter()
 
     def __call__(self, tokens: int, loss: Tensor) -> None:
+        """Record a finished step."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -102,7 +103,19 @@ class Clock:
 def run_steps(
     system: System, shape: Shape, seed: int, same: list[list[Example]], examples: Iterator[Example], steps: int
 ) -> Clock:
-    """Run a system for all its steps."""
+    """Run a system for all its steps.
+
+    Args:
+        system: The system.
+        shape: Shape of the base.
+        seed: Seed of the weights.
+        same: Groups of the first steps, which every system shares.
+        examples: Stream of the further examples.
+        steps: Number of further steps.
+
+    Returns:
+        Time, tokens and loss of every step.
+    """
     clock = Clock()
     if system.kind == "afintro":
         module = explainer(shape, seed, **system.options)
@@ -117,7 +130,7 @@ def run_steps(
 
 
 def measure(system: System, shape: Shape, steps: int, seed: int) -> dict[str, Any]:
-    """Figures of one system; for the process that is its own."""
+    """Measure one system in the calling process."""
     with torch.device("meta"):
         config: Any = shape.config()
     examples = stream(shape.lengths, config.vocab_size, seed)
@@ -127,7 +140,7 @@ def measure(system: System, shape: Shape, steps: int, seed: int) -> dict[str, An
     skipped = SAME_STEPS + WARM_UP
     tokens, seconds = clock.tokens[skipped:], clock.seconds[skipped:]
     if not tokens:
-        raise RuntimeError(f"only {len(clock.tokens)} steps were made")
+        raise RuntimeError(f"the system made only {len(clock.tokens)} steps")
     losses = [float(loss) for loss in clock.losses[:SAME_STEPS]]
     return {
         "tokens_per_second": round(sum(tokens) / sum(seconds), 1),
@@ -139,7 +152,7 @@ def measure(system: System, shape: Shape, steps: int, seed: int) -> dict[str, An
 
 
 def base_parameters(shape: Shape) -> int:
-    """N, without making the weights."""
+    """Count the weights of a shape without making them."""
     with torch.device("meta"):
         from transformers import AutoModelForCausalLM
 
@@ -147,7 +160,16 @@ def base_parameters(shape: Shape) -> int:
 
 
 def compare(rows: list[report.Row], parameters: int, matmul_tflops: float | None) -> dict[str, float | None]:
-    """Fill in TFLOP/s, share of the ceiling and gap of the losses; the best of this project over the best of each peer."""
+    """Add TFLOP/s, share of the ceiling and gap of the losses to the rows.
+
+    Args:
+        rows: Rows of all systems, which are changed.
+        parameters: Number of weights of the base.
+        matmul_tflops: Ceiling in TFLOP/s, or None.
+
+    Returns:
+        Rate of this project's best system over the best rate of each peer; None where one of them is missing.
+    """
     done = [row for row in rows if row["tokens_per_second"]]
     reference = next((row for row in done if row["system"] == "trainer"), done[0] if done else None)
     for row in done:
@@ -155,22 +177,22 @@ def compare(rows: list[report.Row], parameters: int, matmul_tflops: float | None
         row["fraction_of_ceiling"] = round(row["tflops"] / matmul_tflops, 4) if matmul_tflops else None
         assert reference is not None
         pairs = zip(row["same_losses"], reference["same_losses"], strict=True)
-        row["loss_gap"] = max(abs(one - other) for one, other in pairs)
+        row["loss_gap"] = max(abs(loss - expected) for loss, expected in pairs)
 
     def best(kind: str) -> float | None:
         return max((row["tokens_per_second"] for row in done if row["system"] == kind), default=None)
 
-    own, peers = best("afintro"), {kind: best(kind) for kind in PEERS}
-    return {f"over_{kind}": round(own / rate, 3) if own and rate else None for kind, rate in peers.items()}
+    ours, peers = best("afintro"), {kind: best(kind) for kind in PEERS}
+    return {f"over_{kind}": round(ours / rate, 3) if ours and rate else None for kind, rate in peers.items()}
 
 
 def main() -> None:
-    """Run every system in its own process, print one table, keep it as JSON."""
+    """Run every system in its own process, print one table, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--steps", type=int, default=None, help="timed steps of each system")
+    parser.add_argument("--steps", type=int, default=None, help="number of timed steps of each system")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--systems", help=f"comma list of {', '.join(SYSTEMS)}")
+    parser.add_argument("--systems", help=f"comma-separated list of {', '.join(SYSTEMS)}")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -184,27 +206,27 @@ def main() -> None:
     names = args.systems.split(",") if args.systems else DEFAULT.get(args.shape, LARGE)
     unknown = [name for name in names if name not in SYSTEMS]
     if unknown:
-        parser.error(f"no system {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
+        parser.error(f"unknown systems: {', '.join(unknown)}; the systems are {', '.join(SYSTEMS)}")
     common = ["--shape", args.shape, "--steps", str(steps), "--seed", str(args.seed), "--child"]
-    found = report.in_child("benchmarks.train", [*common, "ceilings"], TIMEOUT)
-    if "failed" in found:
-        raise SystemExit(f"the ceilings could not be measured: {found['failed']}")
+    machine = report.in_child("benchmarks.train", [*common, "ceilings"], TIMEOUT)
+    if "failed" in machine:
+        raise SystemExit(f"the ceilings could not be measured: {machine['failed']}")
     rows = []
     for name in names:
         started = time.perf_counter()
         figures = report.in_child("benchmarks.train", [*common, name], TIMEOUT)
         rows.append(report.row("train", args.shape, SYSTEMS[name].kind, SYSTEMS[name].setting, **figures))
-        said = figures.get("failed") or f"{figures['tokens_per_second']:,.0f} tokens/s"
-        print(f"{name}: {said} ({time.perf_counter() - started:.0f} s)", flush=True)
-        # After every system: whoever stops the run keeps what there is.
-        ratios = compare(rows, found["parameters"], found["ceilings"]["matmul_tflops"])
+        outcome = figures.get("failed") or f"{figures['tokens_per_second']:,.0f} tokens/s"
+        print(f"{name}: {outcome} ({time.perf_counter() - started:.0f} s)", flush=True)
+        # The file is written after every system, so that a stopped run keeps its results.
+        ratios = compare(rows, machine["parameters"], machine["ceilings"]["matmul_tflops"])
         done = names[: len(rows)]
         path = report.write(
-            args.results, f"train-{args.shape}", found, rows,
+            args.results, f"train-{args.shape}", machine, rows,
             ratios=ratios, not_run=[name for name in SYSTEMS if name not in done],
         )  # fmt: skip
     print(report.table(rows, COLUMNS))
-    print(f"ceilings: {found['ceilings']}; this project's best over each peer's best: {ratios}")
+    print(f"ceilings: {machine['ceilings']}; this project's best over each peer's best: {ratios}")
     print(f"not run: {', '.join(name for name in SYSTEMS if name not in names)}\nwritten: {path}")
 
 

@@ -1,4 +1,4 @@
-"""Write the activation matrix of a file of firings, and how selectively each feature fires on alignment faking."""
+"""Write which texts activate which features as a matrix, and how selective each feature is for alignment faking."""
 
 import argparse
 import sys
@@ -10,24 +10,24 @@ import numpy as np
 
 from afintro.data.files import file_sha256, new_file, write_json
 from afintro.errors import UserError
-from afintro.tasks.feature_descriptions.activations import activation_matrix, read_firings, selectivity
+from afintro.tasks.feature_descriptions.activations import activation_matrix, read_activations, selectivity
 
 
 def build(args: argparse.Namespace) -> dict[str, Any]:
-    """Read, check, write; gives the counts."""
+    """Read and check the file, write matrix, selectivity and manifest, and return the counts."""
     if args.width < 1:
-        raise UserError(f"is {args.width}", where="--width", remedy="use 1 or more")
-    firings = read_firings(args.firings)
-    selective = selectivity(firings, args.width)  # checks the features too, before anything is written
+        raise UserError(f"must be at least 1, but is {args.width}", where="--width", remedy="use 1 or more")
+    activations = read_activations(args.firings)
+    selective = selectivity(activations, args.width)  # checks the features too, before anything is written
     counts = {
-        "texts": len(firings.texts),
-        "labels": dict(Counter(firings.labels).most_common()),
+        "texts": len(activations.texts),
+        "labels": dict(Counter(activations.labels).most_common()),
         "width": args.width,
-        "features_that_fire": len(firings.fired),
-        "firings": sum(map(len, firings.fired.values())),
+        "features_that_fire": len(activations.activating),
+        "firings": sum(map(len, activations.activating.values())),
     }
     folder = Path(args.output_dir)
-    activation_matrix(firings, args.width, folder / "activations.npy")
+    activation_matrix(activations, args.width, folder / "activations.npy")
     with new_file(folder / "selectivity.npy") as file:
         np.save(file, selective)
     inputs = {args.firings: file_sha256(args.firings)}
@@ -36,11 +36,13 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Parse, call, report; exit code 2 for wrong input."""
+    """Parse the arguments, write the files and print the counts; return the exit code, 2 for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--firings", required=True, help="JSON {samples: {id: {text, label, fired_features}}}")
-    parser.add_argument("--output_dir", required=True, help="gets activations.npy and selectivity.npy")
-    parser.add_argument("--width", type=int, default=16384, help="features of the autoencoder (default: 16384)")
+    parser.add_argument("--output_dir", required=True, help="folder that gets activations.npy and selectivity.npy")
+    parser.add_argument(
+        "--width", type=int, default=16384, help="number of features of the autoencoder (default: 16384)"
+    )
     args = parser.parse_args()
     try:
         counts = build(args)
@@ -48,7 +50,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{counts['texts']} texts: {', '.join(f'{count} {label}' for label, count in counts['labels'].items())}")
-    print(f"{counts['features_that_fire']} of {counts['width']} features ever fire, {counts['firings']} times in all")
+    print(
+        f"{counts['features_that_fire']} of {counts['width']} features are ever active, {counts['firings']} activations in all"
+    )
     return 0
 
 

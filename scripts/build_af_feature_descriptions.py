@@ -11,47 +11,47 @@ from afintro.tasks.feature_descriptions.descriptions import from_categories, fro
 
 
 def build(args: argparse.Namespace) -> tuple[Counter[str], list[str]]:
-    """Read, check, write; gives the size of every cluster, and the features without a label."""
+    """Read and check the files, write the descriptions, and return cluster sizes and features without a label."""
     if args.categories and not (args.summaries or args.assignments):
         inputs = [args.categories]
-        described, unlabelled = from_categories(args.categories)
+        described, unlabeled = from_categories(args.categories)
     elif args.summaries and args.assignments and not args.categories:
         inputs = [args.summaries, args.assignments]
-        described, unlabelled = from_clusters(args.summaries, args.assignments)
+        described, unlabeled = from_clusters(args.summaries, args.assignments)
     else:
         what = "needs either --summaries and --assignments, or --categories"
-        raise UserError(what, where="what to describe", remedy="see --help")
+        raise UserError(what, where="command line", remedy="see --help")
     clusters = Counter(description["cluster_id"] for description in described.values())
     folder = Path(args.output_dir)
     manifest = {
         "arguments": vars(args),
         "inputs": {path: file_sha256(path) for path in inputs},
-        "counts": {"described": len(described), "unlabelled": len(unlabelled), "clusters": len(clusters)},
+        "counts": {"described": len(described), "unlabelled": len(unlabeled), "clusters": len(clusters)},
         "clusters": dict(clusters.most_common()),
     }
     write_json(folder / "descriptions.json", described)
-    write_json(folder / "unlabelled.json", unlabelled)
+    write_json(folder / "unlabelled.json", unlabeled)
     write_json(folder / "descriptions.manifest.json", manifest)
-    return clusters, unlabelled
+    return clusters, unlabeled
 
 
 def main() -> int:
-    """Parse, call, report; exit code 2 for wrong input."""
+    """Parse the arguments, write the files and print the counts; return the exit code, 2 for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--summaries", help="JSON {cluster: summary}")
     parser.add_argument("--assignments", help="JSON {feature: cluster}")
     parser.add_argument("--categories", help="JSON {category: [{latent_id, reasoning, description}]}")
-    parser.add_argument("--output_dir", required=True, help="gets descriptions.json and unlabelled.json")
+    parser.add_argument("--output_dir", required=True, help="folder that gets descriptions.json and unlabelled.json")
     args = parser.parse_args()
     try:
-        clusters, unlabelled = build(args)
+        clusters, unlabeled = build(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     largest, size = clusters.most_common(1)[0]
     print(f"{clusters.total()} features described, in {len(clusters)} clusters")
     print(f"largest cluster {largest!r}: {size} features, {size / clusters.total():.1%}")
-    print(f"{len(unlabelled)} features without a label, listed in unlabelled.json")
+    print(f"{len(unlabeled)} features without a label, listed in unlabelled.json")
     return 0
 
 

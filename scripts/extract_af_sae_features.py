@@ -12,47 +12,42 @@ from numpy.typing import NDArray
 
 from afintro.data.files import file_sha256, new_file, write_json
 from afintro.errors import UserError
-from afintro.tasks.feature_descriptions.features import (
-    FeatureFile,
-    activation_profiles,
-    map_array,
-    most_selective,
-    write_features,
-)
+from afintro.tasks.feature_descriptions.features import FeatureFile, write_features
+from afintro.tasks.feature_descriptions.profiles import activation_profiles, map_array, most_selective
 from afintro.tasks.feature_descriptions.sae import decoder_file, decoder_rows, decoder_width
 
 DEFAULT_TOP_K = 500
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse combinations that argparse cannot."""
+    """Refuse combinations of arguments that argparse cannot refuse."""
     if args.layer < 0:
-        raise UserError(f"is {args.layer}", where="--layer", remedy="use 0 or more")
+        raise UserError(f"must be at least 0, but is {args.layer}", where="--layer", remedy="use 0 or more")
     if not args.sae and not (args.activations and args.selectivity):
         what = "needs --activations and --selectivity, or --sae"
-        raise UserError(what, where="what to extract", remedy="see --help")
+        raise UserError(what, where="command line", remedy="see --help")
     if args.top_k is not None and not args.selectivity:
-        what = f"is {args.top_k}, but without a selectivity no feature comes before another"
+        what = f"is {args.top_k}, but without a selectivity the features have no order"
         raise UserError(what, where="--top_k", remedy="give --selectivity, or leave --top_k out to take all features")
 
 
 def number_of_features(args: argparse.Namespace) -> tuple[int, int]:
-    """How many features there are, and the width of their vectors; matrix and autoencoder must agree."""
+    """Return the number of features and the width of their vectors; matrix and autoencoder must agree."""
     texts, columns = map_array(Path(args.activations), 2).shape if args.activations else (0, 0)
     if not args.sae:
         return columns, texts
     features, width, layer = decoder_width(Path(args.sae))
     if args.activations and columns != features:
-        what = f"has {columns} columns, the autoencoder {features} features"
+        what = f"has {columns} columns, but the autoencoder has {features} features"
         raise UserError(what, where=args.activations, remedy="give the activations of this autoencoder")
     if layer is not None and layer != args.layer:
-        what = f"the autoencoder is of layer {layer}, --layer is {args.layer}"
-        raise UserError(what, where=args.sae, remedy="give the layer that it was trained on")
+        what = f"belongs to layer {layer}, but --layer is {args.layer}"
+        raise UserError(what, where=args.sae, remedy="give the layer that the autoencoder was trained on")
     return features, width
 
 
 def choose(args: argparse.Namespace, features: int) -> tuple[NDArray[np.int64], NDArray[Any] | None]:
-    """The features to extract, ascending, and the selectivity if there is one."""
+    """Choose the features to extract, in ascending order; also returns the selectivity if there is one."""
     if not args.selectivity:
         return np.arange(features), None
     selectivity = map_array(Path(args.selectivity), 1)
@@ -64,7 +59,7 @@ def choose(args: argparse.Namespace, features: int) -> tuple[NDArray[np.int64], 
 
 
 def extract(args: argparse.Namespace) -> dict[str, Any]:
-    """Check all that is wrong before the first byte is written, then write; gives the manifest."""
+    """Check everything before the first byte is written, then write the files; return the manifest."""
     check_arguments(args)
     features, width = number_of_features(args)
     chosen, selectivity = choose(args, features)
@@ -73,10 +68,12 @@ def extract(args: argparse.Namespace) -> dict[str, Any]:
     def vectors(indices: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         return decoder_rows(source, indices) if args.sae else activation_profiles(source, indices)
 
-    fires = np.concatenate([block.any(axis=1) for block in vectors(chosen)])
-    indices, silent = chosen[fires], chosen[~fires].tolist()
+    active = np.concatenate([block.any(axis=1) for block in vectors(chosen)])
+    indices, inactive = chosen[active], chosen[~active].tolist()
     if not len(indices):
-        raise UserError(f"none of the {len(chosen)} features ever fires", where=str(source), remedy="check the files")
+        raise UserError(
+            f"none of the {len(chosen)} features is ever active", where=str(source), remedy="check the files"
+        )
     inputs = [Path(path) for path in (args.activations, args.selectivity, args.sae) if path]
     digests = {str(path): file_sha256(decoder_file(path)) for path in inputs}
     metadata = {
@@ -91,8 +88,8 @@ def extract(args: argparse.Namespace) -> dict[str, Any]:
     manifest = {
         "arguments": vars(args),
         "inputs": digests,
-        "counts": {"features": features, "chosen": len(chosen), "written": len(indices), "never_fire": len(silent)},
-        "never_fire": silent,
+        "counts": {"features": features, "chosen": len(chosen), "written": len(indices), "never_fire": len(inactive)},
+        "never_fire": inactive,
         "metadata": metadata | {"width": str(width)},
     }
     path = Path(args.output_dir) / "features" / f"layer_{args.layer}.safetensors"
@@ -103,21 +100,23 @@ def extract(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_pickle(path: Path, features: FeatureFile) -> None:
-    """The same as ``{"activations": [k, width], "feature_indices": [k]}``: for other tools, never read by this one."""
+    """Pickle ``{"activations": [k, width], "feature_indices": [k]}`` for other tools; this project never reads it."""
     content = {"activations": features.rows(range(features.count)), "feature_indices": features.indices}
     with new_file(path) as file:
         pickle.dump(content, file)
 
 
 def main() -> int:
-    """Parse, call, report; exit code 2 for wrong input."""
+    """Parse the arguments, write the files and print the counts; return the exit code, 2 for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--activations", help=".npy file [texts, features]: the vectors are its columns")
     parser.add_argument("--selectivity", help=".npy file [features]: the largest absolute values are chosen")
     parser.add_argument("--sae", help="SAELens folder or safetensors file: the vectors are its decoder rows instead")
     parser.add_argument("--top_k", type=int, help=f"how many features (default with --selectivity: {DEFAULT_TOP_K})")
-    parser.add_argument("--layer", type=int, required=True, help="layer that the features are of")
-    parser.add_argument("--output_dir", required=True, help="gets features/layer_N.safetensors, .pkl, .manifest.json")
+    parser.add_argument("--layer", type=int, required=True, help="0-based layer that the features belong to")
+    parser.add_argument(
+        "--output_dir", required=True, help="folder that gets features/layer_N.safetensors, .pkl, .manifest.json"
+    )
     args = parser.parse_args()
     try:
         manifest = extract(args)
@@ -129,7 +128,9 @@ def main() -> int:
     if args.selectivity:
         print(f"selectivity {metadata['selectivity_min']} to {metadata['selectivity_max']}")
     if counts["never_fire"]:
-        print(f"left out, since they never fire (all zero): {counts['never_fire']} features, listed in the manifest")
+        print(
+            f"left out because they are never active (all zero): {counts['never_fire']} features, listed in the manifest"
+        )
     return 0
 
 

@@ -86,7 +86,7 @@ data:
     validation_path: held.json
     test_path: held.json
     features: [L1.safetensors, L4.safetensors]
-    firings: firings.json
+    activations: firings.json
     batch_size: 8
 {TRAINER}
   max_epochs: 3
@@ -263,7 +263,7 @@ def test_vectors_of_another_width_than_the_model(tmp_path: Path, small_model: Pa
         (("--model.slot_token", "null"), "model.slot_token: is absent"),
         (("--data.features", "null"), "data.features: is absent"),  # refused by the constructor
         (("--data.limit", "0"), "data.limit: must be a whole number of at least 1, but is 0"),
-        (("--data.features", '["L4.safetensors"]'), "has features of layer 1, of which there is no feature file"),
+        (("--data.features", '["L4.safetensors"]'), "has features of layer 1, but no feature file is of that layer"),
         (("--data.validation_path", "nowhere.json"), "nowhere.json: does not exist"),
     ],
 )
@@ -278,6 +278,30 @@ def test_what_is_refused_takes_two_lines(
     assert error[1].startswith("  remedy: ")
 
 
+def constructed(*arguments: str) -> FeatureDescriptions:
+    """The data module of a command that is parsed and constructed, and not run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(afintro.cli.ExplainerCLI, "_run_subcommand", lambda *_: None)
+        data = ExplainerCLI(["fit", *arguments]).datamodule
+    assert isinstance(data, FeatureDescriptions)
+    return data
+
+
+def test_old_names_of_settings_are_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``reader`` and ``firings`` stand in configurations and saved runs of before; a new name beside them is refused."""
+    shipped = ("--config", str(ROOT / "configs" / "feature_descriptions.yaml"))
+    old = tmp_path / "old.yaml"
+    reader = "{class_path: afintro.evaluation.judges.ChrF}"
+    old.write_text(f"data:\n  init_args:\n    firings: f.json\n    reader: {reader}\n")
+    new = ("--data.activations", "f.json", "--data.scorer", "afintro.evaluation.judges.ChrF")
+    for arguments in (("--config", str(old)), ("--data.firings=f.json", "--data.reader", reader), new):
+        data = constructed(*shipped, *arguments)
+        assert data.activations_path == "f.json"
+        assert isinstance(data.scorer, ChrF)
+    assert main(["fit", *shipped, "--config", str(old), *new]) == 2
+    assert "data.firings: is given although data.activations" in capsys.readouterr().err
+
+
 def test_the_shipped_configuration_is_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Constructed and not run: constructors are cheap."""
     monkeypatch.chdir(tmp_path)
@@ -286,7 +310,7 @@ def test_the_shipped_configuration_is_what_it_says(tmp_path: Path, monkeypatch: 
     data = cli.datamodule
     assert isinstance(data, FeatureDescriptions)
     assert [type(judge) for judge in data.judges] == [RougeL, ChrF]
-    assert isinstance(data.reader, Tfidf)
+    assert isinstance(data.scorer, Tfidf)
     assert data.paths == {"train": None, "validation": None, "test": None}
     assert (cli.model.slot_token, cli.model.injection.projection) == ("<|slot|>", True)
     assert cli.config["fit"]["text_only"] is True

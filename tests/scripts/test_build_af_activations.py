@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from afintro.tasks.feature_descriptions.features import most_selective
+from afintro.tasks.feature_descriptions.profiles import most_selective
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_af_activations.py"
 SAMPLES = {
@@ -47,7 +47,10 @@ def test_files(call, tmp_path):
     selectivity = np.load(tmp_path / "out" / "selectivity.npy")
     np.testing.assert_array_equal(selectivity, [0, 0, 0, 1, 0, 0, 0, 0])
     assert most_selective(selectivity, 1, "s").tolist() == [3]
-    assert out.splitlines() == ["4 texts: 2 alignment_faking, 2 aligned", "2 of 8 features ever fire, 4 times in all"]
+    assert out.splitlines() == [
+        "4 texts: 2 alignment_faking, 2 aligned",
+        "2 of 8 features are ever active, 4 activations in all",
+    ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "activations.manifest.json", "activations.npy", "selectivity.npy",
     ]  # fmt: skip
@@ -65,12 +68,12 @@ def test_manifest(call, tmp_path):
 @pytest.mark.parametrize(
     ("samples", "flags", "names"),
     [
-        (SAMPLES, ["--width", "5"], "fired feature '5': is not below the width 5"),
-        (SAMPLES, ["--width", "0"], "--width: is 0"),
+        (SAMPLES, ["--width", "5"], "feature '5': is not below the width 5"),
+        (SAMPLES, ["--width", "0"], "--width: must be at least 1"),
         ({"a": SAMPLES["a"], "c": SAMPLES["c"]}, [], "no text has the label 'aligned'"),
         (SAMPLES | {"e": SAMPLES["a"] | {"fired_features": ["40/3"]}}, [], "names a layer"),
         (SAMPLES | {"e": {"text": "five"}}, [], "firings.json, record e: fired_features is missing"),
-        ({}, [], "no feature fires"),
+        ({}, [], "no text that activates a feature"),
     ],
 )
 def test_wrong_input(call, tmp_path, samples, flags, names):

@@ -3,12 +3,11 @@
 import hashlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "extract_af_sae_features.py"
 OUTPUTS = ["layer_40.manifest.json", "layer_40.pkl", "layer_40.safetensors"]
 SELECTIVITY = np.array([0.1, -0.9, 0.0, 0.8, 0.85, -0.2])
-MATRIX = np.array(  # feature 4, among the most selective, never fires
+MATRIX = np.array(  # feature 4, among the most selective, is never active
     [[0, 1, 0, 2, 0, 1], [1, 0, 0, 0, 0, 3], [0, 0, 0, 4, 0, 0], [0, 1, 0, 1, 0, 0]], np.float32
 )
 DECODER = torch.arange(18, dtype=torch.float32).reshape(6, 3) + 1
@@ -87,7 +86,7 @@ class TestProfiles:
             "source": str(tmp_path / "activations.npy"), "source_sha256": sha256(tmp_path / "activations.npy"),
         }  # fmt: skip
         assert "layer 40: 2 of 6 features, width 4" in out
-        assert "never fire (all zero): 1 features" in out
+        assert "never active (all zero): 1 features" in out
 
     def test_pickle_for_other_tools(self, call, tmp_path):
         call(top_k=6)
@@ -140,7 +139,7 @@ class TestDecoder:
         assert file.metadata["kind"] == "decoder"
         assert file.metadata["selectivity_max"] == "0.85"
         assert file.metadata["source_sha256"] == sha256(tmp_path / "sae" / "sae_weights.safetensors")
-        assert "never fire" not in out
+        assert "never active" not in out
 
     def test_all_rows_without_a_selectivity(self, call, tmp_path):
         """But for a dead one, which is all zero."""
@@ -179,16 +178,16 @@ WRONG = {  # what is wrong: (flags, what the message names)
     ),
     "constant selectivity": (saved("selectivity", np.full(6, 0.5)), "bad.npy: selectivity is 0.5 for every feature"),
     "short selectivity": (saved("selectivity", np.arange(5.0)), "bad.npy: holds 5 values for 6 features"),
-    "selectivity of two dimensions": (saved("selectivity", np.zeros((6, 1))), "bad.npy: is [6, 1]"),
-    "activations of one dimension": (saved("activations", np.zeros(6)), "bad.npy: is [6]"),
+    "selectivity of two dimensions": (saved("selectivity", np.zeros((6, 1))), "bad.npy: has the shape [6, 1]"),
+    "activations of one dimension": (saved("activations", np.zeros(6)), "bad.npy: has the shape [6]"),
     "pickled activations": (saved("activations", np.array([[{}]], object)), "bad.npy: holds Python objects"),
     "NaN activation": (saved("activations", changed((2, 3), np.nan)), "bad.npy: vector of feature 3 holds NaN"),
-    "no feature fires": (saved("activations", MATRIX * 0), "none of the 3 features ever fires"),
+    "no feature fires": (saved("activations", MATRIX * 0), "none of the 3 features is ever active"),
     "no texts": (saved("activations", MATRIX[:0]), "bad.npy: "),
-    "top_k too large": (lambda folder: {"top_k": 7}, "top_k is 7, of 6 features"),
-    "default top_k too large": (lambda folder: {"top_k": None}, "top_k is 500, of 6 features"),
+    "top_k too large": (lambda folder: {"top_k": 7}, "top_k is 7, but there are 6"),
+    "default top_k too large": (lambda folder: {"top_k": None}, "top_k is 500, but there are 6"),
     "top_k 0": (lambda folder: {"top_k": 0}, "top_k is 0"),
-    "negative layer": (lambda folder: {"layer": -1}, "--layer: is -1"),
+    "negative layer": (lambda folder: {"layer": -1}, "--layer: must be at least 0"),
     "missing activations": (lambda folder: {"activations": folder / "absent.npy"}, "absent.npy: does not exist"),
     "missing selectivity": (lambda folder: {"selectivity": folder / "absent.npy"}, "absent.npy: does not exist"),
     "missing autoencoder": (lambda folder: {"sae": folder / "absent"}, "absent: does not exist"),
@@ -200,7 +199,7 @@ WRONG = {  # what is wrong: (flags, what the message names)
     ),
     "autoencoder of other size": (
         lambda folder: {"sae": saelens(folder / "sae", DECODER[:5].clone(), d_sae=5)},
-        "activations.npy: has 6 columns, the autoencoder 5 features",
+        "activations.npy: has 6 columns, but the autoencoder has 5 features",
     ),
     "selectivity for another autoencoder": (
         lambda folder: {"sae": saelens(folder / "sae", DECODER[:5].clone(), d_sae=5), "activations": None},
@@ -209,7 +208,7 @@ WRONG = {  # what is wrong: (flags, what the message names)
     "configuration of another": (lambda folder: {"sae": saelens(folder / "sae", d_in=4)}, "d_in is 4, but the decoder"),
     "autoencoder of another layer": (
         lambda folder: {"sae": saelens(folder / "sae", hook_layer=12)},
-        "sae: the autoencoder is of layer 12, --layer is 40",
+        "sae: belongs to layer 12, but --layer is 40",
     ),
     "output folder is a file": (lambda folder: {"output_dir": folder / "activations.npy"}, "cannot be written"),
 }
@@ -231,40 +230,30 @@ class TestWrongInput:
         assert sorted(path for path in tmp_path.rglob("*")) == before
 
 
-def test_killed_at_any_file_and_run_again(tmp_path):
+@pytest.mark.slow
+def test_killed_at_any_file_and_run_again(call, tmp_path, monkeypatch):
     """Killed while each of the three files is about to get its name: what has a name is whole, and nothing is lost."""
-    np.save(tmp_path / "activations.npy", MATRIX)
-    np.save(tmp_path / "selectivity.npy", SELECTIVITY)
-    code = """
-        import os, runpy, signal, sys
-        left, replace = int(sys.argv.pop(1)), os.replace
-        def replace_or_die(*both):
-            global left
-            if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-            replace(*both)
-        os.replace = replace_or_die
-        sys.argv = sys.argv[1:]
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        """
+    replace, left = os.replace, 0
 
-    def run(output, renames):
-        flags = {"activations": "activations.npy", "selectivity": "selectivity.npy", "top_k": 3, "layer": 40}
-        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        return subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code), str(renames), str(SCRIPT), *words, "--output_dir", output],
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True, text=True, timeout=60, check=False,
-        ).returncode  # fmt: skip
+    def replace_or_die(*both):
+        nonlocal left
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        replace(*both)
 
-    assert run("whole", 99) == 0
+    assert call(output_dir=tmp_path / "whole")[0] == 0
     written = ["layer_40.safetensors", "layer_40.pkl", "layer_40.manifest.json"]  # in this order
     digests = {name: sha256(tmp_path / "whole" / "features" / name) for name in written[:2]}
-    for renames in range(3):
-        assert run("out", renames) == -signal.SIGKILL
+    monkeypatch.setattr(os, "replace", replace_or_die)
+    for left in range(3):
+        process = multiprocessing.get_context("fork").Process(target=call)
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
         found = {path.name for path in (tmp_path / "out" / "features").iterdir() if path.name.startswith("layer")}
-        assert found == set(written[:renames])
+        assert found == set(written[:left])
         assert all(sha256(tmp_path / "out" / "features" / name) == digests[name] for name in found)
-    assert run("out", 99) == 0
+    monkeypatch.setattr(os, "replace", replace)
+    assert call()[0] == 0
     assert {name: sha256(tmp_path / "out" / "features" / name) for name in written[:2]} == digests

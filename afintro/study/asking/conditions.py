@@ -13,8 +13,7 @@ from afintro.data.splits import stable_hash
 from afintro.lm.spans import SpanSteering
 from afintro.study.asking.session import SYSTEMS, Query, Row, Session
 from afintro.tasks.introspection.material import Kind
-from afintro.tasks.introspection.task import says_steered
-from afintro.tasks.introspection.trials import PAIRS, Pair, single_tokens, worded
+from afintro.tasks.introspection.trials import PAIRS, Pair, says_steered, single_tokens, worded
 from afintro.tasks.introspection.vectors import SplitName, VectorSet
 
 SIDES: dict[str, SplitName] = {"held_in": "train", "held_out": "test"}
@@ -78,7 +77,7 @@ def unsteered(session: Session) -> list[Reading]:
 def _steered(session: Session, side: str, vectors: VectorSet, kind: Kind) -> Iterator[Reading]:
     material = session.material
     names = few(vectors.names, session.scale.vectors, f"{material.seed} {side}")
-    doses: Sequence[float | None] = [None] if kind == "swap" else material.doses.test
+    doses: Sequence[float | None] = [None] if kind == "swap" else material.strengths.test
     for layers, (place, dose) in product(material.ranges, enumerate(doses)):
         for index, context in enumerate(session.contexts("test")):
             name = names[stable_hash(f"{material.seed} {side} {layers} {dose} {context.id}") % len(names)]

@@ -64,7 +64,7 @@ def openings_of(session: Session, probe: Probe) -> list[Opening]:
     names = few(vectors.names, session.scale.vectors, f"{material.seed} chat")
     context = contexts[stable_hash(f"{material.seed} {probe.id} context") % len(contexts)]
     name = names[stable_hash(f"{material.seed} {probe.id} vector") % len(names)]
-    layers, doses = material.ranges[len(material.ranges) // 2], sorted(material.doses.test)
+    layers, doses = material.ranges[len(material.ranges) // 2], sorted(material.strengths.test)
     dose = None if kind == "swap" else doses[len(doses) // 2]  # a swap has one strength only
     steering = material.steering(vectors.of(name), layers, 1.0 if dose is None else dose, kind)
     unsteered: Row = {"vector": None, "layers": None, "dose": None}

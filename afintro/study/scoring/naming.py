@@ -44,7 +44,7 @@ def thoughts(session: Session) -> list[Thought]:
         Thought(vectors.concept(name), name, layers, dose, material.steering(vectors.of(name), layers, dose, "concept"))
         for name in few(vectors.names, session.scale.vectors, f"{material.seed} concepts")
         for layers in material.ranges
-        for dose in material.doses.test
+        for dose in material.strengths.test
     ]
 
 

@@ -1,4 +1,4 @@
-"""Descriptions of features: ``{feature: {chosen_label, cluster_id, all_labels[, category]}}``, and what they are made of.
+"""Descriptions of features as ``{feature: {chosen_label, cluster_id, all_labels[, category]}}``, and their sources.
 
 A feature is written "123", or "40/123" with its layer.
 """
@@ -15,7 +15,7 @@ FEATURE = re.compile(r"((0|[1-9][0-9]*)/)?(0|[1-9][0-9]*)")
 
 
 class Description(TypedDict):
-    """What is said of one feature; the chosen label is one of all labels, and none is empty."""
+    """The labels of one feature; the chosen label is one of all labels, and no label is empty."""
 
     chosen_label: str
     cluster_id: str
@@ -28,54 +28,58 @@ def from_clusters(summaries: str | Path, assignments: str | Path) -> tuple[dict[
 
     Args:
         summaries: JSON ``{cluster: summary}``.
-        assignments: JSON ``{feature: cluster}``; a cluster is a string, a number, or null or -1 for none.
+        assignments: JSON ``{feature: cluster}``; a cluster is a string or a number; null or -1 stand for no cluster.
 
     Returns:
-        The descriptions, and the features without any: those of no cluster or of one without a summary.
+        The descriptions; and the features without a description, which have no cluster or a cluster without a summary.
 
     Raises:
-        UserError: Names file and record; also where no feature has a summary.
+        UserError: A file is wrong (names file and record), or no feature has a summary.
     """
     texts = {
         cluster: label_text(summary, f"{summaries}, cluster {cluster!r}")
         for cluster, summary in read_object(summaries).items()
     }
     described: dict[str, Description] = {}
-    unlabelled: list[str] = []
+    unlabeled: list[str] = []
     for key, cluster in read_object(assignments).items():
         where = f"{assignments}, feature {key!r}"
         feature = feature_key(key, where)
         if cluster is not None and type(cluster) not in (int, str):
             raise UserError(
-                f"cluster is {type(cluster).__name__}", where=where, remedy="give a string, a whole number or null"
+                f"cluster is of type {type(cluster).__name__}",
+                where=where,
+                remedy="give a string, a whole number or null",
             )
         label = "" if cluster in (None, -1, "-1") else texts.get(str(cluster), "")
         if label:
             described[feature] = {"chosen_label": label, "cluster_id": str(cluster), "all_labels": [label]}
         else:
-            unlabelled.append(feature)
-    return _some(described, f"{assignments} with {summaries}"), unlabelled
+            unlabeled.append(feature)
+    return _nonempty(described, f"{assignments} with {summaries}"), unlabeled
 
 
 def from_categories(path: str | Path) -> tuple[dict[str, Description], list[str]]:
     """Describe every feature by the reasoning that put it into its category.
 
     Args:
-        path: JSON ``{category: [{latent_id, reasoning, description}]}``. Without a reasoning the description is the
-            label; of a feature without both nothing is said.
+        path: JSON ``{category: [{latent_id, reasoning, description}]}``. Without a reasoning, the description is the
+            label. A feature without both gets no description.
 
     Returns:
-        The descriptions, and the features without any.
+        The descriptions, and the features without a description.
 
     Raises:
-        UserError: Names file and record; also for a feature that is listed twice.
+        UserError: The file is wrong (names file and record), or a feature is listed twice.
     """
     described: dict[str, Description] = {}
     seen: dict[str, str] = {}
     for category, entries in read_object(path).items():
         if not isinstance(entries, list):
             raise UserError(
-                f"is {type(entries).__name__}, not a list", where=f"{path}, {category}", remedy="list its features"
+                f"is of type {type(entries).__name__}, not a list",
+                where=f"{path}, {category}",
+                remedy="list its features",
             )
         for index, entry in enumerate(entries):
             where = f"{path}, {category}, record {index}"
@@ -89,32 +93,33 @@ def from_categories(path: str | Path) -> tuple[dict[str, Description], list[str]
                 described[feature] = {
                     "chosen_label": labels[0], "cluster_id": category, "all_labels": labels, "category": category,
                 }  # fmt: skip
-    return _some(described, str(path)), [feature for feature in seen if feature not in described]
+    return _nonempty(described, str(path)), [feature for feature in seen if feature not in described]
 
 
 def _entry(entry: Any, category: str, where: str) -> tuple[str, list[str]]:
-    """Feature and labels of one entry of a category."""
+    """Return feature and labels of one entry of a category."""
     if not isinstance(entry, dict):
-        raise UserError(f"is {type(entry).__name__}, not an object", where=where, remedy="give one object a feature")
+        what = f"is of type {type(entry).__name__}, not an object"
+        raise UserError(what, where=where, remedy="give one object for each feature")
     if "latent_id" not in entry:
         raise UserError("has no field 'latent_id'", where=where, remedy="give the number of the feature")
     if entry.get("category", category) != category:
-        raise UserError(f"is of category {entry['category']!r}", where=where, remedy="list it there")
+        raise UserError(f"has the category {entry['category']!r}", where=where, remedy="list the entry there")
     labels = [label_text(entry.get(name), f"{where}, {name}") for name in ("reasoning", "description")]
     return feature_key(entry["latent_id"], where), [label for label in labels if label]
 
 
-def _some(described: dict[str, Description], where: str) -> dict[str, Description]:
+def _nonempty(described: dict[str, Description], where: str) -> dict[str, Description]:
     if not described:
         raise UserError("no feature has a label", where=where, remedy="check that the files belong together")
     return described
 
 
 def read_descriptions(path: str | Path) -> dict[str, Description]:
-    """Read what :func:`from_clusters` and :func:`from_categories` give, from JSON.
+    """Read the JSON file of descriptions that :func:`from_clusters` and :func:`from_categories` return.
 
     Raises:
-        UserError: Names file, feature and field.
+        UserError: The file is wrong; names file, feature and field.
     """
     described: dict[str, Description] = {}
     for key, entry in read_object(path).items():
@@ -136,29 +141,29 @@ def read_descriptions(path: str | Path) -> dict[str, Description]:
 
 
 def feature_key(value: Any, where: str) -> str:
-    """How a feature is written: "123" or "40/123".
+    """Write a feature as "123" or "40/123".
 
     Raises:
         UserError: ``value`` is neither such a string nor a whole number.
     """
-    key = str(value)  # of anything else but a string or a whole number, this has another form
+    key = str(value)  # any value but a string or a whole number has another form
     if not FEATURE.fullmatch(key):
-        raise UserError(f"{value!r} is no feature", where=where, remedy='write a feature as 123 or as "40/123"')
+        raise UserError(f"{value!r} is not a feature", where=where, remedy='write a feature as 123 or as "40/123"')
     return key
 
 
 def label_text(value: Any, where: str) -> str:
-    """A label without white space around it; "" for null.
+    """Return a label without white space around it; "" for null.
 
     Raises:
-        UserError: Not a string, or half a character in it.
+        UserError: The value is not a string, or holds half a character.
     """
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise UserError(f"is {type(value).__name__}, not a string", where=where, remedy="give a string")
+        raise UserError(f"is of type {type(value).__name__}, not a string", where=where, remedy="give a string")
     try:
         value.encode()
-    except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair, which is no text
-        raise UserError("holds half a character", where=where, remedy="mend the lone surrogate escape") from error
+    except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair, which is not text
+        raise UserError("holds half a character", where=where, remedy="correct the lone surrogate escape") from error
     return value.strip()

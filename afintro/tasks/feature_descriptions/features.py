@@ -1,9 +1,9 @@
-"""Feature vectors on disk: one safetensors file a layer, of which only the rows that are asked for are ever in memory."""
+"""Feature vectors on disk: one safetensors file a layer, of which only the requested rows are ever in memory."""
 
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,31 +19,30 @@ VECTOR_TYPES: dict[str, np.dtype] = {
     "BF16": np.dtype("<u2"),
 }  # numpy has no bfloat16
 INDEX_TYPES: dict[str, np.dtype] = {"I64": np.dtype("<i8")}
-HEADER_LIMIT = 100_000_000  # bytes, that of the safetensors library
-BLOCK_BYTES = 16 * 2**20
+HEADER_LIMIT = 100_000_000  # bytes, the limit of the safetensors library
 REMAKE = "make the file again with scripts/extract_af_sae_features.py"
 
 
 class FeatureFile:
-    """The feature vectors of one layer. Opening it reads the header and the indices, not the vectors.
+    """The feature vectors of one layer. Opening the file reads the header and the indices, not the vectors.
 
-    Rows are read with ``pread`` and not through a map, whose touched pages would count as the process's own memory. The
-    file is open during a call only, so that an instance can be pickled to another process and used after a fork.
+    Rows are read with ``pread`` and not through a memory map, whose touched pages would count as the process's own memory.
+    The file is open only during a call, so that an instance can be pickled to another process and used after a fork.
 
     Args:
         path: A safetensors file of ``vectors`` [n, width] (float32, float16 or bfloat16), ``feature_indices`` [n] int64
             ascending, and string metadata with at least ``layer``.
 
     Attributes:
-        path: As given.
-        layer: The layer that the features are of.
+        path: The path of the file.
+        layer: 0-based decoder layer that the features belong to.
         width: Length of a vector.
         count: Number of vectors, n.
         metadata: The file's metadata.
         indices: Feature of each row [n], int64, ascending.
 
     Raises:
-        UserError: Not such a file, or cut off.
+        UserError: The file is not such a file, or is cut off.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -71,7 +70,7 @@ class FeatureFile:
     def _tensor(
         self, header: dict[str, Any], name: str, types: Mapping[str, np.dtype], dimensions: int, start: int
     ) -> tuple[list[int], np.dtype, int]:
-        """Shape, dtype and offset in the file of a tensor, checked against the file's size."""
+        """Return shape, dtype and offset in the file of a tensor, after checking them against the file's size."""
         if name not in header:
             raise self._error(f"has no tensor {name!r}")
         try:
@@ -93,18 +92,24 @@ class FeatureFile:
         return shape, types[kind], start + begin
 
     def rows(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors of some rows, in the order given: float32 [len(rows), width].
+        """Read the vectors of some rows, in the order given.
+
+        Args:
+            rows: Row numbers, 0 to ``count - 1``.
+
+        Returns:
+            float32 [len(rows), width].
 
         Raises:
-            IndexError: No such row.
-            UserError: NaN or infinity in a vector, or the file has changed.
+            IndexError: A row does not exist.
+            UserError: A vector holds NaN or infinity, or the file has changed since it was opened.
         """
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.count:
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {self.count}")
         raw = np.empty((len(wanted), self.width), self._dtype)
         stride = self.width * self._dtype.itemsize
-        with _opened(self.path) as file:
+        with open_binary(self.path) as file:
             if _state(file) != self._state:
                 raise self._error("has changed since it was opened")
             for target, row in zip(raw, wanted.tolist(), strict=True):
@@ -115,23 +120,48 @@ class FeatureFile:
         return values
 
 
-def _opened(path: Path) -> IO[bytes]:
+def open_features(paths: Sequence[str]) -> list[FeatureFile]:
+    """Open the feature files of one model, one a layer.
+
+    Raises:
+        UserError: A path is not a feature file, two files are of one layer, or vectors differ in width.
+    """
+    files = [FeatureFile(path) for path in paths]
+    for file in files:
+        if file.width != files[0].width:
+            raise UserError(
+                f"vectors of width {file.width} in {file.path.name}, {files[0].width} in {files[0].path.name}",
+                where="data.features",
+                remedy="give files of one model",
+            )
+    if len({file.layer for file in files}) < len(files):
+        raise UserError("two files are of one layer", where="data.features", remedy="give one file for each layer")
+    return files
+
+
+def open_binary(path: Path) -> IO[bytes]:
+    """Open a file for reading.
+
+    Raises:
+        UserError: The file does not exist or cannot be read.
+    """
     try:
         return open(path, "rb")
     except OSError as error:
-        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        missing = isinstance(error, FileNotFoundError)
+        what = "does not exist" if missing else f"cannot be read ({error.strerror})"
         raise UserError(what, where=str(path), remedy="check the path") from error
 
 
 def _state(file: IO[bytes]) -> tuple[int, int]:
-    """Size in bytes and time of change, to know a file that was written anew."""
+    """Return size in bytes and time of change, which differ for a file that was rewritten."""
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int, tuple[int, int]]:
-    """The header of a safetensors file, where the data begin, and the file's state."""
-    with _opened(path) as file:
+    """Read the header of a safetensors file; also returns where the data begin, and the file's state."""
+    with open_binary(path) as file:
         state = _state(file)
         length = int.from_bytes(file.read(8), "little")
         raw = file.read(length) if length <= min(state[0] - 8, HEADER_LIMIT) else b""
@@ -146,7 +176,12 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, tuple[int, int]]:
 
 
 def check_finite(vectors: NDArray[np.float32], features: NDArray[np.int64], where: str) -> None:
-    """Check that vectors [n, width] of features [n] hold numbers only.
+    """Check that vectors hold finite numbers only.
+
+    Args:
+        vectors: [n, width].
+        features: Number of the feature of each vector [n].
+        where: Name of the source in the message.
 
     Raises:
         UserError: Names the first feature whose vector holds NaN or infinity.
@@ -155,7 +190,9 @@ def check_finite(vectors: NDArray[np.float32], features: NDArray[np.int64], wher
     if bad.size:
         what = "NaN" if np.isnan(vectors[bad[0]]).any() else "an infinite value"
         raise UserError(
-            f"vector of feature {features[bad[0]]} holds {what}", where=where, remedy="mend or leave out that feature"
+            f"vector of feature {features[bad[0]]} holds {what}",
+            where=where,
+            remedy="correct the feature or leave it out",
         )
 
 
@@ -169,14 +206,14 @@ def write_features(
     """Write a file that :class:`FeatureFile` reads, block by block.
 
     Args:
-        path: The file; a crash leaves none, or the old one.
-        blocks: Vectors [any number, width], float32, in all one for each index.
+        path: File to write; a crash leaves the old file, or none.
+        blocks: Vectors [any number, width], float32, together one vector for each index.
         indices: Features [n], int64, ascending.
         width: Length of a vector.
-        metadata: What the header tells; ``width`` is added.
+        metadata: String metadata of the header; ``width`` is added.
 
     Raises:
-        ValueError: Blocks and indices do not fit.
+        ValueError: Blocks and indices do not fit together.
         UserError: The file cannot be written.
     """
     if not len(indices) or (np.diff(indices) <= 0).any():
@@ -199,81 +236,3 @@ def write_features(
             written += len(block)
         if written != len(indices):
             raise ValueError(f"{written} vectors for {len(indices)} indices")
-
-
-def map_array(path: Path, dimensions: int) -> NDArray[Any]:
-    """Map a ``.npy`` file of numbers read-only; a pickled one is never loaded.
-
-    Raises:
-        UserError: No such file, not ``.npy``, not numbers, or not of so many dimensions.
-    """
-    _opened(path).close()
-    remedy = f"give numbers saved by numpy.save, of {dimensions} dimension{'s' * (dimensions > 1)}"
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")  # as np.load(mmap_mode="r"), but .npy alone
-    except (ValueError, OSError, EOFError) as error:
-        what = "holds Python objects, which are not loaded" if "object" in str(error) else f"is no .npy file ({error})"
-        raise UserError(what, where=str(path), remedy=remedy) from error
-    if array.dtype.kind not in "fiub":
-        raise UserError(f"holds {array.dtype}, not real numbers", where=str(path), remedy=remedy)
-    if array.ndim != dimensions:
-        raise UserError(f"is {list(array.shape)}", where=str(path), remedy=remedy)
-    return array
-
-
-def most_selective(selectivity: NDArray[Any], top_k: int, where: str) -> NDArray[np.int64]:
-    """Features of the largest absolute selectivity: indices [top_k], int64, ascending; of equals the lower index.
-
-    Args:
-        selectivity: One number a feature [features].
-        top_k: How many, from 1 to the number of features.
-        where: Name of the selectivity in messages.
-
-    Raises:
-        UserError: Selectivity that is not [features], not finite, or all one value; ``top_k`` out of range.
-    """
-    remedy = "compute it again, e.g. with scripts/build_af_activations.py"
-    if selectivity.ndim != 1:
-        raise UserError(f"selectivity is {list(selectivity.shape)}, not [features]", where=where, remedy=remedy)
-    bad = np.flatnonzero(~np.isfinite(selectivity))
-    if bad.size:
-        what = f"selectivity of feature {bad[0]} is {selectivity[bad[0]]} ({bad.size} such of {len(selectivity)})"
-        raise UserError(what, where=where, remedy=remedy)
-    if not 1 <= top_k <= len(selectivity):
-        what = f"top_k is {top_k}, of {len(selectivity)} features"
-        raise UserError(what, where=where, remedy=f"use a number from 1 to {len(selectivity)}")
-    if len(selectivity) > 1 and (selectivity == selectivity[0]).all():
-        raise UserError(f"selectivity is {selectivity[0]} for every feature", where=where, remedy=remedy)
-    order = np.argsort(-np.abs(selectivity.astype(np.float64)), kind="stable")
-    return np.sort(order[:top_k]).astype(np.int64)
-
-
-def activation_profiles(
-    path: Path, indices: NDArray[np.int64], block_columns: int = 512
-) -> Iterator[NDArray[np.float32]]:
-    """Columns of an activation matrix as rows, without ever holding the matrix.
-
-    Args:
-        path: ``.npy`` file [texts, features].
-        indices: Columns [n].
-        block_columns: How many columns go through the file at a time.
-
-    Yields:
-        float32 [<=block_columns, texts].
-
-    Raises:
-        UserError: Not such a file, or NaN or infinity in a column.
-        IndexError: No such column.
-    """
-    matrix = map_array(path, 2)
-    texts, features = matrix.shape
-    step = max(1, BLOCK_BYTES // max(1, features * matrix.itemsize))
-    for first in range(0, len(indices), block_columns):
-        columns = indices[first : first + block_columns]
-        block = np.empty((len(columns), texts), np.float32)
-        for row in range(0, texts, step):
-            matrix = map_array(path, 2)  # a new map gives the pages of the last one back
-            with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused below
-                block[:, row : row + step] = matrix[row : row + step][:, columns].T
-        check_finite(block, columns, str(path))
-        yield block

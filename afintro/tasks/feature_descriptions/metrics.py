@@ -1,4 +1,4 @@
-"""Metrics of descriptions: what judges and a reader of texts give them, per kind of held-out item and per category."""
+"""Metrics of descriptions: the judges' scores and the functional score, by kind of held-out item and by category."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,21 +10,25 @@ from afintro.evaluation.intervals import Bootstrap
 from afintro.evaluation.metrics import Prediction, Scores, Statistic
 
 FUNCTIONAL = "functional"
-CATEGORIES = 12  # a table of more is no help; the macro mean is over all
+CATEGORIES = 12  # more rows would not help a reader of the table; the macro mean is over all categories
 
 
 def description_statistics(predictions: Sequence[Prediction], primary: str) -> Scores:
-    """All metrics of one system.
+    """Compute all metrics of one system.
 
-    ``exact_match``, ``judge/<judge>`` and ``functional_auroc`` are of the headline's items; ``.../<question type>`` of the
-    others. ``judge/<judge>/macro`` is the mean over categories of the mean within each, over all items, and
-    ``judge/<judge>/category/<name>`` the means it is made of. A score that could not be read is left out, not 0.
+    ``exact_match``, ``judge/<judge>`` and ``functional_auroc`` cover the items of the primary question type;
+    ``.../<question type>`` covers the items of another. ``judge/<judge>/macro`` is the mean over categories of the mean
+    within each category, over all items, and ``judge/<judge>/category/<name>`` is the mean within one. A score that could
+    not be read is left out and does not count as 0.
 
     Args:
-        predictions: In any order; graded or not (then only exact match is known).
-        headline: The question type that stands first.
+        predictions: Predictions in any order, graded or not (then only exact match is known).
+        primary: The question type whose metrics have the plain names.
+
+    Returns:
+        A statistic and the items' clusters for the bootstrap, by metric.
     """
-    found: Scores = {}
+    scores: Scores = {}
     ordered = sorted(predictions, key=lambda prediction: prediction.uid)
     named = dict.fromkeys(name for prediction in ordered for name in prediction.scores)  # the first judge first
     judges = [name for name in named if name != FUNCTIONAL]
@@ -33,7 +37,7 @@ def description_statistics(predictions: Sequence[Prediction], primary: str) -> S
         if items:
             values = np.array(rows, dtype=np.float64)
             statistic = Statistic(name, values, kind, tuple(item.uid for item in items))
-            found[name] = (statistic, [item.scenario_id for item in items])
+            scores[name] = (statistic, [item.scenario_id for item in items])
 
     def put_scores(name: str, score: str, items: Sequence[Prediction]) -> None:
         known = [item for item in items if item.scores.get(score) is not None]
@@ -56,16 +60,16 @@ def description_statistics(predictions: Sequence[Prediction], primary: str) -> S
     for judge in judges[:1] if len({item.group for item in ordered}) <= CATEGORIES else []:
         for group in sorted({item.group for item in ordered}):
             put_scores(f"judge/{judge}/category/{group}", judge, [item for item in ordered if item.group == group])
-    return found
+    return scores
 
 
 def category_sizes(predictions: Sequence[Prediction]) -> dict[str, int]:
-    """Items a category, the largest first."""
+    """Count the items of each category, the largest category first."""
     return dict(Counter(item.group for item in predictions).most_common())
 
 
 def category_figure(predictions: Sequence[Prediction], judge: str) -> Figure:
-    """Mean score of each category with its 95 % interval and number of items, and the mean over all."""
+    """Draw the mean score of each category with its 95 % interval and number of items, and the mean over all items."""
     sizes = category_sizes(predictions)
     figure = Figure(figsize=(7, 1.2 + 0.3 * len(sizes)), layout="constrained")
     axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""Labelled features and where their vectors lie: what a run of millions of features keeps in memory is a few numbers each."""
+"""Labeled features and where their vectors are: a run of millions of features keeps a few numbers of each in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,15 @@ TEXTS = ("chosen_label", "cluster_id", "category")
 
 @dataclass(frozen=True)
 class Feature:
-    """One labelled feature, without its vector."""
+    """One labeled feature, without its vector.
+
+    Args:
+        layer: 0-based decoder layer.
+        index: Number of the feature within the layer.
+        label: The description that the explainer should give.
+        cluster: Name of the cluster; features of one cluster have related labels.
+        category: Name of the category, for scores by category.
+    """
 
     layer: int
     index: int
@@ -40,7 +48,7 @@ class Feature:
 
 
 class ClusterNames(Sequence[str]):
-    """An Arrow array of strings, one of them at a time in Python."""
+    """An Arrow array of strings, of which one at a time is a Python object."""
 
     def __init__(self, names: pa.Array) -> None:
         self._names = names
@@ -55,8 +63,8 @@ class ClusterNames(Sequence[str]):
 class FeatureTable:
     """The features of a description file that have a vector.
 
-    Labels stay in a memory-mapped Arrow table, vectors in their files; memory holds some 35 bytes a feature,
-    besides what Arrow keeps.
+    Labels stay in a memory-mapped Arrow table and vectors in their files. Memory holds about 35 bytes a feature, besides
+    what Arrow keeps.
 
     Args:
         path: ``descriptions.json`` as ``{feature: {chosen_label, cluster_id, all_labels, category}}``; or rows as JSONL or
@@ -65,12 +73,12 @@ class FeatureTable:
         files: Feature files, one a layer.
 
     Attributes:
-        clusters: ``[n]`` int32, index into ``cluster_names``.
-        cluster_names: Their names.
-        without_vector: Labelled features that are in no feature file: how many, and the first ten.
+        clusters: Cluster of each feature ``[n]``, int32, as an index into ``cluster_names``.
+        cluster_names: Names of the clusters.
+        without_vector: Labeled features that are in no feature file: how many, and the first ten.
 
     Raises:
-        UserError: Names file and record; also for a feature that stands twice, or a layer that no file has.
+        UserError: The file is wrong, a feature occurs twice, or no feature file is of a feature's layer.
     """
 
     def __init__(self, path: str, files: Sequence[FeatureFile]) -> None:
@@ -79,17 +87,16 @@ class FeatureTable:
         table = self._rows.data
         layers, features = self._layers(table), table.column("feature").to_numpy()
         file, row = self._locate(layers, features)
-        found = np.flatnonzero(row >= 0)
-        lost = np.flatnonzero(row < 0)
+        located, lost = np.flatnonzero(row >= 0), np.flatnonzero(row < 0)
         self.without_vector = (len(lost), [f"{layers[i]}/{features[i]}" for i in lost[:10]])
-        if not len(found):
+        if not len(located):
             raise UserError("none of its features is in a feature file", where=path, remedy="check data.features")
-        self._index, self._row = found.astype(np.int32), row[found].astype(np.int32)
-        self._file = file[found].astype(np.int16)
+        self._index, self._row = located.astype(np.int32), row[located].astype(np.int32)
+        self._file = file[located].astype(np.int16)
         self._check_unique()
         encoded = pc.dictionary_encode(table.column("cluster_id").combine_chunks())
         self.cluster_names = ClusterNames(encoded.dictionary)
-        self.clusters: NDArray[np.int32] = encoded.indices.to_numpy().astype(np.int32)[found]
+        self.clusters: NDArray[np.int32] = encoded.indices.to_numpy().astype(np.int32)[located]
         del encoded
         pa.default_memory_pool().release_unused()
 
@@ -99,11 +106,11 @@ class FeatureTable:
         if len(double):
             key = int(keys[double[0]])
             raise UserError(
-                f"feature {key >> 40}/{key & (1 << 40) - 1} stands twice", where=self.path, remedy="remove one"
+                f"feature {key >> 40}/{key & (1 << 40) - 1} occurs twice", where=self.path, remedy="remove one"
             )
 
     def keys(self, indices: Indices) -> NDArray[np.int64]:
-        """A number for each of some features that no other one has: layer and number in one."""
+        """Return a number for each of some features that no other feature has: layer and index in one."""
         numbers = np.empty(len(indices), np.int64)
         for which in np.unique(self._file[indices]):
             here = np.flatnonzero(self._file[indices] == which)
@@ -111,12 +118,12 @@ class FeatureTable:
         return self.layer(indices).astype(np.int64) << 40 | numbers
 
     def _layers(self, table: Any) -> NDArray[np.int64]:
-        """Layer of each row; that of the only feature file where a row does not say."""
+        """Return the layer of each row; a row without a layer gets the layer of the only feature file."""
         column = table.column("layer")
         if column.null_count:
             if len(self.files) > 1:
                 raise UserError(
-                    f"{column.null_count} features name no layer, and there are {len(self.files)} feature files",
+                    f"{column.null_count} features name no layer, but there are {len(self.files)} feature files",
                     where=self.path,
                     remedy="write features as layer/feature, e.g. 40/123",
                 )
@@ -125,14 +132,14 @@ class FeatureTable:
         unknown = sorted(set(np.unique(layers).tolist()) - {file.layer for file in self.files})
         if unknown:
             raise UserError(
-                f"has features of layer {unknown[0]}, of which there is no feature file",
+                f"has features of layer {unknown[0]}, but no feature file is of that layer",
                 where=self.path,
                 remedy="add it to data.features",
             )
         return layers
 
     def _locate(self, layers: Any, features: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Index of the feature file and row in it; row -1 for a feature that its layer's file does not hold."""
+        """Return index of the feature file and row in the file; -1 for a feature that its layer's file does not hold."""
         which = np.zeros(len(layers), dtype=np.int64)
         row = np.full(len(layers), -1, dtype=np.int64)
         for number, file in enumerate(self.files):
@@ -146,7 +153,7 @@ class FeatureTable:
         return len(self._index)
 
     def feature(self, index: int) -> Feature:
-        """The feature at an index."""
+        """Return the feature at an index."""
         row = self._rows[int(self._index[index])]
         file = self.files[self._file[index]]
         return Feature(
@@ -158,49 +165,49 @@ class FeatureTable:
         )
 
     def layer(self, indices: Indices) -> NDArray[np.int64]:
-        """Layer of each of some features."""
+        """Return the layer of each of some features."""
         return np.array([file.layer for file in self.files])[self._file[indices]]
 
     def vectors(self, indices: Indices) -> NDArray[np.float32]:
-        """Vectors of some features, ``[len(indices), width]``, read from their files."""
-        found = np.empty((len(indices), self.files[0].width), np.float32)
+        """Read the vectors of some features from their files, ``[len(indices), width]``."""
+        vectors = np.empty((len(indices), self.files[0].width), np.float32)
         for number in np.unique(self._file[indices]):
             here = np.flatnonzero(self._file[indices] == number)
-            found[here] = self.files[number].rows(self._row[indices[here]])
-        return found
+            vectors[here] = self.files[number].rows(self._row[indices[here]])
+        return vectors
 
     def labels(self, indices: Indices) -> tuple[NDArray[np.int32], list[str]]:
-        """Labels of some features: index of each in the list of different ones, and that list."""
+        """Return the labels of some features: index of each label in the list of different labels, and this list."""
         column = self._rows.data.column("chosen_label").take(pa.array(self._index[indices]))
         encoded = pc.dictionary_encode(column.combine_chunks())
         return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
     def label_counts(self, indices: Indices) -> dict[str, int]:
-        """How often each label stands among some features."""
+        """Count how often each label occurs among some features."""
         column = self._rows.data.column("chosen_label").take(pa.array(self._index[indices]))
         return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}
 
     def longest(self, indices: Indices, count: int) -> Indices:
-        """Those of some features with the longest labels, the longest last."""
+        """Choose ``count`` of some features by the length of their labels in characters, the longest last."""
         lengths = pc.utf8_length(self._rows.data.column("chosen_label")).to_numpy()[self._index[indices]]
         return indices[np.argsort(lengths, kind="stable")[-count:]]
 
 
 def _open(path: str) -> Dataset:
-    """Rows with the columns layer, feature, chosen_label, cluster_id, category."""
+    """Open rows with the columns layer, feature, chosen_label, cluster_id, category."""
     if not Path(path).is_file():
         raise UserError("does not exist", where=path, remedy="give a file of feature descriptions")
     suffix = Path(path).suffix
     if suffix == ".json":
         return Dataset(_table(read_descriptions(path)))
     if suffix not in (".jsonl", ".parquet"):
-        raise UserError(f"is {suffix or 'of no known kind'}", where=path, remedy="give .json, .jsonl or .parquet")
+        raise UserError(f"has the unknown ending {suffix!r}", where=path, remedy="give .json, .jsonl or .parquet")
     try:
         rows = load_dataset("json" if suffix == ".jsonl" else "parquet", data_files=path, split="train")
         assert isinstance(rows, Dataset)
         return _columns(rows, path)
     except StopIteration as error:  # datasets finds no first row
-        raise UserError("holds nothing", where=path, remedy=REMEDY) from error
+        raise UserError("is empty", where=path, remedy=REMEDY) from error
     except (DatasetGenerationError, pa.ArrowInvalid, ValueError, TypeError) as error:
         reason = str(error.__cause__ or error).splitlines()[0][:160]
         raise UserError(f"cannot be read ({reason})", where=path, remedy=REMEDY) from error
@@ -220,7 +227,7 @@ def _table(described: Any) -> pa.Table:
 
 
 def _columns(rows: Dataset, path: str) -> Dataset:
-    """Rows of a JSONL or Parquet file in the columns of :func:`_table`, checked."""
+    """Check the rows of a JSONL or Parquet file, and bring them into the columns of :func:`_table`."""
     for name in ("feature", "chosen_label", "cluster_id"):
         if name not in rows.column_names:
             raise UserError(f"has no column {name!r}", where=path, remedy=REMEDY)

@@ -1,8 +1,7 @@
-"""What the introspection study is made of: texts, vectors, layers and doses, none of them in two splits."""
+"""What the introspection study is made of: texts, vectors, layers and strengths. No two splits share any of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,13 @@ from afintro.errors import UserError
 from afintro.lm.load import load_config
 from afintro.lm.spans import SpanSteering
 from afintro.tasks.introspection.concept_vectors import concept_vectors, swap_vectors
-from afintro.tasks.introspection.vectors import SPLITS, SplitName, VectorSet, assert_disjoint_vectors, random_vectors
+from afintro.tasks.introspection.vectors import (
+    SPLITS,
+    SplitName,
+    VectorSet,
+    assert_disjoint_vectors,
+    random_vectors,
+)
 from afintro.toys.embedded import ensure_built
 
 Kind = Literal["random", "concept", "swap"]
@@ -25,13 +30,16 @@ Unit = Literal["raw", "residual", "displacement"]
 
 
 @dataclass
-class Doses:
-    """Strengths of steering in each split; no strength is in two splits.
+class Strengths:
+    """Strengths of steering of each split; no strength is in two splits.
 
     Args:
-        train: In units of ``dose_unit``.
-        validation: Likewise.
-        test: Likewise.
+        train: Strengths in training, in the unit that ``data.dose_unit`` names.
+        validation: Strengths in validation, in the same unit.
+        test: Strengths in the test split, in the same unit.
+
+    Raises:
+        UserError: A split has no strength, a strength is not above 0, or two splits share a strength.
     """
 
     train: list[float] = field(default_factory=lambda: [0.3, 0.6, 1.2, 2.4])
@@ -40,9 +48,15 @@ class Doses:
 
     def __post_init__(self) -> None:
         for split in SPLITS:
-            if not getattr(self, split) or min(getattr(self, split)) <= 0:
-                raise UserError("must hold strengths above 0", where=f"data.doses.{split}", remedy="give some")
-        assert_disjoint(**{f"data.doses.{split}": map(repr, map(float, getattr(self, split))) for split in SPLITS})
+            if not self.of(split) or min(self.of(split)) <= 0:
+                what = "must hold one or more strengths above 0"
+                raise UserError(what, where=f"data.doses.{split}", remedy="give such strengths")
+        assert_disjoint(**{f"data.doses.{split}": map(repr, map(float, self.of(split))) for split in SPLITS})
+
+    def of(self, split: SplitName) -> list[float]:
+        """Return the strengths of a split."""
+        strengths: list[float] = getattr(self, split)
+        return strengths
 
 
 @dataclass(frozen=True)
@@ -50,16 +64,18 @@ class Model:
     """The model whose activations are steered.
 
     Args:
-        name: Hub id, directory, or the name of an embedded one.
-        revision: On the hub.
+        name: Hub id, directory, or the name of an embedded model.
+        revision: Revision on the hub.
     """
 
     name: str
     revision: str | None = None
 
-    @cached_property
     def shape(self) -> tuple[int, int]:
-        """Decoder layers and width, read from its configuration alone."""
+        """Read the number of decoder layers and the width from the model's configuration, without its weights.
+
+        An embedded model that does not exist yet is trained.
+        """
         config = load_config(ensure_built(self.name), self.revision).get_text_config()
         return config.num_hidden_layers, config.hidden_size
 
@@ -68,16 +84,21 @@ class Material:
     """Everything that a trial is drawn from.
 
     Args:
-        model: Whose activations are steered.
-        contexts: By split.
-        seed: Decides, with the texts, the split of questions, self-reports and concepts, and the vectors.
-        kind: Of the vectors of the trials; None where nothing is steered.
-        count: Random vectors a split.
-        layer_ranges: ``thirds`` (early, middle, late), ``middle`` for one layer, or first and one past last of each.
-        doses: Strengths by split.
-        unit: ``raw`` adds a vector of that norm at each layer and position; ``residual`` one in units of the local
-            hidden state's norm; ``displacement`` divides that by the number of layers, so that ranges of different
+        model: The model whose activations are steered.
+        contexts: Contexts by split.
+        seed: Decides, with the texts, which split questions, self-reports and concepts are in, and the vectors.
+        kind: Kind of the trials' vectors; None where nothing is steered.
+        count: Number of random vectors, or of activations, of each split.
+        layer_ranges: ``thirds`` (early, middle, late), ``middle`` for one layer, or first and one past last of each range.
+        strengths: Strengths by split.
+        unit: ``raw`` adds a vector of that norm at each layer and position; ``residual`` adds a vector in units of the local
+            hidden state's norm; ``displacement`` divides the latter by the number of layers, so that ranges of different
             width displace equally far.
+
+    Attributes:
+        ranges: Ranges of decoder layers, each as its first and one past its last.
+        questions: Questions by style, then by split.
+        reports: Self-reports and their controls by split.
     """
 
     def __init__(
@@ -88,107 +109,111 @@ class Material:
         kind: Kind | None,
         count: int,
         layer_ranges: str | Sequence[Sequence[int]],
-        doses: Doses,
+        strengths: Strengths,
         unit: Unit,
     ) -> None:
         self.model, self.contexts, self.seed, self.count = model, contexts, seed, count
-        self.kind, self.doses, self.unit = kind, doses, unit
-        self.ranges = ranges_of(layer_ranges, model.shape[0])
-
-    @cached_property
-    def questions(self) -> dict[str, Splits[Question]]:
-        """By style, then by split."""
+        self.kind, self.strengths, self.unit = kind, strengths, unit
+        layers, self._width = model.shape()
+        self.ranges = ranges_of(layer_ranges, layers)
         styles: dict[str, list[Question]] = {}
         for question in read_questions():
             styles.setdefault(question.style, []).append(question)
-        return {style: split_texts(questions, self.seed) for style, questions in styles.items()}
-
-    @cached_property
-    def reports(self) -> Splits[SelfReport]:
-        """Self-reports and their controls."""
-        return split_texts(read_self_reports().items, self.seed)
+        self.questions = {style: split_texts(questions, seed) for style, questions in styles.items()}
+        self.reports: Splits[SelfReport] = split_texts(read_self_reports().items, seed)
+        self._sets: dict[Kind, dict[SplitName, VectorSet]] = {}
 
     def vectors(self, split: SplitName, kind: Kind | None = None) -> VectorSet:
-        """Those of one split; of the trials' kind unless another is named. All splits are made, and compared, at once."""
+        """Return the vectors of a split. The first call makes the vectors of all splits and compares them.
+
+        Args:
+            split: The split.
+            kind: Kind of the vectors; None for the kind of the trials' vectors.
+
+        Raises:
+            ValueError: Nothing is steered, and no kind is named.
+        """
         kind = kind or self.kind
         if kind is None:
             raise ValueError("nothing is steered here")
-        return self._made(kind)[split]
-
-    def _made(self, kind: Kind) -> dict[SplitName, VectorSet]:
         if kind not in self._sets:
-            name, revision = self.model.name, self.model.revision
-            if kind == "random":
-                width = self.model.shape[1]
-                made = {split: random_vectors(self.count, width, split, self.seed) for split in SPLITS}
-            elif kind == "concept":
-                made = dict(concept_vectors(name, revision, read_concepts(), seed=self.seed))
-            else:
-                texts: dict[SplitName, list[Context]] = {split: getattr(self.contexts, split) for split in SPLITS}
-                made = dict(swap_vectors(name, revision, texts, count=self.count, seed=self.seed))
-            assert_disjoint_vectors(**made)
-            self._sets[kind] = made
-        return self._sets[kind]
+            self._sets[kind] = self._make(kind)
+            assert_disjoint_vectors(**self._sets[kind])
+        return self._sets[kind][split]
 
-    @cached_property
-    def _sets(self) -> dict[Kind, dict[SplitName, VectorSet]]:
-        return {}
+    def _make(self, kind: Kind) -> dict[SplitName, VectorSet]:
+        model, revision = self.model.name, self.model.revision
+        if kind == "random":
+            return {split: random_vectors(self.count, self._width, split, self.seed) for split in SPLITS}
+        if kind == "concept":
+            return dict(concept_vectors(model, revision, read_concepts(), seed=self.seed))
+        texts: dict[SplitName, list[Context]] = {split: getattr(self.contexts, split) for split in SPLITS}
+        return dict(swap_vectors(model, revision, texts, count=self.count, seed=self.seed))
 
     def steering(
-        self, vector: NDArray[np.float32], layers: tuple[int, int], dose: float, kind: Kind | None = None
+        self, vector: NDArray[np.float32], layers: tuple[int, int], strength: float, kind: Kind | None = None
     ) -> SpanSteering:
-        """Steering of a context by a unit vector. A swap puts a real activation in place, whatever the dose."""
+        """Return the steering of a context by a unit vector.
+
+        Args:
+            vector: ``[hidden]``, norm 1.
+            layers: First decoder layer and one past the last.
+            strength: Strength in the material's unit. A swap puts a real activation in place, whatever the strength.
+            kind: Kind of the vector; None for the kind of the trials' vectors.
+        """
         if (kind or self.kind) == "swap":
             return SpanSteering(vector, layers, 1.0, relative=True, mode="replace")
-        size = dose / (layers[1] - layers[0]) if self.unit == "displacement" else dose
+        size = strength / (layers[1] - layers[0]) if self.unit == "displacement" else strength
         return SpanSteering(vector, layers, size, relative=self.unit != "raw")
 
 
 def ranges_of(wanted: str | Sequence[Sequence[int]], layers: int) -> list[tuple[int, int]]:
-    """Ranges of decoder layers, each as its first and one past its last.
+    """Return ranges of decoder layers, each as its first and one past its last.
 
-    What the last layer gives out is read by no later token, so it belongs to no range.
+    No later token reads the output of the last layer, so the last layer belongs to no range.
+
+    Args:
+        wanted: ``thirds``, ``middle``, or first and one past last of each range.
+        layers: Number of decoder layers of the model.
 
     Raises:
-        UserError: A range that the model does not have.
+        UserError: The model does not have a range.
     """
     usable = layers - 1
     if wanted == "middle":
         return [(usable // 2, usable // 2 + 1)]
     if isinstance(wanted, str):
-        bounds = [usable * part // 3 for part in range(4)]
-        found = list(pairwise(bounds))
-    else:
-        found = [(int(start), int(stop)) for start, stop in wanted]
-    for start, stop in found:
+        return list(pairwise([usable * part // 3 for part in range(4)]))
+    ranges = [(int(start), int(stop)) for start, stop in wanted]
+    for start, stop in ranges:
         if not 0 <= start < stop <= usable:
-            raise UserError(
-                f"[{start}, {stop}] of a model with {layers} layers",
-                where="data.layer_ranges",
-                remedy=f"give first and one past last, from 0 to {usable}: the last layer's output is read by no later token",
-            )
-    return found
+            remedy = f"give first and one past last, from 0 to {usable}: no later token reads the last layer's output"
+            what = f"[{start}, {stop}] is not a range of a model with {layers} layers"
+            raise UserError(what, where="data.layer_ranges", remedy=remedy)
+    return ranges
 
 
 def contexts_of(paths: dict[str, str | None], seed: int, longest: int | None) -> Splits[Context]:
-    """Contexts by split: the embedded ones or a file's, divided by hash, or those of a file a split.
+    """Read contexts by split: the embedded contexts or those of one file divided by hash, or one file for each split.
 
     Args:
-        paths: Files by split; None for none.
+        paths: File of each split; None where a split has no file.
         seed: Decides the division.
-        longest: Leaves out longer ones, in characters; None for no limit.
+        longest: Length in characters above which a context is left out; None for no limit.
+
+    Raises:
+        UserError: A file is wrong, two files share a text, or no context of a split is short enough.
     """
     train = paths["train"]
-    whole = read_contexts() if train is None else read_contexts(Path(train))
-    splits = split_texts(whole, seed)
+    contexts = split_texts(read_contexts() if train is None else read_contexts(Path(train)), seed)
     if paths["validation"] or paths["test"]:
         given = {split: read_contexts(Path(path)) for split, path in paths.items() if path}
-        splits = Splits(
+        contexts = Splits(
             given["train"], given.get("validation", []) or given["test"], given.get("test", []) or given["validation"]
         )
         assert_disjoint(**{str(paths[split]): [c.text for c in texts] for split, texts in given.items()})
     short = {
-        split: [c for c in getattr(splits, split) if longest is None or len(c.text) <= longest] for split in SPLITS
+        split: [c for c in getattr(contexts, split) if longest is None or len(c.text) <= longest] for split in SPLITS
     }
     for split, left in short.items():
         if not left:

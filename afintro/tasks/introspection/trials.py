@@ -1,4 +1,4 @@
-"""A trial of the introspection study as token ids: a context that may be steered, a question, the two answers that count."""
+"""A trial of the introspection study as token ids: a context that may be steered, a question, and the two answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
-from afintro.data.introspection_texts.items import Context
+from afintro.data.introspection_texts.items import Context, Question
 from afintro.data.text import Message, encode_text, render
 from afintro.errors import UserError
 
 PREFIX = "The answer is"
-"""What the model's answer begins with; the answer token follows, with the space that belongs to it."""
+"""The beginning of the model's answer. The answer token follows, together with the space that belongs to it."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ PAIRS = {
 
 
 def worded(text: str, pair: Pair, swapped: bool) -> str:
-    """A question that names the two answers, unless they are yes and no.
+    """Word a question so that it names the two answers, unless the answers are yes and no.
 
     Args:
-        text: The question; where it offers options it holds ``{a}`` and ``{b}``.
+        text: The question; a question that offers options holds ``{a}`` and ``{b}``.
         pair: The answers.
-        swapped: Names ``b`` first, for counterbalancing.
+        swapped: Whether ``b`` is named first, for counterbalancing.
     """
     if "{a}" in text:
         first, second = (pair.b, pair.a) if swapped else (pair.a, pair.b)
@@ -54,25 +54,35 @@ def worded(text: str, pair: Pair, swapped: bool) -> str:
     return f"{text} Answer {named[0]} for {named[1]}."
 
 
+def says_steered(question: Question, pair: Pair) -> str | None:
+    """Return the answer that claims steering, which is the first answer for a question without polarity.
+
+    Questions about food or concepts say nothing about steering: None.
+    """
+    if question.style in ("food", "concept"):
+        return None
+    return pair.b if question.yes_means == "unsteered" else pair.a
+
+
 def turns(context: Context) -> list[Message]:
-    """The three turns of a context."""
+    """Return the three turns of a context as messages."""
     roles = ("system", "user", "assistant")
     return [{"role": role, "content": getattr(context, role)} for role in roles]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Token ids of a context and of what follows it, up to the answer."""
+    """Token ids of a context, and of everything that follows the context up to the answer."""
 
     context: tuple[int, ...]
     question: tuple[int, ...]
 
 
 class Dialogues:
-    """Dialogues as token ids, for one tokenizer. Each text is tokenised once, however often it is asked for.
+    """Dialogues as token ids, for one tokenizer. Each text is tokenized once, however often it is requested.
 
     Args:
-        tokenizer: Of the model that reads them.
+        tokenizer: Tokenizer of the model that reads the dialogues.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -83,19 +93,24 @@ class Dialogues:
         self._words: dict[str, tuple[int, ...]] = {}
 
     def asked(self, context: Context | None, question: str, prefix: str = PREFIX) -> Asked:
-        """A context, or none, then a question, then how the answer begins.
+        """Return token ids of a context, a question, and the beginning of the answer.
 
-        Context and question are tokenised apart, so the boundary between what is steered and what is not is known.
+        Context and question are tokenized separately, so the boundary between steered and unsteered positions is known.
+
+        Args:
+            context: The context, or None for a question alone.
+            question: Text of the question.
+            prefix: The beginning of the answer.
 
         Raises:
-            UserError: A chat template that renders the context in another way when a question follows.
+            UserError: The chat template renders the context differently when a question follows.
         """
         key = (None if context is None else context.id, question, prefix)
         if key not in self._asked:
-            self._asked[key] = self._tokenised(context, question, prefix)
+            self._asked[key] = self._tokenized(context, question, prefix)
         return self._asked[key]
 
-    def _tokenised(self, context: Context | None, question: str, prefix: str) -> Asked:
+    def _tokenized(self, context: Context | None, question: str, prefix: str) -> Asked:
         before = [] if context is None else turns(context)
         text = render(self.tokenizer, [*before, {"role": "user", "content": question}])
         if context is None:
@@ -103,7 +118,7 @@ class Dialogues:
         head, ids = self._context(context)
         if not text.startswith(head):
             raise UserError(
-                "renders a dialogue's first turns otherwise when a question follows",
+                "renders the first turns of a dialogue differently when a question follows",
                 where="chat template of the tokenizer",
                 remedy="use a model whose template only appends turns",
             )
@@ -113,7 +128,7 @@ class Dialogues:
         if context.id not in self._contexts:
             before = turns(context)
             head = render(self.tokenizer, before, answering=False)
-            # Some templates close a last turn otherwise than one that is followed by another.
+            # Some templates close the last turn differently from a turn that another turn follows.
             followed = render(self.tokenizer, [*before, {"role": "user", "content": "?"}])
             same = takewhile(lambda pair: pair[0] == pair[1], zip(head, followed, strict=False))
             head = "".join(character for character, _ in same)
@@ -127,10 +142,10 @@ class Dialogues:
         return self._contexts[context.id]
 
     def answer(self, word: str) -> int:
-        """The one token that a word is after :data:`PREFIX`.
+        """Return the single token of a word after :data:`PREFIX`.
 
         Raises:
-            UserError: It takes several.
+            UserError: The word takes several tokens.
         """
         if word not in self._answers:
             before, whole = (encode_text(self.tokenizer, text) for text in (PREFIX, f"{PREFIX} {word}"))
@@ -144,18 +159,18 @@ class Dialogues:
         return self._answers[word]
 
     def answers(self, pair: Pair) -> tuple[int, int]:
-        """Both answer tokens.
+        """Return the tokens of both answers.
 
         Raises:
-            UserError: They are one and the same, or one takes several tokens.
+            UserError: Both answers are the same token, or an answer takes several tokens.
         """
-        found = self.answer(pair.a), self.answer(pair.b)
-        if found[0] == found[1]:
-            raise UserError("is one token for both answers", where=f"pair {pair.name}", remedy="use another pair")
-        return found
+        tokens = self.answer(pair.a), self.answer(pair.b)
+        if tokens[0] == tokens[1]:
+            raise UserError("has the same token for both answers", where=f"pair {pair.name}", remedy="use another pair")
+        return tokens
 
     def word(self, word: str) -> tuple[int, ...]:
-        """Tokens of a word after :data:`PREFIX`, however many."""
+        """Return all tokens of a word after :data:`PREFIX`."""
         if word not in self._words:
             before, whole = (encode_text(self.tokenizer, text) for text in (PREFIX, f"{PREFIX} {word}"))
             self._words[word] = tuple(whole[len(before) :])
@@ -163,12 +178,12 @@ class Dialogues:
 
 
 def single_tokens(dialogues: Dialogues, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs that this tokenizer can answer with."""
-    found = []
+    """Return the pairs whose answers are single tokens of this tokenizer."""
+    possible = []
     for pair in pairs:
         try:
             dialogues.answers(pair)
         except UserError:
             continue
-        found.append(pair)
-    return found
+        possible.append(pair)
+    return possible

@@ -15,7 +15,7 @@ from afintro.errors import UserError
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 ALIKE = 0.99
-"""Two vectors whose absolute cosine is larger count as one."""
+"""Two vectors whose absolute cosine is larger than this count as the same vector."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +23,14 @@ class VectorSet:
     """Vectors of one split.
 
     Args:
-        names: Unique.
+        names: Unique names of the vectors.
         matrix: ``[n, hidden]`` float32, rows of norm 1 in the order of the names.
-        notes: By name, where there is something to say of a vector: ``concept`` and ``pair`` of a concept vector,
-            ``context`` and ``position`` of a real activation. JSON values, as is ``facts``.
-        facts: What a report says of them all.
+        notes: Facts about single vectors by name, as JSON values: ``concept`` and ``pair`` of a concept vector,
+            ``context`` and ``position`` of a real activation.
+        facts: Facts about all vectors, for a report, as JSON values.
+
+    Raises:
+        ValueError: Names are not unique, or the matrix has another shape, dtype or norm.
     """
 
     names: tuple[str, ...]
@@ -37,7 +40,7 @@ class VectorSet:
 
     def __post_init__(self) -> None:
         if len(set(self.names)) < len(self.names):
-            raise ValueError("two vectors have one name")
+            raise ValueError("two vectors have the same name")
         if self.matrix.dtype != np.float32 or self.matrix.ndim != 2 or len(self.matrix) != len(self.names):
             raise ValueError(
                 f"{self.matrix.dtype} {list(self.matrix.shape)} is not float32 [{len(self.names)}, hidden]"
@@ -47,21 +50,21 @@ class VectorSet:
             raise ValueError("rows must have norm 1")
 
     def of(self, name: str) -> NDArray[np.float32]:
-        """The vector of that name: ``[hidden]``, norm 1."""
+        """Return the vector with a name: ``[hidden]``, norm 1."""
         row: NDArray[np.float32] = self.matrix[self._rows[name]]
         return row
 
     def concept(self, name: str) -> str:
-        """The word that a concept vector stands for."""
+        """Return the word that a concept vector stands for."""
         return str(self.notes[name]["concept"])
 
     def partner(self, name: str) -> tuple[str, str]:
-        """Both words of the pair that a concept vector belongs to, in the order of the pair."""
+        """Return both words of the pair that a concept vector belongs to, in the order of the pair."""
         a, b = self.notes[name]["pair"]
         return a, b
 
     def source(self, name: str) -> str:
-        """Id of the context that a real activation was read in."""
+        """Return the id of the context that a real activation was read in."""
         return str(self.notes[name]["context"])
 
     @cached_property
@@ -71,12 +74,12 @@ class VectorSet:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How far vectors point different ways.
+    """How far vectors point in different directions.
 
     Args:
-        mean_cosine: Mean over all pairs of vectors.
-        mean_absolute_cosine: Mean of the absolute cosine over all pairs.
-        participation_ratio: See :func:`participation_ratio`, of the unit vectors.
+        mean_cosine: Mean cosine over all pairs of vectors.
+        mean_absolute_cosine: Mean absolute cosine over all pairs of vectors.
+        participation_ratio: The participation ratio of the unit vectors, see :func:`participation_ratio`.
     """
 
     mean_cosine: float
@@ -85,28 +88,39 @@ class Geometry:
 
 
 def geometry(matrix: NDArray[Any]) -> Geometry:
-    """Of two vectors or more ``[n, hidden]``, none of them zero; their norms play no part."""
+    """Measure the geometry of two or more vectors ``[n, hidden]``; their norms play no part.
+
+    Raises:
+        UserError: A vector is zero, NaN or infinite.
+    """
     unit = unit_rows(matrix, "vectors")
     cosines = (unit @ unit.T)[np.triu_indices(len(unit), 1)]
     return Geometry(float(cosines.mean()), float(np.abs(cosines).mean()), participation_ratio(unit))
 
 
 def participation_ratio(matrix: NDArray[Any]) -> float:
-    """Number of dimensions that the rows of ``[n, hidden]`` take up: ``(sum s**2)**2 / sum s**4`` of the singular values.
+    """Compute how many dimensions the rows of ``[n, hidden]`` occupy: ``(sum s**2)**2 / sum s**4`` of the singular values.
 
-    1 where all lie on one line, and n where they are orthogonal and equally long. As in Gao et al. 2017 (A theory of
-    multineuronal dimensionality, dynamics and measurement), of the second moment and not of the covariance: a common
-    component counts.
+    The ratio is 1 where all rows lie on one line, and n where they are orthogonal and equally long. It follows Gao et al.
+    2017 (A theory of multineuronal dimensionality, dynamics and measurement), but uses the second moment and not the
+    covariance, so that a common component counts.
     """
     powers = np.linalg.svd(matrix.astype(np.float64), compute_uv=False) ** 2
     return float(powers.sum() ** 2 / (powers**2).sum())
 
 
 def unit_rows(matrix: NDArray[Any], where: str) -> NDArray[np.float64]:
-    """The rows of ``[n, hidden]`` with norm 1.
+    """Scale the rows of ``[n, hidden]`` to norm 1.
+
+    Args:
+        matrix: ``[n, hidden]``.
+        where: Name of the rows in the message.
+
+    Returns:
+        float64 ``[n, hidden]``.
 
     Raises:
-        UserError: A row that is zero, NaN or infinite; ``where`` says of what.
+        UserError: A row is zero, NaN or infinite.
     """
     wide = matrix.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
@@ -119,16 +133,16 @@ def unit_rows(matrix: NDArray[Any], where: str) -> NDArray[np.float64]:
 
 
 def random_vectors(count: int, width: int, split: SplitName, seed: int) -> VectorSet:
-    """Directions drawn uniformly, called ``random/<split>/<i>``; more of them begin with the same ones.
+    """Draw uniformly distributed directions, called ``random/<split>/<i>``.
 
-    A hash of seed and split keys the generator: with seeds that are added up, one study's test set would be another's
-    training set.
+    A larger set begins with the vectors of a smaller set. A hash of seed and split keys the generator, because with seeds
+    that are added up one study's test set would be another study's training set.
 
     Args:
-        count: How many.
-        width: Of the residual stream.
-        split: Each has a generator of its own.
-        seed: Of the study.
+        count: Number of vectors.
+        width: Width of the residual stream.
+        split: Each split has its own generator.
+        seed: Seed of the study.
     """
     key = int.from_bytes(hashlib.sha256(f"random vectors {seed} {split}".encode()).digest())
     drawn = np.random.default_rng(key).standard_normal((count, width))
@@ -136,22 +150,20 @@ def random_vectors(count: int, width: int, split: SplitName, seed: int) -> Vecto
     return VectorSet(names, unit_rows(drawn, "random vectors").astype(np.float32))
 
 
-def assert_disjoint_vectors(**splits: VectorSet) -> None:
-    """Show that no vector is in two splits.
+def assert_disjoint_vectors(**sets: VectorSet) -> None:
+    """Show that no two sets share a vector.
 
     Raises:
-        UserError: Two have the same SHA-256 of their float32 bytes, or an absolute cosine above 0.99: names both.
+        UserError: Two vectors have the same SHA-256 of their float32 bytes, or an absolute cosine above 0.99; names both.
     """
-    digests = {
-        split: [hashlib.sha256(row.tobytes()).hexdigest() for row in each.matrix] for split, each in splits.items()
-    }
-    for one, other in combinations(splits, 2):
-        first, second = splits[one], splits[other]
-        same = np.array(digests[one])[:, None] == np.array(digests[other])[None, :]
+    digests = {name: [hashlib.sha256(row.tobytes()).hexdigest() for row in each.matrix] for name, each in sets.items()}
+    for name, other in combinations(sets, 2):
+        first, second = sets[name], sets[other]
+        same = np.array(digests[name])[:, None] == np.array(digests[other])[None, :]
         cosines = np.abs(first.matrix @ second.matrix.T)
-        found = np.argwhere(same | ~(cosines <= ALIKE))
-        if len(found):
-            row, column = found[0]
+        shared = np.argwhere(same | ~(cosines <= ALIKE))
+        if len(shared):
+            row, column = shared[0]
             how = "the same bytes" if same[row, column] else f"absolute cosine {cosines[row, column]:.4f}"
-            what = f"{first.names[row]!r} of {one} and {second.names[column]!r} of {other} are one vector ({how})"
-            raise UserError(what, where="vectors of the splits", remedy="draw one split anew, or leave the vector out")
+            what = f"{first.names[row]!r} of {name} and {second.names[column]!r} of {other} are one vector ({how})"
+            raise UserError(what, where="vectors of the splits", remedy="redraw one split, or leave the vector out")

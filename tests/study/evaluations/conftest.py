@@ -8,10 +8,10 @@ import torch
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.load import Lora
 from afintro.study.asking.session import Scale, Session, Written
-from afintro.tasks.introspection.material import Doses
+from afintro.tasks.introspection.material import Strengths
 from afintro.tasks.introspection.task import Introspection
 
-DOSES = Doses(train=[0.5, 1.0], validation=[0.6, 1.1], test=[0.7, 1.4, 2.8])
+DOSES = Strengths(train=[0.5, 1.0], validation=[0.6, 1.1], test=[0.7, 1.4, 2.8])
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def open_session(study_module):
 
     def make(seed=0, scale=None, **settings):
         scale = scale or Scale(contexts=4, vectors=3, items=3, new_tokens=4, slots=8)
-        doses = Doses(train=[1.0], validation=[1.2], test=[1.4])
+        doses = Strengths(train=[1.0], validation=[1.2], test=[1.4])
         return Session(study_module, variant(**{"seed": seed, "doses": doses, **settings}), seed, 7, scale)
 
     return make

@@ -8,7 +8,7 @@ import pytest
 from afintro.data.introspection_texts import read_self_prediction
 from afintro.study.asking.session import Scale, Written
 from afintro.study.evaluations import chat
-from afintro.tasks.introspection.material import Doses
+from afintro.tasks.introspection.material import Strengths
 
 PROBES = {probe.text: probe.id for probe in read_self_prediction().chat_openers}
 ALONE, AFTER, STEERED = chat.CONDITIONS
@@ -58,7 +58,7 @@ def test_the_same_for_every_training_of_every_variant(planted):
 
 
 def test_the_middle_dose_of_an_even_number_is_the_upper_and_a_swap_has_none(planted):
-    doses = Doses(train=[0.5], validation=[0.6], test=[2.8, 0.7, 1.4, 5.6])
+    doses = Strengths(train=[0.5], validation=[0.6], test=[2.8, 0.7, 1.4, 5.6])
     rows = chat.measure(planted(writes=writes, doses=doses))
     assert {row["dose"] for row in rows if row["steered"]} == {2.8}
     swapped = chat.measure(planted(writes=writes, vectors="swap"))

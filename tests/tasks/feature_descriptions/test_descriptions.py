@@ -1,6 +1,7 @@
 """Descriptions of features: from clusters, from categories, and read again."""
 
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,10 @@ from afintro.data.files import write_json
 from afintro.errors import UserError
 from afintro.tasks.feature_descriptions.descriptions import from_categories, from_clusters, read_descriptions
 
-REAL = Path("/work/shared/data/af/sae_feature_categories.json")
+REAL = (
+    Path(os.environ.get("AFINTRO_AF_DATA") or Path(__file__).parents[4] / "shared/data/af")
+    / "sae_feature_categories.json"
+)
 SUMMARIES = {"0": "Refusal.", "1": " Being watched ", "2": "", "3": None, "-1": "Noise."}
 ENTRY = {"latent_id": 13, "category": "intent", "confidence": 5, "reasoning": "Complies.", "description": "Group A."}
 
@@ -28,37 +32,37 @@ class TestClusters:
         )
 
     def test_labels(self, tmp_path):
-        described, unlabelled = self.build(tmp_path, {"40/7": 1, "12": "0", "3": 0})
+        described, unlabeled = self.build(tmp_path, {"40/7": 1, "12": "0", "3": 0})
         assert described == {
             "40/7": {"chosen_label": "Being watched", "cluster_id": "1", "all_labels": ["Being watched"]},
             "12": {"chosen_label": "Refusal.", "cluster_id": "0", "all_labels": ["Refusal."]},
             "3": {"chosen_label": "Refusal.", "cluster_id": "0", "all_labels": ["Refusal."]},
         }
-        assert unlabelled == []
+        assert unlabeled == []
 
     def test_without_label(self, tmp_path):
         """No cluster, one without a summary, one with an empty summary; a summary of the noise is none."""
-        described, unlabelled = self.build(
+        described, unlabeled = self.build(
             tmp_path, {"1": 0, "2": None, "3": -1, "4": "-1", "5": 9, "6": "2", "7": 3, "8": ""}
         )
         assert list(described) == ["1"]
-        assert unlabelled == ["2", "3", "4", "5", "6", "7", "8"]
+        assert unlabeled == ["2", "3", "4", "5", "6", "7", "8"]
 
     @pytest.mark.parametrize(
         ("assignments", "summaries", "what"),
         [
-            ({"1": [0]}, SUMMARIES, "assignments.json, feature '1': cluster is list"),
-            ({"1": 0.5}, SUMMARIES, "assignments.json, feature '1': cluster is float"),
-            ({"1": True}, SUMMARIES, "assignments.json, feature '1': cluster is bool"),
-            ({"1": 0}, {"0": 5}, "summaries.json, cluster '0': is int, not a string"),
+            ({"1": [0]}, SUMMARIES, "assignments.json, feature '1': cluster is of type list"),
+            ({"1": 0.5}, SUMMARIES, "assignments.json, feature '1': cluster is of type float"),
+            ({"1": True}, SUMMARIES, "assignments.json, feature '1': cluster is of type bool"),
+            ({"1": 0}, {"0": 5}, "summaries.json, cluster '0': is of type int, not a string"),
             ({"1": 0}, '{"0": "\\ud83d"}', "summaries.json, cluster '0': holds half a character"),
             ({"1": 0, "2": 0}, {"7": "x"}, "no feature has a label"),
-            ('{"1": 0, "2": 0, "1": 1}', SUMMARIES, "assignments.json: cannot be read: '1' stands there twice"),
-            ({}, SUMMARIES, "assignments.json: holds nothing"),
-            ([], SUMMARIES, "assignments.json: is list, not an object"),
-            ('{"1": 0,\n "2" 0}', SUMMARIES, "assignments.json, line 2: malformed JSON"),
+            ('{"1": 0, "2": 0, "1": 1}', SUMMARIES, "assignments.json: "),
+            ({}, SUMMARIES, "assignments.json: "),
+            ([], SUMMARIES, "assignments.json: "),
+            ('{"1": 0,\n "2" 0}', SUMMARIES, "assignments.json, line 2: "),
             *[
-                ({key: 0}, SUMMARIES, f"assignments.json, feature {key!r}: {key!r} is no feature")
+                ({key: 0}, SUMMARIES, f"assignments.json, feature {key!r}: {key!r} is not a feature")
                 for key in ("", "x", "-1", "1.0", "40/", "/1", "1/2/3", "01", " 1", "१", "1\n")
             ],
         ],
@@ -69,10 +73,10 @@ class TestClusters:
         assert what in str(error.value)
 
     def test_files(self, tmp_path):
-        with pytest.raises(UserError, match=r"absent.json: does not exist"):
+        with pytest.raises(UserError, match=r"absent.json: "):
             from_clusters(tmp_path / "absent.json", tmp_path / "absent.json")
         (tmp_path / "bad.json").write_bytes(b'{"1": "\xff"}')
-        with pytest.raises(UserError, match=r"bad.json: cannot be read"):
+        with pytest.raises(UserError, match=r"bad.json: "):
             from_clusters(tmp_path / "bad.json", tmp_path / "bad.json")
 
 
@@ -82,7 +86,7 @@ class TestCategories:
 
     def test_labels(self, tmp_path):
         other = {"latent_id": "40/2", "reasoning": " Watched. ", "description": None}
-        described, unlabelled = self.build(tmp_path, {"intent": [ENTRY], "monitoring": [other]})
+        described, unlabeled = self.build(tmp_path, {"intent": [ENTRY], "monitoring": [other]})
         assert described == {
             "13": {
                 "chosen_label": "Complies.", "cluster_id": "intent", "all_labels": ["Complies.", "Group A."],
@@ -93,7 +97,7 @@ class TestCategories:
                 "category": "monitoring",
             },
         }  # fmt: skip
-        assert unlabelled == []
+        assert unlabeled == []
 
     def test_without_reasoning_the_description_and_without_both_nothing(self, tmp_path):
         entries = [
@@ -101,24 +105,24 @@ class TestCategories:
             ENTRY | {"latent_id": 14, "reasoning": "", "description": " "},
             {"latent_id": 15},
         ]
-        described, unlabelled = self.build(tmp_path, {"intent": entries})
+        described, unlabeled = self.build(tmp_path, {"intent": entries})
         assert described["13"]["chosen_label"] == "Group A."
         assert described["13"]["all_labels"] == ["Group A."]
-        assert (list(described), unlabelled) == (["13"], ["14", "15"])
+        assert (list(described), unlabeled) == (["13"], ["14", "15"])
 
     @pytest.mark.parametrize(
         ("content", "what"),
         [
             ({"intent": [ENTRY], "b": [ENTRY | {"category": "b"}]}, "b, record 0: feature 13 is listed in intent, rec"),
             ({"a": [{"latent_id": 1}, {"latent_id": 1}]}, "a, record 1: feature 1 is listed in a, record 0 already"),
-            ({"other": [ENTRY]}, "other, record 0: is of category 'intent'"),
-            ({"intent": ENTRY}, "intent: is dict, not a list"),
-            ({"intent": [13]}, "intent, record 0: is int, not an object"),
+            ({"other": [ENTRY]}, "other, record 0: has the category 'intent'"),
+            ({"intent": ENTRY}, "intent: is of type dict, not a list"),
+            ({"intent": [13]}, "intent, record 0: is of type int, not an object"),
             ({"intent": [{"reasoning": "a"}]}, "intent, record 0: has no field 'latent_id'"),
-            ({"intent": [ENTRY | {"latent_id": 1.5}]}, "intent, record 0: 1.5 is no feature"),
-            ({"intent": [ENTRY | {"latent_id": True}]}, "intent, record 0: True is no feature"),
-            ({"intent": [ENTRY | {"latent_id": -1}]}, "intent, record 0: -1 is no feature"),
-            ({"intent": [ENTRY | {"reasoning": 5}]}, "intent, record 0, reasoning: is int, not a string"),
+            ({"intent": [ENTRY | {"latent_id": 1.5}]}, "intent, record 0: 1.5 is not a feature"),
+            ({"intent": [ENTRY | {"latent_id": True}]}, "intent, record 0: True is not a feature"),
+            ({"intent": [ENTRY | {"latent_id": -1}]}, "intent, record 0: -1 is not a feature"),
+            ({"intent": [ENTRY | {"reasoning": 5}]}, "intent, record 0, reasoning: is of type int, not a string"),
             ({"intent": []}, "no feature has a label"),
         ],
     )
@@ -128,9 +132,9 @@ class TestCategories:
 
     @pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
     def test_real_file(self):
-        described, unlabelled = from_categories(REAL)
+        described, unlabeled = from_categories(REAL)
         clusters = Counter(description["cluster_id"] for description in described.values())
-        assert (len(described), unlabelled, clusters.most_common(1)) == (1287, [], [("alignment_faking_intent", 868)])
+        assert (len(described), unlabeled, clusters.most_common(1)) == (1287, [], [("alignment_faking_intent", 868)])
         assert described["13"]["chosen_label"].startswith("Detects final decision to comply with harmful requests")
 
 
@@ -151,14 +155,14 @@ class TestRead:
     @pytest.mark.parametrize(
         ("content", "what"),
         [
-            ({"a": DESCRIPTION}, "feature 'a': 'a' is no feature"),
+            ({"a": DESCRIPTION}, "feature 'a': 'a' is not a feature"),
             ({"1": "Refusal."}, "feature '1': is not an object"),
             ({"1": DESCRIPTION | {"all_labels": "Refusal."}}, "feature '1': is not an object with a list 'all_labels'"),
-            ({"1": DESCRIPTION | {"all_labels": [3]}}, "feature '1', all_labels: is int"),
+            ({"1": DESCRIPTION | {"all_labels": [3]}}, "feature '1', all_labels: is of type int"),
             ({"1": DESCRIPTION | {"chosen_label": " "}}, "feature '1': has no chosen_label"),
-            ({"1": DESCRIPTION | {"cluster_id": 0}}, "feature '1', cluster_id: is int"),
+            ({"1": DESCRIPTION | {"cluster_id": 0}}, "feature '1', cluster_id: is of type int"),
             ({"1": {"chosen_label": "a", "all_labels": []}}, "feature '1': has no chosen_label or no cluster_id"),
-            ({"1": DESCRIPTION | {"category": 2}}, "feature '1', category: is int"),
+            ({"1": DESCRIPTION | {"category": 2}}, "feature '1', category: is of type int"),
         ],
     )
     def test_wrong(self, tmp_path, content, what):

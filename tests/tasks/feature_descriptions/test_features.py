@@ -1,4 +1,4 @@
-"""Feature files: the bytes on disk, reading rows alone, wrong files; choosing features and their activation profiles."""
+"""Feature files: the bytes on disk, reading rows alone, wrong files."""
 
 import errno
 import json
@@ -8,9 +8,6 @@ import pickle
 import re
 import signal
 import struct
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +18,8 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 from afintro.errors import UserError
-from afintro.tasks.feature_descriptions import features
-from afintro.tasks.feature_descriptions.features import (
-    FeatureFile,
-    activation_profiles,
-    map_array,
-    most_selective,
-    write_features,
-)
+from afintro.tasks.feature_descriptions.features import FeatureFile, write_features
 
-ROOT = Path(__file__).resolve().parents[3]
 INDICES = np.array([1, 3, 12, 13, 40], np.int64)
 VECTORS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
@@ -47,13 +36,16 @@ def names(folder):
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def process(code, *arguments):
-    """Python code in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+def exit_code(work, *arguments):
+    """The exit code of a forked process that does the work."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+def resident_mb():
+    return int(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
 
 
 class TestWrite:
@@ -103,30 +95,22 @@ class TestWrite:
         assert path.read_bytes() == before
         assert names(path.parent) == [path.name]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("old", [True, False])
     def test_kill_while_writing_leaves_no_half_file(self, tmp_path, old):
         path = tmp_path / "layer_40.safetensors"
         if old:
             write_features(path, [VECTORS], INDICES, 3, {"layer": "40"})
         before = path.read_bytes() if old else None
-        result = process(
-            """
-            import os, signal, sys
-            from pathlib import Path
-            import numpy as np
-            from afintro.tasks.feature_descriptions.features import write_features
+        written = multiprocessing.get_context("fork").Value("q", 0)
 
-            def blocks():
-                yield np.ones((600, 4096), np.float32)  # more than any buffer: on the disk by now
-                print(sum(path.stat().st_size for path in Path(sys.argv[1]).parent.iterdir()), flush=True)
-                os.kill(os.getpid(), signal.SIGKILL)
+        def blocks():
+            yield np.ones((600, 4096), np.float32)  # more than any buffer: on the disk by now
+            written.value = sum(entry.stat().st_size for entry in tmp_path.iterdir())
+            os.kill(os.getpid(), signal.SIGKILL)
 
-            write_features(Path(sys.argv[1]), blocks(), np.arange(700), 4096, {"layer": "40"})
-            """,
-            path,
-        )
-        assert result.returncode == -signal.SIGKILL, result.stderr
-        assert int(result.stdout) > 2**20, "nothing was written yet"
+        assert exit_code(write_features, path, blocks(), np.arange(700), 4096, {"layer": "40"}) == -signal.SIGKILL
+        assert written.value > 2**20, "nothing was written yet"
         assert (path.read_bytes() if path.exists() else None) == before
         write_features(path, [VECTORS], INDICES, 3, {"layer": "40"})
         assert FeatureFile(path).count == 5
@@ -173,18 +157,21 @@ class TestRead:
         np.testing.assert_array_equal(file.rows([1, 0]), values.float().numpy()[::-1])
         assert file.layer == 7
 
-    @pytest.mark.parametrize("method", ["fork", "spawn"])
-    def test_in_other_processes(self, path, method):
+    @pytest.mark.slow
+    def test_in_other_processes(self, path):
         file = FeatureFile(path)
         file.rows([0])  # opened here before the others use it
-        with multiprocessing.get_context(method).Pool(2) as pool:
+        with multiprocessing.get_context("fork").Pool(2) as pool:
             found = pool.map(file.rows, [[row] for row in range(5)], chunksize=1)
         np.testing.assert_array_equal(np.concatenate(found), VECTORS)
 
     def test_pickle_holds_no_vectors(self, tmp_path):
         write_features(tmp_path / "f", [np.zeros((4, 5000), np.float32)], np.arange(4), 5000, {"layer": "0"})
-        assert len(pickle.dumps(FeatureFile(tmp_path / "f"))) < 2000
+        pickled = pickle.dumps(FeatureFile(tmp_path / "f"))
+        assert len(pickled) < 2000
+        assert not pickle.loads(pickled).rows([3]).any()
 
+    @pytest.mark.slow
     def test_resident_memory_does_not_grow(self, tmp_path):
         """Neither with 200 rows from anywhere, nor with the whole 200 MB in blocks."""
         count, width = 51200, 1024
@@ -199,31 +186,21 @@ class TestRead:
         with open(tmp_path / "big", "wb") as file:
             file.write(struct.pack("<Q", len(text)) + text + np.arange(count).tobytes())
             file.truncate(file.tell() + 4 * count * width)  # sparse: zeros that take no room
-        result = process(
-            """
-            import re, sys
-            import numpy as np
-            from afintro.tasks.feature_descriptions.features import FeatureFile
+        grown = multiprocessing.get_context("fork").Array("q", 2)
 
-            def resident():
-                with open("/proc/self/status") as status:
-                    return int(re.search(r"VmRSS:\\s+(\\d+) kB", status.read())[1]) // 1024
-
-            before = resident()
-            file = FeatureFile(sys.argv[1])
+        def read():
+            before = resident_mb()
+            file = FeatureFile(tmp_path / "big")
             vectors = file.rows(np.random.default_rng(0).integers(0, file.count, 200))
-            print(resident() - before)
+            grown[0] = resident_mb() - before
+            del vectors
             for first in range(0, file.count, 256):
                 file.rows(range(first, first + 256))
-                highest = resident()
-            print(highest - before)
-            """,
-            tmp_path / "big",
-        )
-        assert result.returncode == 0, result.stderr
-        rows, blocks = map(int, result.stdout.split())
-        assert rows < 20, f"200 rows: {rows} MB more"
-        assert blocks < 20, f"all rows: {blocks} MB more"
+                grown[1] = max(grown[1], resident_mb() - before)
+
+        assert exit_code(read) == 0
+        assert grown[0] < 20, f"200 rows: {grown[0]} MB more"
+        assert grown[1] < 20, f"all rows: {grown[1]} MB more"
 
     def test_a_file_written_anew_is_noticed(self, path):
         file = FeatureFile(path)
@@ -335,128 +312,3 @@ class TestWrongFile:
     def test_the_header_of_these_tests_is_right(self, tmp_path):
         header()(tmp_path / "good")
         assert FeatureFile(tmp_path / "good").rows([0, 1]).shape == (2, 3)
-
-
-class TestMostSelective:
-    @pytest.mark.parametrize(
-        ("top_k", "chosen"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 4]), (4, [1, 2, 3, 4]), (5, [0, 1, 2, 3, 4])]
-    )
-    def test_largest_absolute_values_lower_index_first(self, top_k, chosen):
-        found = most_selective(np.array([0.1, -0.5, 0.5, -0.2, 0.5]), top_k, "s.npy")
-        assert found.dtype == np.int64
-        assert found.tolist() == chosen
-
-    def test_many_equals(self):
-        """Short arrays are sorted in a way that keeps the order by chance."""
-        selectivity = np.tile([0.5, -0.5, 0.1], 1000)
-        assert most_selective(selectivity, 4, "s").tolist() == [0, 1, 3, 4]
-
-    def test_unsigned_and_single(self):
-        assert most_selective(np.array([0, 1, 255], np.uint8), 2, "s").tolist() == [1, 2]
-        assert most_selective(np.array([0.3]), 1, "s").tolist() == [0]
-
-    @pytest.mark.parametrize(
-        ("selectivity", "top_k", "what"),
-        [
-            ([0.1, np.nan, np.nan], 1, "selectivity of feature 1 is nan (2 such of 3)"),
-            ([0.1, 0.2, -np.inf], 1, "selectivity of feature 2 is -inf"),
-            ([0.25, 0.25, 0.25], 1, "selectivity is 0.25 for every feature"),
-            ([[0.1, 0.2]], 1, "selectivity is [1, 2], not [features]"),
-            ([0.1, 0.2], 3, "top_k is 3, of 2 features"),
-            ([0.1, 0.2], 0, "top_k is 0"),
-            ([0.1, 0.2], -1, "top_k is -1"),
-        ],
-    )
-    def test_wrong(self, selectivity, top_k, what):
-        with pytest.raises(UserError, match=re.escape(f"s.npy: {what}")):
-            most_selective(np.array(selectivity), top_k, "s.npy")
-
-
-class TestActivationProfiles:
-    @pytest.mark.parametrize("order", ["C", "F"])
-    @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64, np.int8, np.bool_])
-    def test_columns_as_rows(self, tmp_path, monkeypatch, dtype, order):
-        monkeypatch.setattr(features, "BLOCK_BYTES", 3 * 9 * np.dtype(dtype).itemsize)  # three texts at a time
-        matrix = np.random.default_rng(0).integers(0, 2, (10, 9)).astype(dtype, order=order)
-        np.save(tmp_path / "a.npy", matrix)
-        columns = np.array([0, 2, 3, 7, 8])
-        blocks = list(activation_profiles(tmp_path / "a.npy", columns, block_columns=2))
-        assert [block.shape for block in blocks] == [(2, 10), (2, 10), (1, 10)]
-        assert {block.dtype for block in blocks} == {np.dtype(np.float32)}
-        np.testing.assert_array_equal(np.concatenate(blocks), matrix[:, columns].T.astype(np.float32))
-
-    def test_the_matrix_is_never_in_memory(self, tmp_path):
-        matrix = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float32, (2000, 25_000))  # 200 MB, sparse
-        del matrix
-        result = process(
-            """
-            import re, sys
-            from pathlib import Path
-            import numpy as np
-            from afintro.tasks.feature_descriptions.features import activation_profiles
-
-            def highest():
-                with open("/proc/self/status") as status:
-                    return int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read())[1]) // 1024
-
-            before = highest()
-            for block in activation_profiles(Path(sys.argv[1]), np.arange(0, 25_000, 250)):
-                assert block.shape == (100, 2000)
-            print(highest() - before)
-            """,
-            tmp_path / "a.npy",
-        )
-        assert result.returncode == 0, result.stderr
-        assert int(result.stdout) < 60
-
-    @pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN"), (1e300, "an infinite value")])
-    def test_not_finite(self, tmp_path, value, what):
-        matrix = np.zeros((4, 6))
-        matrix[3, 5] = value
-        np.save(tmp_path / "a.npy", matrix)
-        assert len(list(activation_profiles(tmp_path / "a.npy", np.arange(5)))) == 1
-        with pytest.raises(UserError, match=f"a.npy: vector of feature 5 holds {what}"):
-            list(activation_profiles(tmp_path / "a.npy", np.arange(6)))
-
-
-class Bomb:
-    """Runs a command when it is unpickled."""
-
-    def __reduce__(self):
-        return os.mkdir, ("unpickled",)
-
-
-NOT_ARRAYS = {  # what is wrong: (makes the file, what the message names)
-    "missing": (lambda path: None, "does not exist"),
-    "a folder": (lambda path: path.mkdir(), "cannot be read"),
-    "empty": (lambda path: path.write_bytes(b""), "is no .npy file"),
-    "text": (lambda path: path.write_text("1 2 3\n4 5 6\n"), "is no .npy file"),
-    "a pickle": (lambda path: path.write_bytes(pickle.dumps(Bomb())), "is no .npy file"),
-    "objects": (lambda path: np.save(path, np.array([[Bomb()]], object)), "holds Python objects"),
-    "an archive": (lambda path: np.savez(path.open("wb"), a=VECTORS), "is no .npy file"),
-    "cut off": (
-        lambda path: (np.save(path, VECTORS), path.write_bytes(path.read_bytes()[:-4])),
-        "is no .npy file (mmap length",
-    ),
-    "one dimension": (lambda path: np.save(path, VECTORS[0]), "is [3]"),
-    "three dimensions": (lambda path: np.save(path, VECTORS[None]), "is [1, 5, 3]"),
-    "complex": (lambda path: np.save(path, VECTORS.astype(complex)), "complex128, not real numbers"),
-    "strings": (lambda path: np.save(path, VECTORS.astype(str)), "not real numbers"),
-}
-
-
-class TestNotAnArray:
-    @pytest.mark.parametrize("what", NOT_ARRAYS)
-    def test_is_named_and_never_unpickled(self, tmp_path, monkeypatch, what):
-        monkeypatch.chdir(tmp_path)
-        make, message = NOT_ARRAYS[what]
-        make(tmp_path / "bad.npy")
-        with pytest.raises(UserError, match=re.escape(message)) as error:
-            list(activation_profiles(tmp_path / "bad.npy", np.array([0])))
-        assert str(error.value).startswith(f"{tmp_path}/bad.npy: ")
-        assert not Path("unpickled").exists()
-
-    def test_map_is_read_only(self, tmp_path):
-        np.save(tmp_path / "a.npy", VECTORS)
-        with pytest.raises(ValueError, match="read-only"):
-            map_array(tmp_path / "a.npy", 2)[0, 0] = 1

@@ -131,10 +131,10 @@ ROW_ERRORS = {
     "null label": (changed(1, chosen_label=None), "column 'chosen_label' has empty entries"),
     "null cluster": (changed(1, cluster_id=None), "column 'cluster_id' has empty entries"),
     "half a feature": (changed(1, feature=0.5), "cannot be read"),
-    "twice": ([*ROWS, ROWS[0]], "feature 3/9 stands twice"),
-    "unknown layer": (changed(1, layer=4), "has features of layer 4, of which there is no feature file"),
-    "no layer": (without("layer"), "6 features name no layer, and there are 2 feature files"),
-    "one without a layer": (changed(1, layer=None), "1 features name no layer, and there are 2 feature files"),
+    "twice": ([*ROWS, ROWS[0]], "feature 3/9 occurs twice"),
+    "unknown layer": (changed(1, layer=4), "has features of layer 4, but no feature file"),
+    "no layer": (without("layer"), "6 features name no layer, but there are 2 feature files"),
+    "one without a layer": (changed(1, layer=None), "1 features name no layer, but there are 2 feature files"),
     "none with a vector": ([ROWS[3], ROWS[5]], "none of its features is in a feature file"),
 }
 
@@ -153,8 +153,8 @@ def test_rows_that_are_wrong_are_named(tmp_path: Path, files: list[FeatureFile],
 
 DESCRIBED = entry(ROWS[0])
 JSON_ERRORS = {
-    "twice": ({"9": DESCRIBED, "3/9": DESCRIBED}, 1, "feature 3/9 stands twice"),
-    "no layer": ({"9": DESCRIBED, "3/0": DESCRIBED}, 2, "1 features name no layer, and there are 2 feature files"),
+    "twice": ({"9": DESCRIBED, "3/9": DESCRIBED}, 1, "feature 3/9 occurs twice"),
+    "no layer": ({"9": DESCRIBED, "3/0": DESCRIBED}, 2, "1 features name no layer, but there are 2 feature files"),
     "unknown layer": ({"4/9": DESCRIBED}, 2, "has features of layer 4"),
     "another single layer": ({"7/2": DESCRIBED}, 1, "has features of layer 7"),
     "none with a vector": ({"3/1": DESCRIBED}, 2, "none of its features is in a feature file"),
@@ -178,11 +178,11 @@ def test_descriptions_that_are_wrong_are_named(tmp_path: Path, files: list[Featu
     [
         ("nowhere.json", None, "does not exist"),
         ("nowhere.parquet", None, "does not exist"),
-        ("table.csv", "feature,chosen_label\n", "is .csv"),
-        ("table", "{}", "is of no known kind"),
+        ("table.csv", "feature,chosen_label\n", "has the unknown ending '.csv'"),
+        ("table", "{}", "has the unknown ending ''"),
         ("broken.jsonl", '{"feature": 1,\n', "cannot be read"),
         ("broken.parquet", "not Parquet", "cannot be read"),
-        ("empty.jsonl", "", "holds nothing"),
+        ("empty.jsonl", "", "is empty"),
         ("blank.jsonl", "\n \n", "cannot be read"),
         ("numbers.jsonl", "1\n2\n", "cannot be read"),
     ],

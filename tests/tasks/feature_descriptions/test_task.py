@@ -20,8 +20,9 @@ from afintro.evaluation.metrics import Prediction
 from afintro.lm.injection import VectorSpace
 from afintro.tasks.base import EXPLAINER
 from afintro.tasks.feature_descriptions.features import FeatureFile, write_features
-from afintro.tasks.feature_descriptions.functional import Reading, functional_auroc
+from afintro.tasks.feature_descriptions.neighbors import baseline_labels
 from afintro.tasks.feature_descriptions.records import Feature
+from afintro.tasks.feature_descriptions.scorer import Detection, functional_auroc
 from afintro.tasks.feature_descriptions.task import FeatureDescriptions, Wording
 from afintro.tasks.vectors import shuffled as exchange
 
@@ -118,7 +119,7 @@ def task(folder: Path, explainer: Any = None, stage: str = "fit", train: str = "
     """The data module on the small data, set up if there is an explainer."""
     settings = {"features": [str(folder / f"L{layer}.safetensors") for layer in LAYERS], **settings}
     settings = {"validation_fraction": 0.15, "batch_size": 4, **settings}
-    for name in ("validation_path", "test_path", "firings"):
+    for name in ("validation_path", "test_path", "activations"):
         if settings.get(name):
             settings[name] = str(folder / settings[name])
     data = FeatureDescriptions(train_path=str(folder / train), **settings)
@@ -128,7 +129,7 @@ def task(folder: Path, explainer: Any = None, stage: str = "fit", train: str = "
     return data
 
 
-FILES = {"validation_path": "held.json", "firings": "firings.json"}
+FILES = {"validation_path": "held.json", "activations": "firings.json"}
 OFF = {"train": "descriptions.json"}  # validation is split off
 
 
@@ -328,7 +329,7 @@ def test_feature_files_that_do_not_go_together_are_refused(folder: Path, tmp_pat
     first, other = str(folder / "L1.safetensors"), str(tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=r"data.features: vectors of width 20 in w.safetensors, 32 in L1.safetensors"):
         task(folder, reader, features=[first, other])
-    with pytest.raises(UserError, match=r"data.features: two files of one layer"):
+    with pytest.raises(UserError, match=r"data.features: two files are of one layer"):
         task(folder, reader, features=[first, first])
     with pytest.raises(UserError, match=r"data.features: is absent"):
         task(folder, features=None)
@@ -379,9 +380,9 @@ def test_a_vector_is_read_when_its_example_is_asked_for(
     rows = FeatureFile.rows
     monkeypatch.setattr(FeatureFile, "rows", lambda self, wanted: (read.append(len(wanted)), rows(self, wanted))[1])
     data = task(folder)
-    data.rows("validation")
+    data.feature_split("validation")
     examples = data.read_examples("train", reader)
-    assert (len(examples), read) == (len(data.rows("train").indices), []), "opening and splitting reads none"
+    assert (len(examples), read) == (len(data.feature_split("train").indices), []), "opening and splitting reads none"
     assert examples[3].uid == examples[3 - len(examples)].uid
     assert read == [1, 1]
     assert names(examples[2:5]) == [examples[i].uid for i in (2, 3, 4)]
@@ -412,11 +413,12 @@ def said(predictions: list[Prediction]) -> dict[str, str | None]:
 
 @pytest.mark.parametrize("settings", [FILES, OFF], ids=["files", "split off"])
 def test_the_nearest_is_the_nearest(
-    folder: Path, reader: Any, vectors: dict[str, np.ndarray], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    folder: Path, reader: Any, vectors: dict[str, np.ndarray], settings: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("afintro.tasks.feature_descriptions.task.BLOCK", 7)
     data = task(folder, reader, **settings)
     found = data.baselines("validation")
+    in_blocks = baseline_labels(data.feature_split("train"), data.feature_split("validation"), block=7)
+    assert in_blocks == {name: [p.predicted for p in found[name]] for name in in_blocks}
     train, held = names(data.examples["train"]), names(data.examples["validation"])
 
     def nearest(uid: str, among: list[str]) -> str:
@@ -545,7 +547,7 @@ def test_every_judge_is_asked_once_with_all_pairs(folder: Path, reader: Any) -> 
     exact = Counting("exact", lambda reference, candidate: float(reference == candidate))
     unread = Counting("unread", lambda reference, candidate: None if "cats" in candidate else 0.5)
     texts = Counting("texts", lambda description, text: float(description.removeprefix("fires on ") in text))
-    data = task(folder, reader, judges=[exact, unread], reader=texts, texts_per_side=3, **FILES)
+    data = task(folder, reader, judges=[exact, unread], scorer=texts, texts_per_side=3, **FILES)
     systems = {
         EXPLAINER: answers(data, "fires on cats", None, "fires on the moon"),
         "reference": data.baselines("validation")["reference"],
@@ -571,7 +573,7 @@ def test_every_judge_is_asked_once_with_all_pairs(folder: Path, reader: Any) -> 
 
 def test_a_score_of_nothing_stays_nothing(folder: Path, reader: Any) -> None:
     mute = Counting("mute", lambda *_: None)
-    data = task(folder, reader, judges=[mute], reader=mute, **FILES)
+    data = task(folder, reader, judges=[mute], scorer=mute, **FILES)
     found = data.graded({EXPLAINER: answers(data, "fires on cats")})
     assert {tuple(p.scores.items()) for p in found[EXPLAINER]} == {(("mute", None), ("functional", None))}
     assert data.warnings_about(found, {}) == [
@@ -598,13 +600,13 @@ def test_firings_of_one_layer_may_name_features_by_number(folder: Path, reader: 
         write_json(tmp_path / "one.json", {uid: entry for uid, entry in described.items() if uid.startswith("1/")})
         one = [str(folder / "L1.safetensors")]
         data = task(
-            folder, reader, features=one, train=str(tmp_path / "one.json"), firings=str(path), texts_per_side=99
+            folder, reader, features=one, train=str(tmp_path / "one.json"), activations=str(path), texts_per_side=99
         )
         graded = data.graded({"reference": data.baselines("validation")["reference"]})["reference"]
         scores.append([p.scores["functional"] for p in graded])
     assert scores[0] == scores[1]
     readings = [
-        Reading(
+        Detection(
             p.expected,
             tuple(s["text"] for s in samples if TOPICS[topic(p.uid)] in s["text"]),
             tuple(s["text"] for s in samples if TOPICS[topic(p.uid)] not in s["text"]),

@@ -13,18 +13,19 @@ import torch
 from afintro.errors import UserError
 from afintro.lm.load import load_model, load_tokenizer
 from afintro.tasks.feature_descriptions import toy as toy_features
-from afintro.tasks.feature_descriptions.activations import read_firings
+from afintro.tasks.feature_descriptions import toy_dictionaries
+from afintro.tasks.feature_descriptions.activations import read_activations
 from afintro.tasks.feature_descriptions.features import FeatureFile
 from afintro.tasks.feature_descriptions.records import FeatureTable
-from afintro.tasks.feature_descriptions.toy import (
+from afintro.tasks.feature_descriptions.toy import embedded_features
+from afintro.tasks.feature_descriptions.toy_dictionaries import (
     SITES,
-    Factors,
+    Atom,
+    Dictionary,
+    FactorTable,
     FeatureSettings,
-    Found,
-    Kind,
     Readout,
     describe,
-    embedded_features,
     factors_of,
     learn,
     read_out,
@@ -58,7 +59,7 @@ class TestExplain:
         ],
     )
     def test_a_planted_conjunction_is_found(self, planted):
-        score, conjunction = Factors(ROWS).explain(fires(**planted))
+        score, conjunction = FactorTable(ROWS).explain(fires(**planted))
         assert score == pytest.approx(1.0)
         assert dict(conjunction) == planted
         assert [name for name, _ in conjunction] == [n for n in ("asker", "area", "tier", "cue") if n in planted]
@@ -66,7 +67,7 @@ class TestExplain:
     def test_also_under_noise(self):
         noisy = fires(asker="clerk", tier="paid")
         noisy[np.random.default_rng(0).choice(len(ROWS), 8, replace=False)] = 1
-        score, conjunction = Factors(ROWS).explain(noisy)
+        score, conjunction = FactorTable(ROWS).explain(noisy)
         assert conjunction == (("asker", "clerk"), ("tier", "paid"))
         hit = fires(asker="clerk", tier="paid")
         assert score == pytest.approx(2 * (noisy @ hit) / (noisy.sum() + hit.sum()))
@@ -77,17 +78,17 @@ class TestExplain:
         rows = [{"asker": "nurse", "tier": "paid" if i < paid else "free"} for i in range(50)]
         rows += [{"asker": "clerk", "tier": "paid" if i % 2 else "free"} for i in range(50)]
         target = np.array([row == {"asker": "nurse", "tier": "paid"} for row in rows], np.float32)
-        score, conjunction = Factors(rows).explain(target)
+        score, conjunction = FactorTable(rows).explain(target)
         assert conjunction == (("asker", "nurse"), ("tier", "paid"))[: 1 + longer]
         assert score == pytest.approx(1.0 if longer else 2 * 46 / 96)
 
     def test_at_most_so_many_factors(self):
         target = fires(asker="nurse", tier="paid", cue="evaluation", area="fraud")
-        assert len(Factors(ROWS).explain(target)[1]) == 3
-        assert len(Factors(ROWS).explain(target, most=4)[1]) == 4
+        assert len(FactorTable(ROWS).explain(target)[1]) == 3
+        assert len(FactorTable(ROWS).explain(target, most=4)[1]) == 4
 
     def test_what_never_fires_has_no_label(self):
-        assert Factors(ROWS).explain(np.zeros(len(ROWS), np.float32)) == (0.0, ())
+        assert FactorTable(ROWS).explain(np.zeros(len(ROWS), np.float32)) == (0.0, ())
 
 
 def test_golden_label() -> None:
@@ -115,14 +116,14 @@ def test_golden_factors(asker: str, area: str, monitored: str, unmonitored: str)
         assert answer in scenario.say(scenario.behavior(cue))
 
 
-def atom(layer: int = 0, f1: float = 0.8, fired: tuple[int, ...] = (), **factors: str) -> Found:
+def atom(layer: int = 0, f1: float = 0.8, fired: tuple[int, ...] = (), **factors: str) -> Atom:
     drawn = np.random.default_rng([layer, int(1e6 * f1), len(factors)]).standard_normal(6).astype(np.float32)
-    return Found(layer, drawn, np.array(fired, dtype=np.int64), f1, tuple(factors.items()))
+    return Atom(layer, drawn, np.array(fired, dtype=np.int64), f1, tuple(factors.items()))
 
 
 def test_of_each_layer_and_label_the_best_are_kept() -> None:
     atoms = [atom(layer, 0.75 + number / 100, asker=name) for number in range(5) for layer in (0, 1) for name in "ab"]
-    kept = toy_features._best([*atoms, atom(0, 0.76, asker="c")], 2)
+    kept = toy_features.best_labeled([*atoms, atom(0, 0.76, asker="c")], 2)
     assert sorted((a.layer, describe(a.conjunction), round(a.f1, 2)) for a in kept) == [
         (0, "a", 0.78), (0, "a", 0.79), (0, "b", 0.78), (0, "b", 0.79), (0, "c", 0.76),
         (1, "a", 0.78), (1, "a", 0.79), (1, "b", 0.78), (1, "b", 0.79),
@@ -137,14 +138,14 @@ def test_a_dictionary_finds_planted_directions() -> None:
     activations = np.stack([3 * directions[row["asker"]] + 0.1 * directions[row["tier"]] for row in rows])
     train = (activations + 0.01 * drawn.standard_normal(activations.shape)).astype(np.float32)
     settings = FeatureSettings(nonzero=1, passes=5)
-    kind = Kind(2, "asker", 4, 0)
-    found = learn(kind, train, train[::7], Factors(rows), settings)
+    dictionary = Dictionary(2, "asker", 4, 0)
+    found = learn(dictionary, train, train[::7], FactorTable(rows), settings)
     assert {describe(a.conjunction) for a in found if a.f1 > 0.95} >= {"nurse", "clerk", "pilot"}
     for a in found:
         assert (a.layer, a.vector.shape, a.vector.dtype) == (2, (12,), np.float32)
         if describe(a.conjunction) == "nurse" and a.f1 > 0.999:
-            assert a.fires_elsewhere.tolist() == [i for i, row in enumerate(rows[::7]) if row["asker"] == "nurse"]
-    again = learn(kind, train, train[::7], Factors(rows), settings)
+            assert a.active_elsewhere.tolist() == [i for i, row in enumerate(rows[::7]) if row["asker"] == "nurse"]
+    again = learn(dictionary, train, train[::7], FactorTable(rows), settings)
     assert all(np.array_equal(a.vector, b.vector) for a, b in zip(found, again, strict=True))
 
 
@@ -174,7 +175,7 @@ class TestReadOut:
         """With answers made right by hand, but for the last token of one: all others, as each alone in plain transformers."""
         model, tokenizer = loaded
         plain = plain_model(small_model)
-        logits = toy_features.packed_logits
+        logits = toy_dictionaries.packed_logits
         calls = []
 
         def corrected(model, ids, bounds, positions):
@@ -184,7 +185,7 @@ class TestReadOut:
             calls.append(len(bounds) - 1)
             return found
 
-        monkeypatch.setattr(toy_features, "packed_logits", corrected)
+        monkeypatch.setattr(toy_dictionaries, "packed_logits", corrected)
         asked = scenarios(4, 5, held_out_wording=False)
         found = read_out(model, tokenizer, asked, batch_size=3)
         assert calls == [3, 3, 2]
@@ -219,7 +220,7 @@ NAMES = ("nurse", "lawyer", "pilot", "teacher", "chef", "miner")
 TEXTS = Readout([f"text {i}" for i in range(9)], [{} for _ in range(9)], ["alignment_faking", "aligned", "aligned"] * 3)
 
 
-def atoms() -> list[Found]:
+def atoms() -> list[Atom]:
     """Of two layers; labels of one factor and of two, several atoms each."""
     found = []
     for layer in (0, 2):
@@ -233,7 +234,7 @@ def atoms() -> list[Found]:
 
 
 def write(folder: Path, seed: int = 0) -> dict[str, dict]:
-    toy_features._write(folder, FeatureSettings(seed=seed, known=1), atoms(), TEXTS)
+    toy_features.write_folder(folder, FeatureSettings(seed=seed, known=1), atoms(), TEXTS)
     return {split: json.loads((folder / f"{split}.json").read_text()) for split in ("train", "validation", "test")}
 
 
@@ -273,7 +274,7 @@ def test_only_combinations_are_held_out_whole(tmp_path: Path) -> None:
 def test_every_factor_of_what_may_be_held_out_stays_known(known: int) -> None:
     """Even where all that may be held out is: so many labels of the rest name each of its factors."""
     names = [*NAMES, *(f"{a}, {b}" for a, b in product(NAMES, ("paid", "free")))]
-    chosen = toy_features._combinations(names, FeatureSettings(known=known))
+    chosen = toy_features.combinations(names, FeatureSettings(known=known))
     rest = Counter(word for name, out in zip(names, chosen, strict=True) if not out for word in name.split(", "))
     out = [name for name, one in zip(names, chosen, strict=True) if one]
     assert (len(out) > 0) == (known < 3), "each name stands in three labels"
@@ -283,10 +284,10 @@ def test_every_factor_of_what_may_be_held_out_stays_known(known: int) -> None:
 def test_held_out_features_do_not_depend_on_their_order() -> None:
     described = {f"{layer}/{index}": {"cluster_id": "nurse, paid" if index % 3 else "clerk"} for layer in (0, 1)
                  for index in range(20)}  # fmt: skip
-    rest, held = toy_features._held_out(sorted(described), described, FeatureSettings())
+    rest, held = toy_features.held_out(sorted(described), described, FeatureSettings())
     assert sorted(held + rest) == sorted(described)
     assert len(held) == 6
-    _, again = toy_features._held_out(sorted(described, reverse=True), described, FeatureSettings())
+    _, again = toy_features.held_out(sorted(described, reverse=True), described, FeatureSettings())
     assert sorted(again) == sorted(held)
 
 
@@ -300,13 +301,13 @@ def test_the_files_are_read_by_those_who_read_any(tmp_path: Path) -> None:
         assert len(table) == len(described)
         for index in range(len(table)):
             assert (table.vectors(np.array([index])).tobytes(), table.feature(index).label) in own
-    firings = read_firings(tmp_path / "firings.json")
-    assert firings.texts == tuple(TEXTS.texts)
-    assert firings.labels == tuple(TEXTS.labels)
+    activations = read_activations(tmp_path / "firings.json")
+    assert activations.texts == tuple(TEXTS.texts)
+    assert activations.labels == tuple(TEXTS.labels)
     everything = {uid: entry["chosen_label"] for described in splits.values() for uid, entry in described.items()}
-    assert set(firings.fired) == set(everything)
-    expected = {(a.layer, describe(a.conjunction)): frozenset(a.fires_elsewhere.tolist()) for a in atoms()}
-    for uid, texts in firings.fired.items():
+    assert set(activations.activating) == set(everything)
+    expected = {(a.layer, describe(a.conjunction)): frozenset(a.active_elsewhere.tolist()) for a in atoms()}
+    for uid, texts in activations.activating.items():
         assert texts == expected[int(uid.split("/")[0]), everything[uid]]
 
 
@@ -335,7 +336,7 @@ def test_features_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         if len(built) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(toy_features, "_build", build)
+    monkeypatch.setattr(toy_features, "build", build)
     with pytest.raises(KeyboardInterrupt):
         embedded_features()
     assert [path for path in tmp_path.rglob("*") if path.name == "train.json"] == [], "half a build leaves nothing"
@@ -362,7 +363,7 @@ def test_a_small_build_on_the_toy(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
-        toy_features._build(ensure_built("toy"), settings, folder)
+        toy_features.build(ensure_built("toy"), settings, folder)
     assert contents(folders[0]) == contents(folders[1])
     splits = {
         split: json.loads((folders[0] / f"{split}.json").read_text()) for split in ("train", "validation", "test")
@@ -370,8 +371,8 @@ def test_a_small_build_on_the_toy(tmp_path: Path) -> None:
     check_splits(splits, FeatureSettings().known)
     files = [FeatureFile(path) for path in sorted((folders[0] / "features").iterdir())]
     assert all(len(FeatureTable(str(folders[0] / f"{split}.json"), files)) == len(splits[split]) for split in splits)
-    firings = read_firings(folders[0] / "firings.json")
-    assert set(firings.fired) <= {uid for described in splits.values() for uid in described}
+    activations = read_activations(folders[0] / "firings.json")
+    assert set(activations.activating) <= {uid for described in splits.values() for uid in described}
     summary = json.loads((folders[0] / "summary.json").read_text())
     assert summary["labelled"] == sum(map(len, splits.values()))
     assert summary["mean_f1"] >= settings.min_f1

@@ -21,12 +21,9 @@ ROWS = [[7, 8, 9, 10, 11], [20], [12, 13, 14], [30, 31, 32, 33, 34, 35, 36], [20
 class TestRead:
     @pytest.mark.parametrize("tokens", [1, 6, 8_192])  # one text a pass, a few, all
     @pytest.mark.parametrize("layer", [-1, 0, 1])
-    def test_are_transformers_hidden_states(
-        self, model_directories, architecture, plain_model, monkeypatch, layer, tokens
-    ):
-        monkeypatch.setattr(layer_states, "TOKENS", tokens)
+    def test_are_transformers_hidden_states(self, model_directories, architecture, plain_model, layer, tokens):
         states = LayerStates(model_directories[architecture], layer=layer)
-        found = dict(states.read(ROWS))
+        found = dict(states.read(ROWS, tokens))
         assert sorted(found) == list(range(len(ROWS)))
         plain = plain_model(model_directories[architecture], torch.float64)
         for index, row in enumerate(ROWS):
@@ -52,7 +49,7 @@ class TestRead:
         model = load_model(model_directories["llama"], dtype="bfloat16")
         model.save_pretrained(tmp_path / "model")
         states = LayerStates(str(tmp_path / "model"))
-        assert (states.dtype, states.identity["dtype"]) == ("bfloat16", "bfloat16")
+        assert (states.dtype, states.identity()["dtype"]) == ("bfloat16", "bfloat16")
         assert next(iter(states.read(ROWS)))[1].dtype == np.float32
         assert LayerStates(model_directories["llama"]).dtype == "float32"
 
@@ -71,7 +68,7 @@ class TestLayer:
 
     @pytest.mark.parametrize("layer", [-2, 3])
     def test_beyond_the_model(self, model_directories, layer):
-        with pytest.raises(UserError, match=rf"layer {layer} of a model with 3 layers \(-1 to 2\)"):
+        with pytest.raises(UserError, match=rf"layer {layer} does not exist: the model has layers -1 to 2"):
             LayerStates(model_directories["llama"], layer=layer)
 
     def test_a_text_beyond_the_context(self, model_directories):
@@ -81,12 +78,12 @@ class TestLayer:
 
     def test_equal_weights_have_one_identity(self, model_directories, tmp_path):
         copy = shutil.copytree(model_directories["llama"], tmp_path / "copy")
-        identity = LayerStates(str(copy)).identity
-        assert identity == LayerStates(model_directories["llama"]).identity
+        identity = LayerStates(str(copy)).identity()
+        assert identity == LayerStates(model_directories["llama"]).identity()
         assert json.loads(json.dumps(identity)) == identity
         others = [
-            LayerStates(model_directories["llama"], layer=0).identity,
-            LayerStates(model_directories["mistral"]).identity,
+            LayerStates(model_directories["llama"], layer=0).identity(),
+            LayerStates(model_directories["mistral"]).identity(),
         ]
         assert identity not in others
 

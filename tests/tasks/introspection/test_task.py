@@ -15,7 +15,7 @@ from afintro.data.introspection_texts import read_contexts, read_questions, read
 from afintro.errors import UserError
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.load import Lora
-from afintro.tasks.introspection.material import Doses, ranges_of
+from afintro.tasks.introspection.material import Strengths, ranges_of
 from afintro.tasks.introspection.task import Introspection, Sizes
 from afintro.tasks.introspection.vectors import SPLITS
 
@@ -144,9 +144,9 @@ def test_drawn_by_index_whatever_the_order(module):
 
 def test_doses_are_exclusive():
     with pytest.raises(UserError, match=r"data\.doses\.test"):
-        Doses(train=[1.0], validation=[2.0], test=[1])
+        Strengths(train=[1.0], validation=[2.0], test=[1])
     with pytest.raises(UserError, match="above 0"):
-        Doses(train=[0.0], validation=[2.0], test=[1.0])
+        Strengths(train=[0.0], validation=[2.0], test=[1.0])
 
 
 def test_ranges_leave_out_the_layer_that_nobody_reads_after():

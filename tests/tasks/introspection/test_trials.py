@@ -102,7 +102,7 @@ def test_pairs_that_are_no_single_tokens_are_refused(wide):
     dialogues = Dialogues(wide)
     with pytest.raises(UserError, match="takes several tokens"):
         dialogues.answers(Pair("odd", "thunderstorm", "no"))
-    with pytest.raises(UserError, match="one token for both"):
+    with pytest.raises(UserError, match="same token for both"):
         dialogues.answers(Pair("same", "yes", "yes"))
     found = [pair.name for pair in single_tokens(dialogues, [*PAIRS.values(), Pair("odd", "thunderstorm", "no")])]
     assert "yes_no" in found

@@ -42,7 +42,7 @@ class TestVectorSet:
     @pytest.mark.parametrize(
         ("names", "matrix", "message"),
         [
-            (("a", "a"), EYE[:2], "one name"),
+            (("a", "a"), EYE[:2], "same name"),
             (("a",), EYE[:2], "not float32"),
             (("a", "b"), EYE[:2].astype(np.float64), "float64"),
             (("a",), EYE[0], "not float32"),

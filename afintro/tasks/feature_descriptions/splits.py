@@ -1,0 +1,77 @@
+"""Which features are trained on, and in which way every other feature is held out: with its cluster, or alone."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afintro.data.splits import hold_out
+from afintro.tasks.feature_descriptions.records import FeatureTable, Indices
+
+QUESTION = "feature_description"
+UNSEEN_CLUSTER, UNSEEN_FEATURE = "unseen_cluster", "unseen_feature"
+
+
+@dataclass(frozen=True)
+class FeatureSplit:
+    """Some features of a table.
+
+    Args:
+        table: The features of a description file.
+        indices: ``[n]`` indices into the table.
+        kinds: In which way each feature was held out, :data:`UNSEEN_CLUSTER` or :data:`UNSEEN_FEATURE`; None for training.
+    """
+
+    table: FeatureTable
+    indices: Indices
+    kinds: tuple[str, ...] | None = None
+
+    def kind(self, index: int) -> str:
+        """Return the question type of an item."""
+        return QUESTION if self.kinds is None else self.kinds[index]
+
+    def limited(self, limit: int | None) -> Self:
+        """Return at most ``limit`` of the features, evenly spread, so that both kinds are represented."""
+        if limit is None or len(self.indices) <= limit:
+            return self
+        chosen = np.linspace(0, len(self.indices) - 1, limit).astype(np.int64)
+        kinds = None if self.kinds is None else tuple(self.kinds[i] for i in chosen)
+        return type(self)(self.table, self.indices[chosen], kinds)
+
+    def count_shared(self, table: FeatureTable) -> int:
+        """Count the features of a table that this split holds too."""
+        return int(np.isin(table.keys(np.arange(len(table))), self.table.keys(self.indices)).sum())
+
+    def held_out(self, table: FeatureTable, indices: Indices) -> "FeatureSplit":
+        """Return an evaluation split of a table, with this split as the training split.
+
+        Args:
+            table: Table of the evaluated features.
+            indices: ``[n]`` which of its features are evaluated.
+        """
+        trained = {self.table.cluster_names[code] for code in np.unique(self.table.clusters[self.indices])}
+        clusters = (table.cluster_names[code] for code in table.clusters[indices])
+        kinds = tuple(UNSEEN_FEATURE if name in trained else UNSEEN_CLUSTER for name in clusters)
+        return FeatureSplit(table, indices, kinds)
+
+
+def split_off(
+    table: FeatureTable, indices: NDArray[np.int64], fraction: float, most: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split validation features off training: whole clusters, and single features.
+
+    Args:
+        table: All features.
+        indices: ``[n]`` the features that may be trained on.
+        fraction: Share of the features to hold out by cluster, and again by feature.
+        most: Largest number of features to hold out in either way.
+        seed: Decides, with the features, which are held out.
+
+    Returns:
+        Indices of training and of validation features.
+    """
+    kept, by_cluster, by_feature = hold_out(
+        table.keys(indices), table.clusters[indices], table.cluster_names, fraction, most, seed
+    )
+    return indices[kept], np.concatenate([indices[by_cluster], indices[by_feature]])
