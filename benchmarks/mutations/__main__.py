@@ -100,10 +100,9 @@ def run_tests(args: argparse.Namespace, copy: Path, chosen: Chosen, *options: st
     command = [sys.executable, "-m", "pytest", "-p", PLUGIN.stem, "-p", "no:cacheprovider", "--tb=short", *options,
                f"--basetemp={copy}-tmp", *sorted({test.split("::")[0] for test in chosen.seconds})]  # fmt: skip
     wanted = environment(args, copy, cache, MUTATION_SELECT=str(selection))
-    with selection.with_suffix(".log").open(
-        "w"
-    ) as log:  # not a pipe: what a failed test leaves running would keep it open
-        process = subprocess.Popen(command, cwd=copy, env=wanted, stdout=log, stderr=log, start_new_session=True)
+    # Not into a pipe: a process that a failed test leaves running would keep it open.
+    with selection.with_suffix(".log").open("w") as log:
+        process = subprocess.Popen(command, cwd=copy, env=wanted, stdout=log, stderr=log, process_group=0)
         try:
             code = process.wait(PATIENCE * chosen.total + EXTRA)
         except subprocess.TimeoutExpired:
@@ -154,8 +153,12 @@ class Results:
         self.drawn = [self.described(point) for point in drawn]
         self.outcomes: list[dict[str, Any] | None] = [None] * len(drawn)
         before = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        if all(before.get(key) == self.about[key] for key in ("revision", "select", "seed", "limit")):
-            done = {json.dumps({key: each[key] for key in self.drawn[0]}): each for each in before["mutations"]}
+        if all(before.get(key) == self.about[key] for key in ("revision", "select", "seed")):
+            stays = args.limit <= before["limit"]  # what survived gets another try under a higher limit
+            kept = [
+                each for each in before["mutations"] if stays or each["outcome"] != "survived" or not each["left_out"]
+            ]
+            done = {json.dumps({key: each[key] for key in self.drawn[0]}): each for each in kept}
             self.outcomes = [done.get(json.dumps(point)) for point in self.drawn]
         self.start, self.new = time.monotonic(), 0
 
