@@ -80,6 +80,7 @@ def test_rows_have_the_fields_of_the_contract_and_none_where_nothing_was_measure
     assert lines[2].endswith("-  ImportError: no trl")
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_is_a_reason_and_not_the_end():
     assert "No module named" in report.in_child("benchmarks.no_such_benchmark", [], 60)["failed"]
 
