@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from tests.evaluation.test_inspect import HEADLINE, WARNING, write_run
+from tests.evaluation.test_inspect import PRIMARY, WARNING, write_run
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "inspect_predictions.ipynb"
@@ -39,7 +39,10 @@ def printed(notebook: NotebookNode, stream: str) -> str:
     return "".join(o.text for o in found if o.name == stream)
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["AFINTRO_RUN", "newest"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "named", [pytest.param(True, id="AFINTRO_RUN", marks=pytest.mark.long), pytest.param(False, id="newest")]
+)
 def test_it_shows_tables_answers_and_figures(tmp_path: Path, named: bool) -> None:
     runs = tmp_path / "lightning_logs" / "context_ablation"
     shutil.copytree(write_run(runs / "version_2"), runs / "version_10")
@@ -59,11 +62,11 @@ def test_it_shows_tables_answers_and_figures(tmp_path: Path, named: bool) -> Non
     assert any(WARNING in table for table in tables)
     answers = [table for table in tables if "mathjax_ignore" in table]
     headings = [
-        [f"<b>s{i}/{kind}</b>" in table for i in range(12) for kind in (HEADLINE, "orig_match")] for table in answers
+        [f"<b>s{i}/{kind}</b>" in table for i in range(12) for kind in (PRIMARY, "orig_match")] for table in answers
     ]
     assert [sum(shown) for shown in headings] == [4, 3, 3]
-    assert f"<b>s3/{HEADLINE}</b>" in answers[0]  # wrong
-    assert f"<b>s1/{HEADLINE}</b>" in answers[1]  # right
+    assert f"<b>s3/{PRIMARY}</b>" in answers[0]  # wrong
+    assert f"<b>s1/{PRIMARY}</b>" in answers[1]  # right
     assert "&lt;SCRATCHPAD&gt;" in answers[0]
 
 
