@@ -16,7 +16,7 @@ OWN = {
     "SUMMARIES.json": "data/summaries.json", "ASSIGNMENTS.json": "data/assignments.json", "TOKEN": "'<|slot|>'",
 }  # fmt: skip
 SMALL = {
-    "python -m afintro": "--config configs/debug.yaml",
+    "python -m afintro ": "--config configs/debug.yaml",
     "python scripts/generate_af_context_ablation.py": "--limit 60 --holdout 20 --control_samples 4 --max_new_tokens 32",
     "python scripts/generate_af_steering_data.py": "--limit 60 --holdout 20 --control_samples 4 --max_new_tokens 32",
     "python scripts/compute_af_direction.py": "--limit 60",
