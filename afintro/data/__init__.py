@@ -1,1 +1,1 @@
-"""From files to packed batches: strict I/O, prompt text to ids, packing, splits and the contamination check."""
+"""Turn files into packed batches: strict reading, token ids, splits, the contamination check, packing and loading."""

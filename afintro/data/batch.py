@@ -1,4 +1,4 @@
-"""Examples and the packed batch: sequences end to end in one row, no padding anywhere."""
+"""Pack examples into a batch: sequences end to end in one row, without padding, and the interventions on the row."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ from afintro.lm.spans import Located, SpanSteering, spans
 
 @dataclass(frozen=True)
 class Context:
-    """The part of a prompt that is read first, as if it were kept from an earlier pass.
+    """The first part of a prompt, which the rest of the prompt reads as if an earlier pass had cached it.
 
     Args:
-        length: Its tokens, from the prompt's first.
-        stop_gradient: No gradient flows through its keys and values.
-        steering: What is done to the residual stream at its positions; None for nothing.
+        length: Number of tokens of the context, counted from the first token of the prompt.
+        stop_gradient: Whether no gradient flows through the keys and values of the context.
+        steering: Steering of the residual stream at the positions of the context; None for no steering.
     """
 
     length: int
@@ -34,10 +34,10 @@ class Slot:
     """Where a vector enters a prompt.
 
     Args:
-        position: Of the slot token, counted in the prompt.
-        layer: Layer of the explained model that the vector comes from.
+        position: Position of the slot token in the prompt.
+        layer: 0-based layer of the explained model that the vector comes from.
         vector: ``[width]`` float32; its norm does not matter.
-        scale: The continuous token is made so many times as long.
+        scale: Multiplier on the norm of the injected vector.
     """
 
     position: int
@@ -51,22 +51,22 @@ class Example:
     """One question about one record, as token ids and as text.
 
     Args:
-        uid: Unique in its split.
-        scenario_id: Items that share one are resampled together.
-        question_type: E.g. ``generative_explanation``.
+        uid: Identifier, unique in its split.
+        scenario_id: Examples with the same identifier are resampled together.
+        question_type: Type of the question, e.g. ``generative_explanation``.
         prompt: The question as a person reads it.
         answer: The expected answer.
         prompt_ids: Token ids of the rendered prompt.
         answer_ids: Token ids of the answer, end of sequence included.
         weight: Weight of this example in the loss.
-        branches: Token ids with which an answer begins that says "unchanged", and one that says "changed"; None where
-            the question has no verdict.
-        copy_answer: What a reader would answer that saw the monitored output and expected no change.
-        slot: The vector that stands in the prompt; None where the task has none.
-        context: The part of the prompt that is steered; None where the task has none.
-        group: What macro averages are over, e.g. the category of a feature.
-        twins: Items that share it have the same text and opposite verdicts; "" for an item without twin.
-        notes: What else the task wants to know of it.
+        branches: Token ids of the beginning of an answer that says "unchanged", and of one that says "changed"; None if the
+            question has no verdict.
+        copy_answer: The answer of a baseline that sees the monitored output and expects no change; None for no baseline.
+        slot: The vector that stands in the prompt; None if the task has no vectors.
+        context: The part of the prompt that is read first; None if the task has no contexts.
+        group: Group that macro averages are taken over, e.g. the category of a feature.
+        twins: Examples with the same value have the same text and opposite verdicts; "" for an example without twin.
+        notes: Further facts that the task keeps of the example.
     """
 
     uid: str
@@ -109,18 +109,18 @@ class PackedBatch:
         cu_seqlens: ``[B + 1]`` int32, where each sequence begins, and T.
         answer_positions: ``[A]`` int64, the positions whose logits predict the answer tokens.
         answer_ids: ``[A]`` int64, the answer tokens.
-        answer_rows: ``[A]`` int64, the example that each answer token belongs to.
+        answer_rows: ``[A]`` int64, the index of the example that each answer token belongs to.
         weights: ``[B]`` float32, weight of each example in the loss.
-        denominator: What the weighted sum of losses is divided by: the configured batch size, also for the short
-            last batch, or with a budget of tokens the mean number of examples a row, so that no example's gradient
-            depends on how batches fell or were accumulated.
-        examples: The examples themselves, in order.
+        denominator: Divisor of the weighted sum of losses: the configured batch size, also for the short last batch, or with
+            a budget of tokens the mean number of examples in a row. No example's gradient then depends on how examples were
+            batched or gradients accumulated.
+        examples: The examples, in order.
         slot_positions: ``[S]`` int64, positions of slot tokens in the row.
-        slot_vectors: ``[S, width]`` float32, the vectors that enter there; width 0 where there are none.
-        slot_layers: ``[S]`` int64, the layer that each comes from.
-        slot_scales: ``[S]`` float32.
+        slot_vectors: ``[S, width]`` float32, the vectors that enter at the slots; width 0 if there are no slots.
+        slot_layers: ``[S]`` int64, the layer that each vector comes from.
+        slot_scales: ``[S]`` float32, multiplier on the norm of each injected vector.
 
-    Not a dataclass: Lightning would take one apart, examples and all, to convert its tensors' dtype.
+    The class is not a dataclass, because Lightning would take a dataclass apart to convert the dtype of its tensors.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class PackedBatch:
         self.slot_scales = slot_scales
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
-        """The batch with its tensors on ``device``."""
+        """Return the batch with its tensors on ``device``."""
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
             for name, value in vars(self).items()
@@ -161,7 +161,7 @@ class PackedBatch:
         return PackedBatch(**moved)
 
     def exact(self, logits: Tensor) -> Tensor:
-        """Whether the arg-max of ``logits [A, vocabulary]`` is the expected token all through each answer: ``[B]`` bool."""
+        """Return whether the arg-max of ``logits [A, vocabulary]`` is every token of each expected answer: ``[B]`` bool."""
         wrong = (logits.argmax(-1) != self.answer_ids).long()
         return wrong.new_zeros(len(self)).index_add(0, self.answer_rows, wrong) == 0
 
@@ -175,6 +175,9 @@ def collate(examples: Sequence[Example], denominator: float | None = None) -> Pa
     Args:
         examples: At least one.
         denominator: See :class:`PackedBatch`; the number of examples if None.
+
+    Raises:
+        ValueError: An example has no prompt tokens or no answer tokens.
     """
     ids: list[int] = []
     bounds = [0]
@@ -213,7 +216,7 @@ def collate(examples: Sequence[Example], denominator: float | None = None) -> Pa
 
 
 class BatchInterventions(NamedTuple):
-    """What a batch asks of the forward pass over its row.
+    """The interventions of a batch on the forward pass over its row.
 
     Attributes:
         changes: Changes of the residual stream, positions counted in the row.

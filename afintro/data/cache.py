@@ -1,4 +1,4 @@
-"""Where what is costly to make again is kept: trained toys, generated data, judges' replies."""
+"""Keep what is costly to make again in a cache folder: trained toys, generated data, replies of judges."""
 
 import os
 import shutil
@@ -9,19 +9,19 @@ from filelock import FileLock
 
 
 def cache_directory() -> Path:
-    """``AFINTRO_CACHE``, or ``~/.cache/afintro``."""
+    """Return the cache folder: ``AFINTRO_CACHE``, or ``~/.cache/afintro``."""
     return Path(os.environ.get("AFINTRO_CACHE") or Path.home() / ".cache" / "afintro")
 
 
 def build_once(directory: Path, make: Callable[[Path], None]) -> bool:
-    """Have a directory made, unless it is there; of threads and processes that ask at once, one makes it.
+    """Build a directory unless it exists; of several threads or processes that call at once, one builds it.
 
     Args:
-        directory: It appears whole: who sees it may use it without asking here.
-        make: Fills the empty directory that it is given, which gets its name afterwards. If it raises, nothing is left.
+        directory: The directory, which appears complete: a process that sees the directory may use it.
+        make: Fills an empty directory, which is renamed afterwards. If ``make`` raises, nothing is left.
 
     Returns:
-        Whether this call made it.
+        Whether this call built the directory.
     """
     if directory.is_dir():
         return False
@@ -29,7 +29,7 @@ def build_once(directory: Path, make: Callable[[Path], None]) -> bool:
     with FileLock(f"{directory}.lock"):
         if directory.is_dir():
             return False
-        # One name, not a new one each time: what a killed build leaves is found by the next.
+        # The same name each time, so that the next build removes what a killed build has left.
         workspace = directory.with_name(f".building-{directory.name}")
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir()

@@ -1,4 +1,4 @@
-"""From what a task asks to token ids, many at a time: what worker processes run, hence without torch."""
+"""Turn drafts of questions into token ids, many at a time; worker processes run this, so it does not import torch."""
 
 import hashlib
 import json
@@ -22,15 +22,15 @@ class Draft:
     """One question about one record, as text.
 
     Args:
-        uid: Unique in its split.
-        scenario_id: Items that share one are resampled together.
-        question_type: E.g. ``generative_explanation``.
+        uid: Identifier, unique in its split.
+        scenario_id: Examples with the same identifier are resampled together.
+        question_type: Type of the question, e.g. ``generative_explanation``.
         system: System prompt.
         prompt: The question as a person reads it.
         answer: The expected answer.
         copy_answer: See :class:`afintro.data.batch.Example`.
-        twins: Likewise.
-        notes: What else the task wants to know of it, as JSON values.
+        twins: See :class:`afintro.data.batch.Example`.
+        notes: Further facts that the task keeps of the question, as JSON values.
     """
 
     uid: str
@@ -45,13 +45,13 @@ class Draft:
 
 
 class Encoded(NamedTuple):
-    """Drafts and their token ids as they lie in a store.
+    """Drafts and their token ids in the format of a store.
 
     Args:
-        ids: Of all drafts, prompt and answer in turn, int32, as bytes.
+        ids: Token ids of all drafts, prompt and answer in turn, int32, as bytes.
         rows: The drafts as JSON, one after the other.
-        sizes: ``[n, 2]`` int32, tokens of prompt and answer.
-        ends: ``[n]`` int64, bytes of each row.
+        sizes: ``[n, 2]`` int32, numbers of tokens of prompt and answer.
+        ends: ``[n]`` int64, number of bytes of each row.
         checks: ``[n]`` uint32, CRC-32 of each draft's ids and row.
     """
 
@@ -63,20 +63,20 @@ class Encoded(NamedTuple):
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, draft: Draft) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of a draft's prompt and answer."""
+    """Return the token ids of a draft's prompt and answer."""
     prompt = encode_prompt(tokenizer, chat(draft.system, draft.prompt))
     return tuple(prompt), tuple(encode_answer(tokenizer, draft.answer))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, drafts: Sequence[Draft]) -> Encoded:
-    """Tokenise drafts and lay them end to end."""
+    """Tokenize drafts and lay them end to end."""
     ids, rows, sizes = [], [], []
     for draft in drafts:
         prompt, answer = token_ids(tokenizer, draft)
         ids.append(np.array([*prompt, *answer], np.int32).tobytes())
         rows.append(json.dumps(vars(draft), ensure_ascii=False).encode(errors="surrogatepass"))
         sizes.append((len(prompt), len(answer)))
-    checks = [crc32(row, crc32(own)) for own, row in zip(ids, rows, strict=True)]
+    checks = [crc32(row, crc32(draft_ids)) for draft_ids, row in zip(ids, rows, strict=True)]
     return Encoded(
         b"".join(ids),
         b"".join(rows),
@@ -87,7 +87,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, drafts: Sequence[Draft]) -> Encod
 
 
 def encode_in_worker(tokenizer: str, drafts: Sequence[Draft]) -> Encoded:
-    """:func:`encode` in a process of its own, with the tokenizer of a folder."""
+    """Call :func:`encode` in a worker process, with the tokenizer of a folder."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     return encode(_tokenizer(tokenizer), drafts)
 
@@ -100,7 +100,7 @@ def _tokenizer(directory: str) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of everything that decides the ids of a prompt and of an answer: tokenizer, template, end of sequence."""
+    """Return a hash of everything that decides token ids: tokenizer, its version, chat template, special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
     ends = f"{tokenizer.bos_token} {tokenizer.eos_token_id}"

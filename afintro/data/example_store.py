@@ -1,4 +1,7 @@
-"""Tokenised examples on disk: made once by all cores, then read one by one, so that memory does not grow with the records."""
+"""Keep tokenized examples on disk.
+
+All cores make the store once. Examples are then read one by one, so that memory does not grow with the number of records.
+"""
 
 import hashlib
 import json
@@ -26,32 +29,32 @@ from afintro.errors import UserError
 log = logging.getLogger(__name__)
 
 VERSION = 1  # raised when the format changes
-CHUNK = 2000  # drafts that are tokenised at a time
-ALONE = 10 * CHUNK  # up to so many, starting other processes takes longer than it saves
+CHUNK = 2000  # number of drafts that are tokenized at a time
+ALONE = 10 * CHUNK  # up to this number of drafts, starting other processes takes longer than it saves
 COLUMNS = ("sizes", "ends", "kinds", "checks")
 Ids = tuple[int, ...]
 
 
 class DamagedStore(Exception):
-    """A folder that is no whole store."""
+    """A folder is not a complete store."""
 
 
 class ExampleStore:
-    """Drafts and their token ids, read from a folder that :func:`open_store` made.
+    """Read drafts and their token ids from a folder that :func:`open_store` made.
 
-    Ids and texts are read with ``pread``: the touched pages of a map would count as resident memory. The columns, 34 bytes
-    an example, are mapped.
+    Ids and texts are read with ``pread``, because the touched pages of a memory map would count as resident memory. The
+    columns, 34 bytes an example, are mapped.
 
     Args:
         directory: The folder.
 
     Attributes:
-        sizes: ``[n, 2]`` int32, tokens of prompt and answer.
-        kinds: ``[n]`` int16, index of the question type in ``kind_names``.
-        facts: What else the task wanted to know of its records.
+        sizes: ``[n, 2]`` int32, numbers of tokens of prompt and answer.
+        kinds: ``[n]`` int16, index of each question type in ``kind_names``.
+        facts: Further facts that the task keeps of its records.
 
     Raises:
-        DamagedStore: A file is missing, of the wrong length, or a column was changed.
+        DamagedStore: A file is missing or has the wrong length, or a column was changed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -63,7 +66,7 @@ class ExampleStore:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedStore(str(error)) from error
         if not whole:
-            raise DamagedStore("not as it was written")
+            raise DamagedStore("it differs from what was written")
         columns = {name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in COLUMNS}
         self.sizes: NDArray[np.int32] = columns["sizes"]
         self.kinds: NDArray[np.int16] = columns["kinds"]
@@ -81,10 +84,10 @@ class ExampleStore:
                 os.close(vars(self)[name])
 
     def read(self, index: int) -> tuple[Draft, Ids, Ids]:
-        """One draft, and the token ids of its prompt and its answer.
+        """Return one draft, and the token ids of its prompt and its answer.
 
         Raises:
-            UserError: It is not as it was written.
+            UserError: The stored example differs from what was written.
         """
         first, row = self._ends[index - 1].tolist() if index else (0, 0)
         last, end = self._ends[index].tolist()
@@ -92,9 +95,9 @@ class ExampleStore:
         text = os.pread(self._rows, end - row, row)
         if crc32(text, crc32(ids)) != self._checks[index]:
             raise UserError(
-                f"example {index} is not as it was written",
+                f"example {index} differs from what was written",
                 where=str(self.directory),
-                remedy="remove the folder, run again",
+                remedy="remove the folder and run again",
             )
         numbers = np.frombuffer(ids, np.int32).tolist()
         size = int(self.sizes[index, 0])
@@ -102,12 +105,12 @@ class ExampleStore:
 
 
 class StoredExamples(Sequence[Example]):
-    """Some examples of a store, made when they are asked for.
+    """Examples of a store, each made when it is asked for.
 
     Args:
-        store: Where they lie.
-        finish: Makes an example of a draft and its token ids.
-        indices: Which of them; None for all.
+        store: The store.
+        finish: Makes an example of a draft and the token ids of its prompt and its answer.
+        indices: ``[n]`` int32, indices in the store; None for all its examples.
     """
 
     def __init__(
@@ -134,11 +137,11 @@ class StoredExamples(Sequence[Example]):
         return index if self._indices is None else int(self._indices[index])
 
     def take(self, indices: NDArray[np.int32]) -> "StoredExamples":
-        """Those at some indices."""
+        """Return the stored examples at the given indices."""
         return StoredExamples(self.store, self._finish, indices if self._indices is None else self._indices[indices])
 
     def of_kinds(self, wanted: Callable[[str], bool]) -> "StoredExamples":
-        """Those of the question types that are wanted."""
+        """Return the stored examples whose question type ``wanted`` accepts."""
         chosen = np.array([wanted(name) for name in self.store.kind_names], dtype=bool)
         if chosen.all():
             return self
@@ -153,28 +156,28 @@ def open_store(
     facts: Callable[[], dict[str, Any]],
     check: Callable[[Draft, Ids], None] | None = None,
 ) -> ExampleStore:
-    """The store of a folder, which is made where it is missing or damaged.
+    """Open the store of a folder; make the store if it is missing or damaged.
 
     Args:
-        directory: Its name must say what decides its content.
-        tokenizer: Makes the ids.
-        drafts: Gives what the store is made of; only called where it has to be made.
-        facts: JSON values to keep beside it; called once all drafts are given.
-        check: Looks at a draft and the ids of its prompt, and raises where something is wrong.
+        directory: The folder, whose name must identify everything that decides its content.
+        tokenizer: The tokenizer of the ids.
+        drafts: Yields the drafts; only called if the store has to be made.
+        facts: Returns JSON values to keep in the store; called after all drafts were taken.
+        check: Inspects a draft and the ids of its prompt, and raises an error if something is wrong.
     """
     try:
         return ExampleStore(directory)
     except DamagedStore as reason:
         with FileLock(f"{directory}.damaged.lock"):
             if directory.is_dir() and _is_damaged(directory):
-                log.warning("%s is damaged (%s): made again", directory, reason)
+                log.warning("%s is damaged (%s) and is made again", directory, reason)
                 shutil.rmtree(directory)
     build_once(directory, lambda folder: _write(folder, tokenizer, drafts(), facts, check))
     return ExampleStore(directory)
 
 
 def _is_damaged(directory: Path) -> bool:
-    """Asked again under the lock: another process may have made it anew."""
+    """Check again under the lock, because another process may have made the store anew."""
     try:
         ExampleStore(directory)
     except DamagedStore:
@@ -217,11 +220,11 @@ def _write(
 def _encoded(
     folder: Path, tokenizer: PreTrainedTokenizerBase, drafts: Iterable[Draft]
 ) -> Iterator[tuple[list[Draft], Encoded]]:
-    """Chunks of drafts and what became of them, in order; by as many processes as there are cores."""
+    """Yield chunks of drafts and their encoding, in order; as many processes as there are cores encode them."""
     source = iter(drafts)
     first = list(islice(source, ALONE + 1))
     if not first:
-        raise ValueError("there is nothing to store")
+        raise ValueError("there are no drafts to store")
     chunks = _chunks(chain(first, source))
     if len(first) <= ALONE:
         yield from ((chunk, encode(tokenizer, chunk)) for chunk in chunks)
@@ -236,7 +239,7 @@ def _encoded(
             yield delayed(encode_in_worker)(str(saved), chunk)
 
     processes = len(os.sched_getaffinity(0))
-    log.info("tokenising with %d processes, once", processes)
+    log.info("tokenizing with %d processes, once", processes)
     for part in Parallel(n_jobs=processes, return_as="generator", batch_size=1, pre_dispatch="2*n_jobs")(calls()):
         yield waiting.pop(0), part
     shutil.rmtree(saved)
@@ -255,7 +258,7 @@ def _check(chunk: Sequence[Draft], part: Encoded, check: Callable[[Draft, Ids], 
 
 
 def source_hash(*paths: str | Path) -> str:
-    """A hash of source files: what a change of the code that makes the drafts changes."""
+    """Return a hash of source files, which changes when the code that makes the drafts changes."""
     digest = hashlib.sha256(str(VERSION).encode())
     for path in paths:
         digest.update(Path(path).read_bytes())

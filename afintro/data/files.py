@@ -14,10 +14,10 @@ from afintro.errors import UserError
 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write bytes to, which gets its name when it is whole: a crash leaves the old one or the new one.
+    """Open a new file for bytes, which takes its name when it is complete: a crash leaves the old file or the new file.
 
     Raises:
-        UserError: It cannot be written; the old file is as it was.
+        UserError: The file cannot be written; an old file stays unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,27 +38,27 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a crash leaves the old one or the new one, never half of either.
+    """Write a text file so that a crash leaves the old file or the new file, never half of either.
 
     Raises:
-        UserError: No room on the disk; the old file is as it was.
+        UserError: The file cannot be written; an old file stays unchanged.
     """
     with new_file(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """:func:`write_atomic` of indented JSON, keys in the order given."""
+    """Write indented JSON atomically, keys in the order given."""
     write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """:func:`write_atomic` of one JSON object a line."""
+    """Write one JSON object a line, atomically."""
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_json_rows(path: Path, rows: Iterable[Any]) -> None:
-    """:func:`write_atomic` of a JSON list with one element a line; the rows need not fit into memory at once."""
+    """Write a JSON list with one element a line, atomically; the rows need not fit into memory at once."""
     with new_file(path) as file:
         file.write(b"[")
         for index, row in enumerate(rows):
@@ -67,6 +67,6 @@ def write_json_rows(path: Path, rows: Iterable[Any]) -> None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

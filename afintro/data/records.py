@@ -12,14 +12,14 @@ Record = TypeVar("Record")
 
 
 def scenario_id(text: str) -> str:
-    """Identity of a scenario: a hash of its text with white space folded."""
+    """Return the identity of a scenario: a hash of its text with white space folded."""
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
 
 
 def set_fields(record: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of a record that are not None, under other names where ``names`` has one."""
-    found = {names.get(name, name): getattr(record, name) for name in record.__dataclass_fields__}
-    return {name: value for name, value in found.items() if value is not None}
+    """Return the fields of a record that are not None, renamed by ``names`` (from our name to the name in the file)."""
+    fields = {names.get(name, name): getattr(record, name) for name in record.__dataclass_fields__}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def parse_record(
@@ -28,50 +28,59 @@ def parse_record(
     """Check one object against the fields of a record type.
 
     Args:
-        kind: A dataclass with plain types: str, bool, int, float, dict, list, or one of them or None.
+        kind: A dataclass whose fields have plain types: str, bool, int, float, dict, list, also with None.
         row: The object.
-        names: Name in the file of the fields that have another one there.
-        required: Fields that must be there.
+        names: From the name of a field to its name in the file, if the names differ.
+        required: Names of the fields that must be present.
         maker: The script that makes such files, for the remedy.
         where: File and record, for the error.
 
     Raises:
-        UserError: A missing field or a wrong type.
+        UserError: A field is missing or has a wrong type.
     """
     if not isinstance(row, dict):
         raise UserError(f"is {type(row).__name__}, not an object", where=where, remedy="give one object a record")
     hints = _types(kind)  # type: ignore[arg-type]  # mypy doubts that a class can be hashed
     values: dict[str, Any] = {}
     for name, allowed in hints.items():
-        theirs = names.get(name, name)
-        if theirs not in row:
+        in_file = names.get(name, name)
+        if in_file not in row:
             if name in required:
-                raise UserError(f"has no field {theirs!r}", where=where, remedy=f"make the file with {maker}")
+                raise UserError(f"has no field {in_file!r}", where=where, remedy=f"make the file with {maker}")
             continue
-        if not isinstance(row[theirs], allowed) or (isinstance(row[theirs], bool) and bool not in allowed):
-            expected = " or ".join(one.__name__ for one in allowed)
+        if not isinstance(row[in_file], allowed) or (isinstance(row[in_file], bool) and bool not in allowed):
+            expected = " or ".join(allowed_type.__name__ for allowed_type in allowed)
             raise UserError(
-                f"field {theirs!r} is {type(row[theirs]).__name__}, not {expected}",
+                f"field {in_file!r} is {type(row[in_file]).__name__}, not {expected}",
                 where=where,
                 remedy=f"make the file with {maker}, or mend the field",
             )
-        values[name] = row[theirs]
+        values[name] = row[in_file]
     return kind(**values)
 
 
 @cache
 def _types(kind: type) -> dict[str, tuple[type, ...]]:
-    """What each field may be in JSON; a whole number is a float too."""
-    found = {}
+    """Return the types that each field may have in JSON, where a whole number may stand for a float."""
+    types = {}
     for name, hint in get_type_hints(kind).items():
         options = (hint,) if get_origin(hint) in (dict, list) else get_args(hint) or (hint,)
         allowed = tuple(get_origin(option) or option for option in options)
-        found[name] = (*allowed, int) if float in allowed else allowed
-    return found
+        types[name] = (*allowed, int) if float in allowed else allowed
+    return types
 
 
 def parse_file(path: str, parse: Callable[[Any, str], Record], maker: str) -> list[Record]:
-    """All records of a file, which must hold one at least; ``maker`` is the script that makes such files."""
+    """Read all records of a file.
+
+    Args:
+        path: The file, which must hold at least one record.
+        parse: Turns an object, and its file and record for errors, into a record.
+        maker: The script that makes such files, for the remedy.
+
+    Raises:
+        UserError: The file cannot be read, holds no record, or holds a wrong record.
+    """
     records = [parse(row, f"{path}, record {index}") for index, row in enumerate(read_rows(path))]
     if not records:
         raise UserError("holds no record", where=path, remedy=f"make it with {maker}")
@@ -79,13 +88,13 @@ def parse_file(path: str, parse: Callable[[Any, str], Record], maker: str) -> li
 
 
 def check_unique(uids: Sequence[str], path: str) -> None:
-    """Raise a UserError where two records of a file have one uid."""
+    """Raise a UserError if two records of a file have the same uid."""
     seen: dict[str, int] = {}
     for index, uid in enumerate(uids):
         if uid in seen:
             raise UserError(
-                f"uid {uid!r} stands in record {seen[uid]} already",
+                f"has the same uid {uid!r} as record {seen[uid]}",
                 where=f"{path}, record {index}",
-                remedy="give every record its own uid, or remove the double",
+                remedy="give every record its own uid, or remove the duplicate",
             )
         seen[uid] = index

@@ -1,6 +1,6 @@
-"""Input samples: texts with an optional label, in the shapes in which people have them; and JSON objects, strictly read.
+"""Read input samples (texts with an optional label) from the file formats that people have, and JSON objects strictly.
 
-Files are only ever read.
+This module never writes a file.
 """
 
 import json
@@ -16,7 +16,7 @@ SHAPES = "a JSON list of {text, label}, an object with 'samples', JSONL, Parquet
 
 @dataclass(frozen=True)
 class Sample:
-    """One scenario text. ``label`` is e.g. ``aligned``, ``alignment_faking``, ``potential_faking`` or ``unknown``."""
+    """A scenario text. ``label`` is e.g. ``aligned``, ``alignment_faking``, ``potential_faking`` or ``unknown``."""
 
     text: str
     label: str = "unknown"
@@ -30,7 +30,7 @@ def read_samples(source: str, split: str | None = None) -> list[Sample]:
         split: Split of a dataset (``train`` if None).
 
     Raises:
-        UserError: Names file and record.
+        UserError: The source cannot be read or holds a wrong sample; the error names file and record.
     """
     samples = [_sample(row, f"{source}, record {index}") for index, row in enumerate(read_rows(source, split))]
     if not samples:
@@ -48,7 +48,7 @@ def _sample(row: Any, where: str) -> Sample:
         kind = "empty" if isinstance(text, str) else f"{type(text).__name__}, not a string"
         raise UserError(f"field 'text' is {kind}", where=where, remedy="give the scenario as a non-empty string")
     if not _is_unicode(text):
-        raise UserError("field 'text' holds half a character", where=where, remedy="mend the lone surrogate escape")
+        raise UserError("field 'text' holds a lone surrogate", where=where, remedy="correct the escape sequence")
     if label is not None and not isinstance(label, str):
         raise UserError(
             f"field 'label' is {type(label).__name__}, not a string",
@@ -59,7 +59,7 @@ def _sample(row: Any, where: str) -> Sample:
 
 
 def _is_unicode(text: str) -> bool:
-    """JSON can escape half of a surrogate pair, which is no text."""
+    """Return whether a text is valid: JSON can escape half of a surrogate pair, which is not valid text."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -68,10 +68,14 @@ def _is_unicode(text: str) -> bool:
 
 
 def read_rows(source: str, split: str | None = None) -> Iterable[Any]:
-    """The raw objects of a JSON, JSONL or Parquet file, a dataset directory, or a hub dataset.
+    """Read the raw objects of a JSON, JSONL or Parquet file, a dataset directory, or a hub dataset.
+
+    Args:
+        source: Path or hub id.
+        split: Split of a dataset (``train`` if None).
 
     Raises:
-        UserError: A file that is missing, unreadable, empty or malformed (with the line).
+        UserError: The file is missing, unreadable, empty or malformed; the error names the line.
     """
     path = Path(source)
     if path.is_file():
@@ -93,7 +97,7 @@ def _text(path: Path) -> str:
             f"cannot be read ({error.strerror})", where=str(path), remedy="check its permissions"
         ) from error
     if not text.strip():
-        raise UserError("the file is empty", where=str(path), remedy=f"give {SHAPES}")
+        raise UserError("is an empty file", where=str(path), remedy=f"give {SHAPES}")
     return text
 
 
@@ -102,9 +106,9 @@ def _json_rows(path: Path) -> list[Any]:
         content = json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise UserError(
-            f"malformed JSON: {error.msg} (column {error.colno})",
+            f"is malformed JSON: {error.msg} (column {error.colno})",
             where=f"{path}, line {error.lineno}",
-            remedy="mend the file, or name it .jsonl if it holds one object a line",
+            remedy="correct the file, or name it .jsonl if it holds one object a line",
         ) from error
     if isinstance(content, dict):
         content = content.get("samples")
@@ -120,9 +124,9 @@ def _jsonl_rows(path: Path) -> Iterator[Any]:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(
-                    f"malformed JSON: {error.msg} (column {error.colno})",
+                    f"is malformed JSON: {error.msg} (column {error.colno})",
                     where=f"{path}, line {number}",
-                    remedy="put one whole JSON object on every line",
+                    remedy="put one complete JSON object on every line",
                 ) from error
 
 
@@ -150,15 +154,15 @@ def _dataset_rows(source: str, split: str) -> Iterator[Any]:
         raise UserError(
             f"does not exist, and is not a dataset with split {split!r} ({' '.join(str(error).split())[:120]})",
             where=source,
-            remedy="check the path or hub id and the split (HF_HOME and HF_HUB_OFFLINE are honoured)",
+            remedy="check the path or hub id and the split (HF_HOME and HF_HUB_OFFLINE are honored)",
         ) from error
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object that holds something and names nothing twice.
+    """Read a JSON object that is not empty and has no name twice.
 
     Raises:
-        UserError: Names file and line, or the name that stands twice.
+        UserError: The file cannot be read or holds something else; the error names the line, or the name that occurs twice.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
@@ -166,14 +170,14 @@ def read_object(path: str | Path) -> dict[str, Any]:
         what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise UserError(what, where=str(path), remedy="check the path") from error
     except json.JSONDecodeError as error:
-        what = f"malformed JSON: {error.msg} (column {error.colno})"
-        raise UserError(what, where=f"{path}, line {error.lineno}", remedy="mend the file") from error
-    except ValueError as error:  # not UTF-8, or a name twice
-        raise UserError(f"cannot be read: {error}", where=str(path), remedy="mend the file") from error
+        what = f"is malformed JSON: {error.msg} (column {error.colno})"
+        raise UserError(what, where=f"{path}, line {error.lineno}", remedy="correct the file") from error
+    except ValueError as error:  # not UTF-8, or a name occurs twice
+        raise UserError(f"cannot be read: {error}", where=str(path), remedy="correct the file") from error
     if not isinstance(content, dict):
         raise UserError(f"is {type(content).__name__}, not an object", where=str(path), remedy="give a JSON object")
     if not content:
-        raise UserError("holds nothing", where=str(path), remedy="check the file")
+        raise UserError("is an empty object", where=str(path), remedy="check the file")
     return content
 
 
@@ -181,5 +185,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return content

@@ -1,4 +1,4 @@
-"""Splits that do not leak: by scenario, and never a held-out text in training."""
+"""Split data without leaks: by scenario or cluster, and with held-out texts kept out of training."""
 
 import hashlib
 import re
@@ -11,14 +11,20 @@ from numpy.typing import NDArray
 from afintro.data.samples import read_rows
 from afintro.errors import UserError
 
-SHINGLE_WORDS = 8
-CONTAINMENT = 0.3
+SHINGLE_WORDS = 8  # words in a shingle
+CONTAINMENT = 0.3  # share of the shorter text's shingles from which on two texts match
 TEXT_FIELDS = ("text", "original_text", "ablation_prompt", "prompt", "chosen_label")
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A training text that is, or nearly is, a held-out one."""
+    """A training text that equals or nearly equals a held-out text.
+
+    Args:
+        train_index: Index of the training text.
+        heldout: File and record of the held-out text.
+        containment: Share of the shorter text's shingles that both texts have.
+    """
 
     train_index: int
     heldout: str
@@ -30,7 +36,10 @@ def _words(text: str) -> list[str]:
 
 
 def _shingles(words: Sequence[str]) -> set[int]:
-    """Hashes of all runs of eight words; a shorter text is one shingle. (``hash`` of str varies by process: not used.)"""
+    """Return hashes of all runs of eight words; a shorter text is one shingle.
+
+    The hash is not Python's ``hash``, which differs between processes.
+    """
     runs = range(max(1, len(words) - SHINGLE_WORDS + 1))
     return {
         int.from_bytes(hashlib.blake2b(" ".join(words[i : i + SHINGLE_WORDS]).encode(), digest_size=8).digest())
@@ -39,27 +48,41 @@ def _shingles(words: Sequence[str]) -> set[int]:
 
 
 def heldout_texts(path: str) -> list[tuple[str, str]]:
-    """All texts of a held-out file with the name of each: every text field a record has counts."""
+    """Read all texts of a held-out file; every text field of a record counts.
+
+    Returns:
+        Each text, with the name of its file and record.
+
+    Raises:
+        UserError: The file cannot be read, holds no text, or holds a record without a text.
+    """
     texts: list[tuple[str, str]] = []
     for index, row in enumerate(read_rows(path)):
-        found = [row[name] for name in TEXT_FIELDS if isinstance(row.get(name), str)] if isinstance(row, dict) else []
-        if not found:
+        fields = [row[name] for name in TEXT_FIELDS if isinstance(row.get(name), str)] if isinstance(row, dict) else []
+        if not fields:
             raise UserError(
                 f"has none of the fields {', '.join(TEXT_FIELDS)}",
                 where=f"{path}, record {index}",
                 remedy="give held-out files as samples or records",
             )
-        texts.extend((text, f"{path}, record {index}") for text in found if text.strip())
+        texts.extend((text, f"{path}, record {index}") for text in fields if text.strip())
     if not texts:
         raise UserError("holds no text", where=path, remedy="check the held-out file")
     return texts
 
 
 def find_heldout(train: Sequence[str], heldout: Sequence[tuple[str, str]]) -> list[Hit]:
-    """All pairs of a training text and a held-out text that match; the closest of a training text first.
+    """Find all pairs of a training text and a held-out text that match.
 
-    A match is equality of the words after normalisation (case, punctuation, white space), or a containment of eight-word
-    shingles of at least 0.3 of the shorter text (Broder 1997, on the resemblance and containment of documents).
+    Two texts match if their words are equal after normalization (case, punctuation, white space), or if at least 0.3 of the
+    shorter text's eight-word shingles are in both texts (Broder 1997, on the resemblance and containment of documents).
+
+    Args:
+        train: Training texts.
+        heldout: Held-out texts, each with its name. Several texts may have the same name.
+
+    Returns:
+        The matches by training text; for each training text, the closest match first, and one match a name.
     """
     by_shingle: dict[int, list[int]] = {}
     sizes = []
@@ -77,11 +100,11 @@ def find_heldout(train: Sequence[str], heldout: Sequence[tuple[str, str]]) -> li
         for shingle in shingles:
             for index in by_shingle.get(shingle, ()):
                 shared[index] = shared.get(index, 0) + 1
-        found = {index: count / min(len(shingles), sizes[index]) for index, count in shared.items()}
-        found = {index: share for index, share in found.items() if share >= CONTAINMENT}
+        shares = {index: count / min(len(shingles), sizes[index]) for index, count in shared.items()}
+        matches = {index: share for index, share in shares.items() if share >= CONTAINMENT}
         closest: dict[str, float] = {}  # a held-out record may have several texts
-        for index in sorted(found, key=lambda index: (-found[index], index)):
-            closest.setdefault(heldout[index][1], found[index])
+        for index in sorted(matches, key=lambda index: (-matches[index], index)):
+            closest.setdefault(heldout[index][1], matches[index])
         hits.extend(Hit(train_index, name, share) for name, share in closest.items())
     return hits
 
@@ -93,18 +116,20 @@ def check_contamination(
 
     Args:
         train: Training texts.
-        names: How to name each in a message (file and record).
+        names: File and record of each training text, for messages.
         heldout: Held-out files.
-        action: ``error`` stops the run, ``drop`` removes the training records.
+        action: ``error`` raises an error, ``drop`` removes the training texts.
 
     Returns:
-        Indices of the training texts to keep, and one line of report for each that was dropped.
+        Indices of the training texts to keep, and one line of report for each match that was dropped.
 
     Raises:
-        UserError: A hit under ``error``: names every pair.
+        UserError: A training text matches and the action is ``error``; the error names every pair.
     """
     if action not in ("error", "drop"):
-        raise UserError(f"{action!r} is no action", where="data.heldout_action", remedy="use error or drop")
+        raise UserError(
+            f"must be error or drop, and is {action!r}", where="data.heldout_action", remedy="use error or drop"
+        )
     hits = find_heldout(train, [text for path in heldout for text in heldout_texts(path)])
     lines = [f"{names[hit.train_index]} matches {hit.heldout} (containment {hit.containment:.2f})" for hit in hits]
     if hits and action == "error":
@@ -118,14 +143,22 @@ def check_contamination(
 
 
 def stable_hash(text: str) -> int:
-    """A number from 0 to 2**64 - 1 that depends on the text alone: a random draw that every process repeats."""
+    """Return a number from 0 to 2**64 - 1 that depends on the text alone: a random draw that every process repeats."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 def split_by_scenario(scenarios: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Split indices so that no scenario is on both sides.
+    """Split indices so that no scenario is in both parts.
 
-    Which side a scenario falls on depends on its id and the seed alone, so a file that grows keeps its split.
+    The part of a scenario depends on its id and the seed alone, so a file that grows keeps its split.
+
+    Args:
+        scenarios: Scenario id of each record.
+        fraction: Expected share of the scenarios in the second part.
+        seed: Seed of the split.
+
+    Returns:
+        Indices of the records in the first part, and in the second part.
     """
     first: list[int] = []
     second: list[int] = []
@@ -143,22 +176,22 @@ def hold_out(
     seed: int,
     whole: Sequence[bool] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Split features off training in two ways: whole clusters, and single features of clusters that training keeps.
+    """Hold features out of training in two ways: whole clusters, and single features of clusters that training keeps.
 
-    Features of a cluster share their label, so a split by feature alone leaks it; both kinds are reported.
+    Features of a cluster share their label, so a split by feature alone leaks the label; metrics report both kinds.
 
     Args:
-        keys: ``[n]`` a number for each feature, different for each.
-        clusters: ``[n]`` index of its cluster in ``names``.
-        names: The clusters' names.
-        fraction: Share of the features to hold out, once for each kind.
-        most: At most so many, for each kind.
-        seed: Which ones are held out depends on it and on keys and names, not on their order.
-        whole: Which clusters may be held out whole; None for all.
+        keys: ``[n]`` int64, a different number for each feature.
+        clusters: ``[n]`` int32, index in ``names`` of each feature's cluster.
+        names: Names of the clusters.
+        fraction: Share of the features to hold out, for each of the two kinds.
+        most: Largest number of features to hold out, for each of the two kinds.
+        seed: Together with keys and names, but not with their order, the seed decides which features are held out.
+        whole: For each cluster, whether it may be held out whole; None if every cluster may.
 
     Returns:
-        Ascending indices: training, held-out clusters (whole, as many as fit), held-out features. A cluster larger than
-        the share allowed is never held out.
+        Ascending indices of training features, of features in held-out clusters (as many whole clusters as fit), and of
+        single held-out features. A cluster larger than the allowed share is never held out.
     """
     budget = min(int(fraction * len(keys)), most)
     sizes = np.bincount(clusters, minlength=len(names))
@@ -173,7 +206,7 @@ def hold_out(
             left -= int(sizes[index])
     by_cluster = unseen[clusters]
     rest = np.flatnonzero(~by_cluster)
-    # A feature that is alone in its cluster would take the cluster with it.
+    # A feature that is alone in its cluster cannot be held out on its own.
     shared = rest[sizes[clusters[rest]] > 1]
     drawn = shared[np.argsort(_mixed(keys[shared], seed), kind="stable")]
     kept = np.unique(clusters[drawn], return_index=True)[1]  # one feature of each cluster stays in training
@@ -184,7 +217,7 @@ def hold_out(
 
 
 def _mixed(keys: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """A hash of each key and the seed: the finaliser of SplitMix64 (Steele, Lea & Flood 2014)."""
+    """Hash each key with the seed, by the finalizer of SplitMix64 (Steele, Lea & Flood 2014)."""
     with np.errstate(over="ignore"):
         mixed = keys.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""Text to token ids. Prompt and answer are tokenised apart, so the boundary between them is known, never searched."""
+"""Turn text into token ids. Prompt and answer are tokenized separately, so the boundary between them is known."""
 
 import hashlib
 import re
@@ -11,20 +11,21 @@ Message = dict[str, str]
 
 
 def chat(system: str, user: str) -> list[Message]:
-    """A system and a user turn."""
+    """Return a system turn and a user turn."""
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
-    """The template with each ``{field}`` replaced by its value; other braces stay as they are.
+    """Replace each ``{field}`` of a template by its value.
 
-    Not str.format: a wording may hold other braces. In one pass: a value may hold the name of a field.
+    Other braces stay, unlike in ``str.format``. All fields are replaced in one pass, because a value may hold the name of a
+    field.
     """
-    return re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), template)
+    return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), template)
 
 
 def _plain(messages: Sequence[Message]) -> str:
-    """Turns of a base model without a chat template: paragraphs, the last ending where the answer begins."""
+    """Render turns for a base model without a chat template: paragraphs, after the last of which the answer begins."""
     return "".join(f"{message['content']}\n\n" for message in messages)
 
 
@@ -36,9 +37,14 @@ def _without_system(messages: Sequence[Message]) -> list[Message]:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answering: bool = True) -> str:
-    """The whole prompt as the model reads it, up to where its answer begins; the turns alone where it is not ``answering``.
+    """Render the prompt as the model reads it.
 
-    Models whose template refuses a system turn (Gemma, early Mistral) read it at the head of the first user turn.
+    Models whose template refuses a system turn (Gemma, early Mistral) read the system text at the head of the first user turn.
+
+    Args:
+        tokenizer: Tokenizer with the chat template, if there is one.
+        messages: The turns.
+        answering: Whether the prompt ends where the model's answer begins; otherwise it ends with the last turn.
     """
     if tokenizer.chat_template is None:
         return (tokenizer.bos_token or "") + _plain(messages)
@@ -51,26 +57,30 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answ
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """Token ids of the rendered prompt. The rendering holds the BOS already, so none is added here."""
+    """Return the token ids of the rendered prompt, which already holds the BOS token."""
     return encode_text(tokenizer, render(tokenizer, messages))
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
-    """Token ids of an answer, end of sequence included: without it the explainer would never learn to stop."""
+    """Return the token ids of an answer with the end of sequence, without which the explainer would never learn to stop.
+
+    Raises:
+        ValueError: The tokenizer has no end-of-sequence token.
+    """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token")
     return [*encode_text(tokenizer, answer), tokenizer.eos_token_id]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text as it is, no special token added."""
+    """Return the token ids of a text, without adding special tokens."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     assert isinstance(ids, list)
     return ids
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short hash of the way prompts are rendered; checkpoints carry it."""
+    """Return a short hash of the way prompts are rendered, which checkpoints carry."""
     template = tokenizer.chat_template
     return hashlib.sha256(repr(template if template is not None else _plain([{"content": "x"}])).encode()).hexdigest()[
         :16

@@ -59,12 +59,15 @@ class Change(Protocol):
     """A change that :func:`intervene` applies: an :class:`Intervention`, or several of them merged into one."""
 
     @property
-    def layer(self) -> int: ...
+    def layer(self) -> int:
+        """Return the 0-based decoder layer; -1 for the embedding output."""
 
     @property
-    def vectors(self) -> Tensor: ...
+    def vectors(self) -> Tensor:
+        """Return the vectors, the last dimension of which is the width of the model."""
 
-    def apply(self, hidden: Tensor) -> Tensor: ...
+    def apply(self, hidden: Tensor) -> Tensor:
+        """Return a changed copy of ``hidden [rows, length, hidden]``."""
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def test_a_changed_byte_of_an_example_is_noticed_when_it_is_read(tmp_path: Path,
     store = made(tmp_path / "a", tokenizer)
     flip(tmp_path / "a" / name)
     assert store.read(0)[0] == DRAFTS[0]
-    with pytest.raises(UserError, match="example 22 is not as it was written"):
+    with pytest.raises(UserError, match="example 22"):
         store.read(22)
 
 

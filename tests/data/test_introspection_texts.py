@@ -232,7 +232,7 @@ class TestSplit:
 
     def test_assert_disjoint(self):
         assert_disjoint(train=["one", "one"], test=["two"])
-        with pytest.raises(UserError, match="test: holds a text of train as well: 'one  two'"):
+        with pytest.raises(UserError, match="test: shares a text with train: 'one  two'"):
             assert_disjoint(train=["one two"], validation=["three"], test=["one  two"])
 
 
@@ -262,12 +262,12 @@ class TestStrictness:
                 lambda c: c["contexts"][1].update(user="Hi "),
                 "cooking-02: field 'user' is empty or has",
             ),
-            ("contexts.json", lambda c: c["contexts"][1].update(user="\ud83d"), "field 'user' holds half a character"),
+            ("contexts.json", lambda c: c["contexts"][1].update(user="\ud83d"), "field 'user' holds a lone"),
             ("contexts.json", lambda c: c["contexts"][1].update(id="cooking-01"), "field 'id' is 'cooking-01', which"),
             (
                 "contexts.json",
                 lambda c: c["contexts"].append(c["contexts"][0] | {"id": "x"}),
-                "x: field 'text' is that",
+                "x: field 'text'",
             ),
             ("contexts.json", lambda c: c["contexts"].append([]), "contexts 226: is list, not an object"),
             ("contexts.json", lambda c: c.update(contexts=[]), "must hold non-empty lists contexts"),
@@ -278,7 +278,7 @@ class TestStrictness:
             (
                 "questions.json",
                 lambda c: c["questions"][1].update(yes_means="steered"),
-                "suggestive-01r: field 'reversed_of' is 'suggestive-01', which is no original of opposite polarity",
+                "suggestive-01r: field 'reversed_of' is 'suggestive-01'",
             ),
             (
                 "questions.json",
@@ -293,10 +293,14 @@ class TestStrictness:
                 "field 'expected' is 'yes', not None",
             ),
             ("self_reports.json", lambda c: c.pop("categories"), "must hold non-empty lists categories, items"),
-            ("concepts.json", lambda c: c["pairs"][0].update(a="two words"), "field 'a' is 'two words', not one word"),
+            ("concepts.json", lambda c: c["pairs"][0].update(a="two words"), "field 'a' is 'two words', not"),
             ("concepts.json", lambda c: c["templates"][0].update(concept="x"), "field 'concept' has no {concept}"),
             ("self_prediction.json", lambda c: c["prompts"][0].update(task="x"), "first_character-01: field 'task'"),
-            ("self_prediction.json", lambda c: c["prompts"][0].update(options=["x"]), "field 'options' holds what"),
+            (
+                "self_prediction.json",
+                lambda c: c["prompts"][0].update(options=["x"]),
+                "field 'options' holds an option",
+            ),
             ("self_prediction.json", lambda c: c["tasks"][0].update(ask="?"), "field 'ask' must hold {prompt}"),
         ],
     )

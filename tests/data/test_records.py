@@ -195,7 +195,7 @@ def test_a_duplicate_uid_names_both_records(tmp_path):
     path = write(tmp_path / "r.json", [PARENT, {**PARENT, "ablation_prompt": "Other."}, PARENT])
     with pytest.raises(UserError) as caught:
         read_records(path)
-    assert str(caught.value).startswith(f"{path}, record 2: uid '{first}' stands in record 0 already")
+    assert str(caught.value).startswith(f"{path}, record 2: has the same uid '{first}' as record 0")
     told_apart = [{**PARENT, "uid": "a"}, {**PARENT, "uid": "b"}]
     assert {r.scenario_id for r in read_records(write(tmp_path / "r.json", told_apart))} == {first}
 
@@ -416,4 +416,4 @@ def test_check_unique_names_the_first_double_and_where_it_stood():
     check_unique(["a", "b", "A"], "f.json")
     with pytest.raises(UserError) as caught:
         check_unique(["a", "b", "c", "b", "a"], "f.json")
-    assert str(caught.value).startswith("f.json, record 3: uid 'b' stands in record 1 already\n  remedy: give every")
+    assert str(caught.value).startswith("f.json, record 3: has the same uid 'b' as record 1\n  remedy: give every")

@@ -139,8 +139,8 @@ WRONG = {
     "missing": ("samples.json", None, "", "does not exist"),
     "missing lines": ("samples.jsonl", None, "", "does not exist"),
     "missing parquet": ("samples.parquet", None, "", "does not exist"),
-    "empty": ("samples.json", "", "", "the file is empty"),
-    "blank": ("samples.jsonl", " \n\n", "", "the file is empty"),
+    "empty": ("samples.json", "", "", "is an empty file"),
+    "blank": ("samples.jsonl", " \n\n", "", "is an empty file"),
     "empty parquet": ("samples.parquet", "", "", "is not Parquet"),
     "no parquet": ("samples.parquet", "[]" * 20, "", "is not Parquet"),
     "malformed": ("samples.json", '[\n{"text": "a"},\n{"text" "b"}]', ", line 3", "malformed JSON: .* \\(column 9\\)"),
@@ -214,11 +214,11 @@ def test_read_object(folder):
     ("content", "message"),
     [
         (None, "object.json: does not exist"),
-        ('{"a":\n 1,}', "object.json, line 2: malformed JSON"),
+        ('{"a":\n 1,}', "object.json, line 2: is malformed JSON"),
         (b'{"a": "\xff"}', "object.json: cannot be read"),
-        ('{"a": {"b": 1, "c": 2, "b": 1}}', "object.json: cannot be read: 'b' stands there twice"),
+        ('{"a": {"b": 1, "c": 2, "b": 1}}', "object.json: cannot be read: 'b' occurs twice"),
         ("[1]", "object.json: is list, not an object"),
-        ("{}", "object.json: holds nothing"),
+        ("{}", "object.json: is an empty"),
     ],
 )
 def test_what_is_no_such_object(folder, content, message):

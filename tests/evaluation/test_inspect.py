@@ -176,7 +176,7 @@ DAMAGE = {
     "a bare lead": (lambda f: edit_summary(f, metrics={"lead/x": {"value": 1.0}}), r"summary\.json: .*'ci_low'"),
     "cut": (
         lambda f: (f / "predictions.jsonl").write_text((f / "predictions.jsonl").read_text()[:900]),
-        r"predictions\.jsonl, line \d+: malformed JSON",
+        r"predictions\.jsonl, line \d+: is malformed JSON",
     ),
     "lines lost": (
         lambda f: write_jsonl(f / "predictions.jsonl", [json.loads((f / "predictions.jsonl").read_text().split("\n")[0])]),

@@ -181,9 +181,9 @@ def write(text, name="bad.json"):
 WRONG = {  # what is wrong: (flags, what the message names)
     "missing file": (lambda folder: {"input_path": folder / "absent.json"}, "absent.json: does not exist"),
     "missing dataset": (lambda folder: {"input_path": "nobody/no-such-data"}, "nobody/no-such-data"),
-    "malformed JSON": (write('[{"text": "a"},\n {"text": }]'), "bad.json, line 2: malformed JSON"),
-    "malformed JSONL": (write('{"text": "a"}\n{"text"\n', "bad.jsonl"), "bad.jsonl, line 2: malformed JSON"),
-    "empty file": (write(""), "the file is empty"),
+    "malformed JSON": (write('[{"text": "a"},\n {"text": }]'), "bad.json, line 2: is malformed JSON"),
+    "malformed JSONL": (write('{"text": "a"}\n{"text"\n', "bad.jsonl"), "bad.jsonl, line 2: is malformed JSON"),
+    "empty file": (write(""), "is an empty file"),
     "no sample": (write('{"samples": []}'), "holds no sample"),
     "no list": (write('{"text": "a"}'), "holds no list of records"),
     "no text": (write('[{"text": "a"}, {"label": "aligned"}]'), "record 1: has no field 'text'"),

@@ -1,6 +1,6 @@
-"""The introspection study's own texts, in the JSON files beside this one, strictly read.
+"""Read the texts of the introspection study strictly, from the JSON files in this folder.
 
-All were written for the study. They are data: a changed word changes a result, so a golden test watches them.
+All texts were written for the study. They are data: a changed word changes a result, so a golden test guards the texts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ def read_contexts(path: Path = FOLDER / "contexts.json") -> list[Context]:
     """Read the contexts.
 
     Raises:
-        UserError: Names file, item and field, as every reader of this module does.
+        UserError: The file is wrong; like all errors of this module, the error names file, item and field.
     """
     contexts = _items(path, _sections(path, ("contexts",)), "contexts", Context)
     _check_unique_texts(path, contexts)
@@ -52,13 +52,13 @@ def read_questions(path: Path = FOLDER / "questions.json") -> list[Question]:
 
 def read_self_reports(path: Path = FOLDER / "self_reports.json") -> SelfReports:
     """Read the self-reports, their controls and the categories of both."""
-    found = _sections(path, ("categories", "items"))
-    reports = SelfReports(_items(path, found, "categories", Category), _items(path, found, "items", SelfReport))
+    sections = _sections(path, ("categories", "items"))
+    reports = SelfReports(_items(path, sections, "categories", Category), _items(path, sections, "items", SelfReport))
     controls = {category.id: category.control for category in reports.categories}
     for item in reports.items:
         if controls.get(item.category) is not item.control:
-            what = f"fields 'category' and 'control' are {item.category!r} and {item.control}, which is no category"
-            raise UserError(what, where=f"{path}, {item.id}", remedy="mend them, or add the category")
+            what = f"fields 'category' and 'control' are {item.category!r} and {item.control}, which do not fit any category"
+            raise UserError(what, where=f"{path}, {item.id}", remedy="correct the fields, or add the category")
     _check_unique_texts(path, reports.items)
     _check_twins(path, reports.items, lambda item: item.expected)
     return reports
@@ -66,50 +66,50 @@ def read_self_reports(path: Path = FOLDER / "self_reports.json") -> SelfReports:
 
 def read_concepts(path: Path = FOLDER / "concepts.json") -> Concepts:
     """Read concept pairs and contrast templates."""
-    found = _sections(path, ("pairs", "templates"))
-    return Concepts(_items(path, found, "pairs", ConceptPair), _items(path, found, "templates", Template))
+    sections = _sections(path, ("pairs", "templates"))
+    return Concepts(_items(path, sections, "pairs", ConceptPair), _items(path, sections, "templates", Template))
 
 
 def read_self_prediction(path: Path = FOLDER / "self_prediction.json") -> SelfPrediction:
-    """Read the prompts of self-prediction and its kin, and the probes without labels."""
-    found = _sections(path, tuple(field.name for field in fields(SelfPrediction)))
-    tasks, prompts = _items(path, found, "tasks", Task), _items(path, found, "prompts", Prompt)
+    """Read the tasks and prompts of self-prediction, self-calibration and token prediction, and the probes without labels."""
+    sections = _sections(path, tuple(field.name for field in fields(SelfPrediction)))
+    tasks, prompts = _items(path, sections, "tasks", Task), _items(path, sections, "prompts", Prompt)
     for prompt in prompts:
         if prompt.task not in {task.id for task in tasks}:
-            what = f"field 'task' is {prompt.task!r}, which is no task"
-            raise UserError(what, where=f"{path}, {prompt.id}", remedy="mend it, or add the task")
-    probes = {name: _items(path, found, name, Probe) for name in found if name not in ("tasks", "prompts")}
+            what = f"field 'task' is {prompt.task!r}, which is not the id of a task"
+            raise UserError(what, where=f"{path}, {prompt.id}", remedy="correct the field, or add the task")
+    probes = {name: _items(path, sections, name, Probe) for name in sections if name not in ("tasks", "prompts")}
     return SelfPrediction(tasks, prompts, **probes)
 
 
 def _sections(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    """The lists of a file, which must be these and no others."""
+    """Return the lists of a file, which must have exactly the given names."""
     content = read_object(path)
     if set(content) != set(names) or not all(isinstance(content[name], list) and content[name] for name in names):
-        raise UserError(f"must hold non-empty lists {', '.join(names)}", where=str(path), remedy="mend the file")
+        raise UserError(f"must hold non-empty lists {', '.join(names)}", where=str(path), remedy="correct the file")
     return content
 
 
 def _items(path: Path, sections: Mapping[str, Any], section: str, kind: type[Item]) -> list[Item]:
-    """All items of a list, checked one by one, with ids that are unique."""
+    """Return all items of a list, each checked, with unique ids."""
     names = [field.name for field in fields(kind)]
-    found: dict[str, Item] = {}
+    items: dict[str, Item] = {}
     for index, row in enumerate(sections[section]):
         name = row.get("id") if isinstance(row, dict) else None
         where = f"{path}, {section} {name if isinstance(name, str) else index}"
         try:
             item = parse_record(kind, row, {}, names, "the repository's copy", where)
             _check_strings(row, names)
-            if item.id in found:
-                raise ValueError(f"field 'id' is {item.id!r}, which stands there already")
+            if item.id in items:
+                raise ValueError(f"field 'id' is {item.id!r}, which is the id of an earlier item")
         except ValueError as error:
-            raise UserError(str(error), where=where, remedy="mend the field") from error
-        found[item.id] = item
-    return list(found.values())
+            raise UserError(str(error), where=where, remedy="correct the field") from error
+        items[item.id] = item
+    return list(items.values())
 
 
 def _check_strings(row: Mapping[str, Any], names: Sequence[str]) -> None:
-    """No unknown field; no string that is empty, has white space around it, or holds half a character."""
+    """Refuse unknown fields, and strings that are empty, have white space around them, or hold a lone surrogate."""
     for name, value in row.items():
         if name not in names:
             raise ValueError(f"field {name!r} is unknown")
@@ -118,7 +118,7 @@ def _check_strings(row: Mapping[str, Any], names: Sequence[str]) -> None:
             if isinstance(text, str) and (not text or text != text.strip()):
                 raise ValueError(f"field {name!r} is empty or has white space around it")
             if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
-                raise ValueError(f"field {name!r} holds half a character")
+                raise ValueError(f"field {name!r} holds a lone surrogate")
 
 
 def _check_unique_texts(path: Path, items: Sequence[Context | Question | SelfReport]) -> None:
@@ -126,17 +126,17 @@ def _check_unique_texts(path: Path, items: Sequence[Context | Question | SelfRep
     for item in items:
         folded = " ".join(item.text.lower().split())
         if seen.setdefault(folded, item.id) != item.id:
-            what = f"field 'text' is that of {seen[folded]}"
-            raise UserError(what, where=f"{path}, {item.id}", remedy="write another, or remove the double")
+            what = f"field 'text' is the text of {seen[folded]}"
+            raise UserError(what, where=f"{path}, {item.id}", remedy="write another text, or remove the duplicate")
 
 
 def _check_twins(path: Path, items: Sequence[Twin], polarity: Callable[[Twin], str | None]) -> None:
-    """A reversed item names an original of its group, with the opposite polarity, that has no other twin."""
+    """Check that each reversed item names an original of its group with the opposite polarity and without another twin."""
     originals = {item.id: item for item in items if item.reversed_of is None}
     for item in items:
         if item.reversed_of is not None:
             other = originals.pop(item.reversed_of, None)
             agree = other is not None and polarity(item) is not None and polarity(item) == polarity(other)
             if other is None or other.group != item.group or agree:
-                what = f"field 'reversed_of' is {item.reversed_of!r}, which is no original of opposite polarity"
-                raise UserError(what, where=f"{path}, {item.id}", remedy="name the twin, and give each one twin only")
+                what = f"field 'reversed_of' is {item.reversed_of!r}, which is not an original of opposite polarity"
+                raise UserError(what, where=f"{path}, {item.id}", remedy="name the twin; an original has one twin only")

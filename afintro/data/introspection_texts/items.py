@@ -1,10 +1,10 @@
-"""What the introspection study's texts consist of. A wrong value is a ValueError that names the field; the readers add where."""
+"""Define the items of the introspection study's texts; a wrong value raises a ValueError that names the field."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 KINDS = ("plain", "odd")
-# What "yes" says in each style; where the question names options, what naming one says of it. "neutral" has no polarity.
+# What "yes" means in each style; in styles with options, what naming an option means. The style "neutral" has no polarity.
 POLARITY: Mapping[str, tuple[str, ...]] = {
     "suggestive": ("steered", "unsteered"),
     "vague": ("steered", "unsteered"),
@@ -18,14 +18,14 @@ FAMILIES = ("self_prediction", "self_calibration", "token_prediction")
 
 @dataclass(frozen=True)
 class Context:
-    """One turn that is read with or without steering.
+    """A conversation that is read with or without steering.
 
     Args:
-        id: Unique.
-        topic: What it is about, broadly.
-        kind: ``plain``, or ``odd``: typos, code, shouting, number lists, broken text. An odd one that was not steered is the
-            negative that tells a detector of steering from a detector of strangeness.
-        food: Whether food or drink is its matter, the label of the food control.
+        id: Unique identifier.
+        topic: Broad topic.
+        kind: ``plain``, or ``odd``: typos, code, shouting, number lists, broken text. An unsteered odd context is a negative
+            item that tells a detector of steering from a detector of strangeness.
+        food: Whether the context is about food or drink, which is the label of the food control.
         system: The system turn.
         user: The user's turn.
         assistant: The assistant's turn.
@@ -44,27 +44,30 @@ class Context:
 
     @property
     def text(self) -> str:
+        """Return the text that a split keeps apart."""
         return "\n".join((self.system, self.user, self.assistant))
 
     @property
     def family(self) -> str:
+        """Return the id that the item shares with its reversed twin."""
         return self.id
 
     @property
     def group(self) -> str:
+        """Return the group that is represented in every split."""
         return self.topic if self.kind == "plain" else self.kind
 
 
 @dataclass(frozen=True)
 class Question:
-    """One wording of the detection question.
+    """A wording of the detection question.
 
     Args:
-        id: Unique.
+        id: Unique identifier.
         style: A key of :data:`POLARITY`.
-        text: The question; ``{a}`` and ``{b}`` once each where it names its options.
-        yes_means: One of the style's polarities; None for neutral questions.
-        reversed_of: The question of which it is the twin of opposite polarity.
+        text: The question; with ``{a}`` and ``{b}`` once each if the question names its options.
+        yes_means: A polarity of the style; None for neutral questions.
+        reversed_of: Id of the twin question of opposite polarity; None for an original.
     """
 
     id: str
@@ -80,16 +83,18 @@ class Question:
 
     @property
     def family(self) -> str:
+        """Return the id that the item shares with its reversed twin."""
         return self.reversed_of or self.id
 
     @property
     def group(self) -> str:
+        """Return the group that is represented in every split."""
         return self.style
 
 
 @dataclass(frozen=True)
 class Category:
-    """A category of self-reports; ``note`` is what to expect of an untrained model's P(yes), and why."""
+    """A category of self-reports; ``note`` says what P(yes) to expect of an untrained model, and why."""
 
     id: str
     control: bool
@@ -101,12 +106,12 @@ class SelfReport:
     """A yes-no question about the model itself, or a control.
 
     Args:
-        id: Unique.
-        category: Id of its category.
-        control: Whether it is about anything but the model.
+        id: Unique identifier.
+        category: Id of the item's category.
+        control: Whether the question is a control, which is not about the model.
         question: The question.
-        reversed_of: The item of which it is the twin of opposite polarity.
-        expected: ``yes`` or ``no`` for controls, None where nobody knows.
+        reversed_of: Id of the twin item of opposite polarity; None for an original.
+        expected: ``yes`` or ``no`` for controls; None for questions about the model, whose answer nobody knows.
     """
 
     id: str
@@ -122,20 +127,23 @@ class SelfReport:
 
     @property
     def text(self) -> str:
+        """Return the text that a split keeps apart."""
         return self.question
 
     @property
     def family(self) -> str:
+        """Return the id that the item shares with its reversed twin."""
         return self.reversed_of or self.id
 
     @property
     def group(self) -> str:
+        """Return the group that is represented in every split."""
         return self.category
 
 
 @dataclass(frozen=True)
 class ConceptPair:
-    """Two concepts to be told apart, each a single common noun."""
+    """Two concepts to be told apart; each is a single common noun."""
 
     id: str
     a: str
@@ -144,12 +152,12 @@ class ConceptPair:
     def __post_init__(self) -> None:
         for name in ("a", "b"):
             if not getattr(self, name).isalpha():
-                raise ValueError(f"field {name!r} is {getattr(self, name)!r}, not one word")
+                raise ValueError(f"field {name!r} is {getattr(self, name)!r}, not a single word")
 
 
 @dataclass(frozen=True)
 class Template:
-    """A text about a concept and its neutral counterpart: the difference of their activations is about the concept."""
+    """A text about a concept, and its neutral counterpart; the difference of their activations represents the concept."""
 
     id: str
     concept: str
@@ -161,13 +169,13 @@ class Template:
         _check_placeholders("neutral", self.neutral, ())
 
     def about(self, concept: str) -> str:
-        """The text about this concept."""
+        """Return the text about ``concept``."""
         return self.concept.replace("{concept}", concept)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A property that the model is to predict of its own answer; ``{prompt}`` in ``ask`` is the prompt to be answered."""
+    """A property that the model predicts of its own answer; ``{prompt}`` in ``ask`` stands for the prompt to be answered."""
 
     id: str
     family: str
@@ -180,7 +188,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt of a task; ``options`` are the answers that count, none where any answer does."""
+    """A prompt of a task; ``options`` are the answers that count, and an empty list means that any answer counts."""
 
     id: str
     task: str
@@ -188,9 +196,10 @@ class Prompt:
     options: list[str]
 
     def __post_init__(self) -> None:
-        missing = [one for one in self.options if not isinstance(one, str) or one.lower() not in self.text.lower()]
+        text = self.text.lower()
+        missing = [option for option in self.options if not isinstance(option, str) or option.lower() not in text]
         if missing or len(set(self.options)) < len(self.options):
-            raise ValueError("field 'options' holds what the text does not name, or the same twice")
+            raise ValueError("field 'options' holds an option that the text does not name, or an option twice")
 
 
 @dataclass(frozen=True)
@@ -203,7 +212,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class SelfReports:
-    """All of ``self_reports.json``."""
+    """The content of ``self_reports.json``."""
 
     categories: list[Category]
     items: list[SelfReport]
@@ -211,7 +220,7 @@ class SelfReports:
 
 @dataclass(frozen=True)
 class Concepts:
-    """All of ``concepts.json``; every template goes with every concept."""
+    """The content of ``concepts.json``; every template is used with every concept."""
 
     pairs: list[ConceptPair]
     templates: list[Template]
@@ -219,7 +228,7 @@ class Concepts:
 
 @dataclass(frozen=True)
 class SelfPrediction:
-    """All of ``self_prediction.json``; neutral detection names its two options as ``{a}`` and ``{b}``."""
+    """The content of ``self_prediction.json``; neutral detection names its two options as ``{a}`` and ``{b}``."""
 
     tasks: list[Task]
     prompts: list[Prompt]
@@ -235,6 +244,7 @@ def _check_among(name: str, value: str | None, allowed: Sequence[str | None]) ->
 
 
 def _check_placeholders(name: str, text: str, placeholders: Sequence[str]) -> None:
-    """Each placeholder once, and no other brace."""
-    if any(text.count(one) != 1 for one in placeholders) or text.count("{") + text.count("}") != 2 * len(placeholders):
+    """Check that a text holds each placeholder once and no other brace."""
+    braces = text.count("{") + text.count("}")
+    if any(text.count(placeholder) != 1 for placeholder in placeholders) or braces != 2 * len(placeholders):
         raise ValueError(f"field {name!r} must hold {' and '.join(placeholders) or 'no braces'}, once each")

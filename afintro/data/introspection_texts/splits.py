@@ -1,4 +1,4 @@
-"""Training, validation and test splits of the introspection study's texts, and the proof that they share none."""
+"""Split the introspection study's texts into training, validation and test, and check that the splits share no text."""
 
 import hashlib
 from collections import defaultdict
@@ -11,14 +11,19 @@ from afintro.errors import UserError
 
 
 class Text(Protocol):
-    """What :func:`split_texts` needs of an item: a family stays together, and a group is represented in every split."""
+    """An item that :func:`split_texts` can split: a family stays together, and every split has items of each group."""
 
     @property
-    def text(self) -> str: ...
+    def text(self) -> str:
+        """Return the text that a split keeps apart."""
+
     @property
-    def family(self) -> str: ...
+    def family(self) -> str:
+        """Return the id that the item shares with its reversed twin."""
+
     @property
-    def group(self) -> str: ...
+    def group(self) -> str:
+        """Return the group that is represented in every split."""
 
 
 Item = TypeVar("Item", bound=Text)
@@ -26,7 +31,7 @@ Item = TypeVar("Item", bound=Text)
 
 @dataclass(frozen=True)
 class Splits(Generic[Item]):
-    """Three splits that share no text, each in the order given."""
+    """Three splits that share no text; each keeps the order of the items."""
 
     train: list[Item]
     validation: list[Item]
@@ -36,17 +41,17 @@ class Splits(Generic[Item]):
 def split_texts(items: Sequence[Item], seed: int, validation: float = 0.2, test: float = 0.2) -> Splits[Item]:
     """Divide contexts, questions or self-reports by a hash of their text.
 
-    The split depends on the seed and on the texts of the group, not on their order. Families are ranked within the group
-    rather than cut at a threshold, so that each group has at least one in each split; a new text may thus move a few.
+    The split depends on the seed and on the texts of the group, not on their order. Families are ranked within the group and
+    not cut at a threshold, so that every split has a family of each group; a new text may therefore move a few others.
 
     Args:
-        items: Of any groups. A question and its reversed twin are one family, as the one gives the other away.
-        seed: Decides, with the texts.
-        validation: Share of each group's families.
-        test: Share of each group's families.
+        items: Items of any groups. A question and its reversed twin are one family, because each gives the other away.
+        seed: Seed of the split.
+        validation: Share of each group's families in the validation split.
+        test: Share of each group's families in the test split.
 
     Raises:
-        UserError: A group is too small to be in every split, or a text would be in two of them.
+        UserError: A group is too small for three splits, or a text would be in two splits.
     """
     groups: dict[str, dict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
@@ -68,11 +73,11 @@ def split_texts(items: Sequence[Item], seed: int, validation: float = 0.2, test:
 
 
 def assert_disjoint(**collections: Iterable[str]) -> None:
-    """Raise a UserError where two named collections share a text, by SHA-256 with white space folded."""
+    """Raise a UserError if two named collections share a text, compared by SHA-256 with white space folded."""
     seen: dict[str, str] = {}
     for name, texts in collections.items():
         for text in texts:
             digest = hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
             if seen.setdefault(digest, name) != name:
-                what = f"holds a text of {seen[digest]} as well: {text[:60]!r} (SHA-256 {digest[:16]})"
+                what = f"shares a text with {seen[digest]}: {text[:60]!r} (SHA-256 {digest[:16]})"
                 raise UserError(what, where=name, remedy="remove it from one of them")

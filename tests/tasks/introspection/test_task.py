@@ -234,7 +234,7 @@ def test_contexts_of_ones_own(module, tmp_path: Path):
     half = {"contexts": rows[::2]}
     write_json(tmp_path / "train.json", half)
     write_json(tmp_path / "test.json", half)
-    with pytest.raises(UserError, match="holds a text of"):
+    with pytest.raises(UserError, match="shares a text"):
         drawn(module, train_path=str(tmp_path / "train.json"), test_path=str(tmp_path / "test.json"))
 
 

@@ -217,7 +217,7 @@ def test_a_row_that_is_no_object(tmp_path, row):
 def test_doubles(tmp_path):
     """Without uids of their own, records of one prompt and condition are the same record."""
     words = error_of(tmp_path, {**PARENT, "alpha": 4.0, "ablated_continuation": " Bonn"})
-    assert words.startswith(f"uid '{scenario_id(PARENT['prompt'])}/faking/5/4' stands in record 0 already\n  remedy: ")
+    assert words.startswith(f"has the same uid '{scenario_id(PARENT['prompt'])}/faking/5/4' as record 0\n  remedy: ")
     others = [
         {**PARENT, name: value} for name, value in (("layer", [6]), ("alpha", 4.5), ("direction", "x"), ("uid", "u"))
     ]
