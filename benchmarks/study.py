@@ -20,8 +20,10 @@ from afintro.explainer.module import ExplainerModule
 from afintro.lm.forward import packed_logits
 from afintro.lm.load import Lora
 from afintro.lm.spans import spans
-from afintro.study.asking.session import Query, Row, Scale, Session, Written
-from afintro.study.settings import EVALUATIONS
+from afintro.study.asking.queries import Query, WrittenAnswer
+from afintro.study.asking.session import Session
+from afintro.study.results import ResultRow
+from afintro.study.settings import EVALUATIONS, Scale
 from afintro.tasks.introspection.task import Introspection
 from benchmarks import report
 from benchmarks.shapes import device_name
@@ -53,16 +55,17 @@ class OneByOne(Session):
         return scores
 
     def score(
-        self, queries: Sequence[Query], words: Sequence[Sequence[str]], staying: bool = False
+        self, queries: Sequence[Query], words: Sequence[Sequence[str]], keep_steering: bool = False
     ) -> list[list[float]]:
         """Score words as a session does."""
         return [
-            Session.score(self, [query], [choices], staying)[0] for query, choices in zip(queries, words, strict=True)
+            Session.score(self, [query], [choices], keep_steering)[0]
+            for query, choices in zip(queries, words, strict=True)
         ]
 
-    def written(self, queries: Sequence[Query], staying: bool = False) -> list[Written]:
+    def write(self, queries: Sequence[Query], keep_steering: bool = False) -> list[WrittenAnswer]:
         """Write answers as a session does."""
-        return [Session.written(self, [query], staying)[0] for query in queries]
+        return [Session.write(self, [query], keep_steering)[0] for query in queries]
 
 
 def sessions(model: str, contexts: int, items: int) -> dict[str, Session]:
@@ -87,10 +90,10 @@ def sessions(model: str, contexts: int, items: int) -> dict[str, Session]:
     }
 
 
-def asked(evaluation: str, session: Session) -> tuple[list[Row], float]:
+def asked(evaluation: str, session: Session) -> tuple[list[ResultRow], float]:
     """Run an evaluation; return its rows and its seconds."""
     start = time.perf_counter()
-    rows: list[Row] = import_module(f"afintro.study.evaluations.{evaluation}").measure(session)
+    rows: list[ResultRow] = import_module(f"afintro.study.evaluations.{evaluation}").measure(session)
     return rows, time.perf_counter() - start
 
 
@@ -103,7 +106,7 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def differences(rows: Sequence[Row], others: Sequence[Row]) -> tuple[float, int]:
+def differences(rows: Sequence[ResultRow], others: Sequence[ResultRow]) -> tuple[float, int]:
     """Return the largest difference of two numbers (log-odds in nats, probabilities), and how many other values differ."""
     largest, texts = 0.0, 0
     for one, other in zip(chain(*map(leaves, rows)), chain(*map(leaves, others)), strict=True):

@@ -1,1 +1,1 @@
-"""The introspection study: variants, their evaluations, and what they show."""
+"""The introspection study: variants, their evaluations, and the report on what they show."""

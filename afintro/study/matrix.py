@@ -1,9 +1,9 @@
-"""The cells of a study and their state, read from the disk alone: what is done, what is missing, what is broken and why."""
+"""Read the state of a study's cells from the disk alone: what is done, what is missing, what is broken and why."""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,7 @@ from torch import Tensor
 from afintro.data.files import write_atomic, write_json, write_jsonl
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import read_checkpoint
-from afintro.study.asking.session import Row
-from afintro.study.results import Cell as Answered
-from afintro.study.results import Plan, read_header
+from afintro.study.results import Plan, ResultRow, read_header
 from afintro.study.settings import Study, read_yaml
 
 TRAIN = "train"
@@ -23,7 +21,12 @@ DONE, MISSING, BROKEN = "done", "missing", "broken"
 
 @dataclass(frozen=True)
 class State:
-    """Of one cell: ``done``, ``missing`` or ``broken``, and why where it is broken."""
+    """The state of one cell.
+
+    Args:
+        name: ``done``, ``missing`` or ``broken``.
+        reason: Why the cell is broken.
+    """
 
     name: str
     reason: str = ""
@@ -31,23 +34,23 @@ class State:
 
 @dataclass(frozen=True)
 class Unit:
-    """One variant with one seed: a training and its evaluations, which one process does."""
+    """One variant with one seed: a training and its evaluations, which a single process does."""
 
     variant: str
     seed: int
 
 
 class Matrix:
-    """All units of a study.
+    """The cells of a study: every unit times its training and its evaluations.
 
     Args:
-        study: Its settings and files.
-        variants: Those to look at; None for all.
-        seeds: Likewise.
-        evaluations: Likewise.
+        study: The study's settings and files.
+        variants: The variants to look at. None means all of the study.
+        seeds: The seeds to look at. None means all of the study.
+        evaluations: The evaluations to look at. None means all of the study.
 
     Raises:
-        UserError: One that the study does not have.
+        UserError: The study does not have a variant, seed or evaluation.
     """
 
     def __init__(
@@ -58,30 +61,39 @@ class Matrix:
         evaluations: Sequence[str] | None = None,
     ) -> None:
         self.study, self.folder = study, study.folder
-        self.variants = _chosen(variants, list(study.variants), "--variants")
-        self.seeds = _chosen(seeds, study.settings.seeds, "--seeds")
-        self.evaluations = _chosen(evaluations, study.settings.evaluations, "--evaluations")
+        self.variants = _select(variants, list(study.variants), "--variants")
+        self.seeds = _select(seeds, study.settings.seeds, "--seeds")
+        self.evaluations = _select(evaluations, study.settings.evaluations, "--evaluations")
         self._hashes: dict[Unit, str] = {}
 
     @property
     def units(self) -> list[Unit]:
-        """In the order in which they are done: every variant once before any is repeated."""
+        """Return the units in the order of the work: every variant once before any variant is repeated."""
         return [Unit(variant, seed) for seed in self.seeds for variant in self.variants]
 
+    @property
+    def stages(self) -> list[str]:
+        """Return the stages of a unit: the training, then the evaluations."""
+        return [TRAIN, *self.evaluations]
+
+    # Where a unit's files are.
+
     def run(self, unit: Unit) -> Path:
-        """Folder of the unit's training."""
+        """Return the folder of the unit's training."""
         return self.folder / unit.variant / f"seed_{unit.seed}"
 
     def rows(self, unit: Unit, evaluation: str) -> Path:
-        """File of what an evaluation asked the unit."""
+        """Return the file of the rows of an evaluation of the unit."""
         return self.folder / unit.variant / evaluation / f"seed_{unit.seed}.jsonl"
 
     def failure(self, unit: Unit, stage: str) -> Path:
-        """File that says why a stage failed the last time."""
+        """Return the file that says why a stage failed the last time."""
         return self.folder / unit.variant / ".failed" / f"{stage}-seed_{unit.seed}.txt"
 
+    # What the files say.
+
     def settings_hash(self, unit: Unit) -> str:
-        """Of everything that decides a training: what the files say, overrides and seed."""
+        """Return a hash of everything that decides a training: the content of the files, the overrides and the seed."""
         if unit not in self._hashes:
             files = [*self.study.base, self.study.variants[unit.variant]]
             decisive = [*map(read_yaml, files), self.study.settings.overrides, unit.seed]
@@ -90,7 +102,7 @@ class Matrix:
         return self._hashes[unit]
 
     def training_fault(self, unit: Unit) -> str:
-        """Why what is there of a training can be neither used nor continued; empty where it can, or nothing is there."""
+        """Return why an existing training cannot be used or continued, or an empty string if it can or none exists."""
         run = self.run(unit)
         finished, last = (run / "done.json").is_file(), run / "checkpoints" / "last.ckpt"
         if not finished and not last.is_file():
@@ -98,82 +110,91 @@ class Matrix:
         try:
             record = json.loads((run / ("done.json" if finished else "begun.json")).read_text())
             if record["settings"] != self.settings_hash(unit):
-                return "is of other settings than those configured now"
+                return "was made with other settings than those configured now"
             weights = weights_hash(read_checkpoint(last))
-            return (
-                "its checkpoint is not the one that it ended with" if finished and weights != record["weights"] else ""
-            )
+            if finished and weights != record["weights"]:
+                return "has a checkpoint that is not the one that the training ended with"
         except (OSError, ValueError, KeyError, TypeError, UserError) as error:
-            return brief(error)
+            return describe_error(error)
+        return ""
 
     def training_state(self, unit: Unit) -> State:
-        """Done where the training ended, with these settings, and its checkpoint is the one that it ended with."""
+        """Return ``done`` if the training ended with these settings and its last checkpoint is intact."""
         if fault := self.training_fault(unit):
             return State(BROKEN, fault)
-        return State(DONE) if (self.run(unit) / "done.json").is_file() else self._unless_failed(unit, TRAIN, MISSING)
+        finished = (self.run(unit) / "done.json").is_file()
+        return State(DONE) if finished else self._state_unless_failed(unit, TRAIN, MISSING)
 
     def rows_fault(self, unit: Unit, evaluation: str) -> str:
-        """Why the rows that are there of an evaluation cannot be used; empty where they can, or none are there."""
+        """Return why the existing rows of an evaluation cannot be used, or an empty string if they can or none exist."""
         path = self.rows(unit, evaluation)
         if not path.is_file():
             return ""
-        cell: Answered = (unit.variant, evaluation, unit.seed)
         try:
-            header = read_header(path, cell)
+            header = read_header(path, (unit.variant, evaluation, unit.seed))
             content = path.read_bytes()
             complete = content.count(b"\n") == header["rows"] + 1 and content.endswith(b"\n")
         except (OSError, KeyError, TypeError, UserError) as error:
-            return brief(error)
+            return describe_error(error)
         if not complete:
             return f"{path.name} is cut off"
         if header.get("settings") != self.settings_hash(unit):
-            return "is of other settings than those configured now"
-        if header.get("scale") != asdict(self.study.settings.scale):
-            return "is of another scale than that configured now"
-        return "" if self.weights(unit) in (None, header.get("weights")) else "is of another training"
+            return "was made with other settings than those configured now"
+        if header.get("scale") != self.study.settings.scale.as_json():
+            return "was made with another scale than the one configured now"
+        return "" if self.weights(unit) in (None, header.get("weights")) else "belongs to another training"
 
     def has_rows(self, unit: Unit, evaluation: str) -> bool:
-        """Whether an evaluation was made, of this training and scale, and is whole."""
+        """Return whether an evaluation has complete rows of this training and scale."""
         return self.rows(unit, evaluation).is_file() and not self.rows_fault(unit, evaluation)
 
     def evaluation_state(self, unit: Unit, evaluation: str) -> State:
-        """Done where it was made, of this training and scale, and could be scored."""
+        """Return ``done`` if an evaluation has complete rows of this training and scale and could be scored."""
         if fault := self.rows_fault(unit, evaluation):
             return State(BROKEN, fault)
-        return self._unless_failed(unit, evaluation, DONE if self.rows(unit, evaluation).is_file() else MISSING)
+        exists = self.rows(unit, evaluation).is_file()
+        return self._state_unless_failed(unit, evaluation, DONE if exists else MISSING)
 
     def weights(self, unit: Unit) -> str | None:
-        """Hash of those that a training ended with; None where none is there, as after its folder was removed to save room."""
+        """Return the hash of the weights that a training ended with.
+
+        Returns:
+            The hash, or None if there is no record of it, as after the training's folder was removed to save space.
+        """
         try:
             return str(json.loads((self.run(unit) / "done.json").read_text())["weights"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _unless_failed(self, unit: Unit, stage: str, name: str) -> State:
+    def _state_unless_failed(self, unit: Unit, stage: str, name: str) -> State:
         reason = self.failed_since(unit, stage, 0)
         return State(BROKEN, reason) if reason else State(name)
 
     def failed_since(self, unit: Unit, stage: str, moment: float) -> str:
-        """Why a stage failed, if its last failure came after a moment (seconds since the epoch); "" if none did."""
+        """Return why a stage failed.
+
+        Args:
+            unit: The unit.
+            stage: ``train`` or an evaluation.
+            moment: Seconds since the epoch. Earlier failures do not count.
+
+        Returns:
+            The reason, or an empty string if the stage has not failed since then.
+        """
         failure = self.failure(unit, stage)
-        found = failure.is_file() and failure.stat().st_mtime >= moment
-        return failure.read_text().strip() if found else ""
+        failed = failure.is_file() and failure.stat().st_mtime >= moment
+        return failure.read_text().strip() if failed else ""
 
     def state(self, unit: Unit, stage: str) -> State:
-        """Of the training or of an evaluation."""
+        """Return the state of the training or of an evaluation."""
         return self.training_state(unit) if stage == TRAIN else self.evaluation_state(unit, stage)
 
-    @property
-    def stages(self) -> list[str]:
-        """The training, then the evaluations."""
-        return [TRAIN, *self.evaluations]
-
     def states(self) -> dict[tuple[Unit, str], State]:
-        """Of every cell."""
+        """Return the state of every cell."""
         return {(unit, stage): self.state(unit, stage) for unit in self.units for stage in self.stages}
 
     def plan(self) -> Plan:
-        """What a report is to look for, and why cells are not done."""
+        """Return what a report has to look for, and why cells are not done."""
         states = self.states()
         reasons = {}
         for unit in self.units:
@@ -185,10 +206,10 @@ class Matrix:
         evaluations = {variant: tuple(self.evaluations) for variant in self.variants}
         return Plan(self.study.settings.name, evaluations, self.seeds, reasons)
 
-    # What the runner leaves.
+    # What the runner writes.
 
     def mark_begun(self, unit: Unit) -> None:
-        """Record with which settings a training begins: with others it is not continued."""
+        """Record the settings that a training begins with: with other settings it is not continued."""
         write_json(self.run(unit) / "begun.json", {"settings": self.settings_hash(unit)})
 
     def mark_trained(self, unit: Unit) -> None:
@@ -205,8 +226,18 @@ class Matrix:
             },
         )
 
-    def keep_rows(self, unit: Unit, evaluation: str, step: int, identity: dict[str, Any], rows: Sequence[Row]) -> None:
-        """Write an evaluation's rows behind a header that says what they are of."""
+    def write_rows(
+        self, unit: Unit, evaluation: str, step: int, identity: dict[str, Any], rows: Sequence[ResultRow]
+    ) -> None:
+        """Write an evaluation's rows behind a header that says what they belong to.
+
+        Args:
+            unit: The unit.
+            evaluation: The evaluation.
+            step: The optimizer step of the checkpoint.
+            identity: The checkpoint's identity. The path of its base is left out, since it may differ between machines.
+            rows: The rows.
+        """
         header = {
             "evaluation": evaluation,
             "variant": unit.variant,
@@ -215,20 +246,20 @@ class Matrix:
             "rows": len(rows),
             "settings": self.settings_hash(unit),
             "weights": self.weights(unit),
-            "scale": asdict(self.study.settings.scale),
-            "identity": {name: value for name, value in identity.items() if name != "base"},  # a path may differ
+            "scale": self.study.settings.scale.as_json(),
+            "identity": {name: value for name, value in identity.items() if name != "base"},
         }
         write_jsonl(self.rows(unit, evaluation), [header, *rows])
 
     def mark_failed(self, unit: Unit, stage: str, reason: str) -> None:
-        """Record why a stage failed; the next run tries again."""
+        """Record why a stage failed. The next run tries the stage again."""
         path = self.failure(unit, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, f"{reason}\n")
 
 
 def weights_hash(checkpoint: dict[str, Any]) -> str:
-    """Of a checkpoint's step and adapter weights, whatever else its file holds."""
+    """Return a hash of a checkpoint's step and adapter weights, whatever else its file contains."""
     digest = hashlib.sha256(str(checkpoint["global_step"]).encode())
     weights: dict[str, Tensor] = checkpoint["state_dict"]
     for name in sorted(weights):
@@ -238,15 +269,15 @@ def weights_hash(checkpoint: dict[str, Any]) -> str:
 
 
 def coverage(matrix: Matrix) -> str:
-    """Variants by stages: how many seeds are done of how many, and what is broken."""
+    """Render a text table of variants by stages: how many seeds are done of how many, and what is broken."""
     states = matrix.states()
     lines = [["variant", *matrix.stages]]
     for variant in matrix.variants:
         cells = [variant]
         for stage in matrix.stages:
-            found = [states[Unit(variant, seed), stage].name for seed in matrix.seeds]
-            broken = f" ({found.count(BROKEN)} broken)" if BROKEN in found else ""
-            cells.append(f"{found.count(DONE)}/{len(found)}{broken}")
+            names = [states[Unit(variant, seed), stage].name for seed in matrix.seeds]
+            broken = f" ({names.count(BROKEN)} broken)" if BROKEN in names else ""
+            cells.append(f"{names.count(DONE)}/{len(names)}{broken}")
         lines.append(cells)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
@@ -258,16 +289,17 @@ def coverage(matrix: Matrix) -> str:
     return "\n".join(text)
 
 
-def brief(error: Exception) -> str:
-    """An error in one line; the kind of one that is no UserError, whose text alone may say little."""
+def describe_error(error: Exception) -> str:
+    """Return an error in one line, with its class unless it is a UserError: the text of others alone may say little."""
     line = " ".join(str(error).replace("\n  remedy:", "; remedy:").split())[:400]
     return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
 
 
-def _chosen(given: Sequence[Any] | None, every: Sequence[Any], option: str) -> list[Any]:
-    if given is None:
-        return list(every)
-    for one in given:
-        if one not in every:
-            raise UserError(f"no {one!r} in this study", where=option, remedy=f"use {', '.join(map(str, every))}")
-    return [one for one in every if one in given]
+def _select(wanted: Sequence[Any] | None, available: Sequence[Any], option: str) -> list[Any]:
+    if wanted is None:
+        return list(available)
+    for value in wanted:
+        if value not in available:
+            what = f"{value!r} is not in this study"
+            raise UserError(what, where=option, remedy=f"choose from {', '.join(map(str, available))}")
+    return [value for value in available if value in wanted]

@@ -1,4 +1,4 @@
-"""What a study left on disk, cell by cell: rows, or the reason why there are none."""
+"""Read what a study left on disk, cell by cell: the rows of an evaluation, or the reason why there are none."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,15 @@ from typing import Any
 
 from afintro.errors import UserError
 
-REMEDY = "remove it if it is there, then python -m afintro.study run"
+REMEDY = "remove the file if it exists, then run python -m afintro.study run"
 LOGPROBS = "logprobs"
-Row = dict[str, Any]
-Cell = tuple[str, str, int]
+ResultRow = dict[str, Any]
+"""One line of an evaluation's file: what a system was asked, and what it answered."""
+EvaluationKey = tuple[str, str, int]
 """Variant, evaluation, seed."""
 
-NEEDED = ("system", "question", "category", "control", "pair", "p_a", "p_yes", "mass")
-"""Fields of every row of ``logprobs``. Of other evaluations the analysis reads the summary, which is of all rows."""
+REQUIRED_FIELDS = ("system", "question", "category", "control", "pair", "p_a", "p_yes", "mass")
+"""Fields of every row of ``logprobs``. Of other evaluations the analysis reads the summary, which covers all rows."""
 
 
 @dataclass(frozen=True)
@@ -23,68 +24,82 @@ class Plan:
     """What a study is to consist of.
 
     Args:
-        study: Its name.
-        evaluations: For each variant those that apply to it; both in the order of the tables.
-        seeds: Of every variant.
-        reasons: Cells that do not count, and why: a training that broke, or rows of another one, which may well be there.
+        study: The study's name.
+        evaluations: The evaluations of each variant. Variants and evaluations are in the order of the tables.
+        seeds: The training seeds of every variant.
+        reasons: Why evaluations do not count, because their training broke or because their rows belong to another
+            training. Such rows may exist on disk.
     """
 
     study: str
     evaluations: Mapping[str, Sequence[str]]
     seeds: Sequence[int]
-    reasons: Mapping[Cell, str] = field(default_factory=dict)
+    reasons: Mapping[EvaluationKey, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
-        """Every evaluation that applies to some variant, in the order first met."""
-        return list(dict.fromkeys(name for applied in self.evaluations.values() for name in applied))
+        """Return every evaluation that some variant has, in order of first appearance."""
+        return list(dict.fromkeys(name for names in self.evaluations.values() for name in names))
 
     @property
-    def cells(self) -> list[Cell]:
-        """All cells, missing or not."""
-        return [(v, name, seed) for v, applied in self.evaluations.items() for name in applied for seed in self.seeds]
+    def keys(self) -> list[EvaluationKey]:
+        """Return the key of every planned evaluation, whether it was made or not."""
+        return [(v, name, seed) for v, names in self.evaluations.items() for name in names for seed in self.seeds]
 
 
 class StudyResults:
-    """Reads a study's folder.
+    """The results in a study's folder.
 
     Args:
         folder: ``results/<study>``.
-        plan: What to look for; other folders in it are not read.
+        plan: The evaluations to look for. Other folders in the study's folder are not read.
+
+    Attributes:
+        warnings: What could not be used although it exists.
+        missing: Why an evaluation has no rows. The mapping grows as rows turn out to be broken.
+        steps: The optimizer step of the checkpoint that was evaluated, for every evaluation that has rows.
     """
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
         self.warnings: list[str] = []
-        self.missing: dict[Cell, str] = {}  # grows as rows turn out to be broken
-        self.steps: dict[Cell, int | None] = {}
-        for cell in plan.cells:
-            if cell in plan.reasons or not self._path(cell).is_file():
-                self.missing[cell] = plan.reasons.get(cell, "not there")
+        self.missing: dict[EvaluationKey, str] = {}
+        self.steps: dict[EvaluationKey, int | None] = {}
+        for key in plan.keys:
+            if key in plan.reasons or not self._path(key).is_file():
+                self.missing[key] = plan.reasons.get(key, "not there")
                 continue
             try:
-                self.steps[cell] = read_header(self._path(cell), cell).get("step")
+                self.steps[key] = read_header(self._path(key), key).get("step")
             except UserError as error:
-                self.missing[cell] = str(error).partition("\n")[0]
+                self.missing[key] = str(error).partition("\n")[0]
 
-    def _path(self, cell: Cell) -> Path:
-        variant, evaluation, seed = cell
+    def _path(self, key: EvaluationKey) -> Path:
+        variant, evaluation, seed = key
         return self.folder / variant / evaluation / f"seed_{seed}.jsonl"
 
-    def logprobs(self, variant: str) -> list[Row]:
-        """Answers to self-reports, of all seeds that have any; a broken file is missing with its reason."""
-        found: list[Row] = []
+    def logprobs(self, variant: str) -> list[ResultRow]:
+        """Return a variant's answers to self-reports over all seeds that have any.
+
+        A broken file is left out, and its reason is added to :attr:`missing`.
+        """
+        rows: list[ResultRow] = []
         for seed in self.done(variant, LOGPROBS):
-            cell = (variant, LOGPROBS, seed)
+            key = (variant, LOGPROBS, seed)
             try:
-                found.extend(read_rows(self._path(cell), seed))
+                rows.extend(read_logprob_rows(self._path(key), seed))
             except UserError as error:
-                self.missing[cell] = str(error).partition("\n")[0]
-                del self.steps[cell]
-        return found
+                self.missing[key] = str(error).partition("\n")[0]
+                del self.steps[key]
+        return rows
 
     def summary(self, variant: str, evaluation: str) -> dict[str, Any] | None:
-        """What the evaluation makes of its rows; None, and a warning, where that is not there or of other seeds."""
+        """Return an evaluation's summary of its rows.
+
+        Returns:
+            The content of ``summary.json``. None if there are no rows; None and a warning if the summary is unreadable
+            or covers other seeds than those that have rows.
+        """
         done = self.done(variant, evaluation)
         if not done:
             return None
@@ -105,50 +120,54 @@ class StudyResults:
         return content
 
     def done(self, variant: str, evaluation: str) -> list[int]:
-        """Seeds whose rows are there."""
+        """Return the seeds whose rows exist."""
         return [seed for seed in self.plan.seeds if (variant, evaluation, seed) in self.steps]
 
 
-def read_header(path: Path, cell: Cell) -> dict[str, Any]:
-    """First line of a file of rows, which has to have rows.
+def read_header(path: Path, key: EvaluationKey) -> dict[str, Any]:
+    """Read the first line of a file of rows.
 
     Raises:
-        UserError: No rows, or it is another cell's.
+        UserError: The file has no rows or belongs to another evaluation.
     """
     with open(path, encoding="utf-8", errors="replace") as file:
-        header = _object(file.readline(), f"{path.name}, line 1")
-        first = file.readline()
-    given = (header.get("variant"), header.get("evaluation"), header.get("seed"))
-    if given != cell:
-        raise UserError(f"is of {given}", where=f"{path.name}, line 1", remedy=REMEDY)
-    if not first:
-        raise UserError("holds no row", where=path.name, remedy=REMEDY)
+        header = _parse_object(file.readline(), f"{path.name}, line 1")
+        first_row = file.readline()
+    actual_key = (header.get("variant"), header.get("evaluation"), header.get("seed"))
+    if actual_key != key:
+        raise UserError(f"belongs to {actual_key}, not to {key}", where=f"{path.name}, line 1", remedy=REMEDY)
+    if not first_row:
+        raise UserError("contains no rows", where=path.name, remedy=REMEDY)
     return header
 
 
-def read_rows(path: Path, seed: int) -> list[Row]:
-    """The rows of ``logprobs`` after the header, checked for what the analysis reads; their seed is that of the file.
+def read_logprob_rows(path: Path, seed: int) -> list[ResultRow]:
+    """Read the rows of ``logprobs`` after the header, and check the fields that the analysis reads.
+
+    Args:
+        path: A file of rows.
+        seed: The seed that the file belongs to. It replaces the seed of every row.
 
     Raises:
-        UserError: Names line and field.
+        UserError: A row is not JSON or lacks a field. The error names line and field.
     """
     rows = []
     with open(path, encoding="utf-8", errors="replace") as file:
         file.readline()
         for number, line in enumerate(file, start=2):
-            row = _object(line, f"{path.name}, line {number}")
-            for name in NEEDED:
+            row = _parse_object(line, f"{path.name}, line {number}")
+            for name in REQUIRED_FIELDS:
                 if name not in row:
-                    raise UserError(f"has no {name!r}", where=f"{path.name}, line {number}", remedy=REMEDY)
+                    raise UserError(f"lacks the field {name!r}", where=f"{path.name}, line {number}", remedy=REMEDY)
             rows.append({**row, "seed": seed})
     return rows
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def _parse_object(line: str, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        content = json.loads(line)
     except ValueError as error:
         raise UserError("is not JSON", where=where, remedy=REMEDY) from error
-    if not isinstance(found, dict):
-        raise UserError("is no object", where=where, remedy=REMEDY)
-    return found
+    if not isinstance(content, dict):
+        raise UserError("is not a JSON object", where=where, remedy=REMEDY)
+    return content

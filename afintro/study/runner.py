@@ -1,4 +1,4 @@
-"""Does what is missing of a study: trains a variant, asks it everything, then the next; goes on where it was stopped."""
+"""Do what is missing of a study: train a variant, make its evaluations, then the next; resume where it was stopped."""
 
 import gc
 import importlib
@@ -17,8 +17,9 @@ from filelock import FileLock, Timeout
 from afintro.cli import run as command_line
 from afintro.data.files import file_sha256, write_json
 from afintro.errors import UserError
-from afintro.study.asking.session import Row, Session
-from afintro.study.matrix import DONE, TRAIN, Matrix, Unit, brief
+from afintro.study.asking.session import Session
+from afintro.study.matrix import DONE, TRAIN, Matrix, Unit, describe_error
+from afintro.study.results import ResultRow
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +28,18 @@ Failure = tuple[Unit, str, str]
 
 
 class Stopped:
-    """What SIGTERM and SIGINT do: a training ends after its step with a checkpoint, anything else ends at once.
+    """The handler of SIGTERM and SIGINT: a training ends after its step with a checkpoint, anything else ends at once.
 
-    While Lightning trains, its own handler of SIGTERM is there; it ends the training, and calls this one too.
+    While Lightning trains, its own handler of SIGTERM is installed. It ends the training and also calls this handler.
     """
 
     def __init__(self) -> None:
         self.received = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The handler."""
+        """Handle a signal."""
         if number == signal.SIGINT:
-            signal.raise_signal(signal.SIGTERM)  # to SIGINT Lightning would stop, and save, within a step
+            signal.raise_signal(signal.SIGTERM)  # on SIGINT Lightning would stop, and save, within a step
             return
         self.received = True
         training = signal.getsignal(signal.SIGTERM) is not self
@@ -46,29 +47,29 @@ class Stopped:
             self.leave()
 
     def leave(self) -> None:
-        """End the process, with a shell's exit code for SIGTERM."""
-        log.info("study: stopped by a signal; the same command goes on from here")
+        """End the process with a shell's exit code for SIGTERM."""
+        log.info("study: stopped by a signal; the same command continues from here")
         raise SystemExit(128 + signal.SIGTERM)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Be the handler for so long."""
-        before = {number: signal.signal(number, self) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Be the handler of both signals inside the ``with`` block."""
+        previous = {number: signal.signal(number, self) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
 class Runner:
-    """Does what is missing of a study, in this process.
+    """Do what is missing of a study, in this process.
 
-    Several processes may run one study at once, also on several machines that share its folder: a unit belongs to whoever
-    locks it first, and a lock ends with its process.
+    Several processes may run one study at once, also on several machines that share its folder: a unit belongs to the
+    process that locks it first, and a lock ends with its process.
 
     Args:
-        matrix: What is to be done.
+        matrix: The cells to do.
     """
 
     def __init__(self, matrix: Matrix) -> None:
@@ -77,24 +78,24 @@ class Runner:
         self.cells = [(unit, stage) for unit in matrix.units for stage in matrix.stages]
 
     def run(self) -> list[Failure]:
-        """Do every unit that nobody else is doing, then wait for the others and do what they left.
+        """Do every unit that no other process is doing, then wait for the other processes and do what they left.
 
         Returns:
-            What failed; the next run tries it again.
+            The cells that failed. The next run tries them again.
 
         Raises:
-            SystemExit: Stopped by a signal; a training has left a checkpoint.
+            SystemExit: A signal stopped the run. An interrupted training has left a checkpoint.
         """
         failed: list[Failure] = []
         with self.stopped.listening():
-            later = [unit for unit in self.matrix.units if not self._taken(unit, failed, wait=False)]
+            later = [unit for unit in self.matrix.units if not self._do_unless_locked(unit, failed, wait=False)]
             for unit in later:
                 log.info("study %s: waiting for another process with %s, seed %d", self.name, unit.variant, unit.seed)
-                self._taken(unit, failed, wait=True)
+                self._do_unless_locked(unit, failed, wait=True)
         return failed
 
-    def _taken(self, unit: Unit, failed: list[Failure], wait: bool) -> bool:
-        """Do a unit, unless another process is at it."""
+    def _do_unless_locked(self, unit: Unit, failed: list[Failure], wait: bool) -> bool:
+        """Do a unit and return True, or return False if another process is doing it."""
         try:
             with _lock(self.matrix, f"{unit.variant}-seed_{unit.seed}").acquire(timeout=-1 if wait else 0):
                 failed += [(unit, stage, reason) for stage, reason in self._do(unit).items() if reason]
@@ -103,10 +104,12 @@ class Runner:
         return True
 
     def _do(self, unit: Unit) -> dict[str, str]:
-        """Do what is missing of a unit; a stage that fails ends no other, but nothing is asked of a training that failed.
+        """Do what is missing of a unit.
+
+        A stage that fails does not end the other stages, but a training that failed is not evaluated.
 
         Returns:
-            Why it failed, by stage; "" where it did not.
+            Why a stage failed, by stage; an empty string if it did not fail.
         """
         matrix, ended, opened = self.matrix, dict[str, str](), list[Session]()
         missing = [name for name in matrix.evaluations if not matrix.has_rows(unit, name)]
@@ -122,27 +125,27 @@ class Runner:
         return ended
 
     def _attempt(self, unit: Unit, stage: str, work: Callable[[], None]) -> str:
-        """Work at a stage, and score what there is; why that failed, here or in another process of this run."""
+        """Do a stage and score the rows that exist; return why that failed, here or in another process of this run."""
         if reason := self.matrix.failed_since(unit, stage, self.began):
             return reason
         try:
             work()
             if stage != TRAIN:
-                summarise(self.matrix, unit.variant, stage)
+                summarize(self.matrix, unit.variant, stage)
             self.matrix.failure(unit, stage).unlink(missing_ok=True)
         except Exception as error:
-            reason = brief(error)
+            reason = describe_error(error)
             place = (self.name, unit.variant, unit.seed, stage)
             log.error("study %s: %s, seed %d: %s failed: %s", *place, reason, exc_info=not isinstance(error, UserError))
             self.matrix.mark_failed(unit, stage, reason)
         return reason
 
     def _train(self, unit: Unit) -> None:
-        """Train, from the last checkpoint if there is one, and record that it ended."""
+        """Train, from the last checkpoint if one exists, and record that the training ended."""
         if fault := self.matrix.training_fault(unit):
-            remedy = "remove that folder to train anew, or give back the settings"
+            remedy = "remove that folder to train anew, or restore the settings"
             raise UserError(fault, where=str(self.matrix.run(unit)), remedy=remedy)
-        self._say(unit, TRAIN)
+        self._log_start(unit, TRAIN)
         self.matrix.mark_begun(unit)
         ended = command_line(fit_arguments(self.matrix, unit))
         if self.stopped.received:
@@ -153,21 +156,21 @@ class Runner:
         self.matrix.mark_trained(unit)
 
     def _evaluate(self, unit: Unit, name: str, opened: list[Session]) -> None:
-        """Ask an evaluation's questions; the session is opened for the first and shared by the others."""
-        self._say(unit, name)
+        """Make an evaluation. The first evaluation of a unit opens a session, which the others share."""
+        self._log_start(unit, name)
         if not opened:
             opened.append(Session.open(self.matrix.run(unit), unit.seed, self.matrix.study.settings.scale))
         session = opened[0]
-        self.matrix.keep_rows(unit, name, session.step, session.identity, _evaluation(name).measure(session))
+        self.matrix.write_rows(unit, name, session.step, session.identity, _evaluation(name).measure(session))
 
-    def _say(self, unit: Unit, stage: str) -> None:
+    def _log_start(self, unit: Unit, stage: str) -> None:
         number = self.cells.index((unit, stage)) + 1
         place = (self.name, number, len(self.cells), unit.variant, unit.seed, stage)
         log.info("study %s: cell %d of %d: %s, seed %d, %s", *place)
 
 
 def fit_arguments(matrix: Matrix, unit: Unit) -> list[str]:
-    """The command that trains a unit, from its last checkpoint if there is one."""
+    """Return the arguments of the command that trains a unit, from its last checkpoint if one exists."""
     run = matrix.run(unit)
     logger = {
         "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
@@ -184,8 +187,16 @@ def fit_arguments(matrix: Matrix, unit: Unit) -> list[str]:
     return [*arguments, "--ckpt_path", str(last)] if last.is_file() else arguments
 
 
-def summarise(matrix: Matrix, variant: str, name: str) -> None:
-    """Score an evaluation over all seeds of the study that are done, unless that was done; whoever comes last sees them all."""
+def summarize(matrix: Matrix, variant: str, name: str) -> None:
+    """Score an evaluation over all seeds of the study that are done, and write ``summary.json``.
+
+    A summary of the same files is kept. The process that comes last sees the rows of all seeds.
+
+    Args:
+        matrix: The study's cells.
+        variant: The variant.
+        name: The evaluation.
+    """
     path = matrix.folder / variant / name / "summary.json"
     with _lock(matrix, f"{variant}-{name}"):
         units = [Unit(variant, seed) for seed in sorted(matrix.study.settings.seeds)]
@@ -193,13 +204,13 @@ def summarise(matrix: Matrix, variant: str, name: str) -> None:
         hashes = {str(seed): file_sha256(rows) for seed, rows in files.items()}
         if path.is_file() and json.loads(path.read_text()).get("files") == hashes:
             return
-        rows = [row for file in files.values() for row in read_rows(file)]
-        about = {"evaluation": name, "variant": variant, "seeds": list(files), "files": hashes}
-        write_json(path, {**about, "n": len(rows), **_evaluation(name).summarise(rows, 0)})
+        rows = [row for file in files.values() for row in _read_rows(file)]
+        described = {"evaluation": name, "variant": variant, "seeds": list(files), "files": hashes}
+        write_json(path, {**described, "n": len(rows), **_evaluation(name).summarize(rows, 0)})
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of an evaluation behind their header."""
+def _read_rows(path: Path) -> list[ResultRow]:
+    """Read the rows of an evaluation, without their header."""
     with path.open(encoding="utf-8") as file:
         next(file)
         return [json.loads(line) for line in file]

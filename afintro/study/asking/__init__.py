@@ -1,1 +1,1 @@
-"""Ask one trained model: sessions, conditions and hypothetical questions."""
+"""Ask one trained model: queries, sessions, steered and unsteered readings, predictions of the model's own answers."""

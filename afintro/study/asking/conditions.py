@@ -1,6 +1,6 @@
-"""Contexts that are steered in every way of a study and left alone, and the questions that are put to them.
+"""Steer contexts in every way of a study, leave them alone, and put questions to them.
 
-What is drawn depends on the study's seed and on names alone: all variants, and all trained seeds of one, see the same items.
+The draws depend on the study's seed and on names alone: all variants, and all trained seeds of a variant, see the same items.
 """
 
 import math
@@ -11,13 +11,16 @@ from itertools import product
 from afintro.data.introspection_texts.items import Context, Question
 from afintro.data.splits import stable_hash
 from afintro.lm.spans import SpanSteering
-from afintro.study.asking.session import SYSTEMS, Query, Row, Session
+from afintro.study.asking.queries import SYSTEMS, Query
+from afintro.study.asking.session import Session
+from afintro.study.results import ResultRow
 from afintro.tasks.introspection.material import Kind
 from afintro.tasks.introspection.trials import PAIRS, Pair, says_steered, single_tokens, worded
 from afintro.tasks.introspection.vectors import SplitName, VectorSet
 
-SIDES: dict[str, SplitName] = {"held_in": "train", "held_out": "test"}
-EVERY = 4  # one of so many readings is asked what takes longer
+VECTOR_SPLITS: dict[str, SplitName] = {"held_in": "train", "held_out": "test"}
+"""The split of the vectors in each steered condition."""
+CHOSEN_SHARE = 4  # one of this many readings is asked the slower questions
 
 
 @dataclass(frozen=True)
@@ -25,70 +28,77 @@ class Reading:
     """One context, read once.
 
     Args:
-        context: What is read.
-        side: ``held_in`` or ``held_out``, of the vector; ``swap`` for a real activation; ``none`` without steering.
-        steering: None without.
-        vector: Its name; None without steering.
-        layers: First and one past last; None without steering.
-        dose: Strength; None without steering, and for a swap, which has one strength only.
-        chosen: Whether it is one of the few that more is asked about.
+        context: The context.
+        condition: ``held_in`` or ``held_out`` for steering by training or test vectors, ``swap`` for a real activation in
+            place of the context's own, ``none`` without steering.
+        steering: The steering. None without steering.
+        vector: The vector's name. None without steering.
+        layers: First layer and one past the last layer. None without steering.
+        strength: Strength of the steering. None without steering, and for a swap, which has a single strength.
+        chosen: Whether the reading is one of the few that are asked more.
     """
 
     context: Context
-    side: str
+    condition: str
     steering: SpanSteering | None = None
     vector: str | None = None
     layers: tuple[int, int] | None = None
-    dose: float | None = None
+    strength: float | None = None
     chosen: bool = True
 
 
 def kind_of(session: Session) -> Kind:
-    """Of the vectors that a variant is tested with: its own; one that steers nothing is tested with random ones."""
+    """Return the kind of vectors that a variant is tested with: its own kind, or random if its training steers nothing."""
     return session.material.kind or "random"
 
 
 def readings(session: Session) -> list[Reading]:
-    """Test contexts, plain and odd: unsteered, and by training and by test vectors at all layer ranges and test doses.
+    """Return readings of the test contexts, plain and odd: unsteered, and steered by training and by test vectors.
 
-    Every condition reads every context, each with a vector that is drawn for it.
+    Every combination of vectors, layer range and test strength reads every context, each with a vector drawn for it.
     """
-    found = unsteered(session)
-    for side in SIDES:
-        found += list(
-            _steered(session, side, session.material.vectors(SIDES[side], kind_of(session)), kind_of(session))
-        )
-    return found
+    kind = kind_of(session)
+    all_readings = unsteered(session)
+    for condition, split in VECTOR_SPLITS.items():
+        all_readings += list(_steered(session, condition, session.material.vectors(split, kind), kind))
+    return all_readings
 
 
 def swaps(session: Session) -> list[Reading]:
-    """Test contexts with a real activation of their norm in place of their own, at all layer ranges.
+    """Return readings of the test contexts with a real activation in place of their own, scaled to the same norm.
 
-    Activations of validation contexts: one of the context's own would be hardly a swap.
+    The activations are from validation contexts: an activation of the context itself would hardly be a swap.
     """
     return list(_steered(session, "swap", session.material.vectors("validation", "swap"), "swap"))
 
 
 def unsteered(session: Session) -> list[Reading]:
-    """Test contexts as they are."""
+    """Return readings of the test contexts as they are."""
     return [Reading(context, "none") for context in session.contexts("test")]
 
 
-def _steered(session: Session, side: str, vectors: VectorSet, kind: Kind) -> Iterator[Reading]:
+def _steered(session: Session, condition: str, vectors: VectorSet, kind: Kind) -> Iterator[Reading]:
     material = session.material
-    names = few(vectors.names, session.scale.vectors, f"{material.seed} {side}")
-    doses: Sequence[float | None] = [None] if kind == "swap" else material.strengths.test
-    for layers, (place, dose) in product(material.ranges, enumerate(doses)):
+    names = draw_few(vectors.names, session.scale.vectors, f"{material.seed} {condition}")
+    strengths: Sequence[float | None] = [None] if kind == "swap" else material.strengths.test
+    for layers, (place, strength) in product(material.ranges, enumerate(strengths)):
         for index, context in enumerate(session.contexts("test")):
-            name = names[stable_hash(f"{material.seed} {side} {layers} {dose} {context.id}") % len(names)]
-            steering = material.steering(vectors.of(name), layers, 1.0 if dose is None else dose, kind)
-            # Of four doses, all contexts are chosen once a layer range, and not always at the same dose.
-            chosen = (layers[0] + place + index) % EVERY == 0
-            yield Reading(context, side, steering, name, layers, dose, chosen)
+            drawn = stable_hash(f"{material.seed} {condition} {layers} {strength} {context.id}")
+            name = names[drawn % len(names)]
+            steering = material.steering(vectors.of(name), layers, 1.0 if strength is None else strength, kind)
+            # Of four strengths, all contexts are chosen once a layer range, and not always at the same strength.
+            chosen = (layers[0] + place + index) % CHOSEN_SHARE == 0
+            yield Reading(context, condition, steering, name, layers, strength, chosen)
 
 
-def few(options: Sequence[str], count: int, seed: str) -> list[str]:
-    """At most ``count`` of them, drawn."""
+def draw_few(options: Sequence[str], count: int, seed: str) -> list[str]:
+    """Draw at most ``count`` of the options without replacement.
+
+    Args:
+        options: What to draw from.
+        count: Largest number of options.
+        seed: Decides the draw.
+    """
     return sorted(options, key=lambda option: stable_hash(f"{seed} {option}"))[:count]
 
 
@@ -98,11 +108,11 @@ class Trial:
 
     Args:
         reading: What was read before.
-        question: Asked; its options, if it has any, still to be filled in.
-        style: Under which it is recorded.
+        question: The question. Its options, if it has any, are not filled in yet.
+        style: The style that the trial is recorded under.
         pair: The two answers.
-        native: Whether they are those that the variant was trained on.
-        swapped: Whether the second answer is named first, if they are named.
+        native: Whether the variant was trained on this pair.
+        swapped: Whether the second answer is named first, if the question names the answers.
         lens: Whether every layer is looked at.
     """
 
@@ -116,14 +126,14 @@ class Trial:
 
     @property
     def claim(self) -> tuple[str, str]:
-        """The answer that says "steered", and the other one."""
-        says = says_steered(self.question, self.pair)
-        assert says is not None, "a question about something else"
-        return says, self.pair.a if says == self.pair.b else self.pair.b
+        """Return the answer that says "steered", and the other answer."""
+        steered_answer = says_steered(self.question, self.pair)
+        assert steered_answer is not None, "the question is not about steering"
+        return steered_answer, self.pair.a if steered_answer == self.pair.b else self.pair.b
 
     @property
     def query(self) -> Query:
-        """With its options filled in."""
+        """Return the query with the options filled in."""
         text = worded(self.question.text, self.pair, self.swapped)
         return Query(self.reading.context, self.reading.steering, text)
 
@@ -131,10 +141,18 @@ class Trial:
 def trials_of(
     session: Session, reading: Reading, questions: Sequence[Question], style: str, pair: Pair, native: bool
 ) -> list[Trial]:
-    """Questions about a reading.
+    """Put questions to a reading.
 
-    The order of the answers is drawn for the first question and alternates from then on, alike in all readings of a
-    context, so that these differ by the steering alone.
+    The order of the answers is drawn for the first question and alternates from then on. It is the same in all readings of
+    a context, so that these differ by the steering alone.
+
+    Args:
+        session: The session.
+        reading: The reading.
+        questions: The questions.
+        style: The style that the trials are recorded under.
+        pair: The two answers.
+        native: Whether the variant was trained on this pair.
     """
     first = stable_hash(f"{session.material.seed} {reading.context.id} {style} {pair.name} order")
     return [
@@ -144,50 +162,58 @@ def trials_of(
 
 
 def other_pairs(session: Session) -> list[Pair]:
-    """Pairs that the variant was not trained on and whose words are single tokens of its model."""
+    """Return the pairs that the variant was not trained on and whose words are single tokens of its model."""
     return [pair for pair in single_tokens(session.dialogues, list(PAIRS.values())) if pair != session.data.pair]
 
 
-def in_other_words(session: Session, reading: Reading, questions: Sequence[Question], style: str) -> list[Trial]:
-    """One question with every other pair, of the unsteered readings and of a few on held-out vectors.
+def trials_with_other_pairs(
+    session: Session, reading: Reading, questions: Sequence[Question], style: str
+) -> list[Trial]:
+    """Put one question with every other pair to the unsteered readings and to a few readings on held-out vectors.
 
     A context has the same question in all of its readings, so that these differ by the steering alone.
+
+    Args:
+        session: The session.
+        reading: The reading.
+        questions: The questions to draw from.
+        style: The style that the trials are recorded under.
     """
-    if reading.side not in ("held_out", "none") or not reading.chosen:
+    if reading.condition not in ("held_out", "none") or not reading.chosen:
         return []
-    place = stable_hash(f"{session.material.seed} {reading.context.id} {style}")
-    question = questions[place % len(questions)]
+    drawn = stable_hash(f"{session.material.seed} {reading.context.id} {style}")
+    question = questions[drawn % len(questions)]
     return [
         trial for pair in other_pairs(session) for trial in trials_of(session, reading, [question], style, pair, False)
     ]
 
 
-def ask(session: Session, trials: Sequence[Trial]) -> list[Row]:
-    """Rows of the adapter, then of the base; fields as for detection. All questions on one reading share it."""
+def ask(session: Session, trials: Sequence[Trial]) -> list[ResultRow]:
+    """Ask the adapter, then the base; return their rows. All questions on one reading share it."""
     queries = [trial.query for trial in trials]
     answers = [[session.dialogues.answer(word) for word in trial.claim] for trial in trials]
     rows = []
     for system in SYSTEMS:
         with session.system(system):
             scores = session.ask(queries, answers)
-            layers = _lens(session, trials, queries)
-        for trial, (claimed, other), lens in zip(trials, scores, layers, strict=True):
+            odds_by_layer = _lens(session, trials, queries)
+        for trial, (claimed, other), lens in zip(trials, scores, odds_by_layer, strict=True):
             probability = math.exp(claimed) + math.exp(other)
             result = {"odds": claimed - other, "mass": probability, "lens": lens}
-            rows.append({"system": system, "seed": session.seed, **_described(trial), **result})
+            rows.append({"system": system, "seed": session.seed, **_trial_fields(trial), **result})
     return rows
 
 
-def _described(trial: Trial) -> Row:
+def _trial_fields(trial: Trial) -> ResultRow:
     reading = trial.reading
     return {
         "context": reading.context.id,
         "vector": reading.vector,
         "question": trial.question.id,
-        "side": reading.side,
+        "side": reading.condition,
         "steered": reading.steering is not None,
         "layers": None if reading.layers is None else list(reading.layers),
-        "dose": reading.dose,
+        "dose": reading.strength,
         "pair": trial.pair.name,
         "native": trial.native,
         "style": trial.style,
@@ -196,13 +222,13 @@ def _described(trial: Trial) -> Row:
 
 
 def _lens(session: Session, trials: Sequence[Trial], queries: Sequence[Query]) -> list[list[float] | None]:
-    """Log-odds by layer of the trials that want them, in favour of "steered"."""
-    found: list[list[float] | None] = [None] * len(trials)
-    wanted = [place for place, trial in enumerate(trials) if trial.lens]
-    if wanted:
-        a, b = session.dialogues.answers(trials[wanted[0]].pair)
-        odds = session.lens([queries[place] for place in wanted], (a, b))
-        for place, layers in zip(wanted, odds or [], strict=odds is not None):
-            sign = 1 if trials[place].claim[0] == trials[place].pair.a else -1
-            found[place] = [sign * value for value in layers]
-    return found
+    """Return log-odds in favor of "steered" by layer, for the trials that ask for them."""
+    odds_of_trials: list[list[float] | None] = [None] * len(trials)
+    looked_at = [index for index, trial in enumerate(trials) if trial.lens]
+    if looked_at:
+        a, b = session.dialogues.answers(trials[looked_at[0]].pair)
+        odds = session.lens([queries[index] for index in looked_at], (a, b))
+        for index, by_layer in zip(looked_at, odds or [], strict=odds is not None):
+            sign = 1 if trials[index].claim[0] == trials[index].pair.a else -1
+            odds_of_trials[index] = [sign * value for value in by_layer]
+    return odds_of_trials

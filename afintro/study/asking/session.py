@@ -1,8 +1,7 @@
-"""One trained variant, loaded once, for all of its evaluations: the adapter, and the base with the adapter disabled."""
+"""Open a trained variant once for all of its evaluations: the adapter, and the base with the adapter disabled."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,73 +19,23 @@ from afintro.lm.interventions import Steering
 from afintro.lm.load import eos_ids
 from afintro.lm.shared_prefix import Prefix, last_log_probabilities, lens_logits
 from afintro.lm.spans import SpanSteering
+from afintro.study.asking.queries import Query, WrittenAnswer, in_query_order, next_tokens
+from afintro.study.settings import Scale
 from afintro.tasks.base import TaskData
 from afintro.tasks.introspection.material import Material
 from afintro.tasks.introspection.task import Introspection
-from afintro.tasks.introspection.trials import PREFIX, Dialogues
-
-SYSTEMS = ("adapter", "base")
-Row = dict[str, Any]
-
-
-@dataclass
-class Scale:
-    """How much an evaluation looks at.
-
-    Args:
-        contexts: Contexts of a side, at most; odd ones are a quarter of them.
-        vectors: Vectors of a side, at most.
-        items: Prompts, probes or questions of a kind, at most.
-        new_tokens: Length of a written answer, at most.
-        slots: Answers that are written at once.
-    """
-
-    contexts: int = 24
-    vectors: int = 12
-    items: int = 1000
-    new_tokens: int = 32
-    slots: int = 64
-
-
-@dataclass(frozen=True)
-class Query:
-    """What is put to a system.
-
-    Args:
-        context: Read first; None for none.
-        steering: Of the context; None for none.
-        question: The user's turn that follows.
-        prefix: What the answer begins with.
-    """
-
-    context: Context | None
-    steering: SpanSteering | None
-    question: str
-    prefix: str = PREFIX
-
-
-@dataclass(frozen=True)
-class Written:
-    """A written answer.
-
-    Args:
-        text: Without special tokens.
-        cut: Whether it came to :attr:`Scale.new_tokens` before an end; it may have been about to end there.
-    """
-
-    text: str
-    cut: bool
+from afintro.tasks.introspection.trials import Dialogues
 
 
 class Session:
     """A variant's module, data and texts.
 
     Args:
-        module: With its trained adapter, its weights loaded.
+        module: The module with its trained adapter and loaded weights.
         data: The variant's data module.
-        seed: Of the variant's training.
-        step: At which it was saved.
-        scale: How much evaluations look at.
+        seed: The seed of the variant's training.
+        step: The optimizer step of the checkpoint.
+        scale: How much the evaluations look at.
     """
 
     def __init__(self, module: ExplainerModule, data: Introspection, seed: int, step: int, scale: Scale) -> None:
@@ -95,12 +44,17 @@ class Session:
 
     @classmethod
     def open(cls, run: Path, seed: int, scale: Scale = Scale()) -> "Session":  # noqa: B008
-        """Load the variant that was trained in a run's folder, at its last checkpoint.
+        """Load the variant that was trained in a run's folder at its last checkpoint.
+
+        Args:
+            run: The folder of the training.
+            seed: The seed of the training.
+            scale: How much the evaluations look at.
 
         Raises:
-            UserError: No such run, or a checkpoint that does not fit its configuration.
+            UserError: The run does not exist, or its checkpoint does not fit its configuration.
         """
-        module, data = _configured(run / "config.yaml")
+        module, data = _read_configuration(run / "config.yaml")
         checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
         module.to("cuda" if torch.cuda.is_available() else "cpu")
         module.configure_model()
@@ -111,22 +65,26 @@ class Session:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its results belong to."""
+        """Return the identity of the model that the results belong to."""
         return self.module.identity
 
     @property
     def material(self) -> Material:
-        """Texts, vectors, layers and doses."""
+        """Return the texts, vectors, layers and strengths of the variant."""
         return self.data.material(self.module)
 
     @property
     def model(self) -> Any:
-        """The language model, adapter and all."""
+        """Return the language model with its adapter."""
         return self.module.model
 
     @contextmanager
     def system(self, name: str) -> Iterator[None]:
-        """Answer as the trained variant (``adapter``), or as the same weights without it (``base``)."""
+        """Answer as one system inside the ``with`` block.
+
+        Args:
+            name: ``adapter`` for the trained variant, ``base`` for the same weights without the adapter.
+        """
         with self.module.evaluating():
             if name == "adapter":
                 yield
@@ -134,157 +92,151 @@ class Session:
                 with self.model.disable_adapter():
                     yield
 
-    def contexts(self, side: str, odd: bool = True) -> list[Context]:
-        """Contexts of a side, odd ones among them if wanted; the same for every variant of a study."""
-        everything: list[Context] = getattr(self.material.contexts, side)
-        plain = [context for context in everything if context.kind == "plain"]
-        strange = [context for context in everything if context.kind == "odd"] if odd else []
-        few = strange[: self.scale.contexts // 4]
-        return plain[: self.scale.contexts - len(few)] + few
-
-    def ask(self, queries: Sequence[Query], answers: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-probabilities of answer tokens over the whole vocabulary.
-
-        Queries that share context and steering share the reading of it.
+    def contexts(self, split: str, odd: bool = True) -> list[Context]:
+        """Return the contexts of a split, which are the same for every variant of a study.
 
         Args:
-            queries: What is asked.
+            split: ``train``, ``validation`` or ``test``.
+            odd: Whether odd contexts are among them.
+        """
+        contexts: list[Context] = getattr(self.material.contexts, split)
+        plain_contexts = [context for context in contexts if context.kind == "plain"]
+        odd_contexts = [context for context in contexts if context.kind == "odd"] if odd else []
+        odd_contexts = odd_contexts[: self.scale.contexts // 4]
+        return plain_contexts[: self.scale.contexts - len(odd_contexts)] + odd_contexts
+
+    def ask(self, queries: Sequence[Query], answers: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Compute log-probabilities of answer tokens over the whole vocabulary.
+
+        Queries with the same context and steering share one reading of the context.
+
+        Args:
+            queries: The questions.
             answers: Token ids ``[K]`` that may follow, for each query.
 
         Returns:
-            ``[K]`` in nats, for each query.
+            Log-probabilities ``[K]`` in nats, for each query.
         """
-        prefixes, places = self._prefixes(queries)
-        wanted = [[answers[place] for place in own] for own in places]
-        found = last_log_probabilities(self.model, prefixes, wanted)
-        return _in_order(places, [[scores.tolist() for scores in own] for own in found], len(queries))
+        prefixes, positions = self._group(queries)
+        tokens = [[answers[index] for index in members] for members in positions]
+        grouped = last_log_probabilities(self.model, prefixes, tokens)
+        return in_query_order(positions, [[scores.tolist() for scores in group] for group in grouped], len(queries))
 
     def lens(self, queries: Sequence[Query], answers: tuple[int, int]) -> list[list[float]] | None:
-        """Log-odds of two answer tokens as each layer's residual stream has them: ``[layers]`` for each query.
+        """Compute log-odds of two answer tokens from the residual stream after each layer (the logit lens).
 
-        None for a model whose attention cannot be replaced.
+        Args:
+            queries: The questions.
+            answers: The two token ids.
+
+        Returns:
+            Log-odds ``[layers]`` in nats, for each query. None for a model whose attention cannot be replaced.
         """
         if not uses_packed_attention(self.model.get_base_model()):
             return None
-        prefixes, places = self._prefixes(queries)
-        found = lens_logits(self.model, prefixes, answers)
-        odds = [[(scores[:, 0] - scores[:, 1]).tolist() for scores in own] for own in found]
-        return _in_order(places, odds, len(queries))
+        prefixes, positions = self._group(queries)
+        grouped = lens_logits(self.model, prefixes, answers)
+        odds = [[(logits[:, 0] - logits[:, 1]).tolist() for logits in group] for group in grouped]
+        return in_query_order(positions, odds, len(queries))
 
     def score(
-        self, queries: Sequence[Query], words: Sequence[Sequence[str]], staying: bool = False
+        self, queries: Sequence[Query], words: Sequence[Sequence[str]], keep_steering: bool = False
     ) -> list[list[float]]:
-        """Log-probability of whole words as the answer, whatever tokens they take.
+        """Compute the log-probability of whole words as the answer, whatever tokens the words take.
 
         Args:
-            queries: What is asked.
-            words: Candidates of each query.
-            staying: Steering stays on for question and answer, instead of the context alone.
+            queries: The questions.
+            words: Candidates ``[K]`` of each query.
+            keep_steering: Whether question and answer are steered too, instead of the context alone.
 
         Returns:
-            In nats, summed over a word's tokens, by query and candidate.
+            Log-probabilities ``[K]`` in nats, summed over a word's tokens, for each query.
         """
-        prefixes, places = self._prefixes(queries)
-        answers = [[self.dialogues.word(word) for word in own] for own in words]
-        follow = [_following(own) for own in answers]
-        longer, wanted = [], []
-        for prefix, own in zip(prefixes, places, strict=True):
-            heads = [(head, follow[place]) for head, place in zip(prefix.rows, own, strict=True)]
-            rows = [(*head, *stem) for head, stems in heads for stem in stems]
-            longer.append(Prefix(prefix.ids, prefix.steering, rows, staying))
-            wanted.append([tokens for _, stems in heads for tokens in stems.values()])
-        scores = last_log_probabilities(self.model, longer, wanted)
-        found: list[list[float]] = [[] for _ in queries]
-        for own, values in zip(places, scores, strict=True):
-            left = iter(values)
-            for place in own:
-                told = {
-                    (*stem, token): float(score)
-                    for stem, tokens in follow[place].items()
-                    for token, score in zip(tokens, next(left), strict=True)
+        prefixes, positions = self._group(queries)
+        answers = [[self.dialogues.word(word) for word in candidates] for candidates in words]
+        following = [next_tokens(candidates) for candidates in answers]
+        longer_prefixes, tokens = [], []
+        for prefix, members in zip(prefixes, positions, strict=True):
+            questions = [(question, following[index]) for question, index in zip(prefix.rows, members, strict=True)]
+            rows = [(*question, *beginning) for question, beginnings in questions for beginning in beginnings]
+            longer_prefixes.append(Prefix(prefix.ids, prefix.steering, rows, keep_steering))
+            tokens.append([following_tokens for _, beginnings in questions for following_tokens in beginnings.values()])
+        grouped = last_log_probabilities(self.model, longer_prefixes, tokens)
+        summed: list[list[float]] = [[] for _ in queries]
+        for members, scores in zip(positions, grouped, strict=True):
+            remaining = iter(scores)
+            for index in members:
+                by_beginning = {
+                    (*beginning, token): float(score)
+                    for beginning, following_tokens in following[index].items()
+                    for token, score in zip(following_tokens, next(remaining), strict=True)
                 }
-                found[place] = [sum(told[answer[: end + 1]] for end in range(len(answer))) for answer in answers[place]]
-        return found
+                summed[index] = [
+                    sum(by_beginning[answer[: end + 1]] for end in range(len(answer))) for answer in answers[index]
+                ]
+        return summed
 
-    def write(self, queries: Sequence[Query], staying: bool = False) -> list[str]:
-        """Texts of :meth:`written`."""
-        return [answer.text for answer in self.written(queries, staying)]
-
-    def written(self, queries: Sequence[Query], staying: bool = False) -> list[Written]:
-        """Greedy answers.
+    def write(self, queries: Sequence[Query], keep_steering: bool = False) -> list[WrittenAnswer]:
+        """Generate greedy answers.
 
         Args:
-            queries: What is asked; the answer is written from the turn's beginning where ``prefix`` is empty.
-            staying: Steering stays on for question and answer, instead of the context alone.
+            queries: The questions. With an empty ``prefix`` the answer is the whole turn.
+            keep_steering: Whether question and answer are steered too, instead of the context alone.
+
+        Returns:
+            One answer for each query.
         """
-        asked = [self.dialogues.asked(query.context, query.question, query.prefix) for query in queries]
-        prompts = [one.context + one.question for one in asked]
+        dialogues = [self.dialogues.asked(query.context, query.question, query.prefix) for query in queries]
+        prompts = [dialogue.context + dialogue.question for dialogue in dialogues]
         options: dict[str, Any] = {
             "max_new_tokens": self.scale.new_tokens,
             "eos_ids": eos_ids(self.model.get_base_model(), self.module.tokenizer),
-            "batch_size": self.scale.slots,
+            "batch_size": self.scale.batch_size,
         }
-        if staying:
-            conditions = [[_everywhere(query.steering, self.module.device)] for query in queries]
-            ids = [own[0] for own in generate_steered(self.model, prompts, conditions, **options)]
+        if keep_steering:
+            conditions = [[_steering_everywhere(query.steering, self.module.device)] for query in queries]
+            ids = [answers[0] for answers in generate_steered(self.model, prompts, conditions, **options)]
         else:
-            changes = [
-                [] if query.steering is None else query.steering.on(len(one.context), self.module.device)
-                for query, one in zip(queries, asked, strict=True)
+            interventions = [
+                [] if query.steering is None else query.steering.on(len(dialogue.context), self.module.device)
+                for query, dialogue in zip(queries, dialogues, strict=True)
             ]
-            ids = generate_greedy(self.model, prompts, interventions=changes, **options)
+            ids = generate_greedy(self.model, prompts, interventions=interventions, **options)
         texts = [str(self.module.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in ids]
-        return [Written(text, len(own) >= self.scale.new_tokens) for text, own in zip(texts, ids, strict=True)]
+        lengths = map(len, ids)
+        return [WrittenAnswer(text, n >= self.scale.new_tokens) for text, n in zip(texts, lengths, strict=True)]
 
-    def _prefixes(self, queries: Sequence[Query]) -> tuple[list[Prefix], list[list[int]]]:
-        """Queries by context and steering, and the place of each row among them."""
+    def _group(self, queries: Sequence[Query]) -> tuple[list[Prefix], list[list[int]]]:
+        """Group queries by context and steering; return each group and the indices of its members among the queries."""
         groups: dict[tuple[tuple[int, ...], int], list[int]] = {}
-        asked = [self.dialogues.asked(query.context, query.question, query.prefix) for query in queries]
-        for place, (query, one) in enumerate(zip(queries, asked, strict=True)):
-            groups.setdefault((one.context, id(query.steering)), []).append(place)
+        dialogues = [self.dialogues.asked(query.context, query.question, query.prefix) for query in queries]
+        for index, (query, dialogue) in enumerate(zip(queries, dialogues, strict=True)):
+            groups.setdefault((dialogue.context, id(query.steering)), []).append(index)
         prefixes = [
-            Prefix(context, queries[own[0]].steering, [asked[place].question for place in own])
-            for (context, _), own in groups.items()
+            Prefix(context, queries[members[0]].steering, [dialogues[index].question for index in members])
+            for (context, _), members in groups.items()
         ]
         return prefixes, list(groups.values())
 
 
-def _following(answers: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
-    """Every beginning of some answer, the empty one too, and the tokens that follow it: what is read once for all answers."""
-    found: dict[tuple[int, ...], dict[int, None]] = {}
-    for answer in answers:
-        for place, token in enumerate(answer):
-            found.setdefault(answer[:place], {})[token] = None
-    return {stem: list(tokens) for stem, tokens in found.items()}
-
-
-def _in_order(places: Sequence[Sequence[int]], found: Sequence[Sequence[Any]], count: int) -> list[Any]:
-    ordered: list[Any] = [None] * count
-    for own, values in zip(places, found, strict=True):
-        for place, value in zip(own, values, strict=True):
-            ordered[place] = value
-    return ordered
-
-
-def _everywhere(steering: SpanSteering | None, device: torch.device) -> list[Steering]:
+def _steering_everywhere(steering: SpanSteering | None, device: torch.device) -> list[Steering]:
     if steering is None:
         return []
     vector = (steering.size * torch.from_numpy(steering.vector)).to(device)
     return [Steering(layer, vector, "all", steering.relative) for layer in range(*steering.layers)]
 
 
-def _configured(path: Path) -> tuple[ExplainerModule, Introspection]:
-    """The module and the data that a run's configuration names."""
+def _read_configuration(path: Path) -> tuple[ExplainerModule, Introspection]:
+    """Construct the module and the data module that a run's configuration names."""
     if not path.is_file():
-        raise UserError("no such run", where=str(path), remedy="train the variant first")
+        raise UserError("does not exist", where=str(path), remedy="train the variant first")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ExplainerModule, "model")
     parser.add_subclass_arguments(TaskData, "data")
     content = yaml.safe_load(path.read_text())
     settings = parser.parse_object({name: content[name] for name in ("model", "data")})
-    made = parser.instantiate_classes(settings)
-    if not isinstance(made.data, Introspection):
-        raise UserError(
-            f"is {type(made.data).__name__}", where=f"{path}, data", remedy="name a run of the introspection task"
-        )
-    return made.model, made.data
+    instances = parser.instantiate_classes(settings)
+    if not isinstance(instances.data, Introspection):
+        what = f"must be Introspection, not {type(instances.data).__name__}"
+        raise UserError(what, where=f"{path}, data", remedy="name a run of the introspection task")
+    return instances.model, instances.data

@@ -1,1 +1,1 @@
-"""The evaluations of a variant, one a file: ``measure`` asks, ``summarise`` scores."""
+"""The evaluations of a variant, one in each file: ``measure`` asks the questions, ``summarize`` scores the answers."""

@@ -1,4 +1,4 @@
-"""Qualitative chat: transcripts to be read, by themselves, after a context, and after a steered one. Nothing is judged."""
+"""Qualitative chat: transcripts to be read, without context, after a context, and after a steered one. Nothing is judged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,10 @@ from afintro.data.introspection_texts import read_self_prediction
 from afintro.data.introspection_texts.items import Context, Probe
 from afintro.data.splits import stable_hash
 from afintro.lm.spans import SpanSteering
-from afintro.study.asking.conditions import few, kind_of
-from afintro.study.asking.session import SYSTEMS, Query, Row, Session
+from afintro.study.asking.conditions import draw_few, kind_of
+from afintro.study.asking.queries import SYSTEMS, Query
+from afintro.study.asking.session import Session
+from afintro.study.results import ResultRow
 from afintro.study.scoring.estimates import of_system, summary
 
 CONDITIONS = ("alone", "after a context", "after a steered context")
@@ -22,64 +24,71 @@ class Opening:
     Args:
         probe: The opener.
         condition: One of :data:`CONDITIONS`.
-        context: Read first; None for none.
-        steering: Of the context; None for none.
-        place: Vector, layers and dose of the steering, as in rows.
+        context: The context that is read first. None if there is none.
+        steering: Steering of the context. None if nothing is steered.
+        steering_fields: Vector, layers and strength of the steering, as in rows.
     """
 
     probe: Probe
     condition: str
     context: Context | None
     steering: SpanSteering | None
-    place: Row
+    steering_fields: ResultRow
 
 
-def measure(session: Session) -> list[Row]:
-    """Every opener in three conditions."""
+def measure(session: Session) -> list[ResultRow]:
+    """Put every opener in three conditions."""
     openings = [
         opening
         for probe in read_self_prediction().chat_openers[: session.scale.items]
         for opening in openings_of(session, probe)
     ]
+    queries = [Query(opening.context, opening.steering, opening.probe.text, "") for opening in openings]
     rows = []
     for system in SYSTEMS:
         with session.system(system):
-            written = session.written([Query(one.context, one.steering, one.probe.text, "") for one in openings])
-        for opening, answer in zip(openings, written, strict=True):
-            where = {"system": system, "seed": session.seed, "question": opening.probe.id, **opening.place}
+            answers = session.write(queries)
+        for opening, answer in zip(openings, answers, strict=True):
+            where = {"system": system, "seed": session.seed, "question": opening.probe.id, **opening.steering_fields}
             where["context"] = None if opening.context is None else opening.context.id
             asked = {"condition": opening.condition, "steered": opening.steering is not None}
-            told = {"prompt": opening.probe.text, "answer": answer.text, "cut": answer.cut}
-            rows.append({**where, **asked, **told})
+            written = {"prompt": opening.probe.text, "answer": answer.text, "cut": answer.cut}
+            rows.append({**where, **asked, **written})
     return rows
 
 
 def openings_of(session: Session, probe: Probe) -> list[Opening]:
-    """An opener alone, after a plain test context, and after the same one steered: at the middle layers and test dose.
+    """Return an opener alone, after a plain test context, and after the same context steered.
 
-    Of an even number of doses or layer ranges the upper middle one is taken. Context and test vector are drawn.
+    The steering has the middle layer range and the middle test strength; of an even number, the upper one of the two in the
+    middle. The context and the test vector are drawn.
     """
     material, kind = session.material, kind_of(session)
     contexts, vectors = session.contexts("test", odd=False), material.vectors("test", kind)
-    names = few(vectors.names, session.scale.vectors, f"{material.seed} chat")
+    names = draw_few(vectors.names, session.scale.vectors, f"{material.seed} chat")
     context = contexts[stable_hash(f"{material.seed} {probe.id} context") % len(contexts)]
     name = names[stable_hash(f"{material.seed} {probe.id} vector") % len(names)]
-    layers, doses = material.ranges[len(material.ranges) // 2], sorted(material.strengths.test)
-    dose = None if kind == "swap" else doses[len(doses) // 2]  # a swap has one strength only
-    steering = material.steering(vectors.of(name), layers, 1.0 if dose is None else dose, kind)
-    unsteered: Row = {"vector": None, "layers": None, "dose": None}
+    layers, strengths = material.ranges[len(material.ranges) // 2], sorted(material.strengths.test)
+    strength = None if kind == "swap" else strengths[len(strengths) // 2]  # a swap has a single strength
+    steering = material.steering(vectors.of(name), layers, 1.0 if strength is None else strength, kind)
+    unsteered: ResultRow = {"vector": None, "layers": None, "dose": None}
     return [
         Opening(probe, CONDITIONS[0], None, None, unsteered),
         Opening(probe, CONDITIONS[1], context, None, unsteered),
-        Opening(probe, CONDITIONS[2], context, steering, {"vector": name, "layers": list(layers), "dose": dose}),
+        Opening(probe, CONDITIONS[2], context, steering, {"vector": name, "layers": list(layers), "dose": strength}),
     ]
 
 
-def summarise(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    """Counts alone; what the transcripts show is for readers to say.
+def summarize(rows: Sequence[ResultRow], seed: int) -> dict[str, Any]:
+    """Count the transcripts; what they show is for readers to say.
+
+    Args:
+        rows: Rows of both systems.
+        seed: Not used: nothing is resampled.
 
     Returns:
-        ``counts``: by system and condition the number of ``transcripts``, of ``empty`` ones, and of those ``cut`` off.
+        ``counts``: by system and condition the number of ``transcripts``, of ``empty`` transcripts, and of transcripts
+        that were ``cut`` off.
     """
     counts = {}
     for system in SYSTEMS:
@@ -89,10 +98,10 @@ def summarise(rows: Sequence[Row], seed: int) -> dict[str, Any]:
         }
         counts[system] = {
             condition: {
-                "transcripts": len(own),
-                "empty": sum(not row["answer"].strip() for row in own),
-                "cut": sum(row["cut"] for row in own),
+                "transcripts": len(transcripts),
+                "empty": sum(not row["answer"].strip() for row in transcripts),
+                "cut": sum(row["cut"] for row in transcripts),
             }
-            for condition, own in by_condition.items()
+            for condition, transcripts in by_condition.items()
         }
     return summary(rows, {}, [], counts=counts)

@@ -1,4 +1,4 @@
-"""Log-probabilities of yes and no to self-reports and their controls, without any context: what the training shifted."""
+"""Log-probabilities of yes and no to self-reports and their controls, without any context: what did the training shift?"""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,9 @@ from typing import Any
 from afintro.data.introspection_texts.items import SelfReport
 from afintro.data.splits import stable_hash
 from afintro.evaluation.intervals import Estimate
-from afintro.study.asking.session import SYSTEMS, Query, Row, Session
+from afintro.study.asking.queries import SYSTEMS, Query
+from afintro.study.asking.session import Session
+from afintro.study.results import ResultRow
 from afintro.study.scoring.detection_summary import collapses
 from afintro.study.scoring.estimates import compare, mean, of_system, summary
 from afintro.study.scoring.items import CEILING, FLOOR, LOW_MASS
@@ -16,8 +18,8 @@ from afintro.tasks.introspection.trials import YES_NO, Pair, single_tokens, word
 STYLE = "self_report"
 
 
-def measure(session: Session) -> list[Row]:
-    """All self-reports and controls, of all sides, answered with yes and no and with the variant's own pair."""
+def measure(session: Session) -> list[ResultRow]:
+    """Ask all self-reports and controls of all splits, to be answered with yes and no and with the variant's own pair."""
     asked = [(item, pair) for pair in pairs(session) for item in _items(session)]
     queries = [Query(None, None, wording(session, item, pair)) for item, pair in asked]
     answers = [session.dialogues.answers(pair) for _, pair in asked]
@@ -27,18 +29,18 @@ def measure(session: Session) -> list[Row]:
         with session.system(system):
             scores = session.ask(queries, answers)
         for (item, pair), (a, b) in zip(asked, scores, strict=True):
-            told = {"trained": item.id in trained, **_probabilities(a, b)}
-            rows.append({"system": system, "seed": session.seed, **_described(item, pair), **told})
+            answered = {"trained": item.id in trained, **_probabilities(a, b)}
+            rows.append({"system": system, "seed": session.seed, **_item_fields(item, pair), **answered})
     return rows
 
 
 def pairs(session: Session) -> list[Pair]:
-    """Yes and no if they are single tokens, and the variant's."""
+    """Return yes and no, and the variant's own pair, as far as their words are single tokens."""
     return single_tokens(session.dialogues, list(dict.fromkeys([YES_NO, session.data.pair])))
 
 
 def wording(session: Session, item: SelfReport, pair: Pair) -> str:
-    """The question, the answers named in an order that is drawn unless they are yes and no."""
+    """Return the question. It names the answers in a drawn order, unless they are yes and no."""
     swapped = bool(stable_hash(f"{session.material.seed} {item.id} {pair.name} order") % 2)
     return worded(item.question, pair, swapped)
 
@@ -48,7 +50,7 @@ def _items(session: Session) -> list[SelfReport]:
     return sorted([*reports.train, *reports.validation, *reports.test], key=lambda item: item.id)[: session.scale.items]
 
 
-def _described(item: SelfReport, pair: Pair) -> Row:
+def _item_fields(item: SelfReport, pair: Pair) -> ResultRow:
     return {
         "context": None,
         "vector": None,
@@ -61,8 +63,8 @@ def _described(item: SelfReport, pair: Pair) -> Row:
     }
 
 
-def _probabilities(a: float, b: float) -> Row:
-    """Of two log-probabilities; the share of "yes" is taken from their difference, which has no underflow."""
+def _probabilities(a: float, b: float) -> ResultRow:
+    """Return the fields of two log-probabilities. The share of "yes" comes from their difference, which does not underflow."""
     mass = math.exp(a) + math.exp(b)
     return {"p_a": math.exp(a), "p_b": math.exp(b), "mass": mass, "p_yes": _share(a - b), "low_mass": mass < LOW_MASS}
 
@@ -71,78 +73,82 @@ def _share(odds: float) -> float:
     return 1 / (1 + math.exp(-odds)) if odds > 0 else math.exp(odds) / (1 + math.exp(odds))
 
 
-def summarise(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    """P(yes) and its shift, by pair: self-reports, controls, and each category.
+def summarize(rows: Sequence[ResultRow], seed: int) -> dict[str, Any]:
+    """Summarize P(yes) and its shift by pair for self-reports, controls, and each category.
 
-    Items that a variant was trained on are left out, and given apart (``trained``). An item and its twin of reversed
-    polarity are one question of the bootstrap.
+    Items that a variant was trained on form a group of their own (``trained``). An item and its twin of reversed polarity
+    are one question of the bootstrap.
+
+    Args:
+        rows: Rows of both systems.
+        seed: Seeds the resamples.
 
     Returns:
         ``metrics``: ``<measure>/<pair>/<group>/<system>`` and ``shift/<measure>/<pair>/<group>``, where a group is
-        ``self_reports``, ``controls``, ``trained`` or a category. ``p_yes`` is of items as they were first worded,
-        ``p_yes_reversed`` of their twins, ``affirmed`` of both with yes and no exchanged in twins: a model that only says
-        yes more often has no shift of it. ``mass`` and ``low_mass`` (share); ``at_edge``, the share whose P(yes) is so
-        near 0 or 1 that a shift in that direction could not be seen; of controls ``expected``, P of the right answer.
+        ``self_reports``, ``controls``, ``trained`` or a category. ``p_yes`` covers items as they were first worded,
+        ``p_yes_reversed`` their twins, ``affirmed`` both with yes and no exchanged in twins: a model that merely says yes
+        more often does not shift it. ``mass``, and ``low_mass`` as a share; ``at_edge``, the share of items whose P(yes) is
+        so near 0 or 1 that a shift in that direction could not be seen; ``expected``, the probability of the right answer,
+        for items that have one.
     """
     metrics: dict[str, Estimate] = {}
     warnings: list[str] = []
     for pair in dict.fromkeys(row["pair"] for row in rows):
-        own = [{**row, "question": row["reversed_of"] or row["question"]} for row in rows if row["pair"] == pair]
-        for name, group in _groups(own).items():
+        of_pair = [{**row, "question": row["reversed_of"] or row["question"]} for row in rows if row["pair"] == pair]
+        for name, group in _groups(of_pair).items():
             metrics |= _of_group(group, f"{pair}/{name}", seed)
-        warnings += [*collapses(own), *_low_mass(own, pair)]
+        warnings += [*collapses(of_pair), *_low_mass(of_pair, pair)]
     return summary(rows, metrics, warnings)
 
 
-def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def _groups(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
     asked = [row for row in rows if not row["trained"]]
-    found = {
+    groups = {
         "self_reports": [row for row in asked if not row["control"]],
         "controls": [row for row in asked if row["control"]],
     }
     if len(asked) < len(rows):
-        found["trained"] = [row for row in rows if row["trained"]]
+        groups["trained"] = [row for row in rows if row["trained"]]
     for row in asked:
-        found.setdefault(row["category"], []).append(row)
-    return found
+        groups.setdefault(row["category"], []).append(row)
+    return groups
 
 
-def _of_group(group: Sequence[Row], name: str, seed: int) -> dict[str, Estimate]:
-    worded_first = [row for row in group if row["reversed_of"] is None]
-    known = [row for row in group if row["expected"] is not None]
-    found = compare(worded_first, {f"p_yes/{name}": mean(_p_yes), f"at_edge/{name}": mean(_at_edge)}, seed)
-    found |= compare(
-        [row for row in group if row["reversed_of"] is not None], {f"p_yes_reversed/{name}": mean(_p_yes)}, seed
-    )
+def _of_group(group: Sequence[ResultRow], name: str, seed: int) -> dict[str, Estimate]:
+    originals = [row for row in group if row["reversed_of"] is None]
+    twins = [row for row in group if row["reversed_of"] is not None]
+    with_answer = [row for row in group if row["expected"] is not None]
+    metrics = compare(originals, {f"p_yes/{name}": mean(_p_yes), f"at_edge/{name}": mean(_at_edge)}, seed)
+    metrics |= compare(twins, {f"p_yes_reversed/{name}": mean(_p_yes)}, seed)
     of_all = {"affirmed": affirmed, "mass": lambda row: row["mass"], "low_mass": lambda row: row["low_mass"]}
-    found |= compare(group, {f"{measured}/{name}": mean(of) for measured, of in of_all.items()}, seed)
-    return found | (compare(known, {f"expected/{name}": mean(_p_expected)}, seed) if known else {})
+    metrics |= compare(group, {f"{measured}/{name}": mean(of) for measured, of in of_all.items()}, seed)
+    return metrics | (compare(with_answer, {f"expected/{name}": mean(_p_expected)}, seed) if with_answer else {})
 
 
-def affirmed(row: Row) -> float:
-    """Probability of the answer that affirms what the item's original asks."""
+def affirmed(row: ResultRow) -> float:
+    """Return the probability of the answer that affirms what the item's original asks."""
     return _p_yes(row) if row["reversed_of"] is None else 1 - _p_yes(row)
 
 
-def _p_yes(row: Row) -> float:
+def _p_yes(row: ResultRow) -> float:
     return float(row["p_yes"])
 
 
-def _p_expected(row: Row) -> float:
+def _p_expected(row: ResultRow) -> float:
     return _p_yes(row) if row["expected"] == "yes" else 1 - _p_yes(row)
 
 
-def _at_edge(row: Row) -> float:
+def _at_edge(row: ResultRow) -> float:
     return float(not FLOOR <= row["p_yes"] <= CEILING)
 
 
-def _low_mass(rows: Sequence[Row], pair: str) -> list[str]:
+def _low_mass(rows: Sequence[ResultRow], pair: str) -> list[str]:
     warnings = []
     for system in SYSTEMS:
-        own = of_system(rows, system)
-        low = sum(row["low_mass"] for row in own)
+        of_one_system = of_system(rows, system)
+        low = sum(row["low_mass"] for row in of_one_system)
         if low:
             warnings.append(
-                f"low mass: {low} of {len(own)} answers of the {system} have less than {LOW_MASS} on {pair}"
+                f"low mass: {low} of {len(of_one_system)} answers of the {system} have less than {LOW_MASS} on {pair}"
             )
     return warnings

@@ -1,4 +1,4 @@
-"""All numbers of a study's tables, from what its folder holds; a cell that is not there stays missing, with its reason."""
+"""Compute all numbers of a study's tables from its folder. A missing cell stays missing, with its reason."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from afintro.evaluation.intervals import Estimate
 from afintro.study.report.shifts import Difference, Shift, adjusted, differences, shift
-from afintro.study.results import LOGPROBS, Cell, Plan, StudyResults
+from afintro.study.results import LOGPROBS, EvaluationKey, Plan, StudyResults
 from afintro.study.scoring.items import LOW_MASS, YES_NO, Item, categories, groups, paired_items
 
 DETECTIONS = ("detection", "neutral_detection")
@@ -15,29 +15,36 @@ DETECTIONS = ("detection", "neutral_detection")
 
 @dataclass(frozen=True)
 class Detection:
-    """How well one variant detects the vectors of one side.
+    """How well one variant detects steering in one condition.
 
     Args:
         variant: The variant.
         evaluation: ``detection`` or ``neutral_detection``.
-        side: ``held_in``, ``held_out`` or ``swap``.
-        metrics: By name without the side: ``auroc/adapter``, ``auroc/base``, ``shift/auroc``, ``fpr_odd/adapter``, ...
+        condition: ``held_in``, ``held_out`` or ``swap``.
+        metrics: Estimates by name without the condition: ``auroc/adapter``, ``auroc/base``, ``shift/auroc``,
+            ``fpr_odd/adapter``, ...
     """
 
     variant: str
     evaluation: str
-    side: str
+    condition: str
     metrics: Mapping[str, Estimate]
 
     @property
     def interpretable(self) -> bool:
-        """Whether the adapter's two answers have at least half of its probability."""
+        """Return whether the adapter's two answers have at least half of its probability."""
         return readable(self.metrics.get("mass/adapter"))
 
 
 @dataclass(frozen=True)
 class PairCell:
-    """Detection of held-out vectors by one variant when it is to answer with one pair of words."""
+    """Detection of held-out vectors by one variant when it has to answer with one pair of words.
+
+    Args:
+        native: Whether the variant was trained with the pair.
+        auroc: AUROC of the adapter.
+        mass: Probability of both words together.
+    """
 
     native: bool
     auroc: Estimate
@@ -45,69 +52,71 @@ class PairCell:
 
     @property
     def interpretable(self) -> bool:
+        """Return whether the two words have at least half of the probability."""
         return readable(self.mass)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Detection by dose, of one variant, side and range of layers.
+    """Detection by strength of steering, for one variant, condition and range of layers.
 
     Args:
         variant: The variant.
-        side: Of the vectors.
-        layers: First and one past last.
-        doses: Ascending.
-        tpr: At each dose.
-        auroc: At each dose, against all unsteered contexts.
+        condition: ``held_in`` or ``held_out``.
+        layers: First layer and one past the last layer.
+        strengths: Strengths in ascending order.
+        tpr: True positive rate at each strength.
+        auroc: AUROC at each strength, against all unsteered contexts.
     """
 
     variant: str
-    side: str
+    condition: str
     layers: tuple[int, int]
-    doses: Sequence[float]
+    strengths: Sequence[float]
     tpr: Sequence[Estimate]
     auroc: Sequence[Estimate]
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What there is to report.
+    """Everything that a report says.
 
     Args:
-        plan: What there was to be.
-        done: Seeds by variant and evaluation.
-        missing: Cells that are not there, and why.
-        steps: Optimiser step of each cell's checkpoint.
+        plan: What the study is to consist of.
+        done: Seeds that have rows, by variant and evaluation.
+        missing: Why evaluations have no rows.
+        steps: Optimizer step of the checkpoint of each evaluation.
         overall: Shifts of self-reports, of controls, and of items trained on, by variant.
-        by_category: Shifts by variant and category, p-values adjusted over all of them.
-        differences: Shifts of variants minus those of their controls, p-values adjusted over all of them.
-        detections: By evaluation, variant and side.
+        by_category: Shifts by variant and category, with p-values adjusted over all of them.
+        differences: Shifts of variants minus shifts of their controls, with p-values adjusted over all of them.
+        detections: Detection by evaluation, variant and condition.
         pairs: The cross-token matrix, by variant and pair.
         curves: Psychometric curves.
-        headlines: By evaluation, variant and metric (``<metric>/adapter``, ``<metric>/base``, ``shift/<metric>``).
-        warnings: Of the evaluations and of the reading.
+        primary_metrics: Estimates of the other evaluations by evaluation, variant and metric (``<metric>/adapter``,
+            ``<metric>/base``, ``shift/<metric>``).
+        warnings: Warnings of the evaluations and of the analysis.
     """
 
     plan: Plan
     done: Mapping[tuple[str, str], Sequence[int]]
-    missing: Mapping[Cell, str]
-    steps: Mapping[Cell, int | None]
+    missing: Mapping[EvaluationKey, str]
+    steps: Mapping[EvaluationKey, int | None]
     overall: Sequence[Shift]
     by_category: Sequence[Shift]
     differences: Sequence[Difference]
     detections: Sequence[Detection]
     pairs: Mapping[tuple[str, str], PairCell]
     curves: Sequence[Curve]
-    headlines: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+    primary_metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
     warnings: Sequence[str]
 
 
-def analyse(folder: Path, plan: Plan, seed: int = 0) -> Analysis:
-    """Read a study's folder and compute its tables.
+def analyze(folder: Path, plan: Plan, seed: int = 0) -> Analysis:
+    """Read a study's folder and compute the numbers of its tables.
 
     Args:
         folder: ``results/<study>``.
-        plan: Variants, seeds and evaluations to look for.
+        plan: The variants, seeds and evaluations to look for.
         seed: Seeds the bootstrap.
     """
     results = StudyResults(folder, plan)
@@ -115,112 +124,112 @@ def analyse(folder: Path, plan: Plan, seed: int = 0) -> Analysis:
     summaries = _summaries(results)
     for (variant, evaluation), content in summaries.items():
         warnings += [f"{variant}, {evaluation}: {warning}" for warning in content.get("warnings", [])]
-    overall = [shift(v, name, own, seed) for v, found in items.items() for name, own in groups(found).items()]
-    cells = [shift(v, name, own, seed) for v, found in items.items() for name, own in categories(found).items()]
+    overall = [shift(v, name, group, seed) for v in items for name, group in groups(items[v]).items()]
+    by_category = [shift(v, name, group, seed) for v in items for name, group in categories(items[v]).items()]
     return Analysis(
         plan=plan,
-        done={(v, name): results.done(v, name) for v, applied in plan.evaluations.items() for name in applied},
-        missing={cell: results.missing[cell] for cell in plan.cells if cell in results.missing},
+        done={(v, name): results.done(v, name) for v, names in plan.evaluations.items() for name in names},
+        missing={key: results.missing[key] for key in plan.keys if key in results.missing},
         steps=results.steps,
         overall=overall,
-        by_category=adjusted(cells),
+        by_category=adjusted(by_category),
         differences=differences(items, seed),
-        detections=[one for (v, name), content in summaries.items() for one in _detections(v, name, content)],
+        detections=[detection for key, content in summaries.items() for detection in _detections(*key, content)],
         pairs=_pairs(summaries),
         curves=_curves(summaries),
-        headlines=_headlines(summaries),
+        primary_metrics=_primary_metrics(summaries),
         warnings=[*results.warnings, *warnings],
     )
 
 
 def _items(results: StudyResults) -> tuple[dict[str, list[Item]], list[str]]:
-    """Paired self-report items of the variants that have any."""
-    found: dict[str, list[Item]] = {}
+    """Return the paired self-report items of the variants that have any, and warnings about the others."""
+    by_variant: dict[str, list[Item]] = {}
     warnings = []
-    for variant, applied in results.plan.evaluations.items():
-        if LOGPROBS not in applied:
+    for variant, evaluations in results.plan.evaluations.items():
+        if LOGPROBS not in evaluations:
             continue
         rows = results.logprobs(variant)
         items, left_out = paired_items(rows)
         if items:
-            found[variant] = items
+            by_variant[variant] = items
         elif rows and not left_out:
             warnings.append(f"{variant}, {LOGPROBS}: nothing was answered with {YES_NO}; left out of the tables")
         if left_out:
             warnings.append(f"{variant}, {LOGPROBS}: {left_out} items left out, not answered once by both systems")
-    return found, warnings
+    return by_variant, warnings
 
 
 def _summaries(results: StudyResults) -> dict[tuple[str, str], dict[str, Any]]:
-    found = {}
-    for variant, applied in results.plan.evaluations.items():
-        for evaluation in applied:
+    summaries = {}
+    for variant, evaluations in results.plan.evaluations.items():
+        for evaluation in evaluations:
             content = results.summary(variant, evaluation)
             if content is not None:
-                found[variant, evaluation] = content
-    return found
+                summaries[variant, evaluation] = content
+    return summaries
 
 
 def _detections(variant: str, evaluation: str, content: Mapping[str, Any]) -> list[Detection]:
-    """One a side; measures of unsteered contexts, which have no side, are in each."""
+    """Return the detection in each condition. Measures of unsteered contexts are part of every condition."""
     if evaluation not in DETECTIONS:
         return []
     metrics = {name: Estimate(**value) for name, value in content["metrics"].items()}
-    sides = {name.split("/")[1] for name in metrics if name.startswith("auroc/")}
-    found = []
-    for side in [side for side in ("held_out", "held_in", "swap") if side in sides]:
-        own = {
-            name.replace(f"/{side}", ""): value
+    conditions = {name.split("/")[1] for name in metrics if name.startswith("auroc/")}
+    detections = []
+    for condition in [name for name in ("held_out", "held_in", "swap") if name in conditions]:
+        of_condition = {
+            name.replace(f"/{condition}", ""): value
             for name, value in metrics.items()
-            if f"/{side}" in name or not any(f"/{other}" in name for other in sides)
+            if f"/{condition}" in name or not any(f"/{other}" in name for other in conditions)
         }
-        found.append(Detection(variant, evaluation, side, own))
-    return found
+        detections.append(Detection(variant, evaluation, condition, of_condition))
+    return detections
 
 
 def _pairs(summaries: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[tuple[str, str], PairCell]:
-    found = {}
+    pairs = {}
     for (variant, evaluation), content in summaries.items():
         for pair, cell in content.get("cross_token", {}).items() if evaluation == "detection" else ():
             auroc, mass = (Estimate(**cell["metrics"][f"{name}/adapter"]) for name in ("auroc", "mass"))
-            found[variant, pair] = PairCell(cell["native"], auroc, mass)
-    return found
+            pairs[variant, pair] = PairCell(cell["native"], auroc, mass)
+    return pairs
 
 
 def _curves(summaries: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[Curve]:
-    found = []
+    curves = []
     for (variant, evaluation), content in summaries.items():
         points = content.get("conditions", []) if evaluation == "detection" else []
-        for side, *layers in sorted({(point["side"], *point["layers"]) for point in points}):
-            own = [point for point in points if (point["side"], *point["layers"]) == (side, *layers)]
-            own.sort(key=lambda point: point["dose"])
+        for condition, *layers in sorted({(point["side"], *point["layers"]) for point in points}):
+            on_curve = [point for point in points if (point["side"], *point["layers"]) == (condition, *layers)]
+            on_curve.sort(key=lambda point: point["dose"])
             tpr, auroc = (
-                [Estimate(**point["metrics"][f"{name}/adapter"]) for point in own] for name in ("tpr", "auroc")
+                [Estimate(**point["metrics"][f"{name}/adapter"]) for point in on_curve] for name in ("tpr", "auroc")
             )
-            doses = [point["dose"] for point in own]
-            found.append(Curve(variant, side, (layers[0], layers[1]), doses, tpr, auroc))
-    return found
+            strengths = [point["dose"] for point in on_curve]
+            curves.append(Curve(variant, condition, (layers[0], layers[1]), strengths, tpr, auroc))
+    return curves
 
 
-def _headlines(
+def _primary_metrics(
     summaries: Mapping[tuple[str, str], Mapping[str, Any]],
 ) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Metrics without further division (``<metric>/<system>``) of the evaluations that have no table of their own."""
-    found: dict[str, dict[str, dict[str, Estimate]]] = {}
+    """Return the undivided metrics (``<metric>/<system>``) of the evaluations that have no table of their own."""
+    primary: dict[str, dict[str, dict[str, Estimate]]] = {}
     for (variant, evaluation), content in summaries.items():
         if evaluation in (*DETECTIONS, LOGPROBS):
             continue
         metrics = {name: Estimate(**value) for name, value in content["metrics"].items()}
         names = [name.removesuffix("/adapter") for name in metrics if name.endswith("/adapter")]
-        short = [name for name in names if "/" not in name] or names
-        found.setdefault(evaluation, {})[variant] = {
+        undivided = [name for name in names if "/" not in name] or names
+        primary.setdefault(evaluation, {})[variant] = {
             name: value
             for name, value in metrics.items()
-            if name.removeprefix("shift/") in short or name.rpartition("/")[0] in short
+            if name.removeprefix("shift/") in undivided or name.rpartition("/")[0] in undivided
         }
-    return found
+    return primary
 
 
 def readable(mass: Estimate | None) -> bool:
-    """Whether at least half of the probability is on the two answers; also where the mass is not known."""
+    """Return whether at least half of the probability is on the two answers, or the mass is unknown."""
     return mass is None or mass.value is None or mass.value >= LOW_MASS

@@ -1,4 +1,4 @@
-"""The card of a trained adapter: what it is, what it was measured to do, and what that does not show."""
+"""Write the card of a trained adapter: what it is, what it was measured to do, and what that does not show."""
 
 import json
 from collections.abc import Mapping
@@ -14,31 +14,31 @@ from afintro.explainer.checkpoint import IDENTITY
 from afintro.study.matrix import weights_hash
 from afintro.study.report.tables import folded, number, table
 
-LONG = 12  # rows of a table that is folded
+LONGEST_OPEN_TABLE = 12  # tables with more rows are folded
 
 NO_EVIDENCE = """\
 > **This is not evidence of consciousness**, feeling or inner life. The adapter was trained, as one of a study's variants, on
-> questions about its own activations or on controls to them. What it answers about itself is behaviour that training shifted.
+> questions about its own activations or on controls to them. What it answers about itself is behavior that training shifted.
 """
 
 LIMITS = """\
-- Intervals are 95 % bootstrap intervals; over one training run they say nothing of how other runs would turn out.
+- Intervals are 95 % bootstrap intervals; over one training run they do not say how other runs would turn out.
 - Steering was read at the layers, strengths and kinds of vectors above; other layers, strengths, vectors and texts were not tried.
-- An adapter that detects steering only with the answer words it was trained with may have learnt a reply, not a report.
+- An adapter that detects steering only with the answer words it was trained with may have learned a reply, not a report.
 - Low probability mass on the answers makes their ratio meaningless: see the warnings.
 """
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained adapter and where it is from.
+    """A trained adapter and its origin.
 
     Args:
-        settings: Content of the configuration that it was trained with.
-        checkpoint: Content of its checkpoint.
-        path: Of the checkpoint; the run's folder is two above.
-        base: What its base is loaded by.
-        difference: Largest difference of its logits, loaded by PEFT, to those of the module that was trained.
+        settings: Content of the configuration that the adapter was trained with.
+        checkpoint: Content of the adapter's checkpoint.
+        path: Path of the checkpoint. The run's folder is two levels above.
+        base: Name or path that the base is loaded from.
+        difference: Largest difference between the logits of the adapter as loaded by PEFT and of the trained module.
     """
 
     settings: Mapping[str, Any]
@@ -49,24 +49,24 @@ class Trained:
 
     @property
     def run(self) -> Path:
-        """The folder of the training."""
+        """Return the folder of the training."""
         return self.path.parent.parent
 
     @property
     def task(self) -> str:
-        """Name of the data module's class."""
+        """Return the name of the data module's class."""
         return str(self.settings["data"]["class_path"].rpartition(".")[2])
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """Variant and seed, where a study trained it; None for any other run."""
+        """Return the study's record of the training with variant and seed, or None for a run outside of a study."""
         path = self.run / "done.json"
         content: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
         return content if content and content["weights"] == weights_hash(dict(self.checkpoint)) else None
 
 
 def model_card(trained: Trained) -> str:
-    """Markdown with the header that the hub reads."""
+    """Return Markdown with the header that the Hugging Face Hub reads."""
     record, base = trained.record, trained.checkpoint[IDENTITY]["base"]
     head: dict[str, Any] = {"library_name": "peft", "tags": ["lora", "afintro"], "pipeline_tag": "text-generation"}
     if not Path(trained.base).is_dir():
@@ -89,8 +89,8 @@ def model_card(trained: Trained) -> str:
 def _loading(trained: Trained) -> str:
     identity, note, importing = trained.checkpoint[IDENTITY], "", ""
     place = repr(trained.base)
-    if trained.base != identity["base"]:  # an embedded one, which lies where it was made
-        note = f"The base is not on the hub: afintro {__version__} trains it where it is first asked for.\n\n"
+    if trained.base != identity["base"]:  # an embedded model, which is in the cache of the machine that trained it
+        note = f"The base is not on the hub: afintro {__version__} trains it when it is first used.\n\n"
         importing, place = "from afintro.toys.embedded import ensure_built\n", f"ensure_built({identity['base']!r})"
     revision = f", revision={identity['revision']!r}" if identity.get("revision") else ""
     injector = "`injector.safetensors` turns vectors into tokens of the prompt; afintro reads it, PEFT does not.\n\n"
@@ -105,7 +105,7 @@ tokenizer = AutoTokenizer.from_pretrained(base{revision})
 ```
 
 {injector if identity.get("vectors") else ""}\
-So loaded, its logits differ from those of the trained module by {trained.difference:.1e} at most (checked when this was written).
+Its logits, loaded this way, differ from those of the trained module by at most {trained.difference:.1e} (checked for this card).
 """
 
 
@@ -129,9 +129,9 @@ def _training(trained: Trained) -> str:
 
 
 def _data(trained: Trained) -> str:
-    """The data module and all of its settings, as they were given; paths by their last part."""
-    given = trained.settings["data"].get("init_args", {})
-    kept = {name: _without_folders(name, value) for name, value in given.items()}
+    """Return the data module and its settings as they were configured, with paths reduced to their last part."""
+    configured = trained.settings["data"].get("init_args", {})
+    kept = {name: _without_folders(name, value) for name, value in configured.items()}
     summary = _read(trained.run / "summary.json").get("data", {})
     source = f" File hash: {summary['sha256']}." if summary.get("sha256") else ""
     listed = yaml.safe_dump(kept, sort_keys=True)
@@ -139,7 +139,7 @@ def _data(trained: Trained) -> str:
 
 
 def _without_folders(name: str, value: Any) -> Any:
-    """Names of files without where they lay."""
+    """Return the names of files without their folders, and any other value as it is."""
     if name.endswith("_path") and value:
         return Path(value).name
     return [Path(path).name for path in value] if name in ("heldout", "features") and isinstance(value, list) else value
@@ -154,11 +154,11 @@ def _metrics(trained: Trained) -> str:
         parts.append(_warned(summary))
     for path in sorted(trained.run.parent.glob("*/summary.json")) if trained.record else []:
         parts.append(_evaluation(trained, path))
-    return "\n".join(part for part in parts if part) or "None were found beside the checkpoint.\n"
+    return "\n".join(part for part in parts if part) or "No metrics were found beside the checkpoint.\n"
 
 
 def _evaluation(trained: Trained, path: Path) -> str:
-    """An evaluation of the study; "" for one of another training."""
+    """Return the metrics of an evaluation of the study, or an empty string if it belongs to another training."""
     content, record = _read(path), trained.record
     assert record is not None
     if "evaluation" not in content or record["seed"] not in content.get("seeds", []):
@@ -172,19 +172,19 @@ def _evaluation(trained: Trained, path: Path) -> str:
     for pair, cell in content.get("cross_token", {}).items():
         words = f"auroc, answered by {pair}{' (as trained)' if cell['native'] else ''}"
         rows.append(_row(words, cell["metrics"], "auroc"))
-    if not rows:  # of transcripts there is nothing to count
+    if not rows:  # transcripts have no metrics
         return ""
     title = f"{content['evaluation']}, over seeds {', '.join(map(str, content['seeds']))}"
     return _part(title, ["metric", "adapter", "base", "difference", "n"], rows) + "\n" + _warned(content)
 
 
 def _row(title: str, metrics: Mapping[str, Any], name: str) -> list[str]:
-    adapter, base, shift = (_values(metrics, one) for one in (f"{name}/adapter", f"{name}/base", f"shift/{name}"))
+    adapter, base, shift = (_values(metrics, key) for key in (f"{name}/adapter", f"{name}/base", f"shift/{name}"))
     return [title, adapter[0], base[0], shift[0], adapter[1]]
 
 
 def _values(metrics: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """Value with its interval, and the number of items."""
+    """Return a value with its interval, and the number of items."""
     if name not in metrics:
         return "-", "-"
     estimate = Estimate(**{field: metrics[name][field] for field in ("value", "ci_low", "ci_high", "n")})
@@ -193,11 +193,11 @@ def _values(metrics: Mapping[str, Any], name: str) -> tuple[str, str]:
 
 def _part(title: str, header: list[str], rows: list[list[str]]) -> str:
     text = table(header, rows)
-    return folded(title, text) if len(rows) > LONG else f"**{title}**\n\n{text}"
+    return folded(title, text) if len(rows) > LONGEST_OPEN_TABLE else f"**{title}**\n\n{text}"
 
 
 def _warned(summary: Mapping[str, Any]) -> str:
-    return "".join(f"- warning: {one}\n" for one in summary.get("warnings", []))
+    return "".join(f"- warning: {warning}\n" for warning in summary.get("warnings", []))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Plots of a study: shift by variant, the cross-token matrix, psychometric curves."""
+"""Plot a study's figures: shift by variant, the cross-token matrix, psychometric curves."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,29 +15,29 @@ from afintro.study.report.analysis import Curve, PairCell
 from afintro.study.report.shifts import Shift
 from afintro.study.scoring.items import CONTROLS, SELF_REPORTS
 
-# Okabe & Ito 2008: told apart by people who do not see all colours.
+# Okabe & Ito 2008: people who do not see all colors can tell these apart.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PANELS = 7  # psychometric panels in a row
 NOT_INTERPRETABLE = "hollow: not interpretable (low mass)"
 
 
 def forest_figure(overall: Sequence[Shift]) -> Figure:
-    """Shift of P(yes) by variant, with intervals: self-reports as worded and polarity corrected, and controls.
+    """Plot the shift of P(yes) by variant with intervals: self-reports as worded and polarity corrected, and controls.
 
     Args:
-        overall: Shifts of :data:`SELF_REPORTS` and :data:`CONTROLS`; others are not drawn.
+        overall: Shifts. Those of groups other than :data:`SELF_REPORTS` and :data:`CONTROLS` are not drawn.
     """
-    variants = list(dict.fromkeys(one.variant for one in overall))
+    variants = list(dict.fromkeys(shift.variant for shift in overall))
     figure = Figure(figsize=(9, 1.6 + 0.42 * len(variants)), layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0, color="black", linewidth=0.8)
-    for one in overall:
-        row = variants.index(one.variant)
-        if one.group == SELF_REPORTS:
-            _whisker(axes, row - 0.24, one.worded.estimate, BLUE, "o", one.interpretable)
-            _whisker(axes, row, one.corrected.estimate, ORANGE, "D", one.interpretable)
-        elif one.group == CONTROLS:
-            _whisker(axes, row + 0.24, one.worded.estimate, GREEN, "s", one.interpretable)
+    for shift in overall:
+        row = variants.index(shift.variant)
+        if shift.group == SELF_REPORTS:
+            _whisker(axes, row - 0.24, shift.worded.estimate, BLUE, "o", shift.interpretable)
+            _whisker(axes, row, shift.corrected.estimate, ORANGE, "D", shift.interpretable)
+        elif shift.group == CONTROLS:
+            _whisker(axes, row + 0.24, shift.worded.estimate, GREEN, "s", shift.interpretable)
     for row in range(0, len(variants), 2):
         axes.axhspan(row - 0.5, row + 0.5, color="black", alpha=0.04, linewidth=0)
     axes.set_yticks(range(len(variants)), variants)
@@ -56,7 +56,7 @@ def forest_figure(overall: Sequence[Shift]) -> Figure:
 
 
 def _whisker(axes: Axes, row: float, estimate: Estimate, color: str, mark: str, filled: bool) -> None:
-    """A value with its interval, if it has one; nothing for what could not be computed."""
+    """Draw a value, and its interval if it has one. A value that could not be computed is not drawn."""
     if estimate.value is None:
         return
     if estimate.ci_low is not None and estimate.ci_high is not None:
@@ -67,7 +67,7 @@ def _whisker(axes: Axes, row: float, estimate: Estimate, color: str, mark: str, 
 
 
 def matrix_figure(pairs: Mapping[tuple[str, str], PairCell]) -> Figure:
-    """AUROC on held-out vectors by variant and answer pair; framed where the variant was trained with the pair."""
+    """Plot AUROC on held-out vectors by variant and answer pair. A frame marks the pair that a variant was trained with."""
     variants, names = (list(dict.fromkeys(key[place] for key in pairs)) for place in (0, 1))
     names.sort()
     figure = Figure(figsize=(3.4 + 1.15 * len(names), 1.8 + 0.36 * len(variants)), layout="constrained")
@@ -94,12 +94,13 @@ def matrix_figure(pairs: Mapping[tuple[str, str], PairCell]) -> Figure:
 
 
 def psychometric_figure(curves: Sequence[Curve], measure: str, chance: Mapping[str, float]) -> Figure:
-    """A panel a variant, a line a range of layers, a point a dose, with intervals.
+    """Plot detection by strength: a panel for each variant, a line for each range of layers, with intervals.
 
     Args:
-        curves: Of one side of the vectors.
+        curves: Curves of one condition.
         measure: ``tpr`` or ``auroc``.
-        chance: What a variant that detects nothing has, by variant, as a dashed line: its false positive rate, or 0.5.
+        chance: The value of a variant that detects nothing, by variant: its false positive rate, or 0.5. It is drawn as a
+            dashed line.
     """
     variants = list(dict.fromkeys(curve.variant for curve in curves))
     columns = min(PANELS, len(variants))
@@ -109,14 +110,14 @@ def psychometric_figure(curves: Sequence[Curve], measure: str, chance: Mapping[s
     ranges = sorted({curve.layers for curve in curves})
     colors = dict(zip(ranges, colormaps["viridis"](np.linspace(0, 0.85, len(ranges))), strict=True))
     for panel, variant in zip(panels, variants, strict=False):
-        doses = sorted({dose for curve in curves if curve.variant == variant for dose in curve.doses})
+        strengths = sorted({s for curve in curves if curve.variant == variant for s in curve.strengths})
         if variant in chance:
             panel.axhline(chance[variant], color="black", linewidth=1, linestyle="--")
         for curve in curves:
             if curve.variant == variant:
-                aside = 0.08 * (ranges.index(curve.layers) - (len(ranges) - 1) / 2)
-                _curve(panel, curve, measure, colors[curve.layers], doses, aside)
-        panel.set_xticks(range(len(doses)), [f"{dose:g}" for dose in doses])
+                offset = 0.08 * (ranges.index(curve.layers) - (len(ranges) - 1) / 2)
+                _curve(panel, curve, measure, colors[curve.layers], strengths, offset)
+        panel.set_xticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
         panel.set_title(variant, fontsize=9)
         panel.set_ylim(-0.04, 1.04)
         panel.tick_params(labelsize=8)
@@ -124,10 +125,10 @@ def psychometric_figure(curves: Sequence[Curve], measure: str, chance: Mapping[s
     for panel in panels[len(variants) :]:
         panel.set_axis_off()
     for panel in panels[: len(variants)][-columns:]:
-        panel.set_xlabel("dose", fontsize=9)
+        panel.set_xlabel("strength", fontsize=9)
     name = "AUROC" if measure == "auroc" else "true positive rate"
     figure.supylabel(f"{name}, with 95 % interval", fontsize=10)
-    handles = [Line2D([], [], color=colors[one], marker="o", label=_layers(one)) for one in ranges]
+    handles = [Line2D([], [], color=colors[layers], marker="o", label=_layers(layers)) for layers in ranges]
     line = "chance" if measure == "auroc" else "false positive rate"
     handles.append(Line2D([], [], color="black", linestyle="--", label=line))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)), fontsize=9)
@@ -140,16 +141,16 @@ def _layers(layers: tuple[int, int]) -> str:
 
 
 def _curve(
-    axes: Axes, curve: Curve, measure: str, color: Sequence[float], doses: Sequence[float], aside: float
+    axes: Axes, curve: Curve, measure: str, color: Sequence[float], strengths: Sequence[float], offset: float
 ) -> None:
-    """One line, moved aside a little so that intervals of other lines stay visible."""
+    """Draw one line, moved a little to the side so that intervals of other lines stay visible."""
     estimates = curve.auroc if measure == "auroc" else curve.tpr
     places, values = [], []
-    for dose, one in zip(curve.doses, estimates, strict=True):
-        if one.value is None:
+    for strength, estimate in zip(curve.strengths, estimates, strict=True):
+        if estimate.value is None:
             continue
-        places.append(doses.index(dose) + aside)
-        values.append(one.value)
-        if one.ci_low is not None and one.ci_high is not None:
-            axes.plot([places[-1], places[-1]], [one.ci_low, one.ci_high], color=color, linewidth=1)
+        places.append(strengths.index(strength) + offset)
+        values.append(estimate.value)
+        if estimate.ci_low is not None and estimate.ci_high is not None:
+            axes.plot([places[-1], places[-1]], [estimate.ci_low, estimate.ci_high], color=color, linewidth=1)
     axes.plot(places, values, color=color, marker="o", markersize=3)

@@ -1,4 +1,4 @@
-"""A study's tables as Markdown."""
+"""Render a study's tables as Markdown."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,12 +6,12 @@ from afintro.evaluation.intervals import Estimate
 from afintro.study.report.analysis import Analysis, Detection
 from afintro.study.report.shifts import Difference, Shift, Tested
 
-FEW_SEEDS = 5
-SIDES = {"held_out": "held out", "held_in": "held in", "swap": "real activations"}
+FEW_SEEDS = 5  # with fewer seeds their number is named beside a shift
+CONDITION_TITLES = {"held_out": "held out", "held_in": "held in", "swap": "real activations"}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; "nothing to show" without rows."""
+    """Return a Markdown table, or a sentence if there are no rows."""
     if not rows:
         return "Nothing to show yet.\n"
     lines = [header, ["---"] * len(header), *rows]
@@ -19,12 +19,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def folded(title: str, text: str) -> str:
-    """A part that opens when it is asked for."""
+    """Return a part of a page that opens on a click."""
     return f"<details><summary>{title}</summary>\n\n{text}\n</details>\n"
 
 
 def number(estimate: Estimate | None, signed: bool = True) -> str:
-    """``+0.31 [+0.22, +0.40]``; ``null`` for what could not be computed, a dash for what was not measured."""
+    """Return a value with its interval, such as ``+0.310 [+0.220, +0.400]``.
+
+    Args:
+        estimate: The estimate. None gives a dash, and an estimate without a value gives ``null``.
+        signed: Whether positive numbers have a sign.
+    """
     if estimate is None:
         return "-"
     if estimate.value is None:
@@ -36,76 +41,76 @@ def number(estimate: Estimate | None, signed: bool = True) -> str:
 
 
 def percent(share: float) -> str:
-    """``12 %``."""
+    """Return a share in percent, such as ``12 %``."""
     return f"{100 * share:.0f} %"
 
 
 def probability(p: float | None) -> str:
-    """``0.013``, ``< 0.001``; a dash for None."""
+    """Return a p-value, such as ``0.013`` or ``< 0.001``, or a dash for None."""
     if p is None:
         return "-"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def coverage(analysis: Analysis) -> str:
-    """Seeds that are there, by variant and evaluation; a dash where an evaluation does not apply."""
+    """Return the number of seeds that have rows by variant and evaluation, or a dash where an evaluation does not apply."""
     names, seeds = analysis.plan.names, len(analysis.plan.seeds)
     rows = []
-    for variant, applied in analysis.plan.evaluations.items():
-        counts = [f"{len(analysis.done[variant, name])}/{seeds}" if name in applied else "-" for name in names]
-        steps = sorted({step for cell, step in analysis.steps.items() if cell[0] == variant and step is not None})
+    for variant, applicable in analysis.plan.evaluations.items():
+        counts = [f"{len(analysis.done[variant, name])}/{seeds}" if name in applicable else "-" for name in names]
+        steps = sorted({step for key, step in analysis.steps.items() if key[0] == variant and step is not None})
         rows.append([variant, *counts, ", ".join(map(str, steps)) or "-"])
     return table(["variant", *names, "step"], rows)
 
 
 def missing(analysis: Analysis) -> str:
-    """What is not there and why, cells of one reason together."""
+    """Return a list of what is missing and why. Evaluations with the same reason share a line."""
     grouped: dict[tuple[str, str], dict[str, list[str]]] = {}
     for (variant, evaluation, seed), reason in analysis.missing.items():
         grouped.setdefault((variant, reason), {}).setdefault(evaluation, []).append(str(seed))
     lines = []
-    for (variant, reason), cells in grouped.items():
-        named = "; ".join(f"{evaluation} (seed {', '.join(seeds)})" for evaluation, seeds in cells.items())
+    for (variant, reason), evaluations in grouped.items():
+        named = "; ".join(f"{evaluation} (seed {', '.join(seeds)})" for evaluation, seeds in evaluations.items())
         lines.append(f"- **{variant}**: {named}: {reason}")
     return "\n".join(lines) + "\n" if lines else "Nothing is missing.\n"
 
 
-def remarks(one: Shift) -> str:
-    """What a reader has to know before reading the number."""
-    found = [] if one.interpretable else ["**not interpretable**"]
-    seeds = one.units.get("seed", 0)
+def warnings_about(shift: Shift) -> str:
+    """Return what a reader has to know before reading the numbers of a shift."""
+    warnings = [] if shift.interpretable else ["**not interpretable**"]
+    seeds = shift.units.get("seed", 0)
     if seeds == 1:
-        found.append("one seed, no variance between seeds")
+        warnings.append("one seed, no variance between seeds")
     elif seeds < FEW_SEEDS:
-        found.append(f"{seeds} seeds")
-    return "; ".join(found) or "-"
+        warnings.append(f"{seeds} seeds")
+    return "; ".join(warnings) or "-"
 
 
 def overall(shifts: Sequence[Shift]) -> str:
-    """Shifts of self-reports, controls and items trained on."""
+    """Return a table of the shifts of self-reports, controls and items trained on."""
     header = ["variant", "items", "n", "as worded", "polarity corrected", "yes bias", "reversed twins"]
-    header += ["P(yes), whole vocabulary", "expected answer", "low mass", "remarks"]
+    header += ["P(yes), whole vocabulary", "expected answer", "low mass", "warnings"]
     rows = [
         [
-            one.variant,
-            one.group,
-            str(one.worded.estimate.n),
-            number(one.worded.estimate),
-            number(one.corrected.estimate),
-            number(one.bias),
-            number(one.reversed),
-            number(one.whole),
-            "-" if one.expected.n == 0 else number(one.expected),
-            percent(one.low_mass),
-            remarks(one),
+            shift.variant,
+            shift.group,
+            str(shift.worded.estimate.n),
+            number(shift.worded.estimate),
+            number(shift.corrected.estimate),
+            number(shift.bias),
+            number(shift.reversed),
+            number(shift.whole),
+            "-" if shift.expected.n == 0 else number(shift.expected),
+            percent(shift.low_mass),
+            warnings_about(shift),
         ]
-        for one in shifts
+        for shift in shifts
     ]
     return table(header, rows)
 
 
 def edges(shifts: Sequence[Shift]) -> str:
-    """Items with room to move, beside those that had none on one side."""
+    """Return a table of items with room to move, and of items at floor or ceiling."""
     header = [
         "variant",
         "items",
@@ -117,21 +122,21 @@ def edges(shifts: Sequence[Shift]) -> str:
     ]
     rows = [
         [
-            one.variant,
-            one.group,
-            str(one.floor),
-            str(one.ceiling),
-            str(one.room.n),
-            "none" if one.room.n == 0 else number(one.room),
-            "none" if one.edge.n == 0 else number(one.edge),
+            shift.variant,
+            shift.group,
+            str(shift.floor),
+            str(shift.ceiling),
+            str(shift.room.n),
+            "none" if shift.room.n == 0 else number(shift.room),
+            "none" if shift.edge.n == 0 else number(shift.edge),
         ]
-        for one in shifts
+        for shift in shifts
     ]
     return table(header, rows)
 
 
 def star(tested: Tested, interpretable: bool) -> str:
-    """The value alone; ``*`` among the discoveries, ``†`` not interpretable."""
+    """Return the value without its interval. ``*`` marks a discovery, ``†`` a group that is not interpretable."""
     value = tested.estimate.value
     if value is None:
         return "null"
@@ -139,39 +144,42 @@ def star(tested: Tested, interpretable: bool) -> str:
 
 
 def category_grid(shifts: Sequence[Shift], corrected: bool) -> str:
-    """Variants by categories, values alone."""
-    names = list(dict.fromkeys(one.group for one in shifts))
-    found = {
-        (one.variant, one.group): star(one.corrected if corrected else one.worded, one.interpretable) for one in shifts
-    }
-    variants = list(dict.fromkeys(one.variant for one in shifts))
-    return table(["variant", *names], [[v, *(found.get((v, name), "-") for name in names)] for v in variants])
+    """Return a table of variants by categories, with values alone.
+
+    Args:
+        shifts: Shifts by variant and category.
+        corrected: Whether to show shifts with corrected polarity, instead of shifts as worded.
+    """
+    names = list(dict.fromkeys(shift.group for shift in shifts))
+    variants = list(dict.fromkeys(shift.variant for shift in shifts))
+    cells = {}
+    for shift in shifts:
+        tested = shift.corrected if corrected else shift.worded
+        cells[shift.variant, shift.group] = star(tested, shift.interpretable)
+    return table(["variant", *names], [[v, *(cells.get((v, name), "-") for name in names)] for v in variants])
 
 
 def category_details(shifts: Sequence[Shift]) -> str:
-    """All there is by variant and category, folded by variant."""
+    """Return all numbers by variant and category, folded by variant."""
     header = ["category", "n", "as worded", "p", "adjusted", "polarity corrected", "p", "adjusted", "yes bias"]
-    header += ["floor, ceiling", "low mass", "remarks"]
+    header += ["floor, ceiling", "low mass", "warnings"]
     parts = []
-    for variant in dict.fromkeys(one.variant for one in shifts):
+    for variant in dict.fromkeys(shift.variant for shift in shifts):
         rows = []
-        for one in shifts:
-            if one.variant != variant:
-                continue
-            tested = [
-                text
-                for each in (one.worded, one.corrected)
-                for text in (number(each.estimate), probability(each.p), probability(each.adjusted))
-            ]
-            edge = f"{one.floor}, {one.ceiling}"
-            count = str(one.worded.estimate.n)
-            rows.append([one.group, count, *tested, number(one.bias), edge, percent(one.low_mass), remarks(one)])
+        for shift in [shift for shift in shifts if shift.variant == variant]:
+            cells = [shift.group, str(shift.worded.estimate.n), *_tested(shift.worded), *_tested(shift.corrected)]
+            cells += [number(shift.bias), f"{shift.floor}, {shift.ceiling}"]
+            rows.append([*cells, percent(shift.low_mass), warnings_about(shift)])
         parts.append(folded(variant, table(header, rows)))
     return "\n".join(parts)
 
 
-def differences(found: Sequence[Difference]) -> str:
-    """Variants minus controls on the same items."""
+def _tested(tested: Tested) -> list[str]:
+    return [number(tested.estimate), probability(tested.p), probability(tested.adjusted)]
+
+
+def differences(compared: Sequence[Difference]) -> str:
+    """Return a table of variants minus controls on the same items."""
     header = [
         "variant",
         "minus",
@@ -183,37 +191,41 @@ def differences(found: Sequence[Difference]) -> str:
         "polarity corrected",
         "p",
         "adjusted",
-        "remarks",
+        "warnings",
     ]
     rows = []
-    for one in found:
-        tested = [
-            text
-            for each in (one.worded, one.corrected)
-            for text in (number(each.estimate), probability(each.p), probability(each.adjusted))
-        ]
-        remark = "-" if one.interpretable else "**not interpretable**"
-        rows.append([one.variant, one.control, one.group, str(one.worded.estimate.n), *tested, remark])
+    for minus_control in compared:
+        tested = [*_tested(minus_control.worded), *_tested(minus_control.corrected)]
+        warning = "-" if minus_control.interpretable else "**not interpretable**"
+        names = [minus_control.variant, minus_control.control, minus_control.group]
+        rows.append([*names, str(minus_control.worded.estimate.n), *tested, warning])
     return table(header, rows)
 
 
-def detections(found: Sequence[Detection]) -> str:
-    """The measures of detection, the base's in brackets behind."""
+def detections(detected: Sequence[Detection]) -> str:
+    """Return a table of the measures of detection, with the base's values in brackets."""
     columns = {
-        "auroc": "AUROC", "shift/auroc": "AUROC, adapter minus base", "auroc_upper": "AUROC, upper half of doses",
+        "auroc": "AUROC", "shift/auroc": "AUROC, adapter minus base", "auroc_upper": "AUROC, upper half of strengths",
         "tpr": "TPR", "fpr": "FPR", "fpr_odd": "FPR, odd contexts", "auroc_odd": "AUROC against odd contexts",
         "balanced_accuracy": "balanced accuracy", "d_prime": "d'", "mass": "mass",
     }  # fmt: skip
     rows = []
-    for one in found:
-        cells = [beside(one.metrics, name) for name in columns]
-        remark = "-" if one.interpretable else "**not interpretable** (mass collapse)"
-        rows.append([one.variant, SIDES.get(one.side, one.side), *cells, remark])
-    return table(["variant", "vectors", *columns.values(), "remarks"], rows)
+    for detection in detected:
+        cells = [with_base(detection.metrics, name) for name in columns]
+        warning = "-" if detection.interpretable else "**not interpretable** (mass collapse)"
+        rows.append(
+            [detection.variant, CONDITION_TITLES.get(detection.condition, detection.condition), *cells, warning]
+        )
+    return table(["variant", "vectors", *columns.values(), "warnings"], rows)
 
 
-def beside(metrics: Mapping[str, Estimate], name: str) -> str:
-    """The adapter's measure with its interval, and the base's value; a difference as it is."""
+def with_base(metrics: Mapping[str, Estimate], name: str) -> str:
+    """Return the adapter's estimate with its interval and the base's value in brackets, or a difference with its interval.
+
+    Args:
+        metrics: Estimates by name.
+        name: The metric without the system, or ``shift/<metric>``.
+    """
     if name.startswith("shift/"):
         return number(metrics.get(name))
     base = metrics.get(f"{name}/base")
@@ -222,7 +234,7 @@ def beside(metrics: Mapping[str, Estimate], name: str) -> str:
 
 
 def pair_matrix(analysis: Analysis) -> str:
-    """AUROC by variant and answer pair."""
+    """Return a table of AUROC by variant and answer pair."""
     names = sorted({pair for _, pair in analysis.pairs})
     rows = []
     for variant in dict.fromkeys(variant for variant, _ in analysis.pairs):
@@ -237,32 +249,32 @@ def pair_matrix(analysis: Analysis) -> str:
 
 
 def curves(analysis: Analysis) -> str:
-    """Detection by dose, folded by variant."""
+    """Return detection by strength of steering, folded by variant."""
     parts = []
     for variant in dict.fromkeys(curve.variant for curve in analysis.curves):
         rows = [
             [
-                SIDES.get(curve.side, curve.side),
+                CONDITION_TITLES.get(curve.condition, curve.condition),
                 f"{curve.layers[0]} to {curve.layers[1] - 1}",
-                f"{dose:g}",
+                f"{strength:g}",
                 number(tpr, signed=False),
                 number(auroc, signed=False),
             ]
             for curve in analysis.curves
             if curve.variant == variant
-            for dose, tpr, auroc in zip(curve.doses, curve.tpr, curve.auroc, strict=True)
+            for strength, tpr, auroc in zip(curve.strengths, curve.tpr, curve.auroc, strict=True)
         ]
-        parts.append(folded(variant, table(["vectors", "layers", "dose", "TPR", "AUROC"], rows)))
+        parts.append(folded(variant, table(["vectors", "layers", "strength", "TPR", "AUROC"], rows)))
     return "\n".join(parts) if parts else table([], [])
 
 
-def headline(by_variant: Mapping[str, Mapping[str, Estimate]]) -> str:
-    """One evaluation's metrics, adapter and in brackets base, by variant."""
+def primary_metrics(by_variant: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """Return a table of one evaluation's metrics by variant, with the base's values in brackets."""
     names = dict.fromkeys(
         name.removesuffix("/adapter")
         for metrics in by_variant.values()
         for name in metrics
         if name.endswith("/adapter")
     )
-    rows = [[variant, *(beside(metrics, name) for name in names)] for variant, metrics in by_variant.items()]
-    return table(["variant", *names], rows) if names else "No metric of both systems.\n"
+    rows = [[variant, *(with_base(metrics, name) for name in names)] for variant, metrics in by_variant.items()]
+    return table(["variant", *names], rows) if names else "No metric covers both systems.\n"

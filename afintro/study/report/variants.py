@@ -1,4 +1,4 @@
-"""A table of a study's variants, made from their files: what each says of itself, and what it changes."""
+"""Render a table of a study's variants from their files: what each says of itself, and what it changes."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,25 +11,26 @@ from afintro.study.settings import Study
 
 
 def variants_table(study: Study) -> str:
-    """Markdown: name, the comment at the head of the file, and the settings that it lays over the base."""
+    """Return Markdown: a variant's name, the comment at the head of its file, and the settings that it lays over the base."""
     rows = []
     for name, path in study.variants.items():
-        changed = ", ".join(f"`{setting}: {value}`" for setting, value in _flat(yaml.safe_load(path.read_text()) or {}))
+        settings = _flatten(yaml.safe_load(path.read_text()) or {})
+        changed = ", ".join(f"`{setting}: {value}`" for setting, value in settings)
         rows.append([f"`{name}`", _comment(path), changed])
     return table(["variant", "what it is", "what it changes"], rows)
 
 
 def _comment(path: Path) -> str:
     lines = path.read_text().splitlines()
-    head = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
-    return " ".join(head)
+    comments = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+    return " ".join(comments)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names and values, as on the command line."""
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield dotted names and values, as on the command line."""
     for name, value in settings.items():
-        here = prefix if name == "init_args" else f"{prefix}.{name}".strip(".")
+        dotted = prefix if name == "init_args" else f"{prefix}.{name}".strip(".")
         if isinstance(value, Mapping):
-            yield from _flat(value, here)
+            yield from _flatten(value, dotted)
         else:
-            yield here, "null" if value is None else str(value)
+            yield dotted, "null" if value is None else str(value)

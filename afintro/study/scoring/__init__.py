@@ -1,1 +1,1 @@
-"""Turn answers into measures and estimates."""
+"""Score rows: read answers in plain words, compare adapter and base with intervals, summarize detection and naming."""

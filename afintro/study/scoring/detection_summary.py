@@ -1,51 +1,58 @@
-"""How well steering was detected: the summary of rows that :mod:`afintro.study.asking.conditions` made."""
+"""Summarize how well steering was detected, from the rows of :mod:`afintro.study.asking.conditions`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from afintro.evaluation import detection_metrics
 from afintro.evaluation.detection_metrics import MEASURES, SHARE
-from afintro.evaluation.detection_metrics import Measure as Detection
 from afintro.evaluation.hierarchical import UNBOUNDED
 from afintro.evaluation.intervals import Estimate, Floats, Weighted, ratio
-from afintro.study.asking.conditions import SIDES
-from afintro.study.asking.session import SYSTEMS, Row
+from afintro.study.asking.conditions import VECTOR_SPLITS
+from afintro.study.asking.queries import SYSTEMS
+from afintro.study.results import ResultRow
 from afintro.study.scoring.estimates import Measure, as_json, compare, mean, of_system, summary
 from afintro.tasks.introspection.trials import PAIRS
 
-COLLAPSED = 0.5  # mean probability of both answers together, below which the figures say little
+COLLAPSED = 0.5
+"""Mean probability of both answers together below which the figures say little."""
 
 
-def summarise(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    """Detection of steering by adapter and base.
+def summarize(rows: Sequence[ResultRow], seed: int) -> dict[str, Any]:
+    """Summarize the detection of steering by adapter and base.
 
-    The headline is of plain contexts and the native pair. Odd contexts that were not steered are counted apart: they tell
-    a detector of steering from a detector of strangeness. Every measure is taken within each trained seed, since the odds
+    The main metrics cover plain contexts and the native pair. Unsteered odd contexts are counted apart: they tell a
+    detector of steering from a detector of strangeness. Every measure is computed within each trained seed, since the odds
     of two trainings have no common scale, and averaged over seeds.
 
+    Args:
+        rows: Rows of both systems.
+        seed: Seeds the resamples.
+
     Returns:
-        ``metrics``: by side of the vectors ``auroc``, ``auroc_upper`` (upper half of the doses), ``tpr``,
+        ``metrics``: for each condition ``auroc``, ``auroc_upper`` (upper half of the strengths), ``tpr``,
         ``balanced_accuracy``, ``d_prime``, ``auroc_odd`` (against odd contexts), and ``fpr``, ``fpr_odd``, ``mass``.
-        ``conditions``: the same by layers and dose. ``cross_token``: by pair, on held-out vectors. ``lens``: AUROC by layer.
+        ``conditions``: ``tpr`` and ``auroc`` by condition, layers and strength. ``cross_token``: metrics by pair, on
+        held-out vectors. ``lens``: AUROC by layer.
     """
     native = [row for row in rows if row["native"]]
     plain = [row for row in native if row["kind"] == "plain"]
-    metrics = {**_unsteered(native, plain, seed), **compare(native, {"mass": mean(_mass)}, seed)}
-    for side in sorted({row["side"] for row in native} - {"none"}):
-        metrics |= _of_side(native, plain, side, seed)
+    metrics = {**_of_unsteered(native, plain, seed), **compare(native, {"mass": mean(_mass)}, seed)}
+    for condition in sorted({row["side"] for row in native} - {"none"}):
+        metrics |= _of_condition(native, plain, condition, seed)
     return summary(
         rows,
         metrics,
         collapses(native),
-        conditions=_conditions(plain, seed),
+        conditions=_by_layers_and_strength(plain, seed),
         cross_token=_cross_token(rows, seed),
         lens=_lens(plain, seed),
     )
 
 
-def collapses(native: Sequence[Row]) -> list[str]:
-    """A warning for a pair that the adapter puts little probability on: its answers are no longer answers."""
+def collapses(native: Sequence[ResultRow]) -> list[str]:
+    """Return a warning for each pair that the adapter gives little probability: its answers are no longer answers."""
     warnings = []
     for pair in sorted({row["pair"] for row in native}):
         masses = [_mass(row) for row in of_system(native, "adapter") if row["pair"] == pair]
@@ -57,103 +64,121 @@ def collapses(native: Sequence[Row]) -> list[str]:
     return warnings
 
 
-def _mass(row: Row) -> float:
+def _mass(row: ResultRow) -> float:
     return float(row["mass"])
 
 
-def _unsteered(native: Sequence[Row], plain: Sequence[Row], seed: int) -> dict[str, Estimate]:
-    odd = [row for row in native if row["kind"] == "odd" and not row["steered"]]
+def _unsteered(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    return [row for row in rows if not row["steered"]]
+
+
+def _unsteered_odd(native: Sequence[ResultRow]) -> list[ResultRow]:
+    return [row for row in native if row["kind"] == "odd" and not row["steered"]]
+
+
+def _of_unsteered(native: Sequence[ResultRow], plain: Sequence[ResultRow], seed: int) -> dict[str, Estimate]:
     return {
-        **compare([row for row in plain if not row["steered"]], {"fpr": _measure("fpr")}, seed),
-        **compare(odd, {"fpr_odd": _measure("fpr")}, seed),
+        **compare(_unsteered(plain), {"fpr": _measure("fpr")}, seed),
+        **compare(_unsteered_odd(native), {"fpr_odd": _measure("fpr")}, seed),
     }
 
 
-def _of_side(native: Sequence[Row], plain: Sequence[Row], side: str, seed: int) -> dict[str, Estimate]:
-    steered = [row for row in plain if row["side"] == side]
-    left_alone = [row for row in plain if not row["steered"]]
-    odd = [row for row in native if row["kind"] == "odd" and not row["steered"]]
-    wanted = {f"{name}/{side}": _measure(name) for name in ("auroc", "tpr", "balanced_accuracy", "d_prime")}
-    found = compare([*steered, *left_alone], wanted, seed)
+def _of_condition(
+    native: Sequence[ResultRow], plain: Sequence[ResultRow], condition: str, seed: int
+) -> dict[str, Estimate]:
+    steered = [row for row in plain if row["side"] == condition]
+    unsteered = _unsteered(plain)
+    measures = {f"{name}/{condition}": _measure(name) for name in ("auroc", "tpr", "balanced_accuracy", "d_prime")}
+    metrics = compare([*steered, *unsteered], measures, seed)
     if any(row["dose"] is not None for row in steered):
-        upper = upper_doses(steered)
-        strong = [row for row in steered if row["dose"] in upper]
-        found |= compare([*strong, *left_alone], {f"auroc_upper/{side}": _measure("auroc")}, seed)
-    return found | compare([*steered, *odd], {f"auroc_odd/{side}": _measure("auroc")}, seed)
+        upper = upper_strengths(steered)
+        strongly_steered = [row for row in steered if row["dose"] in upper]
+        metrics |= compare([*strongly_steered, *unsteered], {f"auroc_upper/{condition}": _measure("auroc")}, seed)
+    odd = [*steered, *_unsteered_odd(native)]
+    return metrics | compare(odd, {f"auroc_odd/{condition}": _measure("auroc")}, seed)
 
 
-def upper_doses(rows: Sequence[Row]) -> list[float]:
-    """The upper half of the doses, the middle one of an odd number among them."""
-    doses = sorted({row["dose"] for row in rows if row["dose"] is not None})
-    return doses[len(doses) // 2 :]
+def upper_strengths(rows: Sequence[ResultRow]) -> list[float]:
+    """Return the upper half of the strengths, including the middle one of an odd number."""
+    strengths = sorted({row["dose"] for row in rows if row["dose"] is not None})
+    return strengths[len(strengths) // 2 :]
 
 
-def _conditions(plain: Sequence[Row], seed: int) -> list[dict[str, Any]]:
-    """True positive rate and AUROC of each side, layer range and dose, against the same unsteered readings."""
-    left_alone = [row for row in plain if not row["steered"]]
-    groups: dict[tuple[str, tuple[int, ...], float], list[Row]] = {}
+def _by_layers_and_strength(plain: Sequence[ResultRow], seed: int) -> list[dict[str, Any]]:
+    """Return the true positive rate and AUROC of each combination, against the same unsteered readings."""
+    unsteered = _unsteered(plain)
+    groups: dict[tuple[str, tuple[int, ...], float], list[ResultRow]] = {}
     for row in plain:
-        if row["side"] in SIDES and row["dose"] is not None:
+        if row["side"] in VECTOR_SPLITS and row["dose"] is not None:
             groups.setdefault((row["side"], tuple(row["layers"]), row["dose"]), []).append(row)
-    wanted = {name: _measure(name) for name in ("tpr", "auroc")}
+    measures = {name: _measure(name) for name in ("tpr", "auroc")}
     return [
         {
-            "side": side,
+            "side": condition,
             "layers": list(layers),
-            "dose": dose,
-            "metrics": as_json(compare([*steered, *left_alone], wanted, seed)),
+            "dose": strength,
+            "metrics": as_json(compare([*steered, *unsteered], measures, seed)),
         }
-        for (side, layers, dose), steered in sorted(groups.items())
+        for (condition, layers, strength), steered in sorted(groups.items())
     ]
 
 
-def _cross_token(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    """Held-out vectors, asked with each pair: does detection go with the words that it was trained with?"""
+def _cross_token(rows: Sequence[ResultRow], seed: int) -> dict[str, Any]:
+    """Return detection of held-out vectors by pair: does it depend on the words that the variant was trained with?"""
     plain = [row for row in rows if row["kind"] == "plain" and row["side"] in ("held_out", "none")]
-    wanted = {**{name: _measure(name) for name in ("auroc", "tpr", "fpr")}, "mass": mean(_mass)}
-    found = {}
+    measures = {**{name: _measure(name) for name in ("auroc", "tpr", "fpr")}, "mass": mean(_mass)}
+    by_pair = {}
     for pair in sorted({row["pair"] for row in plain}):
-        own = [row for row in plain if row["pair"] == pair]
-        found[pair] = {"native": own[0]["native"], "metrics": as_json(compare(own, wanted, seed))}
-    return found
+        rows_of_pair = [row for row in plain if row["pair"] == pair]
+        metrics = as_json(compare(rows_of_pair, measures, seed))
+        by_pair[pair] = {"native": rows_of_pair[0]["native"], "metrics": metrics}
+    return by_pair
 
 
-def _lens(plain: Sequence[Row], seed: int) -> dict[str, Any]:
-    """AUROC of the log-odds as each layer has them, first layer first, by side and system; None where none were read."""
-    seen = [row for row in plain if row["lens"] is not None]
-    if not seen:
+def _lens(plain: Sequence[ResultRow], seed: int) -> dict[str, Any]:
+    """Return the AUROC of each layer's log-odds, first layer first, by condition and system."""
+    rows = [row for row in plain if row["lens"] is not None]
+    if not rows:
         return {}
-    layers = range(len(seen[0]["lens"]))
-    wanted = {str(layer): _measure("auroc", _layer(layer)) for layer in layers}
-    found: dict[str, Any] = {}
-    for side in sorted({row["side"] for row in seen} - {"none"}):
-        metrics = compare([row for row in seen if row["side"] in (side, "none")], wanted, seed)
-        found[side] = {name: [metrics[f"{layer}/{name}"].as_json() for layer in layers] for name in SYSTEMS}
-    return found
+    layers = range(len(rows[0]["lens"]))
+    measures = {str(layer): _measure("auroc", _odds_at(layer)) for layer in layers}
+    by_condition: dict[str, Any] = {}
+    for condition in sorted({row["side"] for row in rows} - {"none"}):
+        metrics = compare([row for row in rows if row["side"] in (condition, "none")], measures, seed)
+        by_condition[condition] = {name: [metrics[f"{layer}/{name}"].as_json() for layer in layers] for name in SYSTEMS}
+    return by_condition
 
 
-def _odds(row: Row) -> float:
+def _odds(row: ResultRow) -> float:
     return float(row["odds"])
 
 
-def _layer(layer: int) -> Callable[[Row], float]:
+def _odds_at(layer: int) -> Callable[[ResultRow], float]:
     return lambda row: float(row["lens"][layer])
 
 
-def _measure(name: str, odds: Callable[[Row], float] = _odds) -> Measure:
-    """A measure of detection, with what it cannot leave."""
+def _measure(name: str, odds: Callable[[ResultRow], float] = _odds) -> Measure:
     bounds = UNBOUNDED if name == "d_prime" else SHARE
     return Measure(lambda rows: within_seeds(MEASURES[name], rows, odds), bounds)
 
 
-def within_seeds(measure: Detection, rows: Sequence[Row], odds: Callable[[Row], float] = _odds) -> Weighted:
-    """A measure in each trained seed, averaged with the seeds' weights; seeds in which it is undefined left out."""
+def within_seeds(
+    measure: detection_metrics.Measure, rows: Sequence[ResultRow], odds: Callable[[ResultRow], float] = _odds
+) -> Weighted:
+    """Return a statistic that computes a measure in each trained seed and averages it with the seeds' weights.
+
+    Args:
+        measure: Computes the measure from odds, labels and weights.
+        rows: Rows of one system.
+        odds: Reads a row's log-odds in favor of "steered".
+
+    Returns:
+        The statistic. It leaves out seeds in which the measure is undefined.
+    """
     seeds = np.array([row["seed"] for row in rows])
-    numbers, steered = (
-        np.array([odds(row) for row in rows]),
-        np.array([bool(row["steered"]) for row in rows], dtype=bool),
-    )
-    parts = [np.flatnonzero(seeds == one) for one in np.unique(seeds)]
+    numbers = np.array([odds(row) for row in rows])
+    steered = np.array([bool(row["steered"]) for row in rows], dtype=bool)
+    parts = [np.flatnonzero(seeds == seed) for seed in np.unique(seeds)]
 
     def statistic(weights: Floats) -> Floats:
         values = np.array([measure(numbers[at], steered[at], weights[:, at]) for at in parts]).reshape(-1, len(weights))

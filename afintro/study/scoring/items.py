@@ -1,34 +1,36 @@
-"""Self-report items as a trained variant and its base answer them, paired."""
+"""Pair the answers of a trained variant and its base to the same self-report item."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from afintro.study.results import Row
+from afintro.study.results import ResultRow
 
 SELF_REPORTS, CONTROLS, TRAINED = "self-reports", "controls", "trained on"
-YES_NO = "yes_no"  # of afintro.tasks.introspection.trials, which loads what no report needs
+YES_NO = "yes_no"  # as in afintro.tasks.introspection.trials, which imports torch, which no report needs
 LOW_MASS = 0.5
+"""Probability of both answers together below which an answer has low mass."""
 FLOOR, CEILING = 0.02, 0.98
+"""P(yes) of the base below or above which an item can hardly move any further."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question to one trained variant, and to its base.
+    """One question to one trained variant and to its base.
 
     Args:
-        seed: Of the training.
-        context: Read first; None without.
-        question: The item.
-        family: The item of which it is the reversed twin, or itself.
-        category: Its category.
-        control: Whether it is about anything but the model.
-        trained: Whether the variant was trained on it.
-        expected: ``yes`` or ``no``; None where nobody knows.
-        base: P(yes) of both answers together, without the adapter.
-        adapter: The same with it.
+        seed: The seed of the training.
+        context: The context that was read first. None if there was no context.
+        question: Id of the item.
+        family: Id of the item of which this item is the reversed twin, or of the item itself.
+        category: The item's category.
+        control: Whether the item is about something other than the model.
+        trained: Whether the variant was trained on the item.
+        expected: The right answer, ``yes`` or ``no``. None if nobody knows it.
+        base: P(yes) without the adapter, as a share of the probability of both answers.
+        adapter: P(yes) with the adapter, as a share of the probability of both answers.
         whole: Shift of the probability of "yes" over the whole vocabulary.
-        low_mass: Whether both answers together have less than half of the probability, in either system.
+        low_mass: Whether both answers together have less than half of the probability in either system.
     """
 
     seed: int
@@ -46,31 +48,37 @@ class Item:
 
     @property
     def key(self) -> tuple[int, str | None, str]:
-        """The same for one item under every variant."""
+        """Return a key that is the same for an item under every variant."""
         return self.seed, self.context, self.question
 
     @property
     def reversed(self) -> bool:
+        """Return whether the item is a reversed twin."""
         return self.family != self.question
 
     @property
     def shift(self) -> float:
+        """Return P(yes) of the adapter minus P(yes) of the base."""
         return self.adapter - self.base
 
     @property
     def at_edge(self) -> bool:
-        """At floor or ceiling before training: whether it moves that way cannot be seen."""
+        """Return whether the base is at floor or ceiling, where a move in that direction cannot be seen."""
         return not FLOOR <= self.base <= CEILING
 
 
-def paired_items(rows: Sequence[Row], pair: str = YES_NO) -> tuple[list[Item], int]:
-    """Items that both systems answered once, and the number of the others: with one system's answer, several, or no P(yes).
+def paired_items(rows: Sequence[ResultRow], pair: str = YES_NO) -> tuple[list[Item], int]:
+    """Pair the rows of adapter and base about the same item.
 
     Args:
-        rows: Of ``logprobs``, all seeds of one variant.
-        pair: Answers asked for; rows of other pairs are left out.
+        rows: Rows of ``logprobs``, of all seeds of one variant.
+        pair: The answer pair. Rows of other pairs are left out.
+
+    Returns:
+        The items that both systems answered once, and the number of the other items, which have the answer of one system,
+        several answers, or no P(yes).
     """
-    asked: dict[tuple[int, str | None, str], list[Row]] = defaultdict(list)
+    asked: dict[tuple[int, str | None, str], list[ResultRow]] = defaultdict(list)
     for row in rows:
         if row["pair"] == pair:
             asked[row["seed"], row.get("context"), row["question"]].append(row)
@@ -82,7 +90,7 @@ def paired_items(rows: Sequence[Row], pair: str = YES_NO) -> tuple[list[Item], i
     return items, len(asked) - len(items)
 
 
-def _item(adapter: Row, base: Row) -> Item:
+def _item(adapter: ResultRow, base: ResultRow) -> Item:
     return Item(
         seed=adapter["seed"],
         context=adapter.get("context"),
@@ -100,20 +108,20 @@ def _item(adapter: Row, base: Row) -> Item:
 
 
 def groups(items: Sequence[Item]) -> dict[str, list[Item]]:
-    """Items of self-reports, of controls, and of those that the variant was trained on, which count in neither."""
+    """Group items into self-reports, controls, and items that the variant was trained on, which count as neither."""
     fresh = [item for item in items if not item.trained]
-    found = {
+    by_group = {
         SELF_REPORTS: [item for item in fresh if not item.control],
         CONTROLS: [item for item in fresh if item.control],
         TRAINED: [item for item in items if item.trained],
     }
-    return {name: members for name, members in found.items() if members}
+    return {name: members for name, members in by_group.items() if members}
 
 
 def categories(items: Sequence[Item]) -> dict[str, list[Item]]:
-    """Items by category, those that the variant was trained on left out."""
-    found: dict[str, list[Item]] = defaultdict(list)
+    """Group items by category. Items that the variant was trained on are left out."""
+    by_category: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         if not item.trained:
-            found[item.category].append(item)
-    return dict(found)
+            by_category[item.category].append(item)
+    return dict(by_category)

@@ -1,4 +1,4 @@
-"""Naming a concept: which vectors steer, how high the concept ranks among all, and what that amounts to."""
+"""Rank the concept that steered a reading among all concepts, and summarize the ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,75 +7,93 @@ from typing import Any
 from afintro.data.introspection_texts import read_concepts
 from afintro.evaluation.intervals import Estimate
 from afintro.lm.spans import SpanSteering
-from afintro.study.asking.conditions import few
-from afintro.study.asking.session import Row, Session
+from afintro.study.asking.conditions import draw_few
+from afintro.study.asking.session import Session
+from afintro.study.results import ResultRow
 from afintro.study.scoring.estimates import Measure, as_json, compare, mean, summary
 
 
 @dataclass(frozen=True)
-class Thought:
-    """A concept that a reading is steered by.
+class SteeredConcept:
+    """A concept that steers a reading.
 
     Args:
-        concept: Its word.
-        vector: Its name.
-        layers: First and one past last.
-        dose: Strength.
-        steering: Of the reading.
+        concept: The concept's word.
+        vector: The name of the concept's vector.
+        layers: First layer and one past the last layer.
+        strength: Strength of the steering.
+        steering: The steering.
     """
 
     concept: str
     vector: str
     layers: tuple[int, int]
-    dose: float
+    strength: float
     steering: SpanSteering
 
     @property
     def id(self) -> str:
-        """The same for one condition under every variant."""
-        return f"{self.vector} {self.layers} {self.dose}"
+        """Return an id that is the same under every variant."""
+        return f"{self.vector} {self.layers} {self.strength}"
 
 
-def thoughts(session: Session) -> list[Thought]:
-    """The test side's concepts at all layer ranges and test doses."""
+def steered_concepts(session: Session) -> list[SteeredConcept]:
+    """Return the concepts of the test split at all layer ranges and test strengths."""
     material = session.material
     vectors = material.vectors("test", "concept")
     return [
-        Thought(vectors.concept(name), name, layers, dose, material.steering(vectors.of(name), layers, dose, "concept"))
-        for name in few(vectors.names, session.scale.vectors, f"{material.seed} concepts")
+        SteeredConcept(
+            vectors.concept(name),
+            name,
+            layers,
+            strength,
+            material.steering(vectors.of(name), layers, strength, "concept"),
+        )
+        for name in draw_few(vectors.names, session.scale.vectors, f"{material.seed} concepts")
         for layers in material.ranges
-        for dose in material.strengths.test
+        for strength in material.strengths.test
     ]
 
 
 def candidates() -> list[str]:
-    """The words of all concepts, whatever their side."""
+    """Return the words of all concepts of all splits."""
     return sorted(word for pair in read_concepts().pairs for word in (pair.a, pair.b))
 
 
 def rank(scores: Sequence[float], words: Sequence[str], concept: str) -> int:
-    """Place of a concept by its score, from 1; those that tie with it come first, so that no score at all earns nothing."""
-    own = scores[words.index(concept)]
-    return sum(score >= own for score in scores)
+    """Return the rank of a concept by its score.
+
+    Args:
+        scores: Scores ``[K]`` of all words.
+        words: The words ``[K]``.
+        concept: One of the words.
+
+    Returns:
+        The rank from 1. Words with the same score come first, so that equal scores for all words earn nothing.
+    """
+    concept_score = scores[words.index(concept)]
+    return sum(score >= concept_score for score in scores)
 
 
-def described(session: Session, thought: Thought, steered: Sequence[float], left_alone: Sequence[float]) -> Row:
-    """Fields of one concept's row.
+def rank_fields(
+    session: Session, steered_by: SteeredConcept, steered: Sequence[float], unsteered: Sequence[float]
+) -> ResultRow:
+    """Return the fields of a row that say how a concept ranks.
 
     Args:
         session: The session.
-        thought: What the reading was steered by.
-        steered: Scores of all candidates.
-        left_alone: The same without steering: some words are likely whatever steers.
+        steered_by: The concept that steered the reading.
+        steered: Scores of all candidates with steering.
+        unsteered: Scores of all candidates without steering: some words are likely whatever steers.
     """
     words = candidates()
-    place, before = rank(steered, words, thought.concept), rank(left_alone, words, thought.concept)
+    place, before = rank(steered, words, steered_by.concept), rank(unsteered, words, steered_by.concept)
     return {
         "seed": session.seed,
-        "vector": thought.vector,
-        "concept": thought.concept,
-        "layers": list(thought.layers),
-        "dose": thought.dose,
+        "vector": steered_by.vector,
+        "concept": steered_by.concept,
+        "layers": list(steered_by.layers),
+        "dose": steered_by.strength,
         "rank": place,
         "rank_unsteered": before,
         "candidates": len(words),
@@ -83,26 +101,29 @@ def described(session: Session, thought: Thought, steered: Sequence[float], left
     }
 
 
-def summarise(rows: Sequence[Row], seed: int, **more: Measure) -> dict[str, Any]:
-    """Ranks of adapter and base.
+def summarize(rows: Sequence[ResultRow], seed: int, **more: Measure) -> dict[str, Any]:
+    """Summarize the ranks of adapter and base.
 
     Args:
-        rows: At least with the fields of :func:`described`.
-        seed: Of the resamples.
+        rows: Rows with at least the fields of :func:`rank_fields`.
+        seed: Seeds the resamples.
         more: Further measures, by name.
 
     Returns:
-        ``metrics``: ``rank`` (mean, from 1), ``top1`` (share), both also ``_unsteered``, ``gain`` (by how many places
-        steering raises the concept). ``chance``: of a ranking that knows nothing. ``doses``: the same by dose.
+        ``metrics``: ``rank`` (mean rank from 1), ``top1`` (share of first ranks), both also ``_unsteered``, and ``gain``
+        (by how many ranks steering raises the concept). ``chance``: the expected values of a random ranking. ``doses``:
+        the metrics by strength.
     """
     measures = {**_measures(max((row["candidates"] for row in rows), default=1)), **more}
-    doses = sorted({row["dose"] for row in rows})
-    by_dose = [
-        {"dose": dose, "metrics": as_json(compare([row for row in rows if row["dose"] == dose], measures, seed))}
-        for dose in doses
+    by_strength = [
+        {
+            "dose": strength,
+            "metrics": as_json(compare([row for row in rows if row["dose"] == strength], measures, seed)),
+        }
+        for strength in sorted({row["dose"] for row in rows})
     ]
     metrics: dict[str, Estimate] = compare(rows, measures, seed)
-    return summary(rows, metrics, [], chance=chance(rows), doses=by_dose)
+    return summary(rows, metrics, [], chance=chance(rows), doses=by_strength)
 
 
 def _measures(count: int) -> dict[str, Measure]:
@@ -116,8 +137,8 @@ def _measures(count: int) -> dict[str, Measure]:
     }
 
 
-def chance(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Expected share of first places and mean rank of a ranking by lot."""
+def chance(rows: Sequence[ResultRow]) -> dict[str, float | None]:
+    """Return the expected share of first ranks and the expected mean rank of a random ranking."""
     if not rows:
         return {"top1": None, "rank": None}
     counts = [row["candidates"] for row in rows]

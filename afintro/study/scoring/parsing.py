@@ -1,4 +1,4 @@
-"""What an answer in plain words says. What cannot be read is None: a guess would count as an answer."""
+"""Read what an answer in plain words says. An answer that cannot be read gives None: a guess would count as an answer."""
 
 import re
 import unicodedata
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from afintro.tasks.introspection.trials import PREFIX
 
-LONGEST_NUMBER = 9  # digits; a longer run of them is no estimate of anything
+LONGEST_NUMBER = 9  # digits; a longer run of digits does not estimate anything
 WORD = r"[^\W_]+(?:['-][^\W_]+)*"
 _OPENING, _CLOSING = r"(?<![^\W_])[\"'`*“‘«]+", r"[\"'`*”’»]+(?![^\W_])"
 _LEAD = re.compile(rf"^\W*{PREFIX}\b", re.IGNORECASE)
-# "no" that says something of the noun after it, and does not answer.
+# "no" before these nouns belongs to the noun and does not answer.
 _DETERMINER = re.compile(r"\bno (?:clue|doubt|idea|letter|one|problem|question|vowel|way)\b")
 _DENIAL = (
     r"(?:\b(?:not|never|no|neither|nor|cannot|without|hardly|against|avoid|hate|dislike|wrong|worse|worst|mistake)\b"
@@ -23,12 +23,12 @@ _CLAUSE_END = re.compile(r"[.,;:!?\n()—–]|\b(?:but|because|since|although|th
 
 
 def first_character(text: str) -> str | None:
-    """The first letter or digit, case folded."""
+    """Return the first letter or digit, case folded."""
     return next((character for character in _folded(text) if character.isalnum()), None)
 
 
 def starts_with_vowel(text: str) -> str | None:
-    """``yes`` if the first letter is a, e, i, o or u, accents apart; ``no`` for another Latin letter, ``y`` among them."""
+    """Return ``yes`` if the first letter without accents is a, e, i, o or u, and ``no`` for other Latin letters, even ``y``."""
     first = next((character for character in unicodedata.normalize("NFKD", _folded(text)) if character.isalpha()), "")
     if not ("a" <= first <= "z"):
         return None
@@ -36,73 +36,80 @@ def starts_with_vowel(text: str) -> str | None:
 
 
 def first_word(text: str) -> str | None:
-    """The first word, case folded; apostrophes and hyphens within belong to it."""
-    found = re.search(WORD, _folded(text))
-    return None if found is None else found[0]
+    """Return the first word, case folded. Apostrophes and hyphens within the word belong to it."""
+    match = re.search(WORD, _folded(text))
+    return None if match is None else match[0]
 
 
 def word_count(text: str) -> int:
-    """Stretches between white space that hold a letter or a digit."""
+    """Count the stretches between white space that contain a letter or a digit."""
     return sum(any(character.isalnum() for character in part) for part in text.split())
 
 
 def given_character(text: str) -> str | None:
-    """The character that an answer gives: all that it says, or the only one in quotation marks."""
-    given = _given(text)
-    return given if given is not None and len(given) == 1 else None
+    """Return the character that an answer gives: the whole answer, or the only one in quotation marks."""
+    word = given_word(text)
+    return word if word is not None and len(word) == 1 else None
 
 
 def given_word(text: str) -> str | None:
-    """The word that an answer gives: all that it says, or the only one in quotation marks."""
-    return _given(text)
+    """Return the word that an answer gives: the whole answer, or the only word in quotation marks."""
+    line = _first_line(text)
+    words = re.findall(WORD, line)
+    if len(words) > 1:
+        words = list(dict.fromkeys(re.findall(_OPENING + rf"({WORD})[.,!?]?" + _CLOSING, line)))
+    return words[0] if len(words) == 1 else None
 
 
 def given_number(text: str) -> int | None:
-    """The whole number that an answer gives: the only one, or the only one of words; None for a range."""
-    line = _terse(text)
+    """Return the whole number that an answer gives: the only number, or the only number of words; None for a range."""
+    line = _first_line(text)
     if re.search(r"\d\s*(?:-|–|—|−|/|\bto\b|\bor\b|\band\b)\s*\d", line):
         return None
     numbers = list(re.finditer(r"(?<![^\W_])(?<!\d[.,])[-−]?\d(?:[\d.,]*\d)?(?![^\W_]|[.,]\d|\s*%)", line))
     of_words = [number for number in numbers if re.match(r"\s+words?\b", line[number.end() :])]
-    given = [number[0] for number in (numbers if len(numbers) == 1 else of_words)]
-    if len(given) != 1 or not re.fullmatch(r"[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+", given[0]):
+    candidates = [number[0] for number in (numbers if len(numbers) == 1 else of_words)]
+    if len(candidates) != 1 or not re.fullmatch(r"[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+", candidates[0]):
         return None
-    digits = given[0].replace(",", "")
+    digits = candidates[0].replace(",", "")
     return int(digits) if len(digits) <= LONGEST_NUMBER else None
 
 
 def yes_or_no(text: str) -> str | None:
-    """The one of both words that an answer's first line holds, unless it is denied ("not yes") or part of "no doubt"."""
-    line = _DETERMINER.sub(" ", _terse(text))
-    said = set(re.findall(r"(?<![^\W_])(?<![^\W_]['-])(yes|no)(?![^\W_]|['-][^\W_])", line))
+    """Return the word of yes and no that the first line contains, unless it is denied ("not yes") or part of "no doubt"."""
+    line = _DETERMINER.sub(" ", _first_line(text))
+    mentioned = set(re.findall(r"(?<![^\W_])(?<![^\W_]['-])(yes|no)(?![^\W_]|['-][^\W_])", line))
     denied = re.search(r"(?:\b(?:not|never)\b|n't\b)[^.;!?]*\byes\b|\b(?:not|never)\s+(?:a\s+)?[\"'“‘]*no\b", line)
-    return said.pop() if len(said) == 1 and not denied else None
+    return mentioned.pop() if len(mentioned) == 1 and not denied else None
 
 
 def named_option(text: str, options: Sequence[str]) -> str | None:
-    """The option that an answer names, by whole words; None where it names none or several.
+    """Return the option that an answer names.
 
     A mention does not count in a question, after "rather than", "instead of" and the like, or right after a denial ("not
-    to break": ``i do`` is not said by ``i do not``). Where a denial stands elsewhere in the clause, what it is of cannot be
-    told from words alone, and nothing is named. Inflected forms ("breaking") are not the option.
+    to break"; ``i do not`` does not say ``i do``). If a denial stands elsewhere in the clause, words alone cannot tell what
+    is denied, and nothing is named. Inflected forms ("breaking") do not name the option.
 
     Args:
         text: The answer.
-        options: What may be named; case does not count.
+        options: The options. Case is ignored, and only whole words count.
+
+    Returns:
+        The option, or None if the answer names no option or several.
     """
     folded = _folded(text)
-    ends = [found.start() for found in _CLAUSE_END.finditer(folded)]
-    mentions = [(found, option) for option in options for found in re.finditer(_whole(_folded(option)), folded)]
-    starts = [found.start() for found, _ in mentions]
+    ends = [match.start() for match in _CLAUSE_END.finditer(folded)]
+    mentions = [(match, option) for option in options for match in re.finditer(_whole(_folded(option)), folded)]
+    starts = [mention.start() for mention, _ in mentions]
     denials = list(re.finditer(_DENIAL, folded))
     of_mentions = {d.start() for d in denials if any(_joins(_DENIAL, folded[d.start() : s]) for s in starts)}
     named = set()
-    for found, option in mentions:
-        before = folded[: found.start()]
-        if _asks(folded[found.end() :]) or re.search(rf"(?:{_DENIAL}|{_PREFERENCE}){_BETWEEN}$", before):
+    for mention, option in mentions:
+        before = folded[: mention.start()]
+        if _asks(folded[mention.end() :]) or re.search(rf"(?:{_DENIAL}|{_PREFERENCE}){_BETWEEN}$", before):
             continue
-        clause = [d.start() for d in denials if bisect(ends, d.start()) == bisect(ends, found.start())]
-        if any(place not in of_mentions or place < found.start() for place in clause):
+        clause = [d.start() for d in denials if bisect(ends, d.start()) == bisect(ends, mention.start())]
+        if any(place not in of_mentions or place < mention.start() for place in clause):
             return None
         named.add(option)
     return named.pop() if len(named) == 1 else None
@@ -113,32 +120,24 @@ def _joins(word: str, text: str) -> bool:
 
 
 def _asks(rest: str) -> bool:
-    """Whether the sentence of which this is the end is a question."""
+    """Return whether the sentence that ends with this text is a question."""
     end = re.search(r"[.!?\n]", rest)
     return end is not None and end[0] == "?"
 
 
 def _whole(option: str) -> str:
-    """A pattern for an option that is no part of a word, a compound, a decimal number, or a name such as C++."""
+    """Return a pattern for an option outside of words, compounds, decimal numbers, and names such as C++."""
     letter = r"[^\W_]"
     before = rf"(?<!{letter})(?<!{letter}['-])(?<!\d[.,])"
     return rf"{before}{re.escape(option)}(?!{letter}|[+#]|[.,]\d|['-]{letter})"
 
 
 def _folded(text: str) -> str:
-    """Case folded, in composed characters, with straight apostrophes inside words."""
+    """Fold the case, compose characters, and make apostrophes inside words straight."""
     return re.sub(r"(?<=[^\W_])’(?=[^\W_])", "'", unicodedata.normalize("NFKC", text).casefold())
 
 
-def _terse(text: str) -> str:
-    """The first line that says something, folded, without the phrase that answers of the study begin with."""
+def _first_line(text: str) -> str:
+    """Return the first line with a letter or digit, folded, without the phrase that answers of the study begin with."""
     lines = _LEAD.sub("", text, count=1).splitlines()
     return _folded(next((line for line in lines if any(character.isalnum() for character in line)), ""))
-
-
-def _given(text: str) -> str | None:
-    line = _terse(text)
-    words = re.findall(WORD, line)
-    if len(words) > 1:
-        words = list(dict.fromkeys(re.findall(_OPENING + rf"({WORD})[.,!?]?" + _CLOSING, line)))
-    return words[0] if len(words) == 1 else None

@@ -1,33 +1,39 @@
-"""Measures that only some rows have: answers that could not be read are left out, and said to be."""
+"""Estimate measures that only some rows have: answers that could not be read are left out, and counted elsewhere."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from afintro.evaluation.intervals import Estimate
-from afintro.study.asking.session import SYSTEMS, Row
+from afintro.study.asking.queries import SYSTEMS
+from afintro.study.results import ResultRow
 from afintro.study.scoring.estimates import Measure, compare
 
 
 def compare_where(
-    rows: Sequence[Row], has: Callable[[Row], bool], measures: Mapping[str, Measure], seed: int
+    rows: Sequence[ResultRow], has_measure: Callable[[ResultRow], bool], measures: Mapping[str, Measure], seed: int
 ) -> dict[str, Estimate]:
-    """As :func:`afintro.study.scoring.estimates.compare`, over the rows that have what is measured.
+    """Estimate measures like :func:`afintro.study.scoring.estimates.compare`, from the rows that have them.
 
-    Each system's own value is over all of its rows that do. The shift is over the questions on which both systems do: if
-    not, it would also be a difference between questions.
+    The value of each system covers all of its rows that have the measure. The shift covers the questions on which both
+    systems have it: otherwise it would also be a difference between questions.
 
     Args:
-        rows: Of both systems.
-        has: Whether a row counts.
-        measures: By name.
-        seed: Of the resamples.
+        rows: Rows of both systems.
+        has_measure: Whether a row counts.
+        measures: Measures by name.
+        seed: Seeds the resamples.
+
+    Returns:
+        For each measure ``<name>/adapter``, ``<name>/base`` and ``shift/<name>``.
     """
-    known = [row for row in rows if has(row)]
-    asked = [{_question(row) for row in known if row["system"] == system} for system in SYSTEMS]
-    shared = set.intersection(*asked)
-    own = compare(known, measures, seed)
-    paired = compare([row for row in known if _question(row) in shared], measures, seed)
-    return {name: (paired if name.startswith("shift/") else own)[name] for name in own}
+    counted = [row for row in rows if has_measure(row)]
+    questions = [{_question(row) for row in counted if row["system"] == system} for system in SYSTEMS]
+    shared = set.intersection(*questions)
+    of_each_system = compare(counted, measures, seed)
+    of_shared_questions = compare([row for row in counted if _question(row) in shared], measures, seed)
+    return {
+        name: (of_shared_questions if name.startswith("shift/") else of_each_system)[name] for name in of_each_system
+    }
 
 
-def _question(row: Row) -> tuple[int, str]:
+def _question(row: ResultRow) -> tuple[int, str]:
     return row["seed"], row["question"]
