@@ -2,7 +2,7 @@
 
 import pytest
 
-from afintro.study.report.analysis import analyse
+from afintro.study.report.analysis import analyze
 from tests.study.made_up import PLAN, write_study
 
 
@@ -15,4 +15,4 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="session")
 def analysis(study):
     """What there is in it."""
-    return analyse(study, PLAN)
+    return analyze(study, PLAN)

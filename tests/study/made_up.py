@@ -7,7 +7,7 @@ import numpy as np
 
 from afintro.data.files import write_json, write_jsonl
 from afintro.study.results import Plan
-from afintro.study.scoring.detection_summary import summarise
+from afintro.study.scoring.detection_summary import summarize
 
 SELF, CONTROL = ("consciousness", "feelings"), ("factual_true", "absurd")
 FAMILIES = 8
@@ -116,7 +116,7 @@ def write_study(folder: Path) -> Path:
             write_rows(folder, variant, "detection", seed, detection(variant, seed))
             write_rows(folder, variant, "logprobs", seed, logprobs(variant, seed))
             write_rows(folder, variant, "self_prediction", seed, [{"system": "adapter"}])
-        write_json(folder / variant / "detection" / "summary.json", summarise(found, 0))
+        write_json(folder / variant / "detection" / "summary.json", summarize(found, 0))
         write_json(
             folder / variant / "logprobs" / "summary.json", {"metrics": {}, "warnings": [f"remark on {variant}"]}
         )

@@ -37,7 +37,7 @@ class Quick:
         monkeypatch.setattr(runner.Session, "open", self._open)
         for name in ("chat", "identity"):
             module: Any = ModuleType(name)
-            module.measure, module.summarise = self._measure(name), self._summarise(name)
+            module.measure, module.summarize = self._measure(name), self._summarise(name)
             monkeypatch.setitem(sys.modules, f"afintro.study.evaluations.{name}", module)
 
     @property
@@ -81,11 +81,11 @@ class Quick:
         return measure
 
     def _summarise(self, name: str) -> Any:
-        def summarise(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+        def summarize(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
             self._raise("any", f"{name} summary")
             return {"metrics": {"sum": sum(row["value"] for row in rows)}, "warnings": []}
 
-        return summarise
+        return summarize
 
 
 def save(run: Path, step: int, weight: float = 1.0) -> Path:

@@ -67,6 +67,7 @@ def finish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["run", "--config", "study.yaml"]) == 0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_at_five_moments_it_ends_as_the_undisturbed_one(
     tmp_path: Path, study_model: Path, monkeypatch: pytest.MonkeyPatch

@@ -109,6 +109,18 @@ def test_another_scale_breaks_the_rows_alone(done):
     assert done.matrix().training_state(UNIT).name == DONE
 
 
+def test_headers_keep_the_older_name_of_the_batch_size(done):
+    """Rows of a study that was made when batch_size was called slots stay done, under either name in its YAML."""
+    path = done.matrix().rows(UNIT, "chat")
+    scale = json.loads(path.read_text().splitlines()[0])["scale"]
+    assert scale == {"contexts": 24, "vectors": 12, "items": 1000, "new_tokens": 32, "slots": 64}
+    for name in ("slots", "batch_size"):
+        done.settings["scale"] = {name: 64}
+        assert done.matrix().evaluation_state(UNIT, "chat").name == DONE
+        done.settings["scale"] = {name: 8}
+        assert "another scale" in reason(done, "chat")
+
+
 def edited(path, line, **changes):
     """Change the header or a row of a file of rows."""
     lines = path.read_text().splitlines()
@@ -129,7 +141,7 @@ def test_rows_that_are_cut_off_of_another_cell_or_of_another_training_are_broken
     assert "is not JSON" in reason(done, "chat")
     path.write_text(whole)
     edited(path, 0, seed=1)
-    assert "is of ('one', 'chat', 1)" in reason(done, "chat")
+    assert "('one', 'chat', 1)" in reason(done, "chat")
     path.write_text(whole)
     edited(path, 0, weights="0" * 16)
     assert "another training" in reason(done, "chat")

@@ -1,4 +1,4 @@
-"""Reading a study's folder: what is there, and why what is not there is not."""
+"""Reading a study's folder: the rows that exist, and the reasons of those that do not."""
 
 import pytest
 
@@ -24,12 +24,12 @@ def line(folder, seed=1):
 
 def test_cells_and_names_are_in_the_order_of_the_plan():
     assert PLAN.names == ["logprobs", "chat"]
-    assert PLAN.cells[:3] == [
+    assert PLAN.keys[:3] == [
         ("original_v3", "logprobs", 0),
         ("original_v3", "logprobs", 1),
         ("original_v3", "chat", 0),
     ]
-    assert len(PLAN.cells) == 6
+    assert len(PLAN.keys) == 6
 
 
 def test_what_is_there_and_what_is_not(folder):
@@ -42,7 +42,7 @@ def test_what_is_there_and_what_is_not(folder):
 
 
 def test_what_the_runner_has_a_reason_against_does_not_count(folder):
-    """There or not: rows of other settings look like any."""
+    """Whether the rows exist or not: rows of other settings look like any rows."""
     reasons = {("no_steer", "logprobs", 0): "training broke", ("original_v3", "logprobs", 0): "is of other settings"}
     results = StudyResults(folder, Plan("small", PLAN.evaluations, PLAN.seeds, reasons))
     assert results.missing["no_steer", "logprobs", 0] == "training broke"
@@ -62,13 +62,10 @@ def test_rows_bear_the_seed_of_their_file(folder):
     ("content", "reason"),
     [
         ("", "seed_1.jsonl, line 1: is not JSON"),
-        ("[]\n", "seed_1.jsonl, line 1: is no object"),
-        ('{"evaluation": "logprobs", "variant": "no_steer", "seed": 1}\n{}\n', "is of ('no_steer', 'logprobs', 1)"),
-        (
-            '{"evaluation": "logprobs", "variant": "original_v3", "seed": 0}\n{}\n',
-            "is of ('original_v3', 'logprobs', 0)",
-        ),
-        ('{"evaluation": "logprobs", "variant": "original_v3", "seed": 1}\n', "holds no row"),
+        ("[]\n", "seed_1.jsonl, line 1: is not a JSON object"),
+        ('{"evaluation": "logprobs", "variant": "no_steer", "seed": 1}\n{}\n', "('no_steer', 'logprobs', 1)"),
+        ('{"evaluation": "logprobs", "variant": "original_v3", "seed": 0}\n{}\n', "('original_v3', 'logprobs', 0)"),
+        ('{"evaluation": "logprobs", "variant": "original_v3", "seed": 1}\n', "no rows"),
     ],
 )
 def test_a_broken_head_is_missing_with_its_reason(folder, content, reason):
@@ -80,7 +77,7 @@ def test_a_broken_head_is_missing_with_its_reason(folder, content, reason):
 
 @pytest.mark.parametrize(
     ("row", "reason"),
-    [('{"system": "base"', "line 3: is not JSON"), ('{"system": "base"}', "line 3: has no 'question'")],
+    [('{"system": "base"', "line 3: is not JSON"), ('{"system": "base"}', "line 3: lacks the field 'question'")],
 )
 def test_a_broken_row_takes_its_file_out(folder, row, reason):
     """Half a file would be another sample."""
@@ -92,7 +89,7 @@ def test_a_broken_row_takes_its_file_out(folder, row, reason):
     assert results.done("original_v3", "logprobs") == [0]
 
 
-def test_bytes_that_are_no_text_are_a_reason_too(folder):
+def test_bytes_that_are_not_text_are_a_reason_too(folder):
     line(folder).write_bytes(b"\xff\xfe\x00")
     assert "is not JSON" in StudyResults(folder, PLAN).missing["original_v3", "logprobs", 1]
 

@@ -1,21 +1,18 @@
-"""What a study's runner does, in which order, and what it does about failures, other processes and other settings."""
+"""A study's runner: what it does in which order, and how it handles failures, other processes and other settings."""
 
 import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
-import torch
 from filelock import FileLock
 
 from afintro.cli import Ended
-from afintro.study import __main__ as command
-from afintro.study import runner, workers
+from afintro.study import runner
 from afintro.study.matrix import BROKEN, DONE, MISSING, TRAIN, Unit, coverage
 from tests.study.quick import Quick, save
 
@@ -115,7 +112,7 @@ def test_a_training_of_other_settings_is_neither_continued_nor_overwritten(quick
     assert quick.did == []
     assert (quick.matrix().run(Unit("one", 0)) / "done.json").read_bytes() == before
     table = coverage(quick.matrix())
-    assert "broken: one, seed 0, train: is of other settings than those configured now" in table
+    assert "broken: one, seed 0, train: was made with other settings" in table
     del quick.settings["overrides"]
     assert quick.run() == []
     assert BROKEN not in {state.name for state in quick.matrix().states().values()}
@@ -264,87 +261,3 @@ def test_the_command_that_trains_names_files_seed_and_folder(quick):
     assert logger["init_args"] == {"save_dir": str(matrix.folder), "name": "two", "version": "seed_1"}
     last = save(matrix.run(Unit("two", 1)), step=1)
     assert runner.fit_arguments(matrix, Unit("two", 1))[-2:] == ["--ckpt_path", str(last)]
-
-
-# The command line.
-
-
-def run_command(quick, *arguments):
-    return command.main([arguments[0], "--config", str(quick.config), *arguments[1:]])
-
-
-def test_status_prints_the_table_and_run_ends_with_1_where_something_failed(quick, capsys):
-    assert run_command(quick, "status") == 0
-    printed = capsys.readouterr().out
-    assert "0 of 12 cells are done" in printed
-    assert f"python -m afintro.study run --config {quick.config}" in printed
-    quick.fails = {("one", "chat"): ValueError("no")}
-    assert run_command(quick, "run") == 1
-    assert "broken: one, seed 0, chat: ValueError: no" in capsys.readouterr().out
-    quick.fails.clear()
-    assert run_command(quick, "run") == 0
-    assert "12 of 12 cells are done" in capsys.readouterr().out
-
-
-def test_report_writes_the_analysis_and_the_status(quick, tmp_path, monkeypatch, capsys):
-    written = []
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "write_report", lambda folder, plan: written.append((folder, plan)) or folder / "A.md")
-    progress = tmp_path / "PROGRESS.md"
-    progress.write_text("<!-- study quick: status begin -->\nold\n<!-- study quick: status end -->\n")
-    assert run_command(quick, "report") == 0
-    assert capsys.readouterr().out.endswith("A.md\n")
-    assert written[0][0] == tmp_path / "results" / "quick"
-    assert written[0][1].seeds == [0, 1]
-    text = progress.read_text()
-    assert "old" not in text
-    assert "0 of 12 cells are done" in text
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("status", "--variants", "three"), ("run", "--seeds", "7"), ("run", "--evaluations", "chatt"),
-        ("run", "--devices", "0"), ("run", "--config", "absent.yaml"),
-    ],
-)  # fmt: skip
-def test_wrong_input_is_refused_in_two_lines(quick, capsys, arguments):
-    assert run_command(quick, *arguments) == 2
-    error = capsys.readouterr().err.splitlines()
-    assert len(error) == 2
-    assert error[0].startswith("afintro: error: ")
-    assert error[1].startswith("  remedy: ")
-
-
-def test_the_commands_of_the_configured_study_know_its_cells(capsys, tmp_path, monkeypatch):
-    config = workers.__file__.rpartition("/afintro/")[0] + "/configs/studies/introspection.yaml"
-    monkeypatch.chdir(tmp_path)
-    assert command.main(["status", "--config", config]) == 0
-    assert "0 of 462 cells are done" in capsys.readouterr().out  # 21 variants, 2 seeds, a training and 10 evaluations
-
-
-# Processes.
-
-
-def test_each_worker_has_a_device_of_those_that_are_visible(monkeypatch):
-    assert workers.devices(2) == [None, None] or torch.cuda.is_available()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert workers.devices(2) == ["0", "1"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6, 7")
-    assert workers.devices(2) == ["6", "7"]
-    assert workers.devices(3) == ["6", "7", "6"]
-
-
-def test_a_worker_ends_when_nobody_holds_its_pipe_any_more():
-    program = "import time; from afintro.study.workers import end_with_parent as end; end(); print(1, flush=True); time.sleep(60)"
-    worker = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )  # fmt: skip
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdout.readline()
-    assert worker.poll() is None
-    worker.stdin.close()
-    assert worker.wait(timeout=20) == 137

@@ -1,6 +1,5 @@
-"""A study's YAML: what it means, and what is refused."""
+"""A study's YAML file: what it means, and what is refused."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -52,45 +51,59 @@ def test_the_study_of_the_repository_has_all_variants_and_evaluations():
     assert len(study.settings.seeds) == 2
 
 
+def test_the_older_name_of_the_batch_size_is_accepted(write):
+    assert (
+        read_study(write(scale={"slots": 8})).settings.scale
+        == read_study(write(scale={"batch_size": 8})).settings.scale
+    )
+    with pytest.raises(UserError) as caught:
+        read_study(write(scale={"slots": 8, "batch_size": 8}))
+    assert caught.value.where.endswith("study.yaml, scale")
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "where", "word", "remedy"),
     [
-        ({"evalutions": ["chat"]}, "unknown setting 'evalutions'.*did you mean evaluations"),
-        ({"scale": {"contxts": 3}}, "scale: unknown setting 'contxts'.*did you mean contexts"),
-        ({"scale": 4}, "scale: is 4.*contexts"),
-        ({"scale": {"contexts": "many"}}, "'many' is not accepted.*give int"),
-        ({"evaluations": ["chatt"]}, "no evaluation 'chatt'.*did you mean chat"),
-        ({"evaluations": ["chat", "chat"]}, "evaluations: are .*name each once"),
-        ({"seeds": [0, 0]}, "seeds: are .*name each once"),
-        ({"seeds": []}, "seeds: are .*from 0"),
-        ({"seeds": [-1]}, "seeds: are .*from 0"),
-        ({"seeds": [0.5]}, "'0.5' is not accepted"),
-        ({"name": "../elsewhere"}, "name: '../elsewhere' is no name of a folder"),
-        ({"base": ["absent.yaml"]}, "base, .*absent.yaml: does not exist.*relative"),
-        ({"variants": ["variants", "variants/one.yaml"]}, "one is named twice"),
-        ({"overrides": {"data.seed": 3}}, "'data.seed', which the runner gives itself"),
+        ({"evalutions": ["chat"]}, "", "evalutions", "evaluations?"),
+        ({"scale": {"contxts": 3}}, ", scale", "contxts", "contexts?"),
+        ({"scale": 4}, ", scale", "4", "contexts"),
+        ({"scale": {"contexts": "many"}}, "", "many", "int"),
+        ({"evaluations": ["chatt"]}, ", evaluations", "chatt", "chat?"),
+        ({"evaluations": ["chat", "chat"]}, ", evaluations", "twice", "once"),
+        ({"seeds": [0, 0]}, ", seeds", "twice", "once"),
+        ({"seeds": []}, ", seeds", "whole numbers", "0"),
+        ({"seeds": [-1]}, ", seeds", "whole numbers", "0"),
+        ({"seeds": [0.5]}, "", "0.5", ""),
+        ({"name": "../elsewhere"}, ", name", "../elsewhere", "letters"),
+        ({"base": ["absent.yaml"]}, "absent.yaml", "exist", "relative"),
+        ({"variants": ["variants", "variants/one.yaml"]}, ", variants", "one twice", "once"),
+        ({"overrides": {"data.seed": 3}}, ", overrides", "data.seed", "data.seed"),
     ],
 )
-def test_what_is_refused_and_how(write, settings, message):
+def test_what_is_refused_and_how(write, settings, where, word, remedy):
     with pytest.raises(UserError) as caught:
         read_study(write(**settings))
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 2
-    assert lines[1].startswith("  remedy: ")
-    assert re.search(message, " ".join(lines)), str(caught.value)
+    assert "study.yaml" in caught.value.where
+    assert caught.value.where.endswith(where)
+    assert word in caught.value.what
+    assert remedy in caught.value.remedy
+    assert len(str(caught.value).splitlines()) == 2
 
 
-def test_a_variant_whose_name_is_no_name_of_a_folder_is_refused(write, tmp_path):
+def test_a_variant_whose_file_name_cannot_name_a_folder_is_refused(write, tmp_path):
     (tmp_path / "variants" / "a b.yaml").write_text("a: 1\n")
-    with pytest.raises(UserError, match="'a b' is no name"):
+    with pytest.raises(UserError) as caught:
         read_study(write())
+    assert caught.value.where.endswith(", variants")
+    assert "a b" in caught.value.what
 
 
 @pytest.mark.parametrize("name", ["base", "variants/two"])
 def test_a_base_or_a_variant_that_cannot_be_read_is_named(write, tmp_path, name):
     (tmp_path / f"{name}.yaml").write_text("a: [\n")
-    with pytest.raises(UserError, match=rf"{name}\.yaml: cannot be read"):
+    with pytest.raises(UserError) as caught:
         read_study(write())
+    assert caught.value.where.endswith(f"{name}.yaml")
 
 
 @pytest.mark.parametrize("content", [None, "- 1\n", "a: [\n", b"\xff\xfe"])
@@ -98,8 +111,9 @@ def test_a_file_that_holds_no_settings_is_refused(tmp_path, content):
     path = tmp_path / "study.yaml"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=r"study\.yaml"):
+    with pytest.raises(UserError) as caught:
         read_study(path)
+    assert caught.value.where == str(path)
 
 
 def test_a_setting_that_is_absent_is_named(tmp_path):

@@ -12,8 +12,9 @@ from afintro.study.settings import EVALUATIONS
 from afintro.toys.chat_base.base import StudyBaseSettings, build
 
 ROOT = Path(__file__).parents[2]
+PROGRESS = "# Of the user\n<!-- study short: status begin -->\nold\n<!-- study short: status end -->\n"
 VARIANTS = ("original_v3", "no_steer", "food_control", "deny_steering")
-# A sixth of the embedded base's training: it has learnt what a question can be answered with, and hardly more.
+# A sixth of the embedded base's training: it has learned which answers a question can have, and hardly more.
 BASE = StudyBaseSettings(
     hidden_size=64, feedforward=192, layers=5, initializer_range=0.125, short=8000, dialogues=400, learning_rate=5e-3
 )
@@ -23,10 +24,12 @@ BRIEF = {
     "data.examples": {"train": 1200, "validation": 20, "test": 20},
 }  # fmt: skip
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its folder."""
+    """The folder of the small base."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AFINTRO_CACHE", str(tmp_path_factory.mktemp("cache")))
         return build(BASE)
@@ -44,9 +47,7 @@ def results(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         "scale": {"contexts": 6, "vectors": 6, "items": 4, "new_tokens": 6},
     }  # fmt: skip
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
-    (folder / "PROGRESS.md").write_text(
-        "# Kept\n<!-- study short: status begin -->\nold\n<!-- study short: status end -->\n"
-    )
+    (folder / "PROGRESS.md").write_text(PROGRESS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("AFINTRO_CACHE", str(folder / "cache"))
@@ -97,7 +98,5 @@ def test_the_report_says_it_with_tables_and_figures(results):
     assert all(f"| {name} |" in text for name in VARIANTS)
     assert "no evidence of consciousness" in text
     assert list((results / "figures").glob("*.png"))
-    progress = (results.parents[1] / "PROGRESS.md").read_text()
-    assert progress.startswith("# Kept\n")
-    assert "old" not in progress
-    assert "44 of 44" in progress
+    assert "44 of 44" in (results / "STATUS.md").read_text()
+    assert (results.parents[1] / "PROGRESS.md").read_text() == PROGRESS

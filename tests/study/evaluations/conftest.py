@@ -7,11 +7,13 @@ import torch
 
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.load import Lora
-from afintro.study.asking.session import Scale, Session, Written
+from afintro.study.asking.queries import WrittenAnswer
+from afintro.study.asking.session import Session
+from afintro.study.settings import Scale
 from afintro.tasks.introspection.material import Strengths
 from afintro.tasks.introspection.task import Introspection
 
-DOSES = Strengths(train=[0.5, 1.0], validation=[0.6, 1.1], test=[0.7, 1.4, 2.8])
+STRENGTHS = Strengths(train=[0.5, 1.0], validation=[0.6, 1.1], test=[0.7, 1.4, 2.8])
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,7 @@ def study_module(study_model):
 
 def variant(**settings):
     """The data of a variant, with short contexts."""
-    return Introspection(**{"longest_context": 300, "doses": DOSES, "vector_count": 6, **settings})
+    return Introspection(**{"longest_context": 300, "doses": STRENGTHS, "vector_count": 6, **settings})
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def open_session(study_module):
     """Makes a session of a variant; further arguments are those of its data."""
 
     def make(seed=0, scale=None, **settings):
-        scale = scale or Scale(contexts=4, vectors=3, items=3, new_tokens=4, slots=8)
+        scale = scale or Scale(contexts=4, vectors=3, items=3, new_tokens=4, batch_size=8)
         doses = Strengths(train=[1.0], validation=[1.2], test=[1.4])
         return Session(study_module, variant(**{"seed": seed, "doses": doses, **settings}), seed, 7, scale)
 
@@ -60,6 +62,7 @@ class Planted(Session):
     """
 
     current = "adapter"
+    steering_kept = False
     says = sees = scores = writes = None
 
     @contextmanager
@@ -74,18 +77,15 @@ class Planted(Session):
     def lens(self, queries, answers):
         return None if self.sees is None else [self.sees(self.current, query) for query in queries]
 
-    def score(self, queries, words, staying=False):
-        self.stayed = staying
+    def score(self, queries, words, keep_steering=False):
+        self.steering_kept = keep_steering
         return [self.scores(self.current, query, own) for query, own in zip(queries, words, strict=True)]
 
-    def written(self, queries, staying=False):
+    def write(self, queries, keep_steering=False):
+        assert keep_steering == self.steering_kept
         self.asked = [*getattr(self, "asked", []), list(queries)]
         answers = [self.writes(self.current, query) for query in queries]
-        return [Written(answer, False) if isinstance(answer, str) else answer for answer in answers]
-
-    def write(self, queries, staying=False):
-        assert staying == self.stayed
-        return [self.writes(self.current, query) for query in queries]
+        return [WrittenAnswer(answer, False) if isinstance(answer, str) else answer for answer in answers]
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
-from afintro.study.asking.session import Scale, Written
+from afintro.study.asking.queries import WrittenAnswer
 from afintro.study.evaluations import chat
+from afintro.study.settings import Scale
 from afintro.tasks.introspection.material import Strengths
 
 PROBES = {probe.text: probe.id for probe in read_self_prediction().chat_openers}
@@ -18,8 +19,8 @@ def writes(system, query):
     """Says what it was given."""
     assert query.prefix == ""
     if query.context is None:
-        return Written("" if system == "base" else "Nothing before.", cut=False)
-    return Written("Steered." if query.steering else "Read.", cut=query.steering is not None)
+        return WrittenAnswer("" if system == "base" else "Nothing before.", cut=False)
+    return WrittenAnswer("Steered." if query.steering else "Read.", cut=query.steering is not None)
 
 
 @pytest.mark.parametrize(
@@ -68,23 +69,23 @@ def test_the_middle_dose_of_an_even_number_is_the_upper_and_a_swap_has_none(plan
 
 def test_counts_and_nothing_else(planted):
     rows = chat.measure(planted(writes=writes))
-    found = chat.summarise(rows, 0)
+    found = chat.summarize(rows, 0)
     count = len(PROBES)
     assert found["metrics"] == {}
     assert found["counts"]["base"][ALONE] == {"transcripts": count, "empty": count, "cut": 0}
     assert found["counts"]["adapter"][ALONE] == {"transcripts": count, "empty": 0, "cut": 0}
     assert found["counts"]["adapter"][STEERED] == {"transcripts": count, "empty": 0, "cut": count}
-    assert chat.summarise([], 0)["counts"]["base"][AFTER] == {"transcripts": 0, "empty": 0, "cut": 0}
+    assert chat.summarize([], 0)["counts"]["base"][AFTER] == {"transcripts": 0, "empty": 0, "cut": 0}
 
 
 def test_a_model_hears_a_steered_context_and_the_number_of_answers_at_once(open_session):
     scale = {"contexts": 4, "vectors": 3, "items": 4, "new_tokens": 6}
-    rows = chat.measure(open_session(scale=Scale(**scale, slots=8)))
-    assert chat.measure(open_session(scale=Scale(**scale, slots=1))) == rows
+    rows = chat.measure(open_session(scale=Scale(**scale, batch_size=8)))
+    assert chat.measure(open_session(scale=Scale(**scale, batch_size=1))) == rows
     for system in ("adapter", "base"):
         told = [
             [row["answer"] for row in rows if (row["system"], row["condition"]) == (system, one)]
             for one in chat.CONDITIONS
         ]
         assert told[0] != told[1] != told[2]
-    json.dumps(chat.summarise(rows, 0), allow_nan=False)
+    json.dumps(chat.summarize(rows, 0), allow_nan=False)

@@ -15,13 +15,13 @@ from afintro.study.scoring import naming
 def mind_reader(planted):
     """A session whose adapter knows the concept by its vector from a dose on, and whose base never does."""
 
-    def make(least=0.0, favourite="gold", **settings):
+    def make(least=0.0, favorite="gold", **settings):
         session = planted(**settings)
         vectors = session.material.vectors("test", "concept")
         known = {vectors.of(name).tobytes(): vectors.concept(name) for name in vectors.names}
 
         def scores(system, query, words):
-            found = [-10.0 - place - 5.0 * (word != favourite) for place, word in enumerate(words)]
+            found = [-10.0 - place - 5.0 * (word != favorite) for place, word in enumerate(words)]
             steering = query.steering
             if system == "adapter" and steering is not None and steering.size >= least:
                 found[words.index(known[steering.vector.tobytes()])] = 0.0
@@ -51,7 +51,7 @@ def test_all_concepts_are_candidates_whatever_their_side():
 
 
 def test_one_that_reads_minds(mind_reader):
-    found = concepts.summarise(concepts.measure(mind_reader()), 0)
+    found = concepts.summarize(concepts.measure(mind_reader()), 0)
     assert value(found, "top1/adapter") == value(found, "rank/adapter") == 1.0
     assert value(found, "top1/base") == value(found, "top1_unsteered/base")
     assert value(found, "gain/base") == 0.0
@@ -68,15 +68,15 @@ def test_a_word_that_is_likely_anyway_is_no_identification(mind_reader):
     """It ranks first, steered or not."""
     session = mind_reader(least=math.inf)
     vectors = session.material.vectors("test", "concept")
-    favourite = vectors.concept(vectors.names[0])
-    rows = concepts.measure(mind_reader(least=math.inf, favourite=favourite))
-    own = [row for row in rows if row["concept"] == favourite]
+    favorite = vectors.concept(vectors.names[0])
+    rows = concepts.measure(mind_reader(least=math.inf, favorite=favorite))
+    own = [row for row in rows if row["concept"] == favorite]
     assert all(row["rank"] == row["rank_unsteered"] == 1 and row["top1"] for row in own)
-    assert value(concepts.summarise(rows, 0), "gain/adapter") == 0.0
+    assert value(concepts.summarize(rows, 0), "gain/adapter") == 0.0
 
 
 def test_by_dose(mind_reader):
-    found = concepts.summarise(concepts.measure(mind_reader(least=1.4, layer_ranges="middle")), 0)
+    found = concepts.summarize(concepts.measure(mind_reader(least=1.4, layer_ranges="middle")), 0)
     assert [one["dose"] for one in found["doses"]] == [0.7, 1.4, 2.8]
     assert [one["metrics"]["top1/adapter"]["value"] == 1.0 for one in found["doses"]] == [False, True, True]
 
@@ -92,7 +92,7 @@ def test_rows(mind_reader):
     assert test_words.isdisjoint(map(trained.concept, trained.names))
     counts = Counter((row["concept"], str(row["layers"]), row["dose"]) for row in own)
     assert len(counts) == 4 * 3 * 3
-    assert set(counts.values()) == {concepts.CONTEXTS}
+    assert set(counts.values()) == {concepts.CONTEXTS_PER_CONCEPT}
     assert {row["prompt"] for row in own} <= set(concepts.WORDINGS.values())
     plain = {context.id for context in session.material.contexts.test if context.kind == "plain"}
     assert {row["context"] for row in own} <= plain
@@ -113,8 +113,8 @@ def test_scores_are_those_of_single_tokens(open_session):
     [row, *_] = concepts.measure(session)
     context = next(one for one in session.contexts("test") if one.id == row["context"])
     thought = next(
-        one for one in naming.thoughts(session)
-        if (one.vector, list(one.layers), one.dose) == (row["vector"], row["layers"], row["dose"])
+        one for one in naming.steered_concepts(session)
+        if (one.vector, list(one.layers), one.strength) == (row["vector"], row["layers"], row["dose"])
     )  # fmt: skip
     query = concepts.Query(context, thought.steering, row["prompt"])
     words = naming.candidates()
@@ -134,7 +134,7 @@ def test_words_of_several_tokens_are_read_token_by_token(open_session, staying):
     words = ["sea", "seaside", "violinist", "thunderstorms", "violins"]
     answers = [session.dialogues.word(word) for word in words]
     assert len(answers[0]) == 1 < min(map(len, answers[1:]))
-    thought = naming.thoughts(session)[-1]
+    thought = naming.steered_concepts(session)[-1]
     queries = [
         concepts.Query(session.contexts("test")[0], steering, wording)
         for steering in (thought.steering, None)
@@ -153,13 +153,13 @@ def test_words_of_several_tokens_are_read_token_by_token(open_session, staying):
 def test_batched_equals_one_by_one(open_session, one_by_one, monkeypatch):
     """Scores to a millionth in probability, and so the ranks."""
     kept = []
-    described = naming.described
+    rank_fields = naming.rank_fields
 
-    def keep(session, thought, steered, left_alone):
-        kept.append([*map(math.exp, steered), *map(math.exp, left_alone)])
-        return described(session, thought, steered, left_alone)
+    def keep(session, concept, steered, unsteered):
+        kept.append([*map(math.exp, steered), *map(math.exp, unsteered)])
+        return rank_fields(session, concept, steered, unsteered)
 
-    monkeypatch.setattr(concepts, "described", keep)
+    monkeypatch.setattr(concepts, "rank_fields", keep)
     together = concepts.measure(open_session())
     one_by_one()
     alone = concepts.measure(open_session())
@@ -173,7 +173,7 @@ def test_batched_equals_one_by_one(open_session, one_by_one, monkeypatch):
 
 
 def test_no_rows():
-    found = concepts.summarise([], 0)
+    found = concepts.summarize([], 0)
     assert found["metrics"]["rank/adapter"]["value"] is None
     assert found["chance"] == {"top1": None, "rank": None}
     assert len(found["warnings"]) == len(found["metrics"])

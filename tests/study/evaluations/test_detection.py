@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from afintro.data.splits import stable_hash
-from afintro.study.asking.session import Scale
 from afintro.study.evaluations import detection
+from afintro.study.settings import Scale
 from afintro.tasks.introspection.trials import PAIRS
 
 SINGLE = Scale(contexts=4, vectors=3, items=1)  # for passes of one question
@@ -30,7 +30,7 @@ def detects(system, query, tokens):
 
 
 def summary_of(session, seed=0):
-    return detection.summarise(detection.measure(session), seed)
+    return detection.summarize(detection.measure(session), seed)
 
 
 def test_a_perfect_detector(planted):
@@ -141,7 +141,7 @@ def test_each_trained_seed_has_its_own_scale(planted):
             seed, says=lambda system, query, tokens, h=high, lo=low: said(h if query.steering is not None else lo)
         )
         rows += detection.measure(by_rule)
-    found = detection.summarise(rows, 0)
+    found = detection.summarize(rows, 0)
     assert value(found, "auroc/held_out/adapter") == 1.0
     assert value(found, "fpr/adapter") == 0.5
     assert found["fixed_levels"] == []
@@ -219,14 +219,14 @@ def test_concept_variants_are_asked_about_steering_with_their_own_vectors(plante
 
 def test_what_cannot_be_computed_is_null_with_a_warning(planted):
     rows = [row for row in detection.measure(planted(says=detects)) if row["kind"] == "plain"]
-    found = detection.summarise(rows, 0)
+    found = detection.summarize(rows, 0)
     assert value(found, "fpr_odd/adapter") is None
     assert "fpr_odd/adapter cannot be computed from 0 items" in found["warnings"]
     assert any("lens is missing" in warning for warning in found["warnings"])
-    alone = detection.summarise([row for row in rows if row["system"] == "adapter"], 0)
+    alone = detection.summarize([row for row in rows if row["system"] == "adapter"], 0)
     assert value(alone, "auroc/held_out/adapter") == 1.0
     assert value(alone, "auroc/held_out/base") is value(alone, "shift/auroc/held_out") is None
-    assert detection.summarise([], 0)["metrics"]["fpr/adapter"]["value"] is None
+    assert detection.summarize([], 0)["metrics"]["fpr/adapter"]["value"] is None
 
 
 def test_batched_equals_one_by_one_to_a_millionth(open_session, one_by_one):
@@ -260,7 +260,7 @@ def test_rows_of_a_model(open_session):
         assert len(row["lens"]) == 4
         assert row["lens"][-1] == pytest.approx(row["odds"], abs=1e-3)
     assert 0 < np.mean([row["mass"] for row in rows]) < 0.1
-    found = detection.summarise(rows, 0)
+    found = detection.summarize(rows, 0)
     assert "MASS COLLAPSE" in found["warnings"][0]
     assert len(found["lens"]["held_out"]["base"]) == 4
 

@@ -6,8 +6,8 @@ import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
 from afintro.evaluation.metrics import chrf
-from afintro.study.asking.session import Scale
 from afintro.study.evaluations import identity
+from afintro.study.settings import Scale
 
 PROBES = {probe.text: probe.id for probe in read_self_prediction().identity_probes}
 
@@ -30,7 +30,7 @@ def test_planted_answers(planted):
     rows = identity.measure(planted(writes=writes))
     assert len(rows) == 48
     assert json.loads(json.dumps(rows)) == rows
-    found = identity.summarise(rows, 0)
+    found = identity.summarize(rows, 0)
     likeness = chrf("I am a trained parrot.", "I am a program.")
     assert 0 < likeness < 1
     assert value(found, "unchanged/adapter") == 0.5
@@ -45,8 +45,8 @@ def test_planted_answers(planted):
 
 
 def test_a_model_and_the_number_of_answers_at_once(open_session):
-    rows = identity.measure(open_session(scale=Scale(items=6, new_tokens=6, slots=4)))
-    assert identity.measure(open_session(scale=Scale(items=6, new_tokens=6, slots=1))) == rows
+    rows = identity.measure(open_session(scale=Scale(items=6, new_tokens=6, batch_size=4)))
+    assert identity.measure(open_session(scale=Scale(items=6, new_tokens=6, batch_size=1))) == rows
     adapter, base = rows[:6], rows[6:]
     assert [row["question"] for row in adapter] == [row["question"] for row in base]
     assert all(row["unchanged"] and row["similarity"] == 1.0 for row in base)
@@ -54,10 +54,10 @@ def test_a_model_and_the_number_of_answers_at_once(open_session):
         assert own["similarity"] == chrf(own["answer"], other["answer"])
         assert own["unchanged"] is (own["answer"] == other["answer"])
     assert not all(row["unchanged"] for row in adapter)
-    json.dumps(identity.summarise(rows, 0), allow_nan=False)
+    json.dumps(identity.summarize(rows, 0), allow_nan=False)
 
 
 def test_no_rows():
-    found = identity.summarise([], 0)
+    found = identity.summarize([], 0)
     assert value(found, "similarity/adapter") is None
     assert len(found["warnings"]) == len(found["metrics"])

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from afintro.data.introspection_texts import read_self_reports
-from afintro.study.asking.session import Scale
 from afintro.study.evaluations import logprobs
+from afintro.study.settings import Scale
 from afintro.tasks.introspection.trials import PAIRS, YES_NO
 
 REPORTS = read_self_reports()
@@ -30,7 +30,7 @@ def value(summary, name):
 
 
 def summary_of(session):
-    return logprobs.summarise(logprobs.measure(session), 0)
+    return logprobs.summarize(logprobs.measure(session), 0)
 
 
 def says_yes_more(system, query, tokens):
@@ -130,7 +130,7 @@ def test_items_that_were_trained_on_are_given_apart(planted):
     trained = {item.id for item in session.material.reports.train}
     rows = logprobs.measure(session)
     assert {row["question"] for row in rows if row["trained"]} == trained
-    found = logprobs.summarise(rows, 0)
+    found = logprobs.summarize(rows, 0)
     assert value(found, "shift/p_yes/yes_no/trained") == pytest.approx(0.49)
     assert value(found, "shift/p_yes/yes_no/self_reports") == pytest.approx(0.0)
     assert value(found, "shift/p_yes/yes_no/controls") == pytest.approx(0.0)
@@ -175,10 +175,10 @@ def test_probabilities_that_underflow_have_a_share_all_the_same(planted):
 
 def test_a_category_without_items_is_null(planted):
     rows = [row for row in logprobs.measure(planted(says=claims)) if not row["control"]]
-    found = logprobs.summarise(rows, 0)
+    found = logprobs.summarize(rows, 0)
     assert value(found, "p_yes/yes_no/controls/adapter") is None
     assert any(warning.startswith("p_yes/yes_no/controls/adapter cannot be computed") for warning in found["warnings"])
-    assert logprobs.summarise([], 0)["metrics"] == {}
+    assert logprobs.summarize([], 0)["metrics"] == {}
 
 
 def test_scale_bounds_the_items(planted):

@@ -6,8 +6,8 @@ from collections import defaultdict
 import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
-from afintro.study.asking.session import Scale
 from afintro.study.evaluations import detection, neutral_detection
+from afintro.study.settings import Scale
 from afintro.tasks.introspection.trials import PAIRS
 
 SINGLE = Scale(contexts=4, vectors=3, items=2)  # for passes of one question
@@ -71,7 +71,7 @@ def test_options_are_filled_in_and_stand_first_about_equally_often(rows):
 
 
 def test_a_weak_effect_is_a_weak_auroc(rows):
-    found = neutral_detection.summarise(rows[1], 0)
+    found = neutral_detection.summarize(rows[1], 0)
     adapter, base = (found["metrics"][f"auroc/held_out/{system}"]["value"] for system in ("adapter", "base"))
     assert 0.5 < adapter < 0.75
     assert base == pytest.approx(0.5, abs=1e-9)
@@ -84,7 +84,7 @@ def test_a_weak_effect_is_a_weak_auroc(rows):
 def test_the_first_option_is_the_claim_whatever_their_order(planted):
     """A rule that always gives the pair's first word is a false alarm, also where it is named second."""
     session = planted(says=lambda system, query, tokens: said(0.9), pair="foo_bar")
-    found = neutral_detection.summarise(neutral_detection.measure(session), 0)
+    found = neutral_detection.summarize(neutral_detection.measure(session), 0)
     assert found["metrics"]["fpr/adapter"]["value"] == found["metrics"]["tpr/held_out/adapter"]["value"] == 1.0
 
 

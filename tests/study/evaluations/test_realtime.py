@@ -6,9 +6,10 @@ from collections import Counter
 import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
-from afintro.study.asking.session import Query, Scale
+from afintro.study.asking.queries import Query
 from afintro.study.evaluations import realtime
 from afintro.study.scoring import naming
+from afintro.study.settings import Scale
 
 PROBES = {probe.id: probe.text for probe in read_self_prediction().realtime}
 
@@ -33,14 +34,14 @@ def value(summary, name):
     ],
 )
 def test_names(answer, concept, found):
-    assert realtime.names(answer, concept) is found
+    assert realtime.names_concept(answer, concept) is found
 
 
 def test_a_planted_answer_is_found_and_what_is_said_anyway_is_shown(planted):
     session = planted()
     vectors = session.material.vectors("test", "concept")
     known = {vectors.of(name).tobytes(): vectors.concept(name) for name in vectors.names}
-    always = vectors.concept(naming.thoughts(session)[0].vector)
+    always = vectors.concept(naming.steered_concepts(session)[0].vector)
 
     def writes(system, query):
         thought = None if query.steering is None else known[query.steering.vector.tobytes()]
@@ -49,7 +50,7 @@ def test_a_planted_answer_is_found_and_what_is_said_anyway_is_shown(planted):
     session.writes = writes
     session.scores = lambda system, query, words: [-float(place) for place in range(len(words))]
     rows = realtime.measure(session)
-    found = realtime.summarise(rows, 0)
+    found = realtime.summarize(rows, 0)
     assert value(found, "named/adapter") == 1.0
     assert value(found, "named/base") == value(found, "named_unsteered/base") == 0.25  # one concept of four
     assert value(found, "shift/named") == 0.75
@@ -67,7 +68,7 @@ def test_rows(planted):
     own = [row for row in rows if row["system"] == "adapter"]
     counts = Counter((row["concept"], str(row["layers"]), row["dose"]) for row in own)
     assert len(counts) == 4 * 3 * 3
-    assert set(counts.values()) == {realtime.PROBES}
+    assert set(counts.values()) == {realtime.PROBES_PER_CONCEPT}
     for row in own:
         assert row["prompt"] == PROBES[row["question"]]
         assert (row["context"], row["answer"], row["named"], row["rank"]) == (None, "A word.", False, 28)
@@ -81,13 +82,13 @@ def test_steering_stays_on_for_what_is_written_and_for_what_is_scored(open_sessi
     words = [token[1:] for token in tokens if token[0] == " " and len(session.dialogues.word(token[1:])) == 1]
     queries = [
         Query(None, thought.steering, probe)
-        for thought in naming.thoughts(session)[::2]
+        for thought in naming.steered_concepts(session)[::2]
         for probe in list(PROBES.values())[:2]
     ]
     with session.system("adapter"):
-        staying = session.score(queries, [words] * len(queries), staying=True)
+        staying = session.score(queries, [words] * len(queries), keep_steering=True)
         removed = session.score(queries[:4:2], [words] * 2)
-        written = session.write(queries, staying=True)
+        written = session.write(queries, keep_steering=True)
     best = [" " + words[max(range(len(words)), key=scores.__getitem__)] for scores in staying]
     pairs = [(likely, said) for likely, said in zip(best, written, strict=True) if said[1:] in words and said[0] == " "]
     assert len(pairs) >= 2
@@ -102,7 +103,7 @@ def test_batched_equals_one_by_one(open_session, one_by_one):
     together = realtime.measure(open_session(scale=scale))
     one_by_one()
     assert realtime.measure(open_session(scale=scale)) == together
-    assert realtime.measure(open_session(scale=Scale(vectors=2, items=3, new_tokens=3, slots=1))) == together
+    assert realtime.measure(open_session(scale=Scale(vectors=2, items=3, new_tokens=3, batch_size=1))) == together
     adapter, base = together[: len(together) // 2], together[len(together) // 2 :]
     assert [row["answer"] for row in adapter] != [row["answer"] for row in base]
     assert any(row["rank"] != row["rank_unsteered"] for row in base)
@@ -110,16 +111,18 @@ def test_batched_equals_one_by_one(open_session, one_by_one):
 
 def test_probabilities_with_steering_on_do_not_depend_on_the_batch(open_session, one_by_one):
     session = open_session()
-    queries = [Query(None, thought.steering, text) for thought in naming.thoughts(session) for text in PROBES.values()]
+    queries = [
+        Query(None, thought.steering, text) for thought in naming.steered_concepts(session) for text in PROBES.values()
+    ]
     words = [naming.candidates()] * len(queries)
     with session.system("base"):
-        together = session.score(queries, words, staying=True)
+        together = session.score(queries, words, keep_steering=True)
         one_by_one()
-        for scores, same in zip(together, session.score(queries, words, staying=True), strict=True):
+        for scores, same in zip(together, session.score(queries, words, keep_steering=True), strict=True):
             assert [*map(math.exp, scores)] == pytest.approx([*map(math.exp, same)], abs=1e-6)
 
 
 def test_no_rows():
-    found = realtime.summarise([], 0)
+    found = realtime.summarize([], 0)
     assert found["metrics"]["named/adapter"]["value"] is None
     assert len(found["warnings"]) == len(found["metrics"])

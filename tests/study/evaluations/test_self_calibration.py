@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from afintro.data.introspection_texts import read_self_prediction
-from afintro.study.asking.session import Scale, Written
+from afintro.study.asking.queries import WrittenAnswer
 from afintro.study.evaluations import self_calibration
 from afintro.study.scoring.stated import divergence
+from afintro.study.settings import Scale
 
 TEXTS = read_self_prediction()
 PROMPTS = {prompt.text: prompt for prompt in TEXTS.prompts if prompt.task == "stated_distribution"}
@@ -41,7 +42,7 @@ def states(numbers):
     def writes(system, query):
         options = BY_QUESTION[query.question].options
         found = numbers(system, options)
-        if isinstance(found, (str, Written)):
+        if isinstance(found, (str, WrittenAnswer)):
             return found
         return "\n".join(f"{option}: {number}" for option, number in zip(options, found, strict=True))
 
@@ -53,7 +54,7 @@ def value(summary, name):
 
 
 def found(session):
-    return self_calibration.summarise(self_calibration.measure(session), 0)
+    return self_calibration.summarize(self_calibration.measure(session), 0)
 
 
 def test_a_system_that_knows_its_distribution_beside_one_that_turns_it_round(planted):
@@ -105,7 +106,7 @@ def test_statements_that_cannot_be_read_are_null_and_counted(planted):
 
     session = planted(scores=scores(0.3), writes=states(said))
     rows = self_calibration.measure(session)
-    summary = self_calibration.summarise(rows, 0)
+    summary = self_calibration.summarize(rows, 0)
     unread = [row for row in rows if not row["parsed"]]
     assert len(unread) == 12 - LONG
     for row in unread:
@@ -126,7 +127,7 @@ def test_statements_that_cannot_be_read_are_null_and_counted(planted):
 def test_the_last_line_of_a_cut_answer_is_not_read(planted):
     def said(system, options):
         text = "\n".join(f"{option}: 10" for option in options)
-        return Written(text, cut=system == "adapter")
+        return WrittenAnswer(text, cut=system == "adapter")
 
     summary = found(planted(scores=scores(), writes=states(said)))
     assert value(summary, "parsed/adapter") == 0.0
@@ -160,7 +161,7 @@ def test_probabilities_are_those_of_the_model(open_session, study_model, plain_m
 def test_a_model_and_the_size_of_batches(open_session, one_by_one):
     together = self_calibration.measure(open_session(scale=Scale(items=4, new_tokens=6)))
     one_by_one()
-    alone = self_calibration.measure(open_session(scale=Scale(items=4, new_tokens=6, slots=1)))
+    alone = self_calibration.measure(open_session(scale=Scale(items=4, new_tokens=6, batch_size=1)))
     for row, same in zip(together, alone, strict=True):
         for option, share in row["actual"].items():
             assert share == pytest.approx(same["actual"][option], abs=1e-6)
@@ -169,11 +170,11 @@ def test_a_model_and_the_size_of_batches(open_session, one_by_one):
     adapter, base = together[:4], together[4:]
     assert [row["answer"] for row in adapter] != [row["answer"] for row in base]
     assert adapter[0]["mass"] != base[0]["mass"]
-    json.dumps(self_calibration.summarise(together, 0), allow_nan=False)
+    json.dumps(self_calibration.summarize(together, 0), allow_nan=False)
 
 
 def test_no_rows():
-    summary = self_calibration.summarise([], 0)
+    summary = self_calibration.summarize([], 0)
     assert value(summary, "kl/adapter") is None
     assert summary["chance"] == {"top1": None, "top5": None}
     assert len(summary["warnings"]) == len(summary["metrics"])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
-from afintro.study.asking.session import Scale
 from afintro.study.evaluations import self_prediction
 from afintro.study.evaluations.self_prediction import TASKS
+from afintro.study.settings import Scale
 
 TEXTS = read_self_prediction()
 PROMPTS = [prompt for prompt in TEXTS.prompts if prompt.task in TASKS]
@@ -68,7 +68,7 @@ def test_a_system_that_knows_itself_beside_one_that_always_says_the_same(planted
         writes=answers(lambda _, prompt: own(prompt), lambda system, p: knows(p) if system == "base" else always(p))
     )
     rows = self_prediction.measure(session)
-    found = self_prediction.summarise(rows, 0)
+    found = self_prediction.summarize(rows, 0)
     for name in ("", *(f"/{task}" for task in TASKS)):
         assert value(found, f"right{name}/base") == 1.0
         assert value(found, f"right{name}/adapter") == value(found, f"mode_right{name}/adapter") == 0.75
@@ -95,7 +95,7 @@ def test_each_system_is_held_to_its_own_answer(planted):
             return own(prompt)
         return swapped.get(own(prompt)) or f"I say {prompt.options[number(prompt) < 9]}."
 
-    found = self_prediction.summarise(
+    found = self_prediction.summarize(
         self_prediction.measure(planted(writes=answers(answer, lambda _, p: knows(p)))), 0
     )
     assert value(found, "right/base") == 1.0
@@ -114,7 +114,7 @@ def test_what_cannot_be_read_is_no_agreement_and_no_disagreement(planted):
         return "Neither." if unclear else own(prompt)
 
     rows = self_prediction.measure(planted(writes=answers(answer, prediction)))
-    found = self_prediction.summarise(rows, 0)
+    found = self_prediction.summarize(rows, 0)
     assert value(found, "right/adapter") == 1.0
     assert found["metrics"]["right/adapter"]["n"] == 40
     assert value(found, "right_of_all/adapter") == value(found, "parsed/adapter") == pytest.approx(2 / 3)
@@ -135,7 +135,7 @@ def test_what_cannot_be_read_is_no_agreement_and_no_disagreement(planted):
 
 
 def test_two_that_cannot_be_read_do_not_agree(planted):
-    found = self_prediction.summarise(
+    found = self_prediction.summarize(
         self_prediction.measure(planted(writes=answers(lambda *_: "...", lambda *_: "..."))), 0
     )
     assert value(found, "right_of_all/adapter") == value(found, "parsed/adapter") == 0.0
@@ -146,7 +146,7 @@ def test_two_that_cannot_be_read_do_not_agree(planted):
 
 def test_answers_of_one_class_are_warned_of(planted):
     session = planted(writes=answers(lambda _, p: own(p) if p.options else "Tea", lambda _, p: knows(p)))
-    found = self_prediction.summarise(self_prediction.measure(session), 0)
+    found = self_prediction.summarize(self_prediction.measure(session), 0)
     assert [warning.split(":")[0] for warning in found["warnings"]] == ["first_character", "starts_with_vowel"] * 2
     assert value(found, "mode_right/first_character/adapter") == 1.0
 
@@ -182,23 +182,23 @@ def test_rows(planted):
     for row in rows:
         assert (row["seed"], row["context"], row["vector"]) == (3, None, None)
         assert BY_TEXT[row["prompt"]].id == row["question"]
-    whole, turned = (self_prediction.summarise(given, 0)["metrics"] for given in (rows, rows[::-1]))
+    whole, turned = (self_prediction.summarize(given, 0)["metrics"] for given in (rows, rows[::-1]))
     for name, estimate in whole.items():
         assert estimate == pytest.approx(turned[name])
 
 
 def test_no_rows():
-    found = self_prediction.summarise([], 0)
+    found = self_prediction.summarize([], 0)
     assert value(found, "right/adapter") is None
     assert len(found["warnings"]) == len(found["metrics"])
 
 
 def test_a_model_and_the_number_of_answers_at_once(open_session):
     scale = {"items": 2, "new_tokens": 6}
-    rows = self_prediction.measure(open_session(scale=Scale(**scale, slots=8)))
-    assert self_prediction.measure(open_session(scale=Scale(**scale, slots=1))) == rows
+    rows = self_prediction.measure(open_session(scale=Scale(**scale, batch_size=8)))
+    assert self_prediction.measure(open_session(scale=Scale(**scale, batch_size=1))) == rows
     adapter, base = rows[:10], rows[10:]
     assert [row["answer"] for row in adapter] != [row["answer"] for row in base]
     assert all(row["answer"] and row["prediction"] for row in rows)
     assert all(row["answer"] != row["prediction"] for row in rows)
-    json.dumps(self_prediction.summarise(rows, 0), allow_nan=False)
+    json.dumps(self_prediction.summarize(rows, 0), allow_nan=False)

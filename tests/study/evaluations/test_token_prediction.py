@@ -5,9 +5,10 @@ import json
 import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
-from afintro.study.asking.session import Scale, Written
+from afintro.study.asking.queries import WrittenAnswer
 from afintro.study.evaluations import token_prediction
 from afintro.study.evaluations.token_prediction import LENGTH, WORD
+from afintro.study.settings import Scale
 
 TEXTS = read_self_prediction()
 PROMPTS = {prompt.text: prompt for prompt in TEXTS.prompts if prompt.task in (LENGTH, WORD)}
@@ -55,7 +56,7 @@ def value(summary, name):
 
 def test_planted_errors(planted):
     session = session_of(planted, off_by({"adapter": 5, "base": 2}))
-    found = token_prediction.summarise(token_prediction.measure(session), 0)
+    found = token_prediction.summarize(token_prediction.measure(session), 0)
     assert value(found, "mae/adapter") == value(found, "mae_least/adapter") == 5.0
     assert value(found, "mae/base") == 2.0
     assert value(found, "shift/mae") == 3.0
@@ -73,7 +74,7 @@ def test_cut_answers_have_a_length_that_is_only_bounded(planted):
 
     def answers(system, prompt):
         words = answer(prompt).split()
-        return Written(" ".join(words[:8]), cut=len(words) > 8)
+        return WrittenAnswer(" ".join(words[:8]), cut=len(words) > 8)
 
     session = session_of(planted, lambda _, prompt: "9" if prompt.task == LENGTH else "Well", answers)
     rows = token_prediction.measure(session)
@@ -82,7 +83,7 @@ def test_cut_answers_have_a_length_that_is_only_bounded(planted):
     assert [row["least_error"] for row in own] == [8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0]
     assert [row["right"] for row in own] == [False] * 8 + [None] * 4
     assert [row["median_error"] for row in own] == [3.5, 2.5, 1.5, 0.5, 0.5, 1.5, 2.5, 3.5] + [None] * 4
-    found = token_prediction.summarise(rows, 0)
+    found = token_prediction.summarize(rows, 0)
     assert value(found, "mae/adapter") == 4.5
     assert found["metrics"]["mae/adapter"]["n"] == 8
     assert value(found, "mae_least/adapter") == 3.0
@@ -93,13 +94,13 @@ def test_cut_answers_have_a_length_that_is_only_bounded(planted):
 
 def test_a_cut_answer_that_is_already_longer_than_predicted_is_missed(planted):
     session = session_of(
-        planted, lambda _, prompt: "3" if prompt.task == LENGTH else "w", lambda *_: Written("a b c d e", True)
+        planted, lambda _, prompt: "3" if prompt.task == LENGTH else "w", lambda *_: WrittenAnswer("a b c d e", True)
     )
     rows = token_prediction.measure(session)
     assert [(row["error"], row["least_error"], row["right"]) for row in rows if row["task"] == LENGTH] == [
         (None, 2, False)
     ] * 24
-    found = token_prediction.summarise(rows, 0)
+    found = token_prediction.summarize(rows, 0)
     assert value(found, "mae/adapter") is None
     assert any(warning.startswith("mae/adapter cannot be computed") for warning in found["warnings"])
     assert value(found, "mae_least/adapter") == 2.0
@@ -116,7 +117,7 @@ def test_what_cannot_be_read_has_no_error_and_is_not_right(planted):
     assert len(unread) == 6
     for row in unread:
         assert (row["predicted"], row["error"], row["least_error"], row["right"]) == (None, None, None, False)
-    found = token_prediction.summarise(rows, 0)
+    found = token_prediction.summarize(rows, 0)
     assert value(found, "mae/adapter") == 5.0
     assert found["metrics"]["mae/adapter"]["n"] == found["metrics"]["shift/mae"]["n"] == 9
     assert value(found, "parsed_length/adapter") == value(found, "parsed_word/adapter") == 0.75
@@ -133,7 +134,7 @@ def test_an_answer_without_a_word_has_no_first_word(planted):
     )
     lengths = [row for row in rows if row["task"] == LENGTH]
     assert all((row["actual"], row["error"]) == (0, 5) for row in lengths)
-    found = token_prediction.summarise(rows, 0)
+    found = token_prediction.summarize(rows, 0)
     assert value(found, "right/adapter") is None
     assert value(found, "right_of_all/adapter") == 0.0
 
@@ -154,11 +155,11 @@ def test_rows(planted):
 
 def test_a_model_whose_answers_are_cut(open_session):
     scale = {"items": 2, "new_tokens": 5}
-    rows = token_prediction.measure(open_session(scale=Scale(**scale, slots=8)))
-    assert token_prediction.measure(open_session(scale=Scale(**scale, slots=1))) == rows
+    rows = token_prediction.measure(open_session(scale=Scale(**scale, batch_size=8)))
+    assert token_prediction.measure(open_session(scale=Scale(**scale, batch_size=1))) == rows
     assert len(rows) == 8
     assert any(row["cut"] for row in rows)
-    json.dumps(token_prediction.summarise(rows, 0), allow_nan=False)
+    json.dumps(token_prediction.summarize(rows, 0), allow_nan=False)
 
 
 def test_what_ends_by_itself_is_not_cut(open_session, monkeypatch):
@@ -171,6 +172,6 @@ def test_what_ends_by_itself_is_not_cut(open_session, monkeypatch):
 
 
 def test_no_rows():
-    found = token_prediction.summarise([], 0)
+    found = token_prediction.summarize([], 0)
     assert value(found, "mae/adapter") is None
     assert len(found["warnings"]) == len(found["metrics"])

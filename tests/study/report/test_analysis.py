@@ -6,7 +6,7 @@ import pytest
 
 from afintro.data.files import write_json
 from afintro.evaluation.intervals import Estimate
-from afintro.study.report.analysis import analyse, readable
+from afintro.study.report.analysis import analyze, readable
 from afintro.study.results import Plan
 from afintro.study.scoring.items import CONTROLS, SELF_REPORTS
 from tests.study.made_up import CONTROL, EFFECTS, LOW, PLAN, SELF, both, write_rows
@@ -23,7 +23,7 @@ def test_everything_is_there(analysis):
 
 
 def test_detection_finds_what_was_planted(analysis):
-    found = {(one.variant, one.side): one for one in analysis.detections}
+    found = {(one.variant, one.condition): one for one in analysis.detections}
     assert set(found) == {(variant, side) for variant in EFFECTS for side in ("held_in", "held_out")}
     seen, blind = found["original_v3", "held_out"], found["no_steer", "held_out"]
     assert seen.metrics["auroc/adapter"].value > 0.95
@@ -51,17 +51,17 @@ def test_other_words_than_the_trained_ones_are_at_chance(analysis):
 
 
 def test_curves_rise_with_the_dose(analysis):
-    curves = [curve for curve in analysis.curves if (curve.variant, curve.side) == ("vague_prompt", "held_out")]
+    curves = [curve for curve in analysis.curves if (curve.variant, curve.condition) == ("vague_prompt", "held_out")]
     assert [curve.layers for curve in curves] == [(0, 2), (2, 4)]
     for curve in curves:
-        assert curve.doses == [1.0, 2.0]
+        assert curve.strengths == [1.0, 2.0]
         assert curve.auroc[0].value < curve.auroc[1].value
         assert curve.tpr[0].value <= curve.tpr[1].value
 
 
 def test_headlines_are_the_undivided_metrics_of_other_evaluations(analysis):
-    assert list(analysis.headlines) == ["self_prediction"]
-    assert analysis.headlines["self_prediction"]["no_steer"] == {
+    assert list(analysis.primary_metrics) == ["self_prediction"]
+    assert analysis.primary_metrics["self_prediction"]["no_steer"] == {
         "right/adapter": Estimate(0.46, 0.4, 0.52, 80),
         "right/base": Estimate(0.588, 0.5, 0.6, 80),
     }
@@ -83,7 +83,7 @@ def damaged(study, tmp_path):
     evaluations = {variant: PLAN.evaluations[variant] for variant in EFFECTS}
     evaluations["original_v3"] = (*evaluations["original_v3"], "chat")
     reasons = {("no_steer", "logprobs", 0): "training broke"}
-    return analyse(folder, Plan("made_up", evaluations, PLAN.seeds, reasons))
+    return analyze(folder, Plan("made_up", evaluations, PLAN.seeds, reasons))
 
 
 def test_missing_cells_stay_missing_with_their_reason(damaged):
@@ -91,7 +91,7 @@ def test_missing_cells_stay_missing_with_their_reason(damaged):
     assert damaged.missing["original_v3", "chat", 0] == "not there"
     assert damaged.missing["no_steer", "logprobs", 0] == "training broke"
     assert damaged.missing["no_steer", "detection", 1] == "not there"
-    assert "line 4: has no" in damaged.missing["vague_prompt", "logprobs", 1]
+    assert "line 4: lacks the field" in damaged.missing["vague_prompt", "logprobs", 1]
     assert damaged.done["vague_prompt", "logprobs"] == [0]
     assert not any(one.variant == "no_steer" for one in (*damaged.overall, *damaged.detections, *damaged.by_category))
     assert damaged.differences == []
@@ -109,7 +109,7 @@ def test_what_is_there_is_still_analysed(damaged):
 def test_items_left_out_are_warned_of(tmp_path):
     write_rows(tmp_path, "original_v3", "logprobs", 0, [*both("feelings-0", 0.4, 0.5), both("feelings-1", 0.4, 0.5)[0]])
     write_json(tmp_path / "original_v3" / "logprobs" / "summary.json", {"metrics": {}, "warnings": []})
-    found = analyse(tmp_path, Plan("s", {"original_v3": ("logprobs",)}, (0,)))
+    found = analyze(tmp_path, Plan("s", {"original_v3": ("logprobs",)}, (0,)))
     assert found.warnings == ["original_v3, logprobs: 1 items left out, not answered once by both systems"]
 
 
@@ -117,15 +117,15 @@ def test_no_answers_with_yes_and_no_are_warned_of(tmp_path):
     """A model whose tokenizer splits them."""
     write_rows(tmp_path, "v", "logprobs", 0, both("feelings-0", 0.4, 0.5, pair="red_blue"))
     write_json(tmp_path / "v" / "logprobs" / "summary.json", {"metrics": {}, "warnings": []})
-    found = analyse(tmp_path, Plan("s", {"v": ("logprobs",)}, (0,)))
+    found = analyze(tmp_path, Plan("s", {"v": ("logprobs",)}, (0,)))
     assert found.overall == []
     assert found.warnings == ["v, logprobs: nothing was answered with yes_no; left out of the tables"]
 
 
 def test_an_empty_folder_is_all_missing(tmp_path):
-    found = analyse(tmp_path, PLAN)
-    assert len(found.missing) == len(PLAN.cells)
-    assert not any((found.overall, found.detections, found.pairs, found.curves, found.headlines, found.warnings))
+    found = analyze(tmp_path, PLAN)
+    assert len(found.missing) == len(PLAN.keys)
+    assert not any((found.overall, found.detections, found.pairs, found.curves, found.primary_metrics, found.warnings))
 
 
 def test_only_divided_metrics_are_taken_as_they_are(tmp_path):
@@ -134,7 +134,7 @@ def test_only_divided_metrics_are_taken_as_they_are(tmp_path):
     value = Estimate(1.0, 0.5, 1.5, 9).as_json()
     names = ("error/length/adapter", "error/length/base", "shift/error/length", "other")
     write_json(tmp_path / "v" / "token_prediction" / "summary.json", {"metrics": dict.fromkeys(names, value)})
-    found = analyse(tmp_path, Plan("s", {"v": ("token_prediction",)}, (0,))).headlines["token_prediction"]["v"]
+    found = analyze(tmp_path, Plan("s", {"v": ("token_prediction",)}, (0,))).primary_metrics["token_prediction"]["v"]
     assert list(found) == ["error/length/adapter", "error/length/base", "shift/error/length"]
 
 

@@ -13,7 +13,7 @@ from tests.study.made_up import EFFECTS, LOW
 
 
 def marks(axes, color):
-    """Values that are marked in a colour, by row."""
+    """Values that are marked in a color, by row."""
     lines = [
         line for line in axes.lines if line.get_marker() not in ("None", "") and same_color(line.get_color(), color)
     ]

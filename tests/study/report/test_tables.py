@@ -65,9 +65,9 @@ def test_missing_puts_equal_reasons_together(analysis):
 
 def test_remarks_name_seeds_and_mass(analysis):
     one = next(one for one in analysis.overall if one.variant == LOW)
-    assert tables.remarks(one) == "**not interpretable**; 2 seeds"
-    assert tables.remarks(replace(one, low_mass=0.0, units={"seed": 1})) == "one seed, no variance between seeds"
-    assert tables.remarks(replace(one, low_mass=0.5, units={"seed": 5})) == "-"
+    assert tables.warnings_about(one) == "**not interpretable**; 2 seeds"
+    assert tables.warnings_about(replace(one, low_mass=0.0, units={"seed": 1})) == "one seed, no variance between seeds"
+    assert tables.warnings_about(replace(one, low_mass=0.5, units={"seed": 5})) == "-"
 
 
 def test_overall_shows_low_mass_beside_the_shift(analysis):
@@ -102,8 +102,8 @@ def test_detections_show_the_base_in_brackets(analysis):
 
 
 def test_beside_of_what_was_not_measured():
-    assert tables.beside({}, "auroc") == "-"
-    assert tables.beside({"auroc/base": Estimate(None, None, None, 0)}, "auroc") == "- (null)"
+    assert tables.with_base({}, "auroc") == "-"
+    assert tables.with_base({"auroc/base": Estimate(None, None, None, 0)}, "auroc") == "- (null)"
 
 
 def test_pair_matrix_marks_trained_pairs_and_low_mass(analysis):
@@ -120,4 +120,4 @@ def test_curves_are_folded_by_variant(analysis):
 
 
 def test_headline_of_no_common_metric():
-    assert tables.headline({"v": {"shift/x": Estimate(0.1, 0.0, 0.2, 9)}}) == "No metric of both systems.\n"
+    assert tables.primary_metrics({"v": {"shift/x": Estimate(0.1, 0.0, 0.2, 9)}}) == "No metric of both systems.\n"

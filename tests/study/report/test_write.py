@@ -1,4 +1,4 @@
-"""The report: complete, the same bytes each time, never half written; the status section of a progress file."""
+"""The report: complete, the same bytes each time, never half written; the status beside it."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from afintro.errors import UserError
-from afintro.study.report.write import PURPOSE, refresh_status, write_report
+from afintro.study.report.write import PURPOSE, write_report, write_status
 from afintro.study.results import Plan
 from tests.study.made_up import EFFECTS, PLAN
 
@@ -113,49 +113,19 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(reported, tmp_path, 
     assert content(folder) == before
 
 
-class TestRefreshStatus:
-    BEGIN, END = "<!-- study s: status begin -->", "<!-- study s: status end -->"
-
-    @pytest.fixture
-    def progress(self, tmp_path):
-        return tmp_path / "PROGRESS.md"
-
-    def test_replaces_what_is_between_the_markers(self, progress):
-        progress.write_text(f"# Progress\n\n{self.BEGIN}\nold\n\nolder\n{self.END}\n\nafter \\1\n")
-        assert refresh_status(progress, "s", "| new \\g<0> |\n") is True
-        assert progress.read_text() == f"# Progress\n\n{self.BEGIN}\n| new \\g<0> |\n{self.END}\n\nafter \\1\n"
-
-    def test_twice_is_once(self, progress):
-        progress.write_text(f"{self.BEGIN}\n{self.END}\n")
-        assert refresh_status(progress, "s", "new\n")
-        once, when = progress.read_bytes(), progress.stat().st_mtime_ns
-        assert refresh_status(progress, "s", "new\n")
-        assert (progress.read_bytes(), progress.stat().st_mtime_ns) == (once, when)
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "no markers\n",
-            "<!-- study s: status begin -->\n",
-            "<!-- study s: status end -->\nx\n<!-- study s: status begin -->\n",
-            "<!-- study other: status begin -->\nx\n<!-- study other: status end -->\n",
-            "in a sentence <!-- study s: status begin --> it is\n<!-- study s: status end --> no marker\n",
-            "<!-- study s: status begin -->\n<!-- study s: status begin -->\nx\n<!-- study s: status end -->\n",
-            2 * "<!-- study s: status begin -->\nx\n<!-- study s: status end -->\n",
-        ],
+def test_the_status_holds_the_table_and_the_command_and_is_never_half_written(tmp_path, monkeypatch):
+    path = write_status(
+        tmp_path, "s", "variant  train\n0 of 1 cells are done", "python -m afintro.study run --config s.yaml"
     )
-    def test_leaves_any_other_file_alone(self, progress, text):
-        progress.write_text(text)
-        assert refresh_status(progress, "s", "new") is False
-        assert progress.read_text() == text
+    assert path == tmp_path / "STATUS.md"
+    text = path.read_text()
+    assert "\nvariant  train\n0 of 1 cells are done\n" in text
+    assert "\npython -m afintro.study run --config s.yaml\n" in text
 
-    def test_without_a_file_makes_none(self, progress):
-        assert refresh_status(progress, "s", "new") is False
-        assert not progress.exists()
+    def fail(*_):
+        raise OSError(28, "No space left on device")
 
-    def test_a_name_is_no_pattern_and_other_lines_keep_their_ends(self, progress):
-        progress.write_bytes(b"a\r\n<!-- study s.t: status begin -->\r\nold\r\n<!-- study s.t: status end -->\r\nz\r\n")
-        assert refresh_status(progress, "s+t", "new") is False
-        assert refresh_status(progress, "s.t", "new") is True
-        assert progress.read_bytes().startswith(b"a\r\n<!-- study s.t: status begin -->\r\nnew\n<!--")
-        assert progress.read_bytes().endswith(b"end -->\r\nz\r\n")
+    monkeypatch.setattr("afintro.data.files.os.replace", fail)
+    with pytest.raises(UserError):
+        write_status(tmp_path, "s", "1 of 1 cells are done", "")
+    assert path.read_text() == text

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from afintro.data.introspection_texts import read_self_prediction
-from afintro.study.scoring.stated import SMOOTHING, divergence, place_of_likeliest, stated_distribution
+from afintro.study.scoring.stated import SMOOTHING, divergence, rank_of_likeliest, stated_distribution
 
 PLANETS = ["Mars", "Venus", "Saturn"]
 DIE = ["1", "2", "3", "4", "5", "6"]
@@ -36,7 +36,7 @@ def read(text, options=PLANETS, **more):
         "Mars: 50/100\nVenus: 30 out of 100\nSaturn: 20 of a hundred",
         "Mars: about 50\nVenus: ~30\nSaturn: roughly 20",
         "Mars: 50.0\nVenus: 30.00\nSaturn: 20",
-        "Of 100 times:\n\nSaturn: 20\nMars: 50 (my favourite)\nVenus: 30, more or less\n\nTotal: 100\nI am 4 years old.",
+        "Of 100 times:\n\nSaturn: 20\nMars: 50 (my favorite)\nVenus: 30, more or less\n\nTotal: 100\nI am 4 years old.",
         "Mars 50\nVenus 30\nMars 50\nSaturn 20.",
         # Nothing that only looks like a number of Mars.
         "Mars is the 4th planet.\nMars 50\nVenus 30\nSaturn 20",
@@ -44,7 +44,7 @@ def read(text, options=PLANETS, **more):
 )
 def test_lists_of_a_hundred(text):
     assert read(text) == pytest.approx(WANTED)
-    assert stated_distribution(text, PLANETS).renormalised is False
+    assert stated_distribution(text, PLANETS).renormalized is False
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ def test_what_is_left_out_of_a_whole_hundred_is_never():
 def test_other_sums_are_renormalised_and_flagged():
     found = stated_distribution("Mars 1\nVenus 1\nSaturn 2", PLANETS)
     assert found.shares == {"Mars": 0.25, "Venus": 0.25, "Saturn": 0.5}
-    assert found.renormalised is True
+    assert found.renormalized is True
     rounded = stated_distribution("Mars 33\nVenus 33\nSaturn 33", PLANETS)
     assert rounded.shares["Mars"] == pytest.approx(1 / 3)
-    assert rounded.renormalised is False
+    assert rounded.renormalized is False
 
 
 def test_half_a_line_is_not_read():
     """The last number of an answer that was cut may be the first digit of another."""
     text = "Mars 50\nVenus 30\nSaturn 2"
-    assert stated_distribution(text, PLANETS).renormalised is True
+    assert stated_distribution(text, PLANETS).renormalized is True
     assert stated_distribution(text, PLANETS, cut=True) is None
     assert read(f"{text}0\n", cut=True) == pytest.approx(WANTED)
     assert read("Mars 60\nVenus 40\nSat", cut=True) == {"Mars": 0.6, "Venus": 0.4, "Saturn": 0.0}
@@ -159,10 +159,10 @@ def test_divergence():
 
 
 def test_place_of_the_likeliest():
-    assert place_of_likeliest([0.2, 0.7, 0.1], [0.3, 0.6, 0.1]) == 1
-    assert place_of_likeliest([0.2, 0.7, 0.1], [0.6, 0.1, 0.3]) == 3
+    assert rank_of_likeliest([0.2, 0.7, 0.1], [0.3, 0.6, 0.1]) == 1
+    assert rank_of_likeliest([0.2, 0.7, 0.1], [0.6, 0.1, 0.3]) == 3
     # A statement that tells nothing apart earns nothing.
-    assert place_of_likeliest([0.2, 0.7, 0.1], [1 / 3] * 3) == 3
+    assert rank_of_likeliest([0.2, 0.7, 0.1], [1 / 3] * 3) == 3
 
 
 @pytest.mark.parametrize(
