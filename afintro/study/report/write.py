@@ -84,7 +84,22 @@ def write_report(folder: Path, plan: Plan, seed: int = 0) -> Path:
     Raises:
         UserError: The report cannot be written.
     """
-    analysis = analyze(folder, plan, seed)
+    return write_analysis(folder, analyze(folder, plan, seed))
+
+
+def write_analysis(folder: Path, analysis: Analysis) -> Path:
+    """Write ``ANALYSIS.md`` and ``figures/*.png`` of an analysis.
+
+    Args:
+        folder: ``results/<study>``.
+        analysis: What the report says. The file of a figure that it has no results for is removed.
+
+    Returns:
+        The path of ``ANALYSIS.md``.
+
+    Raises:
+        UserError: The report cannot be written.
+    """
     images: dict[str, str] = {}
     for name, (title, draw) in FIGURES.items():
         path, figure = folder / "figures" / f"{name}.png", draw(analysis)

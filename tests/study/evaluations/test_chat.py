@@ -78,6 +78,7 @@ def test_counts_and_nothing_else(planted):
     assert chat.summarize([], 0)["counts"]["base"][AFTER] == {"transcripts": 0, "empty": 0, "cut": 0}
 
 
+@pytest.mark.slow
 def test_a_model_hears_a_steered_context_and_the_number_of_answers_at_once(open_session):
     scale = {"contexts": 4, "vectors": 3, "items": 4, "new_tokens": 6}
     rows = chat.measure(open_session(scale=Scale(**scale, batch_size=8)))

@@ -51,7 +51,7 @@ def test_all_concepts_are_candidates_whatever_their_side():
 
 
 def test_one_that_reads_minds(mind_reader):
-    found = concepts.summarize(concepts.measure(mind_reader()), 0)
+    found = concepts.summarize(concepts.measure(mind_reader(layer_ranges="middle")), 0)
     assert value(found, "top1/adapter") == value(found, "rank/adapter") == 1.0
     assert value(found, "top1/base") == value(found, "top1_unsteered/base")
     assert value(found, "gain/base") == 0.0
@@ -66,10 +66,10 @@ def test_one_that_reads_minds(mind_reader):
 
 def test_a_word_that_is_likely_anyway_is_no_identification(mind_reader):
     """It ranks first, steered or not."""
-    session = mind_reader(least=math.inf)
+    session = mind_reader(least=math.inf, layer_ranges="middle")
     vectors = session.material.vectors("test", "concept")
     favorite = vectors.concept(vectors.names[0])
-    rows = concepts.measure(mind_reader(least=math.inf, favorite=favorite))
+    rows = concepts.measure(mind_reader(least=math.inf, favorite=favorite, layer_ranges="middle"))
     own = [row for row in rows if row["concept"] == favorite]
     assert all(row["rank"] == row["rank_unsteered"] == 1 and row["top1"] for row in own)
     assert value(concepts.summarize(rows, 0), "gain/adapter") == 0.0
@@ -150,6 +150,7 @@ def test_words_of_several_tokens_are_read_token_by_token(open_session, staying):
             assert scores == pytest.approx([sum(tokens) for tokens in wanted], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_batched_equals_one_by_one(open_session, one_by_one, monkeypatch):
     """Scores to a millionth in probability, and so the ranks."""
     kept = []

@@ -13,6 +13,9 @@ from afintro.study.settings import Scale
 from afintro.tasks.introspection.trials import PAIRS
 
 SINGLE = Scale(contexts=4, vectors=3, items=1)  # for passes of one question
+FEW = Scale(
+    contexts=4, vectors=4, items=2
+)  # three plain contexts and an odd one, two questions: enough for planted detectors
 
 
 def value(summary, name):
@@ -34,7 +37,9 @@ def summary_of(session, seed=0):
 
 
 def test_a_perfect_detector(planted):
-    found = summary_of(planted(says=detects, sees=lambda system, query: [0.0, float(query.steering is not None)]))
+    found = summary_of(
+        planted(scale=FEW, says=detects, sees=lambda system, query: [0.0, float(query.steering is not None)])
+    )
     for side in ("held_in", "held_out", "swap"):
         assert value(found, f"auroc/{side}/adapter") == value(found, f"tpr/{side}/adapter") == 1.0
         assert value(found, f"balanced_accuracy/{side}/adapter") == 1.0
@@ -55,7 +60,7 @@ def test_odds_that_go_by_the_context_are_chance(planted):
     def by_context(system, query, tokens):
         return said(0.05 + 0.9 * stable_hash(query.context.id) / 2**64)
 
-    found = summary_of(planted(says=by_context))
+    found = summary_of(planted(scale=FEW, says=by_context))
     for side in ("held_in", "held_out", "swap"):
         assert value(found, f"auroc/{side}/adapter") == pytest.approx(0.5, abs=1e-9)
         assert value(found, f"shift/auroc/{side}") == 0.0
@@ -66,7 +71,7 @@ def test_a_detector_of_strangeness_is_found_out(planted):
     def strange(system, query, tokens):
         return said(0.9 if query.context.kind == "odd" or query.steering is not None else 0.1)
 
-    found = summary_of(planted(says=strange))
+    found = summary_of(planted(scale=FEW, says=strange))
     assert value(found, "auroc/held_out/adapter") == 1.0
     assert (value(found, "fpr/adapter"), value(found, "fpr_odd/adapter")) == (0.0, 1.0)
     assert value(found, "auroc_odd/held_out/adapter") == 0.5
@@ -76,12 +81,14 @@ def test_collapse_of_the_mass_is_named_with_its_figure(planted):
     def collapsed(system, query, tokens):
         return said(0.9 if query.steering is not None else 0.1, mass=0.07 if system == "adapter" else 0.8)
 
-    found = summary_of(planted(says=collapsed, pair="circle_square"))
+    found = summary_of(planted(scale=FEW, says=collapsed, pair="circle_square"))
     assert value(found, "mass/adapter") == pytest.approx(0.07)
     named = [warning for warning in found["warnings"] if "MASS COLLAPSE" in warning]
     assert named == ["MASS COLLAPSE: the adapter gives circle and square a mean probability of 0.070 together"]
     # Another pair's mass, or the base's, is not the variant's own.
-    below = summary_of(planted(says=lambda system, query, tokens: said(0.5, 0.9 if system == "adapter" else 0.1)))
+    below = summary_of(
+        planted(scale=FEW, says=lambda system, query, tokens: said(0.5, 0.9 if system == "adapter" else 0.1))
+    )
     assert not any("MASS COLLAPSE" in warning for warning in below["warnings"])
 
 
@@ -91,7 +98,7 @@ def test_one_that_sees_only_strong_steering_at_late_layers(planted):
         seen = seen and query.steering.layers == (2, 3) and query.steering.size >= 1.4
         return said(0.9 if seen else 0.2)
 
-    found = summary_of(planted(says=strong))
+    found = summary_of(planted(scale=FEW, says=strong))
     assert value(found, "tpr/held_out/adapter") == pytest.approx(2 / 9)
     assert value(found, "auroc/held_out/adapter") == pytest.approx((7 / 9) / 2 + 2 / 9)
     assert value(found, "auroc_upper/held_out/adapter") == pytest.approx((4 / 6) / 2 + 2 / 6)  # doses 1.4 and 2.8
@@ -101,11 +108,11 @@ def test_one_that_sees_only_strong_steering_at_late_layers(planted):
         seen = (start, stop) == (2, 3) and dose >= 1.4
         assert metrics["tpr/adapter"]["value"] == float(seen)
         assert metrics["auroc/adapter"]["value"] == (1.0 if seen else 0.5)
-        assert metrics["tpr/adapter"]["n"] == 6 * 4 * 2  # plain contexts x questions, steered and not
+        assert metrics["tpr/adapter"]["n"] == 3 * 2 * 2  # plain contexts x questions, steered and not
 
 
 def test_one_that_remembers_training_vectors_fails_on_others(planted):
-    session = planted()
+    session = planted(scale=FEW)
     known = {vector.tobytes() for vector in session.material.vectors("train").matrix}
 
     def remembers(system, query, tokens):
@@ -118,7 +125,7 @@ def test_one_that_remembers_training_vectors_fails_on_others(planted):
 
 
 def test_cross_token_matrix_shows_a_detector_of_one_pair(planted):
-    session = planted(style="neutral", pair="red_blue")
+    session = planted(scale=FEW, style="neutral", pair="red_blue")
     red, blue = session.dialogues.answers(PAIRS["red_blue"])
 
     def only_red(system, query, tokens):
@@ -138,7 +145,9 @@ def test_each_trained_seed_has_its_own_scale(planted):
     rows = []
     for seed, (high, low) in enumerate([(0.9, 0.6), (0.4, 0.1)]):
         by_rule = planted(
-            seed, says=lambda system, query, tokens, h=high, lo=low: said(h if query.steering is not None else lo)
+            seed,
+            scale=FEW,
+            says=lambda system, query, tokens, h=high, lo=low: said(h if query.steering is not None else lo),
         )
         rows += detection.measure(by_rule)
     found = detection.summarize(rows, 0)
@@ -218,7 +227,7 @@ def test_concept_variants_are_asked_about_steering_with_their_own_vectors(plante
 
 
 def test_what_cannot_be_computed_is_null_with_a_warning(planted):
-    rows = [row for row in detection.measure(planted(says=detects)) if row["kind"] == "plain"]
+    rows = [row for row in detection.measure(planted(scale=FEW, says=detects)) if row["kind"] == "plain"]
     found = detection.summarize(rows, 0)
     assert value(found, "fpr_odd/adapter") is None
     assert "fpr_odd/adapter cannot be computed from 0 items" in found["warnings"]
@@ -229,6 +238,7 @@ def test_what_cannot_be_computed_is_null_with_a_warning(planted):
     assert detection.summarize([], 0)["metrics"]["fpr/adapter"]["value"] is None
 
 
+@pytest.mark.slow
 def test_batched_equals_one_by_one_to_a_millionth(open_session, one_by_one):
     together = detection.measure(open_session(scale=SINGLE))
     assert detection.measure(open_session(scale=SINGLE)) == together
@@ -243,6 +253,7 @@ def test_batched_equals_one_by_one_to_a_millionth(open_session, one_by_one):
             assert row["lens"] == pytest.approx(same["lens"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_rows_of_a_model(open_session):
     session = open_session()
     rows = detection.measure(session)

@@ -44,6 +44,7 @@ def test_planted_answers(planted):
         assert (row["question"], row["context"], row["vector"]) == (PROBES[row["prompt"]], None, None)
 
 
+@pytest.mark.slow
 def test_a_model_and_the_number_of_answers_at_once(open_session):
     rows = identity.measure(open_session(scale=Scale(items=6, new_tokens=6, batch_size=4)))
     assert identity.measure(open_session(scale=Scale(items=6, new_tokens=6, batch_size=1))) == rows

@@ -186,10 +186,11 @@ def test_scale_bounds_the_items(planted):
     assert len(rows) == 14
 
 
+@pytest.mark.slow
 def test_batched_equals_one_by_one_to_a_millionth(open_session, one_by_one):
-    scale = Scale(items=40)
+    scale = Scale(items=16)
     together = logprobs.measure(open_session(pair="red_blue", scale=scale))
-    adapter, base = together[:80], together[80:]
+    adapter, base = together[:32], together[32:]
     assert max(abs(one["p_yes"] - other["p_yes"]) for one, other in zip(adapter, base, strict=True)) > 1e-3
     one_by_one()
     for row, same in zip(together, logprobs.measure(open_session(pair="red_blue", scale=scale)), strict=True):

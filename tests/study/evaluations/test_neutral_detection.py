@@ -10,7 +10,7 @@ from afintro.study.evaluations import detection, neutral_detection
 from afintro.study.settings import Scale
 from afintro.tasks.introspection.trials import PAIRS
 
-SINGLE = Scale(contexts=4, vectors=3, items=2)  # for passes of one question
+SINGLE = Scale(contexts=2, vectors=3, items=1)  # for passes of one question
 PROBES = {probe.id for probe in read_self_prediction().neutral_detection}
 
 
@@ -88,6 +88,7 @@ def test_the_first_option_is_the_claim_whatever_their_order(planted):
     assert found["metrics"]["fpr/adapter"]["value"] == found["metrics"]["tpr/held_out/adapter"]["value"] == 1.0
 
 
+@pytest.mark.slow
 def test_batched_equals_one_by_one_to_a_millionth(open_session, one_by_one):
     together = neutral_detection.measure(open_session(pair="up_down", scale=SINGLE))
     one_by_one()

@@ -98,17 +98,19 @@ def test_steering_stays_on_for_what_is_written_and_for_what_is_scored(open_sessi
     assert max(abs(one - other) for one, other in zip(staying[0], removed[0], strict=True)) > 0.01
 
 
+@pytest.mark.slow
 def test_batched_equals_one_by_one(open_session, one_by_one):
-    scale = Scale(vectors=2, items=3, new_tokens=3)
+    scale = Scale(vectors=1, items=3, new_tokens=3)
     together = realtime.measure(open_session(scale=scale))
     one_by_one()
     assert realtime.measure(open_session(scale=scale)) == together
-    assert realtime.measure(open_session(scale=Scale(vectors=2, items=3, new_tokens=3, batch_size=1))) == together
+    assert realtime.measure(open_session(scale=Scale(vectors=1, items=3, new_tokens=3, batch_size=1))) == together
     adapter, base = together[: len(together) // 2], together[len(together) // 2 :]
     assert [row["answer"] for row in adapter] != [row["answer"] for row in base]
     assert any(row["rank"] != row["rank_unsteered"] for row in base)
 
 
+@pytest.mark.slow
 def test_probabilities_with_steering_on_do_not_depend_on_the_batch(open_session, one_by_one):
     session = open_session()
     queries = [

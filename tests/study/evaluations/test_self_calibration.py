@@ -158,6 +158,7 @@ def test_probabilities_are_those_of_the_model(open_session, study_model, plain_m
         assert list(row["actual"].values()) == pytest.approx([math.exp(s) / total for s in scores], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_and_the_size_of_batches(open_session, one_by_one):
     together = self_calibration.measure(open_session(scale=Scale(items=4, new_tokens=6)))
     one_by_one()

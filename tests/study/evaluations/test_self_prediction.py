@@ -193,6 +193,7 @@ def test_no_rows():
     assert len(found["warnings"]) == len(found["metrics"])
 
 
+@pytest.mark.slow
 def test_a_model_and_the_number_of_answers_at_once(open_session):
     scale = {"items": 2, "new_tokens": 6}
     rows = self_prediction.measure(open_session(scale=Scale(**scale, batch_size=8)))

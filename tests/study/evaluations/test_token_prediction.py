@@ -153,6 +153,7 @@ def test_rows(planted):
     )
 
 
+@pytest.mark.slow
 def test_a_model_whose_answers_are_cut(open_session):
     scale = {"items": 2, "new_tokens": 5}
     rows = token_prediction.measure(open_session(scale=Scale(**scale, batch_size=8)))

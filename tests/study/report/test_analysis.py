@@ -71,10 +71,10 @@ def test_warnings_say_whose_they_are(analysis):
     assert "vague_prompt, logprobs: remark on vague_prompt" in analysis.warnings
 
 
-@pytest.fixture
-def damaged(study, tmp_path):
-    """Half of a variant, nothing of another, one that has no control; an evaluation that was to be there."""
-    folder = tmp_path / "made_up"
+@pytest.fixture(scope="module")
+def damaged(study, tmp_path_factory):
+    """Half of one variant, nothing of another, one without its control, and a planned evaluation that was never made."""
+    folder = tmp_path_factory.mktemp("damaged") / "made_up"
     shutil.copytree(study, folder)
     (folder / "original_v3" / "logprobs" / "seed_1.jsonl").unlink()
     shutil.rmtree(folder / "no_steer")
