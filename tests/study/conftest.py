@@ -1,4 +1,4 @@
-"""The made-up study, written and analysed once."""
+"""The made-up study, written and analyzed once for all tests."""
 
 import pytest
 
@@ -8,11 +8,11 @@ from tests.study.made_up import PLAN, write_study
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory):
-    """Its folder, complete; not to be written to."""
+    """Return the folder of the complete study, which no test may write to."""
     return write_study(tmp_path_factory.mktemp("results") / "made_up")
 
 
 @pytest.fixture(scope="session")
 def analysis(study):
-    """What there is in it."""
+    """Return the analysis of the study."""
     return analyze(study, PLAN)

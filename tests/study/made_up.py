@@ -1,4 +1,4 @@
-"""A made-up study on disk, whose effects are known: what the analysis has to find again."""
+"""Write a made-up study with known effects, which the analysis has to find again."""
 
 import json
 from pathlib import Path
@@ -19,14 +19,14 @@ EFFECTS = {
     "vague_prompt": (0.3, 0.3),  # yes to everything
     LOW: (0.3, -0.3),  # a claim without mass
 }
-STRENGTH = {"original_v3": 1.5, "no_steer": 0.0, "vague_prompt": 1.0, LOW: 0.2}
+DETECTABILITY = {"original_v3": 1.5, "no_steer": 0.0, "vague_prompt": 1.0, LOW: 0.2}
 SEEDS = (0, 1)
 EVALUATIONS = ("detection", "logprobs", "self_prediction")
 PLAN = Plan("made_up", dict.fromkeys(EFFECTS, EVALUATIONS), SEEDS)
 
 
 def answer(system, question, p_yes, mass=0.9, pair="yes_no", **other):
-    """One row of ``logprobs``."""
+    """Return one row of ``logprobs``."""
     category, _, _ = question.rpartition("-")
     return {
         "system": system,
@@ -49,7 +49,7 @@ def answer(system, question, p_yes, mass=0.9, pair="yes_no", **other):
 
 
 def both(question, base, adapter, seed=0, **other):
-    """One item's rows of both systems."""
+    """Return the rows of both systems about one item."""
     return [
         answer("adapter", question, adapter, seed=seed, **other),
         answer("base", question, base, seed=seed, **other),
@@ -57,7 +57,7 @@ def both(question, base, adapter, seed=0, **other):
 
 
 def logprobs(variant, seed):
-    """Self-reports shift by the variant's effect, controls by its yes bias, give or take noise of items and of the seed."""
+    """Return rows whose self-reports shift by the variant's effect and whose controls shift by its yes bias, with noise."""
     rng = np.random.default_rng([seed, *variant.encode()])
     worded, twin = EFFECTS[variant]
     bias, of_seed = (worded + twin) / 2, rng.normal(0, 0.01)
@@ -76,39 +76,42 @@ def logprobs(variant, seed):
 
 
 def detection(variant, seed):
-    """Odds that grow with the dose by the variant's strength, with the pair it was trained with alone; the base sees nothing."""
+    """Return rows whose odds grow with the strength for the adapter and the trained pair alone; the base sees nothing."""
     rng = np.random.default_rng([seed, 1, *variant.encode()])
     readings = [("none", None, None)]
     readings += [
-        (side, layers, dose) for side in ("held_in", "held_out") for layers in ((0, 2), (2, 4)) for dose in (1.0, 2.0)
+        (condition, layers, strength)
+        for condition in ("held_in", "held_out")
+        for layers in ((0, 2), (2, 4))
+        for strength in (1.0, 2.0)
     ]
     rows = []
     for system in ("adapter", "base"):
         for context in range(8):
-            for side, layers, dose in readings:
+            for condition, layers, strength in readings:
                 for question in range(2):
                     for pair in ("yes_no", "red_blue"):
-                        seen = STRENGTH[variant] * (dose or 0) * (system == "adapter") * (pair == "yes_no")
+                        seen = DETECTABILITY[variant] * (strength or 0) * (system == "adapter") * (pair == "yes_no")
                         rows.append({
                             "system": system, "seed": seed, "context": f"c{context}", "question": f"q{question}",
-                            "vector": None if dose is None else f"{side}{context % 4}", "side": side,
-                            "steered": dose is not None, "layers": None if layers is None else list(layers), "dose": dose,
+                            "vector": None if strength is None else f"{condition}{context % 4}", "side": condition,
+                            "steered": strength is not None, "layers": None if layers is None else list(layers), "dose": strength,
                             "pair": pair, "native": pair == "yes_no", "style": "suggestive",
                             "kind": "odd" if context % 4 == 3 else "plain",
-                            "odds": float(rng.normal(2 * seen - STRENGTH[variant], 1)),
+                            "odds": float(rng.normal(2 * seen - DETECTABILITY[variant], 1)),
                             "mass": 0.3 if variant == LOW else 0.9, "lens": None,
                         })  # fmt: skip
     return rows
 
 
 def write_rows(folder, variant, evaluation, seed, rows):
-    """A cell's file."""
+    """Write the file of one evaluation."""
     header = {"evaluation": evaluation, "variant": variant, "seed": seed, "step": 300, "identity": {}}
     write_jsonl(folder / variant / evaluation / f"seed_{seed}.jsonl", [header, *rows])
 
 
 def write_study(folder: Path) -> Path:
-    """Every cell of :data:`PLAN` with its summaries."""
+    """Write every evaluation of :data:`PLAN` with its summary."""
     for variant in EFFECTS:
         found = []
         for seed in SEEDS:
@@ -130,5 +133,5 @@ def write_study(folder: Path) -> Path:
 
 
 def read(path):
-    """The rows of a file."""
+    """Read the lines of a file of rows."""
     return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""A study whose trainings and evaluations take no time: what the runner does with them is what is tested."""
+"""Make a study whose trainings and evaluations take no time, to test what the runner does with them."""
 
 import json
 import sys
@@ -16,11 +16,13 @@ from afintro.study.settings import read_study
 
 
 class Quick:
-    """A study of two variants, two seeds and two evaluations in a folder, with what was done of it.
+    """A study of two variants, two seeds and two evaluations in a folder, with a record of its work.
 
     Attributes:
-        did: Each training (variant, seed, whether it went on from a checkpoint) and evaluation (variant, seed, name), in order.
-        fails: What raises: ``(variant, stage)``, to the exception.
+        did: Each training (variant, seed, whether it continued from a checkpoint) and each evaluation (variant, seed, name),
+            in order.
+        fails: The exceptions that stages raise, by variant and stage.
+        opened: The runs whose sessions were opened.
     """
 
     def __init__(self, folder: Path, monkeypatch: Any) -> None:
@@ -42,17 +44,17 @@ class Quick:
 
     @property
     def config(self) -> Path:
-        """The study's file."""
+        """Write the study's YAML file and return its path."""
         path = self.folder / "study.yaml"
         path.write_text(yaml.safe_dump(self.settings, sort_keys=False))
         return path
 
     def matrix(self, **chosen: Any) -> Matrix:
-        """As the study's file has it now."""
+        """Return the matrix of the study's file as it is now."""
         return Matrix(read_study(self.config), **chosen)
 
     def run(self, **chosen: Any) -> list[tuple[str, int, str]]:
-        """Run it; what failed, as variant, seed and stage."""
+        """Run the study and return what failed, as variant, seed and stage."""
         failed = runner.Runner(self.matrix(**chosen)).run()
         return [(unit.variant, unit.seed, stage) for unit, stage, _ in failed]
 
@@ -89,7 +91,7 @@ class Quick:
 
 
 def save(run: Path, step: int, weight: float = 1.0) -> Path:
-    """A checkpoint as a training leaves it."""
+    """Write a checkpoint as a training leaves it."""
     path = run / "checkpoints" / "last.ckpt"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"global_step": step, "state_dict": {"a": torch.full((2,), float(weight))}}, path)

@@ -1,4 +1,4 @@
-"""A session on a tiny random model, and one whose answers follow a rule, so that results are known beforehand."""
+"""Sessions on a tiny random model, and sessions whose answers follow a rule, so that the results are known beforehand."""
 
 from contextlib import contextmanager
 
@@ -18,13 +18,13 @@ STRENGTHS = Strengths(train=[0.5, 1.0], validation=[0.6, 1.1], test=[0.7, 1.4, 2
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    """Vectors that a model decides are made once for all tests."""
+    """Make the vectors that depend on a model once for all tests."""
     monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path_factory.getbasetemp() / "study_cache"))
 
 
 @pytest.fixture(scope="session")
 def study_module(study_model):
-    """An adapter that changes the answers."""
+    """Return a module with an adapter that changes the answers."""
     module = ExplainerModule(str(study_model), lora=Lora(r=2, alpha=4))
     with torch.random.fork_rng():
         torch.manual_seed(0)  # half of an adapter starts at random: whichever test comes first, the same
@@ -37,13 +37,13 @@ def study_module(study_model):
 
 
 def variant(**settings):
-    """The data of a variant, with short contexts."""
+    """Return the data of a variant with short contexts."""
     return Introspection(**{"longest_context": 300, "doses": STRENGTHS, "vector_count": 6, **settings})
 
 
 @pytest.fixture
 def open_session(study_module):
-    """Makes a session of a variant; further arguments are those of its data."""
+    """Return a function that opens a session of a variant. Further arguments are those of its data."""
 
     def make(seed=0, scale=None, **settings):
         scale = scale or Scale(contexts=4, vectors=3, items=3, new_tokens=4, batch_size=8)
@@ -54,11 +54,11 @@ def open_session(study_module):
 
 
 class Planted(Session):
-    """Answers by rule instead of by a model, and keeps what it was asked.
+    """A session that answers by rules instead of a model, and keeps what it was asked.
 
     ``says(system, query, tokens)`` gives log-probabilities of answer tokens, ``sees(system, query)`` odds by layer,
-    ``scores(system, query, words)`` log-probabilities of words, ``writes(system, query)`` an answer, as text or as it
-    is written.
+    ``scores(system, query, words)`` log-probabilities of words, ``writes(system, query)`` an answer, as text or as a
+    written answer.
     """
 
     current = "adapter"
@@ -90,7 +90,7 @@ class Planted(Session):
 
 @pytest.fixture
 def planted(study_module):
-    """Makes such a session."""
+    """Return a function that makes a planted session."""
 
     def make(seed=0, scale=None, says=None, sees=None, scores=None, writes=None, **settings):
         scale = scale or Scale(contexts=8, vectors=4, items=1000)
@@ -103,7 +103,7 @@ def planted(study_module):
 
 @pytest.fixture
 def one_by_one(monkeypatch):
-    """From here on sessions put every query alone, in a forward pass of its own, last one first."""
+    """Return a function after which sessions put every query in a forward pass of its own, last query first."""
     ask, score, lens = Session.ask, Session.score, Session.lens
 
     def backwards(single):

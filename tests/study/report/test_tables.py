@@ -119,5 +119,5 @@ def test_curves_are_folded_by_variant(analysis):
     assert "| held out | 2 to 3 | 2 |" in text
 
 
-def test_headline_of_no_common_metric():
-    assert tables.primary_metrics({"v": {"shift/x": Estimate(0.1, 0.0, 0.2, 9)}}) == "No metric of both systems.\n"
+def test_metrics_without_values_of_both_systems_make_no_table():
+    assert tables.primary_metrics({"v": {"shift/x": Estimate(0.1, 0.0, 0.2, 9)}}).startswith("No metric")
