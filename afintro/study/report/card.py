@@ -154,7 +154,7 @@ def _metrics(trained: Trained) -> str:
         parts.append(_warned(summary))
     for path in sorted(trained.run.parent.glob("*/summary.json")) if trained.record else []:
         parts.append(_evaluation(trained, path))
-    return "\n".join(part for part in parts if part) or "No metrics were found beside the checkpoint.\n"
+    return "\n".join(part for part in parts if part) or "None were found beside the checkpoint.\n"
 
 
 def _evaluation(trained: Trained, path: Path) -> str:
