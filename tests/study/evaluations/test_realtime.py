@@ -88,7 +88,7 @@ def test_steering_stays_on_for_what_is_written_and_for_what_is_scored(open_sessi
     with session.system("adapter"):
         staying = session.score(queries, [words] * len(queries), keep_steering=True)
         removed = session.score(queries[:4:2], [words] * 2)
-        written = session.write(queries, keep_steering=True)
+        written = [answer.text for answer in session.write(queries, keep_steering=True)]
     best = [" " + words[max(range(len(words)), key=scores.__getitem__)] for scores in staying]
     pairs = [(likely, said) for likely, said in zip(best, written, strict=True) if said[1:] in words and said[0] == " "]
     assert len(pairs) >= 2
