@@ -87,7 +87,7 @@ class TestPairs:
 
 
 def by_hand(model, tokenizer, concepts, layer):
-    """Centred concept vectors from transformers' hidden states, one text a pass, in float64."""
+    """Centered concept vectors from transformers' hidden states, one text a pass, in float64."""
     leading = [tokenizer.bos_token_id, *encode_text(tokenizer, "<|user|>")]
 
     def mean(text):
@@ -106,8 +106,9 @@ def by_hand(model, tokenizer, concepts, layer):
 
 class TestConcepts:
     @pytest.mark.parametrize("layer", [None, -1])
-    def test_equal_those_of_transformers(self, model_directories, architecture, plain_model, tokenizer, layer):
-        directory = model_directories[architecture]
+    def test_equal_those_of_transformers(self, model_directories, plain_model, tokenizer, layer):
+        """Of one architecture: states of every architecture are compared in test_layer_states."""
+        directory = model_directories["llama"]
         found = concept_vectors(directory, None, FEW, 0, layer)
         wanted, raw = by_hand(plain_model(directory, torch.float64), tokenizer, FEW, 1 if layer is None else layer)
         got = vectors(found)
@@ -263,8 +264,8 @@ def texts(each=8, longest=300):
 
 class TestSwaps:
     @pytest.mark.parametrize("layer", [None, 0])
-    def test_are_the_states_at_their_places(self, model_directories, architecture, plain_model, tokenizer, layer):
-        directory, chosen = model_directories[architecture], texts(4)
+    def test_are_the_states_at_their_places(self, model_directories, plain_model, tokenizer, layer):
+        directory, chosen = model_directories["llama"], texts(4)
         found = swap_vectors(directory, None, chosen, 10, 0, layer)
         plain = plain_model(directory, torch.float64)
         for split in SPLITS:

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import threading
+from itertools import product
 
 import numpy as np
 import pytest
@@ -19,19 +20,19 @@ ROWS = [[7, 8, 9, 10, 11], [20], [12, 13, 14], [30, 31, 32, 33, 34, 35, 36], [20
 
 
 class TestRead:
-    @pytest.mark.parametrize("tokens", [1, 6, 8_192])  # one text a pass, a few, all
-    @pytest.mark.parametrize("layer", [-1, 0, 1])
-    def test_are_transformers_hidden_states(self, model_directories, architecture, plain_model, layer, tokens):
-        states = LayerStates(model_directories[architecture], layer=layer)
-        found = dict(states.read(ROWS, tokens))
-        assert sorted(found) == list(range(len(ROWS)))
+    def test_are_transformers_hidden_states(self, model_directories, architecture, plain_model):
+        """At every layer, with one text in a pass, with a few, and with all texts in one pass."""
         plain = plain_model(model_directories[architecture], torch.float64)
-        for index, row in enumerate(ROWS):
-            with torch.no_grad():
-                wanted = plain(torch.tensor([row]), output_hidden_states=True).hidden_states[layer + 1][0]
-            assert found[index].dtype == np.float32
-            assert found[index].shape == (len(row), states.width) == (len(row), 32)
-            np.testing.assert_allclose(found[index], wanted, rtol=1e-3, atol=1e-4)
+        with torch.no_grad():
+            hidden = [plain(torch.tensor([row]), output_hidden_states=True).hidden_states for row in ROWS]
+        for layer, tokens in product((-1, 0, 1), (1, 6, 8_192)):
+            states = LayerStates(model_directories[architecture], layer=layer)
+            found = dict(states.read(ROWS, tokens))
+            assert sorted(found) == list(range(len(ROWS)))
+            for index, row in enumerate(ROWS):
+                assert found[index].dtype == np.float32
+                assert found[index].shape == (len(row), states.width) == (len(row), 32)
+                np.testing.assert_allclose(found[index], hidden[index][layer + 1][0], rtol=1e-3, atol=1e-4)
 
     def test_model_that_takes_no_packed_rows(self, tmp_path):
         settings = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 263}
