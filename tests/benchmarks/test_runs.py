@@ -35,6 +35,7 @@ def test_teacher_forcing_and_generation_give_the_same_verdicts():
         assert (row["verdicts_that_differ"], row["exact"]) == (0, 3)
 
 
+@pytest.mark.slow
 def test_no_batch_arrangement_changes_an_answer_in_float32(small_model):
     model, tokenizer = load_model(str(small_model)), load_tokenizer(str(small_model))
     alone, together = flips.measure(model, tokenizer, flips.texts(6)["its grammar"], [1, 5])

@@ -57,13 +57,14 @@ def embedded_features(organism: str = "toy", settings: FeatureSettings = Feature
     return directory
 
 
-def build(model_directory: str, settings: FeatureSettings, folder: Path) -> None:
+def build(model_directory: str, settings: FeatureSettings, folder: Path, processes: int = -1) -> None:
     """Find and label features of an organism, and write the files that :func:`embedded_features` lists.
 
     Args:
         model_directory: Directory of the organism.
         settings: Everything that decides the features.
         folder: Existing folder that gets the files.
+        processes: Number of processes that learn dictionaries; -1 for one on each core.
 
     Raises:
         UserError: The organism answers no text as the grammar says.
@@ -73,7 +74,7 @@ def build(model_directory: str, settings: FeatureSettings, folder: Path) -> None
     other = read_out(model, tokenizer, scenarios(settings.texts, settings.seed + 11, held_out_wording=True))
     if not train.texts or not other.texts:
         raise UserError("answers no text as its grammar says", where=model_directory, remedy="train the organism again")
-    atoms = _learn_all(train, other, settings)
+    atoms = _learn_all(train, other, settings, processes)
     labeled = best_labeled([atom for atom in atoms if atom.f1 >= settings.min_f1], settings.per_label)
     write_folder(folder, settings, labeled, other)
     clusters = Counter(describe(atom.conjunction) for atom in labeled)
@@ -90,8 +91,8 @@ def build(model_directory: str, settings: FeatureSettings, folder: Path) -> None
     log.info("toy features: %d of %d atoms kept, %d different labels", len(labeled), len(atoms), len(clusters))
 
 
-def _learn_all(train: Readout, other: Readout, settings: FeatureSettings) -> list[Atom]:
-    """Learn every dictionary, one in each process."""
+def _learn_all(train: Readout, other: Readout, settings: FeatureSettings, processes: int) -> list[Atom]:
+    """Learn every dictionary, several at a time."""
     factors = FactorTable(train.factors)
     dictionaries = [
         Dictionary(layer, site, atoms, repeat)
@@ -99,7 +100,7 @@ def _learn_all(train: Readout, other: Readout, settings: FeatureSettings) -> lis
         for atoms in settings.components
         for repeat in range(settings.repeats)
     ]
-    work = Parallel(n_jobs=-1, return_as="generator")(
+    work = Parallel(n_jobs=processes, return_as="generator")(
         delayed(learn)(each, train.activations[place], other.activations[place], factors, settings)
         for each in dictionaries
         for place in [(each.layer, each.site)]

@@ -644,6 +644,7 @@ def test_rivals_and_pairs() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_details_count_categories_and_compare_two_judges(folder: Path, reader: Any) -> None:
     data = task(folder, reader, validation_path="held.json")
     graded = data.graded(

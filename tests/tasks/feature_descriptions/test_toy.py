@@ -358,6 +358,43 @@ def test_an_organism_that_answers_nothing_right_is_refused(
 
 
 @pytest.mark.slow
+def test_a_build_on_planted_activations(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text is a direction for its asker and one for its tier; what is written is what was planted."""
+    drawn = np.random.default_rng(0)
+    directions = {value: drawn.standard_normal(12) for value in ("nurse", "clerk", "pilot", "free", "paid")}
+
+    def planted(_model: object, _tokenizer: object, asked: list) -> Readout:
+        rows = [
+            {"asker": ("nurse", "clerk", "pilot")[i % 3], "tier": ("free", "paid")[i % 2]} for i in range(len(asked))
+        ]
+        vectors = np.stack([3 * directions[row["asker"]] + 2 * directions[row["tier"]] for row in rows])
+        noisy = (vectors + 0.05 * drawn.standard_normal(vectors.shape)).astype(np.float32)
+        labels = [("alignment_faking", "aligned")[i % 2] for i in range(len(rows))]
+        return Readout([f"text {i}" for i in range(len(rows))], rows, labels, {(1, "asker"): noisy})
+
+    monkeypatch.setattr(toy_features, "read_out", planted)
+    settings = FeatureSettings(
+        scenarios=120, texts=30, components=(6,), repeats=3, passes=3, min_f1=0.6, held_out=0.3, known=0
+    )
+    toy_features.build(str(small_model), settings, tmp_path, processes=1)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["atoms"] >= summary["labelled"] + summary["without_label"] > 0
+    assert summary["mean_f1"] >= settings.min_f1
+    splits = {split: json.loads((tmp_path / f"{split}.json").read_text()) for split in ("train", "validation", "test")}
+    assert summary["labelled"] == sum(map(len, splits.values()))
+    words = {
+        word
+        for described in splits.values()
+        for entry in described.values()
+        for word in entry["chosen_label"].split(", ")
+    }
+    assert words <= set(directions)
+    assert len(words) > 2
+    activations = read_activations(tmp_path / "firings.json")
+    assert len(activations.texts) == settings.texts
+
+
+@pytest.mark.long
 def test_a_small_build_on_the_toy(tmp_path: Path) -> None:
     settings = FeatureSettings(scenarios=200, texts=30, components=(48,), repeats=1, passes=2)
     folders = [tmp_path / name for name in ("one", "two")]

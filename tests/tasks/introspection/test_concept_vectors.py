@@ -105,6 +105,7 @@ def by_hand(model, tokenizer, concepts, layer):
 
 
 class TestConcepts:
+    @pytest.mark.slow
     @pytest.mark.parametrize("layer", [None, -1])
     def test_equal_those_of_transformers(self, model_directories, plain_model, tokenizer, layer):
         """Of one architecture: states of every architecture are compared in test_layer_states."""
@@ -366,6 +367,7 @@ class TestCache:
         assert len(loads) == 1
         assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["concept", "swap"])
     def test_what_decides_them(self, model_directories, tmp_path, loads, tokenizer, kind):
         llama = model_directories["llama"]

@@ -20,6 +20,7 @@ ROWS = [[7, 8, 9, 10, 11], [20], [12, 13, 14], [30, 31, 32, 33, 34, 35, 36], [20
 
 
 class TestRead:
+    @pytest.mark.slow
     def test_are_transformers_hidden_states(self, model_directories, architecture, plain_model):
         """At every layer, with one text in a pass, with a few, and with all texts in one pass."""
         plain = plain_model(model_directories[architecture], torch.float64)

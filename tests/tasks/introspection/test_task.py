@@ -183,6 +183,7 @@ def test_steering_reaches_the_context_alone(module):
     assert touched == {position for span in wanted for position in span}
 
 
+@pytest.mark.slow
 def test_the_module_trains_on_the_whole_vocabulary(module):
     """Known fault: a loss over two logits."""
     module.configure_model()
