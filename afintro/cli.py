@@ -21,22 +21,26 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from afintro.callbacks import Preflight, Results, Throughput
 from afintro.cli_errors import explain
+from afintro.cli_settings import configured_task, settings_help, task_classes
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import resolve_checkpoint
 from afintro.explainer.comparisons import train_comparison
 from afintro.explainer.module import ExplainerModule
 from afintro.explainer.sharding import Sharded
+from afintro.shipped import shipped_config
 from afintro.tasks.base import OTHER_BASE, TEXT_ONLY, TaskData
 
 LOGS = Path("lightning_logs")
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
+CONFIG_FLAGS = ("--config", "-c")
 
 
 class ExplainerCLI(LightningCLI):
     """LightningCLI with a fixed model class, one data module class a task, and the results contract."""
 
-    def __init__(self, args: Sequence[str] | None = None) -> None:
+    def __init__(self, args: Sequence[str]) -> None:
         self.results = Results()
+        task_classes()  # imported, they can be named without their module: --data ContextAblation
         super().__init__(
             ExplainerModule,
             TaskData,
@@ -47,23 +51,24 @@ class ExplainerCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": [self.results, Throughput(), Preflight()]},
             parser_kwargs={
+                "prog": program_name(),
                 "exit_on_error": False,
                 "allow_abbrev": False,
                 **{name: {"exit_on_error": False, "allow_abbrev": False} for name in SUBCOMMANDS},
             },
-            args=None if args is None else list(args),
+            args=list(args),
         )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """fit, validate, test and predict; what they take besides comes from the configuration."""
+        """Return fit, validate, test and predict, each with the arguments that the configuration gives it instead."""
         return {
             name: {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "weights_only"}
             for name in SUBCOMMANDS
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Comparison explainers that are trained after ``fit``: on another base, and without vectors."""
+        """Add the comparison explainers that are trained after ``fit``: on another base, and without vectors."""
         parser.add_argument(
             "--other_base",
             type=str | None,
@@ -77,12 +82,16 @@ class ExplainerCLI(LightningCLI):
             help="after fit, train the same explainer with zero vectors too, as a comparison (tasks with vectors)",
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments; ``configs/...`` means the packaged file where no such local file exists."""
+        self.config = parser.parse_args(with_shipped_configs(args))
+
     def before_instantiate_classes(self) -> None:
         """Name the run's folder after its task, and find the checkpoint that ``best`` and ``last`` mean."""
         settings = self.config[self.subcommand]
         task = self._data_class(settings).task
         if settings.get("text_only") and not self._data_class(settings).has_vectors:
-            raise UserError(f"{task} has no vectors", where="--text_only", remedy="leave it out")
+            raise UserError(f"needs vectors, and {task} has none", where="--text_only", remedy="leave it out")
         checkpoint = settings.get("ckpt_path")
         if checkpoint:
             settings.ckpt_path = str(resolve_checkpoint(checkpoint, LOGS, task))
@@ -94,12 +103,12 @@ class ExplainerCLI(LightningCLI):
     @staticmethod
     def _data_class(settings: Any) -> type[TaskData]:
         module, name = settings.data.class_path.rsplit(".", 1)
-        found = getattr(sys.modules[module], name)
-        assert issubclass(found, TaskData)
-        return found
+        data_class = getattr(sys.modules[module], name)
+        assert issubclass(data_class, TaskData)
+        return data_class
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """TensorBoard and CSV in ``lightning_logs/<task>/version_k``, unless the configuration names loggers."""
+        """Log to TensorBoard and CSV in ``lightning_logs/<task>/version_k``, unless the configuration names loggers."""
         if self._get(self.config, "trainer.logger") in (None, True):
             tensorboard = TensorBoardLogger(LOGS, name=self.datamodule.task)
             kwargs["logger"] = [tensorboard, CSVLogger(LOGS, name=tensorboard.name, version=tensorboard.version)]
@@ -110,7 +119,7 @@ class ExplainerCLI(LightningCLI):
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Processes that this one started do not outlive it: they would wait for it."""
+        """Run the subcommand, and end the processes that this one started if it fails: they would wait for it."""
         try:
             super()._run_subcommand(subcommand)
         except BaseException:
@@ -124,13 +133,14 @@ class ExplainerCLI(LightningCLI):
         settings = self.config[self.subcommand]
         wanted = [name for name in (OTHER_BASE, TEXT_ONLY) if settings.get(name)]
         if wanted and isinstance(self.trainer.strategy, Sharded):
-            what = f"{' and '.join(wanted)} cannot be trained with sharded weights"
             raise UserError(
-                what, where="trainer.strategy", remedy="lay configs/fsdp.yaml over the others last, or use ddp"
+                f"shards the weights, and {' and '.join(wanted)} cannot be trained so",
+                where="trainer.strategy",
+                remedy="lay configs/fsdp.yaml over the others last, or use ddp",
             )
 
     def after_fit(self) -> None:
-        """Train the comparison, then evaluate the best checkpoint with everything that ``validate`` does."""
+        """Train the comparisons, then evaluate the best checkpoint with everything that ``validate`` does."""
         if self.trainer.interrupted or not self.trainer.checkpoint_callback:
             return
         best = self.trainer.checkpoint_callback.best_model_path  # type: ignore[attr-defined]
@@ -138,8 +148,8 @@ class ExplainerCLI(LightningCLI):
         wanted = {OTHER_BASE: settings.get("other_base"), TEXT_ONLY: settings.get("text_only") and self.model.name}
         for name, base in wanted.items():
             if base:
-                # As many epochs as the explainer took: early stopping may have cut it short.
-                # A strategy serves one trainer: this one gets its own.
+                # A strategy serves one trainer, so this one gets its own. It trains as many epochs as the explainer took,
+                # because early stopping may have cut that short.
                 fresh = self._get(self.parser.instantiate_classes(self.config), "trainer").as_dict()
                 own = fresh | {"max_epochs": self.trainer.current_epoch}
                 train_comparison(name, base, self.model, self.datamodule, own, Path(str(self.trainer.log_dir)))
@@ -154,8 +164,8 @@ class Ended:
 
     Args:
         code: The exit code.
-        message: What and where, and the remedy, where it was refused or stopped; None otherwise.
-        summary: The summary that it left; None where it left none.
+        message: What is wrong, where, and the remedy, if the run was refused or stopped; None otherwise.
+        summary: Path of the ``summary.json`` that the run left; None if it left none.
     """
 
     code: int
@@ -164,15 +174,24 @@ class Ended:
 
 
 def run(args: Sequence[str] | None = None) -> Ended:
-    """Run the command line, and print nothing of how it ended."""
+    """Run the command line, and print nothing of how it ended.
+
+    Args:
+        args: The arguments; None for those that the program was called with.
+    """
     _quiet()
+    arguments = sys.argv[1:] if args is None else list(args)
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        return Ended(0, summary=ExplainerCLI(args).results.summary_path)
+        return Ended(0, summary=ExplainerCLI(arguments).results.summary_path)
+    except SystemExit:
+        if arguments[:1] and arguments[0] in SUBCOMMANDS and {"--help", "-h"} & set(arguments):
+            print(settings_help(configured_task(arguments)))
+        raise
     except UserError as error:
         return _refused(str(error), error)
     except ArgumentError as error:
-        return _refused(explain(str(error)), error)
+        return _refused(explain(str(error), configured_task(arguments)), error)
     except ValueError as error:
         # jsonargparse tries every type that a setting may have, and wraps what a constructor refused.
         if not isinstance(error.__cause__, UserError):
@@ -184,7 +203,7 @@ def run(args: Sequence[str] | None = None) -> Ended:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _refused(
-                f"{error.filename or 'the disk'}: no space left\n  remedy: free some room and run again", error
+                f"{error.filename or 'the disk'}: has no space left\n  remedy: free some room and run again", error
             )
         raise
     finally:
@@ -194,13 +213,32 @@ def run(args: Sequence[str] | None = None) -> Ended:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line, print how it ended, and return the exit code."""
     ended = run(args)
     if ended.message is not None:
         print(f"afintro: {'error: ' if ended.code == 2 else ''}{ended.message}", file=sys.stderr)
     if ended.summary is not None:
         print(f"summary: {ended.summary}")
     return ended.code
+
+
+def program_name() -> str:
+    """Return what a user types to call this program: ``afintro`` or ``python -m afintro``."""
+    return "afintro" if Path(sys.argv[0]).stem == "afintro" else "python -m afintro"
+
+
+def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with every ``--config configs/...`` that exists only in the package as the packaged path."""
+    resolved: list[str] = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if resolved and resolved[-1] in CONFIG_FLAGS:
+            resolved.append(shipped_config(argument))
+        elif equals and flag in CONFIG_FLAGS:
+            resolved.append(f"{flag}={shipped_config(value)}")
+        else:
+            resolved.append(argument)
+    return resolved
 
 
 def _refused(message: str, error: Exception) -> Ended:
@@ -211,7 +249,7 @@ def _refused(message: str, error: Exception) -> Ended:
 
 def _quiet() -> None:
     first = getattr(rank_zero_only, "rank", 0) == 0
-    level = logging.INFO if first else logging.WARNING  # what all processes say is read once
+    level = logging.INFO if first else logging.WARNING  # all processes log the same, which is read once
     logging.basicConfig(level=level, format="%(message)s", force=True)
     for name in ("httpx", "fsspec", "filelock", "transformers", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,17 +1,11 @@
 """jsonargparse's errors in two lines: what is wrong and where, and the nearest name that is right."""
 
-import dataclasses
 import difflib
-import inspect
 import re
 
-from lightning import Trainer
-
-from afintro.explainer.module import ExplainerModule
-from afintro.lm.injection import Injection
-from afintro.lm.load import Lora
+from afintro.cli_settings import setting_names
 from afintro.ranges import RANGES
-from afintro.tasks.base import TaskData, TaskSettings
+from afintro.tasks.base import TaskData
 
 _UNKNOWN = re.compile(
     r"unrecognized arguments: -*(?P<flag>[\w.]+)|does not accept option '(?P<option>[\w.]+)'"
@@ -19,35 +13,18 @@ _UNKNOWN = re.compile(
 )
 
 
-def setting_names() -> list[str]:
-    """Dotted names of all settings of the command line."""
+def explain(message: str, task: type[TaskData] | None = None) -> str:
+    """Return two lines for the command line: what is wrong and where, and the remedy.
 
-    def arguments(prefix: str, owner: type) -> list[str]:
-        return [f"{prefix}.{name}" for name in inspect.signature(owner).parameters]
-
-    return [
-        "config",
-        "ckpt_path",
-        "other_base",
-        "text_only",
-        "seed_everything",
-        "data.class_path",
-        *arguments("model", ExplainerModule),
-        *(f"model.lora.{field.name}" for field in dataclasses.fields(Lora)),
-        *(f"model.injection.{field.name}" for field in dataclasses.fields(Injection)),
-        *(f"data.{field.name}" for field in dataclasses.fields(TaskSettings)),
-        *(name for task in TaskData.__subclasses__() for name in arguments("data", task)),  # of the task configured
-        *arguments("trainer", Trainer),
-    ]
-
-
-def explain(message: str) -> str:
-    """Two lines for the command line: what and where, and the remedy."""
+    Args:
+        message: What jsonargparse says.
+        task: The data module class that is configured, whose settings may be meant; None for the settings of all tasks.
+    """
     unknown = _UNKNOWN.search(message)
     if unknown is not None:
         name = unknown["flag"] or unknown["option"] or f"data.{unknown['data']}"
         name = name.replace("data.init_args.", "data.")
-        near = difflib.get_close_matches(name, setting_names(), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, setting_names(task), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"unknown setting {name!r}\n  remedy: {hint}--help lists all settings"
     keys = re.findall(r'Parser key "([\w.]+)":', message)

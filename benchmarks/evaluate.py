@@ -69,7 +69,7 @@ def by_teacher(module: ExplainerModule, items: list[Example], budget: int) -> li
     verdicts = [False] * len(items)
     done = 0
     for group in grouped((items[i] for i in order), budget, rest=True):
-        for outcome in module.judge(collate(group).to(device_name())):
+        for outcome in module.evaluate_batch(collate(group).to(device_name())):
             verdicts[order[done]] = outcome.exact
             done += 1
     return verdicts

@@ -30,7 +30,7 @@ def explainer(shape: Shape, seed: int = 0, **options: Any) -> ExplainerModule:
     """
     module = ExplainerModule("random", lora=shape.lora, **options)
     module.to(device_name())
-    with patch("afintro.explainer.module.load_model", lambda *_: random_model(shape, PACKED, seed)):
+    with patch("afintro.explainer.loading.load_model", lambda *_: random_model(shape, PACKED, seed)):
         module.configure_model()
     return module
 

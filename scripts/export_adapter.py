@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from transformers import AutoModelForCausalLM
 from afintro.cli_errors import explain
 from afintro.data.files import write_atomic
 from afintro.errors import UserError
-from afintro.explainer.checkpoint import export_adapter, read_checkpoint
+from afintro.explainer.adapters import export_adapter
+from afintro.explainer.checkpoint import read_checkpoint
 from afintro.explainer.module import ExplainerModule
+from afintro.explainer.settings import ExplainerSettings
 from afintro.lm.forward import packed_logits
 from afintro.lm.injection import VectorSpace
 from afintro.lm.load import DTYPES
@@ -44,15 +47,17 @@ def export(args: argparse.Namespace) -> Path:
     checkpoint = read_checkpoint(args.checkpoint)
     output: Path = args.output_dir
     if output.exists() and not (output / "adapter_config.json").is_file():
-        raise UserError("is there and no adapter", where=str(output), remedy="use another --output_dir")
+        raise UserError(
+            "already exists and is not an adapter directory", where=str(output), remedy="use another --output_dir"
+        )
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     module = trained_module(settings, checkpoint)
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}.") as folder:
         made = Path(folder) / "adapter"
         assert module.model is not None
         export_adapter(module.model, made, module.injector)
-        base, dtype, ids = module.directory, module.base_dtype, probe(module)
-        revision, own = module.revision, own_logits(module, ids)
+        base, dtype, ids = module.directory, module.settings.dtype, probe(module)
+        revision, own = module.settings.revision, own_logits(module, ids)
         del module
         gc.collect()  # both would need the room at once
         difference = check(own, plain_logits(base, revision, dtype, made, ids), dtype)
@@ -78,7 +83,9 @@ def merged(paths: list[Path]) -> dict[str, Any]:
         lay_over(whole, content if isinstance(content, dict) else {})
     if "class_path" not in whole.get("data", {}) or "model" not in whole:
         raise UserError(
-            "name no model and no data", where="--config", remedy="give those that the run was trained with"
+            "name no model and no data",
+            where="--config",
+            remedy="give the configurations that the run was trained with",
         )
     return whole
 
@@ -95,21 +102,22 @@ def lay_over(whole: dict[str, Any], part: dict[str, Any]) -> None:
 def trained_module(settings: dict[str, Any], checkpoint: dict[str, Any]) -> ExplainerModule:
     """The module with its trained weights, on the processor; refuses a checkpoint of another model."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ExplainerModule, "model")
+    parser.add_class_arguments(ExplainerSettings, "model")
     try:
-        made = parser.instantiate(parser.parse_object({"model": settings["model"]})).model
+        trained = parser.instantiate(parser.parse_object({"model": settings["model"]})).model
     except ArgumentError as error:
         what, _, remedy = explain(str(error)).partition("\n  remedy: ")
         raise UserError(what, where="--config", remedy=remedy) from error
-    assert isinstance(made, ExplainerModule)
-    made.compile_layers = made.fp8 = False  # of the training's speed, not of what was trained
+    assert isinstance(trained, ExplainerSettings)
+    # Compilation and 8-bit weights made the training fast; the weights that it left need neither.
+    module = ExplainerModule(**vars(replace(trained, compile_layers=False, fp8=False)))
     vectors = checkpoint.get("afintro_identity", {}).get("vectors")
     if vectors:
-        made.space = VectorSpace(vectors["width"], tuple(vectors["layers"]))
-    made.configure_model()
-    made.on_load_checkpoint(checkpoint)
-    made.load_state_dict(checkpoint["state_dict"], strict=False)  # every name was checked
-    return made.eval()
+        module.space = VectorSpace(vectors["width"], tuple(vectors["layers"]))
+    module.configure_model()
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"], strict=False)  # every name was checked
+    return module.eval()
 
 
 def probe(module: ExplainerModule) -> Tensor:

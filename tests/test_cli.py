@@ -311,7 +311,7 @@ def test_a_held_out_sample_in_training_is_refused_before_the_model_loads(
     def loading(*_: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("afintro.explainer.module.load_model", loading)
+    monkeypatch.setattr("afintro.explainer.loading.load_model", loading)
     code = command(workspace, "fit", "--data.heldout", '["train.json"]')
     message = refused(capsys, code)
     assert "24 training records are in a held-out set" in message

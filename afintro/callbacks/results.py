@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from afintro import __version__
+from afintro.callbacks.explainer_of import explainer_of
 from afintro.data.batch import Example
 from afintro.data.files import write_json, write_jsonl
 from afintro.evaluation import report
@@ -20,9 +21,9 @@ from afintro.evaluation.answers import parse_two_branch
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, Scores, lead, score
 from afintro.evaluation.outcomes import answer_limit
+from afintro.explainer.answering import predict_outcomes
 from afintro.explainer.comparisons import on_changed_items, trained_otherwise
 from afintro.explainer.module import ExplainerModule
-from afintro.ranks import present
 from afintro.tasks.base import EXPLAINER, OTHER_BASE, Systems, TaskData
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,13 @@ PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "sciki
 
 
 class Results(Callback):
-    """After ``validate``, ``test`` and ``predict`` (and the validation that ends ``fit``) writes what the run leaves.
+    """Writes what a run leaves after ``validate``, ``test`` and ``predict`` (and the validation that ends ``fit``).
 
     Args:
-        seed: Seeds the bootstrap.
+        seed: Seed of the bootstrap.
+
+    Attributes:
+        summary_path: The ``summary.json`` that was written last; None before one was.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -47,98 +51,94 @@ class Results(Callback):
         self._started = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Only after ``validate``: within ``fit`` the module logs what is quick."""
+        """Write the results of ``validate``; within ``fit`` the module logs the metrics that are quick to compute."""
         if trainer.state.fn == "validate":
-            self._write(trainer, pl_module, "validation")
+            self._evaluate(trainer, explainer_of(pl_module), "validation")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As for validation."""
-        self._write(trainer, pl_module, "test")
+        """Write the results of ``test``."""
+        self._evaluate(trainer, explainer_of(pl_module), "test")
 
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """``predict`` scores nothing: it writes the answers."""
-        batches: Any = trainer.predict_loop.predictions
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        kept = ("uid", "question_type", "predicted", "p_changed")
-        rows = present().gathered([{name: row[name] for name in kept} for batch in batches for row in batch])
-        found = {row["uid"]: row for row in rows}
-        path = self._folder(trainer) / "predictions.jsonl"
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the answers of ``predict``, which scores nothing."""
+        module = explainer_of(pl_module)
+        items = module.data.examples["test"]
+        answers = {answer.uid: answer for answer in self._answers(module, items)}
         if trainer.is_global_zero:
-            write_jsonl(path, [found[item.uid] for item in data.examples["test"] if item.uid in found])
+            rows = [
+                {
+                    "uid": item.uid,
+                    "question_type": item.question_type,
+                    "predicted": answers[item.uid].predicted,
+                    "p_changed": answers[item.uid].p_changed,
+                }
+                for item in items
+                if item.uid in answers
+            ]
+            path = _folder(trainer) / "predictions.jsonl"
+            write_jsonl(path, rows)
             log.info("predictions: %s", path)
 
-    def _folder(self, trainer: Trainer) -> Path:
-        return Path(trainer.log_dir or trainer.default_root_dir)
-
-    def _write(self, trainer: Trainer, pl_module: Any, split: str) -> None:
-        assert isinstance(pl_module, ExplainerModule)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        items, folder = data.examples[split], self._folder(trainer)
-        answered = pl_module.predictions(
-            pl_module.outcomes, data.settings.batch_size, answer_limit(items), pl_module.sharing
+    @staticmethod
+    def _answers(module: ExplainerModule, items: Sequence[Example]) -> list[Prediction]:
+        """Return the written answers to the items that the epoch evaluated."""
+        return predict_outcomes(
+            module, module.outcomes, module.data.settings.batch_size, answer_limit(items), module.sharing
         )
-        compared = {
-            **on_changed_items(pl_module, data, split),
-            **trained_otherwise(pl_module, data, split, self._run_of(trainer)),
-        }
+
+    def _evaluate(self, trainer: Trainer, module: ExplainerModule, split: str) -> None:
+        """Let all systems answer a split, in all processes; the first process alone scores and writes."""
+        data = module.data
+        answered = self._answers(module, data.examples[split])
+        run = Path(trainer.ckpt_path).parent.parent if trainer.ckpt_path else None  # the run of the checkpoint
+        compared = {**on_changed_items(module, data, split), **trained_otherwise(module, data, split, run)}
         if trainer.is_global_zero:
-            systems = {EXPLAINER: answered, **data.baselines(split), **compared}
-            self._report(trainer, pl_module, split, folder, data.graded(systems))
+            systems = data.graded({EXPLAINER: answered, **data.baselines(split), **compared})
+            self._report(trainer, module, split, systems)
         trainer.strategy.barrier()
 
-    def _report(self, trainer: Trainer, pl_module: ExplainerModule, split: str, folder: Path, systems: Systems) -> None:
-        """Score all systems and write what was found; the first process alone does."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    def _report(self, trainer: Trainer, module: ExplainerModule, split: str, systems: Systems) -> None:
+        """Score all systems, write the scores, print them and log them."""
+        data, folder = module.data, _folder(trainer)
         items = data.examples[split]
         scores = {name: data.statistics(answers) for name, answers in systems.items()}
-        table = {name: score(found, self.seed) for name, found in scores.items()}
+        table = {name: score(system_scores, self.seed) for name, system_scores in scores.items()}
         leads = self._leads(scores, data)
-        metrics = table.pop(EXPLAINER)
-        warnings = [*data.warnings, *data.warnings_about(systems, leads)]
-        if OTHER_BASE not in systems:
-            warnings.append(
-                "no explainer on another base was trained in this run (other_base), so that comparison is missing"
-            )
-        for name, estimate in metrics.items():
-            if estimate.value is None:
-                warnings.append(f"{name} cannot be computed on these {estimate.n} items")
-        write_jsonl(folder / "predictions.jsonl", prediction_rows(systems, items))
+        warnings = [*data.warnings, *data.warnings_about(systems, leads), *_missing(systems, table[EXPLAINER])]
+        metrics, baselines = _as_json(table[EXPLAINER]), {name: _as_json(table[name]) for name in table}
+        del baselines[EXPLAINER]
         summary = {
             "task": data.task,
             "split": split,
             "n": len(items),
             "seconds": round(time.monotonic() - self._started, 1),
-            "metrics": {**{name: estimate.as_json() for name, estimate in metrics.items()}, **leads},
-            "baselines": {name: {m: e.as_json() for m, e in found.items()} for name, found in table.items()},
+            "metrics": {**metrics, **leads},
+            "baselines": baselines,
             "warnings": warnings,
             **data.details(systems),
-            "model": {**pl_module.identity, "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None},
+            "model": {**module.identity, "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None},
             "data": data.describe(split),
             "versions": versions(),
             "git_commit": git_commit(),
         }
+        write_jsonl(folder / "predictions.jsonl", prediction_rows(systems, items))
         write_json(folder / "summary.json", summary)
         self.summary_path = folder / "summary.json"
-        report.print_table({EXPLAINER: metrics, **table}, leads, warnings)
-        self._log(trainer, {EXPLAINER: metrics, **table}, systems[EXPLAINER], items, data)
-
-    @staticmethod
-    def _run_of(trainer: Trainer) -> Path | None:
-        """The folder of the run that the checkpoint is from."""
-        return Path(trainer.ckpt_path).parent.parent if trainer.ckpt_path else None
+        report.print_table(table, leads, warnings)
+        self._log(trainer, table, systems[EXPLAINER], items, data)
 
     def _leads(self, scores: dict[str, Scores], data: TaskData) -> dict[str, Any]:
-        """Paired differences: to the best of the rivals, and to some baselines on their own."""
-        own = scores[EXPLAINER]
+        """Return paired differences of the explainer to the best baseline, and to some baselines each on its own."""
         baselines = [name for name in scores if name != EXPLAINER]
         against = {"": data.best_of(baselines), **{f"/{name}": [name] for name in data.compared_with(baselines)}}
-        found: dict[str, Any] = {}
+        leads: dict[str, Any] = {}
         for metric in data.leads:
             for suffix, names in against.items():
-                result = lead(own, {name: scores[name] for name in names}, metric, self.seed)
+                result = lead(scores[EXPLAINER], {name: scores[name] for name in names}, metric, self.seed)
                 if result is not None:
-                    found[f"lead/{metric}{suffix}"] = {**result[0].as_json(), "against": result[1]}
-        return found
+                    estimate, best = result
+                    leads[f"lead/{metric}{suffix}"] = {**estimate.as_json(), "against": best}
+        return leads
 
     def _log(
         self,
@@ -148,13 +148,14 @@ class Results(Callback):
         items: Sequence[Example],
         data: TaskData,
     ) -> None:
+        """Show the metrics, a sample of the predictions and the task's figures in TensorBoard."""
         prompts = {item.uid: item.prompt for item in items}
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 continue
             writer, step = logger.experiment, trainer.global_step
-            for system, found in table.items():
-                for name, estimate in found.items():
+            for system, estimates in table.items():
+                for name, estimate in estimates.items():
                     if estimate.value is not None:
                         writer.add_scalar(f"{name}/{system}", estimate.value, step)
             writer.add_text("predictions", report.sample_table(predictions, prompts, data.primary), step)
@@ -163,8 +164,34 @@ class Results(Callback):
             writer.flush()
 
 
+def _folder(trainer: Trainer) -> Path:
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def _as_json(estimates: dict[str, Estimate]) -> dict[str, Any]:
+    return {name: estimate.as_json() for name, estimate in estimates.items()}
+
+
+def _missing(systems: Systems, metrics: dict[str, Estimate]) -> list[str]:
+    """Return warnings about a comparison that was not trained and about metrics that cannot be computed."""
+    warnings = []
+    if OTHER_BASE not in systems:
+        warnings.append(
+            "no explainer on another base was trained in this run (other_base), so that comparison is missing"
+        )
+    for name, estimate in metrics.items():
+        if estimate.value is None:
+            warnings.append(f"{name} cannot be computed on these {estimate.n} items")
+    return warnings
+
+
 def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str, Any]]:
-    """One object an item, as in the results contract."""
+    """Return the rows of ``predictions.jsonl``: one object an item, sorted by uid, as the results contract says.
+
+    Args:
+        systems: Predictions by system; those of the explainer make the rows, the others stand in ``baselines``.
+        items: The items that were answered.
+    """
     prompts = {item.uid: item.prompt for item in items}
     by_item: dict[str, dict[str, str | None]] = {}
     for name, answers in systems.items():
@@ -172,7 +199,7 @@ def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str
             by_item.setdefault(answer.uid, {})[name] = answer.predicted
     rows = []
     for prediction in sorted(systems[EXPLAINER], key=lambda p: p.uid):
-        true, said = parse_two_branch(prediction.expected), parse_two_branch(prediction.predicted or "")
+        expected, predicted = parse_two_branch(prediction.expected), parse_two_branch(prediction.predicted or "")
         rows.append(
             {
                 "uid": prediction.uid,
@@ -182,10 +209,10 @@ def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str
                 "expected": prediction.expected,
                 "predicted": prediction.predicted,
                 "exact_match": prediction.exact_match,
-                "verdict_expected": report.verdict_name(true),
-                "verdict_predicted": report.verdict_name(said),
+                "verdict_expected": report.verdict_name(expected),
+                "verdict_predicted": report.verdict_name(predicted),
                 "p_changed": prediction.p_changed,
-                "parsed": said is not None if true is not None else None,
+                "parsed": predicted is not None if expected is not None else None,
                 "baselines": by_item.get(prediction.uid, {}),
                 **({"group": prediction.group} if prediction.group else {}),
                 **({"twins": prediction.twins} if prediction.twins else {}),
@@ -196,20 +223,19 @@ def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
+    """Return the versions of the packages that the figures depend on."""
     return {"afintro": __version__, **{name: version(name) for name in PACKAGES}, "cuda": str(torch.version.cuda)}
 
 
 def git_commit() -> str | None:
-    """Commit of the source tree, with ``+`` where it has changes; None outside of one."""
-    here = Path(__file__).parent
+    """Return the commit of the source tree, with ``+`` if it has changes; None outside of a source tree."""
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+" if _git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+" if dirty.strip() else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -9,19 +9,19 @@ from afintro.data.batch import PackedBatch
 
 
 class Throughput(Callback):
-    """Logs ``train/tokens_per_second`` and the learning rate every ``log_every_n_steps``."""
+    """Logs ``train/tokens_per_second`` every ``log_every_n_steps``, and the learning rate at every step."""
 
     def __init__(self) -> None:
         self._tokens, self._since = 0, 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation between epochs is not counted."""
+        """Start to count anew, so that validation between epochs is not counted."""
         self._tokens, self._since = 0, time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: PackedBatch, batch_idx: int
     ) -> None:
-        """Count, and log at the trainer's interval."""
+        """Count the tokens of a batch, and log at the trainer's interval."""
         self._tokens += len(batch.input_ids)
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             now = time.monotonic()

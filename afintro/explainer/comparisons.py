@@ -1,37 +1,32 @@
-"""What explainers say that are compared with the trained one: on changed items, untrained, or trained otherwise."""
+"""Answers that the trained explainer is compared with: on changed items, before training, or trained otherwise."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
 
-from afintro.data.batch import Example
-from afintro.evaluation.metrics import Prediction
-from afintro.evaluation.outcomes import answer_limit, gathered
-from afintro.explainer.checkpoint import export_adapter, import_adapter
+from afintro.explainer.adapters import export_adapter, import_adapter
+from afintro.explainer.answering import answer_items
 from afintro.explainer.module import ExplainerModule
 from afintro.tasks.base import OTHER_BASE, TEXT_ONLY, Systems, TaskData
 
 log = logging.getLogger(__name__)
 
 
-def answers(module: ExplainerModule, items: Sequence[Example], data: TaskData) -> list[Prediction]:
-    """A module's predictions for items, outside of a trainer's loop; processes share the work and all have the result."""
-    rows, ranks = data.evaluation_rows(items), module.sharing
-    outcomes = []
-    with module.evaluating():
-        for row in range(ranks.rank, len(rows), ranks.size):
-            outcomes += module.judge(rows[row].to(module.device))
-    outcomes = gathered(outcomes, items, ranks)
-    return module.predictions(outcomes, data.settings.batch_size, answer_limit(items), ranks)
-
-
 def on_changed_items(module: ExplainerModule, data: TaskData, split: str) -> Systems:
-    """Answers to every control of the task; one with prompts beyond the context is left out with a warning."""
+    """Answer every control of the task; a control with prompts beyond the context is left out with a warning.
+
+    Args:
+        module: The trained explainer.
+        data: Its data module; gets the warnings.
+        split: ``validation`` or ``test``.
+
+    Returns:
+        Predictions by the name of the control.
+    """
     limit = module.context_length
-    found = {}
+    systems = {}
     for control in data.controls(split, module):
         beyond = sum(limit is not None and len(item) > limit for item in control.items)
         if beyond:
@@ -39,25 +34,25 @@ def on_changed_items(module: ExplainerModule, data: TaskData, split: str) -> Sys
             log.warning(data.warnings[-1])
             continue
         if control.trained:
-            found[control.name] = answers(module, control.items, data)
+            systems[control.name] = answer_items(module, control.items, data)
         else:
             with module.untrained():
-                found[control.name] = answers(module, control.items, data)
-    return found
+                systems[control.name] = answer_items(module, control.items, data)
+    return systems
 
 
 def train_comparison(
     name: str, base: str, module: ExplainerModule, data: TaskData, trainer_settings: dict[str, Any], run: Path
 ) -> None:
-    """Train the same explainer otherwise with the same settings; its adapter goes into the run's folder.
+    """Train the same explainer otherwise with the same settings, and put its adapter into the run's folder.
 
     Args:
         name: ``other_base``, or ``text_only`` (trained and asked with zero vectors).
-        base: The base model.
+        base: Name of the base model.
         module: The explainer to compare with.
-        data: Its data.
-        trainer_settings: Those of its trainer.
-        run: Its folder.
+        data: The data module of the explainer.
+        trainer_settings: Settings of the explainer's trainer.
+        run: Folder of the explainer's run.
     """
     log.info("comparison %s: training the same explainer on %s", name, base)
     other = module.on_base(base)
@@ -70,16 +65,25 @@ def train_comparison(
     }
     trainer = Trainer(**{**trainer_settings, **bare})
     trainer.fit(other, datamodule=data.for_another_explainer(zero_vectors=name == TEXT_ONLY))
-    assert other.model is not None
     if trainer.is_global_zero:
-        export_adapter(other.model, run / name, other.injector)
+        export_adapter(other.loaded(), run / name, other.injector)
         (run / name / "base.txt").write_text(base)
-    trainer.strategy.barrier()  # the others read it next
+    trainer.strategy.barrier()  # the other processes read it next
 
 
 def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: Path | None) -> Systems:
-    """Predictions of the comparisons that were trained in ``run``; empty where there are none."""
-    found = {}
+    """Answer a split with the comparisons that were trained in a run's folder.
+
+    Args:
+        module: The trained explainer.
+        data: Its data module; gets the warnings.
+        split: ``validation`` or ``test``.
+        run: Folder of the run; None where there is none.
+
+    Returns:
+        Predictions by the name of the comparison; empty if none was trained.
+    """
+    systems = {}
     for name in (OTHER_BASE, TEXT_ONLY):
         if run is None or not (run / name / "base.txt").is_file():
             continue
@@ -88,9 +92,8 @@ def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: 
             continue
         other = module.on_base((run / name / "base.txt").read_text())
         other.configure_model()
-        assert other.model is not None
-        import_adapter(other.model, run / name, other.injector)
+        import_adapter(other.loaded(), run / name, other.injector)
         other.to(module.device)
         items = data.for_another_explainer(zero_vectors=name == TEXT_ONLY).read_examples(split, other)
-        found[name] = answers(other, items, data)
-    return found
+        systems[name] = answer_items(other, items, data)
+    return systems

@@ -1,4 +1,4 @@
-"""Weights in pieces, one a process (FSDP2), for explainers that one device does not hold."""
+"""Weights cut into one piece for each process (FSDP2), for explainers that one device does not hold."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,17 +25,27 @@ def shard(model: PeftModel, injector: nn.Module | None, mesh: DeviceMesh) -> Non
 
     A layer's weights are gathered when it runs and dropped after it, so a device holds its share of the base, one layer
     more, and the activations. Each layer moves to the device alone: the whole base never lies there. The frozen base
-    keeps its dtype and the adapter its own.
+    keeps its dtype and the adapter keeps its own.
+
+    Args:
+        model: The base with its adapter, the same in every process, on the processor.
+        injector: The injector, sharded as a whole; None for a task without vectors.
+        mesh: The processes, in one dimension.
     """
     for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)  # what is in no layer: embeddings, the last norm, the vocabulary matrix
+    fully_shard(model, mesh=mesh)  # the rest: embeddings, the last norm, the vocabulary matrix
     if injector is not None:
         fully_shard(injector, mesh=mesh)
 
 
 def pieced(value: Tensor, like: Tensor) -> Tensor:
-    """``value``, which every process has, cut as ``like`` is."""
+    """Cut a tensor that every process holds whole in the same way as another one is cut.
+
+    Args:
+        value: The whole tensor, the same in every process.
+        like: The tensor that says how to cut; if it is not sharded, ``value`` is returned unchanged.
+    """
     if not isinstance(like, DTensor):
         return value
     value = value.to(device=like.device, dtype=like.dtype)
@@ -43,9 +53,10 @@ def pieced(value: Tensor, like: Tensor) -> Tensor:
 
 
 class Sharded(ModelParallelStrategy):
-    """FSDP2 over all processes, with checkpoints of the adapter alone that are those of a single process.
+    """FSDP2 over all processes, with the same adapter-only checkpoints that a single process writes.
 
-    Host memory: one copy of the base on each machine, as its processes load it in turn. Device memory: see :func:`shard`.
+    A machine needs host memory for one copy of the base, because its processes load the base in turn. For device memory
+    see :func:`shard`.
 
     Args:
         timeout: How long a process waits for the others before it gives up.
@@ -55,13 +66,13 @@ class Sharded(ModelParallelStrategy):
         super().__init__(save_distributed_checkpoint=False, timeout=timeout)
 
     def setup_environment(self) -> None:
-        """One dimension: all processes hold pieces of the same weights, and have their own examples."""
+        """Set up one dimension: all processes hold pieces of the same weights, and each has its own examples."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_processes * self.num_nodes, 1
         super().setup_environment()
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """The processes of a machine run the block one after another, with the same random numbers."""
+        """Run the block in the processes of a machine one after another, with the same random numbers."""
         for _ in range(self.local_rank):
             self.barrier()
         reset_seed()
@@ -69,42 +80,42 @@ class Sharded(ModelParallelStrategy):
         for _ in range(self.local_rank, self.num_processes):
             self.barrier()
 
-    # Checkpoints. Lightning's would gather the frozen base too, and number the optimizer's states by it.
+    # Checkpoints. Lightning's own would gather the frozen base too, and number the optimizer's states by its parameters.
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """By :meth:`load_optimizer_state_dict`."""
+        """Let Lightning restore the optimizer, by :meth:`load_optimizer_state_dict`."""
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Nothing: ``on_save_checkpoint`` puts in the adapter."""
+        """Return nothing: ``on_save_checkpoint`` puts the adapter into the checkpoint."""
         return {}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state, as that of a single process."""
-        found = optimizer.state_dict()
-        state = {i: {name: whole(value) for name, value in own.items()} for i, own in found["state"].items()}
-        return {**found, "state": state}
+        """Return the whole state of the optimizer, as a single process would have it."""
+        sharded = optimizer.state_dict()
+        state = {i: {name: whole(value) for name, value in moments.items()} for i, moments in sharded["state"].items()}
+        return {**sharded, "state": state}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read the file; nothing is put into the model yet."""
+        """Read the file, and put nothing into the model yet."""
         return super(ModelParallelStrategy, self).load_checkpoint(checkpoint_path, weights_only)
 
     @torch.no_grad()
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Every process takes its pieces of what the checkpoint holds."""
+        """Load into every process its pieces of the weights that the checkpoint holds."""
         assert self.lightning_module is not None
         parameters = dict(self.lightning_module.named_parameters())
         for name, value in checkpoint["state_dict"].items():
             parameters[name].copy_(pieced(value, parameters[name]))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Likewise for the optimizer's moments."""
+        """Load into every process its pieces of the optimizer's moments."""
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             state = {
-                i: {n: pieced(v, parameters[i]) if v.shape == parameters[i].shape else v for n, v in own.items()}
-                for i, own in saved["state"].items()
+                i: {n: pieced(v, parameters[i]) if v.shape == parameters[i].shape else v for n, v in moments.items()}
+                for i, moments in saved["state"].items()
             }
             optimizer.load_state_dict({**saved, "state": state})
             _optimizer_to_device(optimizer, self.root_device)

@@ -9,11 +9,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from afintro.errors import UserError
+from afintro.explainer.adapters import export_adapter, import_adapter
 from afintro.explainer.checkpoint import (
     check_identity,
     check_state,
-    export_adapter,
-    import_adapter,
     read_checkpoint,
     resolve_checkpoint,
     trainable_state,

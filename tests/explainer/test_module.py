@@ -14,7 +14,9 @@ from afintro.data.batch import Example, Slot, collate
 from afintro.data.text import chat, encode_answer, encode_prompt
 from afintro.errors import UserError
 from afintro.evaluation.outcomes import answer_limit
+from afintro.explainer.answering import predict_outcomes, write_answers
 from afintro.explainer.checkpoint import read_checkpoint
+from afintro.explainer.loading import fit_projection
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.injection import Injection, VectorSpace
 from afintro.lm.load import Lora
@@ -107,7 +109,7 @@ def test_teacher_forced_exact_match_is_generation(small_model: Path, examples: l
     """Exact if and only if the greedy continuation is the answer; both cases occur."""
     module = explainer(small_model).eval()
     limit = max(len(example.answer_ids) for example in examples) + 8
-    written = module.write(examples, limit, batch_size=4)
+    written = write_answers(module, examples, limit, batch_size=4)
     own = [
         replace(e, answer=text, answer_ids=tuple(encode_answer(module.tokenizer, text)))
         for e, text in zip(examples, written, strict=True)
@@ -115,8 +117,8 @@ def test_teacher_forced_exact_match_is_generation(small_model: Path, examples: l
     # A random model rarely stops by itself; where it does not, what it wrote is not what it would end on.
     stopped = [item for item in own if len(item.answer_ids) <= limit]
     mixed = [*stopped, *examples]
-    outcomes = module.judge(collate(mixed))
-    again = module.write(mixed, limit + 200, batch_size=3)
+    outcomes = module.evaluate_batch(collate(mixed))
+    again = write_answers(module, mixed, limit + 200, batch_size=3)
     for item, outcome, text in zip(mixed, outcomes, again, strict=True):
         assert outcome.exact == (text == item.answer), item.uid
     assert not all(outcome.exact for outcome in outcomes)
@@ -125,7 +127,8 @@ def test_teacher_forced_exact_match_is_generation(small_model: Path, examples: l
 def test_predictions_are_the_same_whatever_the_batch_size(small_model: Path, examples: list[Example]) -> None:
     module = explainer(small_model).eval()
     found = [
-        module.predictions(module.judge(collate(examples)), batch_size=size, max_new_tokens=40) for size in (1, 4, 9)
+        predict_outcomes(module, module.evaluate_batch(collate(examples)), batch_size=size, max_new_tokens=40)
+        for size in (1, 4, 9)
     ]
     assert [p.predicted for p in found[0]] == [p.predicted for p in found[1]] == [p.predicted for p in found[2]]
     assert all(p.exact_match == (p.predicted == p.expected) for p in found[0])
@@ -135,14 +138,14 @@ def test_p_changed_is_the_share_of_the_changed_branch(small_model: Path, example
     module = explainer(small_model, dtype="float64").eval()
     example = examples[0]
     assert example.branches is not None
-    outcome = module.judge(collate([example]))[0]
+    outcome = module.evaluate_batch(collate([example]))[0]
     log_p = []
     for stem in example.branches:
         nll, _ = module.answer_nll(collate([replace(example, answer_ids=stem)]))
         log_p.append(-float(nll.detach()) * len(stem))
     expected = torch.tensor(log_p).softmax(0)[1]
     assert outcome.p_changed == pytest.approx(float(expected), abs=1e-6)
-    assert [o.p_changed for o in module.judge(collate(examples[1:3]))] == [None, None]
+    assert [o.p_changed for o in module.evaluate_batch(collate(examples[1:3]))] == [None, None]
 
 
 def test_a_slot_token_the_tokenizer_lacks_is_refused(small_model: Path) -> None:
@@ -279,7 +282,7 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradient_of_vectors(sma
     saving.load_state_dict(plain.state_dict())
     examples, runs = described(plain), []
     expected = gradients(plain, [examples], len(examples))
-    saving._loaded().get_base_model().get_decoder().layers[1].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    saving.loaded().get_base_model().get_decoder().layers[1].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
     hooks = hooks_of(saving)
     loss = saving.loss(collate(examples))
     assert hooks_of(saving) == hooks + 1, "the backward pass may run the layer again, hooks included"
@@ -316,7 +319,7 @@ def test_a_checkpoint_holds_the_injector_and_gives_the_same_descriptions(
     torch.save(checkpoint, tmp_path / "a.ckpt")
     with torch.no_grad():
         expected = float(module.loss(collate(examples)))
-    written = module.eval().write(examples, 12, 4)
+    written = write_answers(module.eval(), examples, 12, 4)
 
     fresh = reader_of_vectors(small_model, kind)
     with torch.no_grad():
@@ -326,7 +329,7 @@ def test_a_checkpoint_holds_the_injector_and_gives_the_same_descriptions(
     fresh.load_state_dict(stored["state_dict"], strict=fresh.strict_loading)
     with torch.no_grad():
         assert float(fresh.loss(collate(examples))) == expected
-    assert fresh.eval().write(examples, 12, 4) == written
+    assert write_answers(fresh.eval(), examples, 12, 4) == written
     assert len(set(written)) > 1
 
 
@@ -356,11 +359,11 @@ def test_descriptions_do_not_depend_on_the_batch_but_on_the_vector(small_model: 
     examples = described(module)
     train(module, examples, 40)
     module.eval()
-    found = [module.write(examples, 16, size) for size in (1, 2, 6)]
+    found = [write_answers(module, examples, 16, size) for size in (1, 2, 6)]
     assert found[0] == found[1] == found[2]
-    assert module.write(examples[::-1], 16, 4) == found[0][::-1]
+    assert write_answers(module, examples[::-1], 16, 4) == found[0][::-1]
     zero = [replace(e, slot=replace(e.slot, vector=np.zeros_like(e.slot.vector))) for e in examples]  # type: ignore
-    assert module.write(zero, 16, 6) != found[0]
+    assert write_answers(module, zero, 16, 6) != found[0]
     assert hooks_of(module) == 0
 
 
@@ -383,7 +386,7 @@ def test_untrained_is_the_model_before_training_and_gives_the_trained_one_back(s
     assert before != expected
     with module.untrained():
         assert loss(module) == expected
-        assert module.write(examples, 8, 6) == never.write(examples, 8, 6)
+        assert write_answers(module, examples, 8, 6) == write_answers(never, examples, 8, 6)
     assert module.injector is trained
     assert loss(module) == before
     with pytest.raises(RuntimeError, match="inside"), module.untrained():
@@ -414,7 +417,7 @@ def test_the_ridge_start_is_fitted_to_the_training_examples_alone(
     assert module.injector.projection is not None
     assert module.space == VectorSpace(width, (3,))
 
-    embeddings = module._loaded().get_input_embeddings().weight.detach().double().numpy()  # type: ignore
+    embeddings = module.loaded().get_input_embeddings().weight.detach().double().numpy()  # type: ignore
     examples = list(data.examples["train"])
     assert 0 < len(examples) < 30
     x = np.stack([example.slot.vector for example in examples]).astype(np.float64)  # type: ignore[union-attr]
@@ -481,12 +484,14 @@ def test_teacher_forcing_judges_all_of_the_toys_validation_set_as_generation_doe
     limit = answer_limit(items)
     own = [
         replace(item, answer=text, answer_ids=tuple(encode_answer(module.tokenizer, text)))
-        for item, text in zip(items, module.write(items, limit, batch_size=64), strict=True)
+        for item, text in zip(items, write_answers(module, items, limit, batch_size=64), strict=True)
     ]
     mixed = [own[i] if i % 2 and len(own[i].answer_ids) <= limit else items[i] for i in range(len(items))]
     ordered = sorted(mixed, key=len)
-    outcomes = [o for start in range(0, len(items), 64) for o in module.judge(collate(ordered[start : start + 64]))]
-    written = module.write(ordered, answer_limit(ordered), batch_size=50)
+    outcomes = [
+        o for start in range(0, len(items), 64) for o in module.evaluate_batch(collate(ordered[start : start + 64]))
+    ]
+    written = write_answers(module, ordered, answer_limit(ordered), batch_size=50)
     assert len(items) == 900
     assert [outcome.exact for outcome in outcomes] == [
         text == item.answer for text, item in zip(written, ordered, strict=True)

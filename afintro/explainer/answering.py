@@ -1,0 +1,93 @@
+"""Let an explainer answer items: teacher-forced outcomes, and written answers where the outcome does not give them."""
+
+from collections.abc import Sequence
+
+import torch
+
+from afintro.data.batch import Example, collate, interventions_of
+from afintro.evaluation.metrics import Prediction
+from afintro.evaluation.outcomes import Outcome, answer_limit, gathered
+from afintro.explainer.module import ExplainerModule
+from afintro.lm.generate import generate_greedy
+from afintro.lm.interventions import Intervention
+from afintro.lm.load import eos_ids
+from afintro.ranks import ALONE, Ranks
+from afintro.tasks.base import TaskData
+
+
+def answer_items(module: ExplainerModule, items: Sequence[Example], data: TaskData) -> list[Prediction]:
+    """Answer items outside of a trainer's loop.
+
+    Args:
+        module: The explainer, its weights loaded.
+        items: The items, each uid once.
+        data: The data module that says how many items a batch holds.
+
+    Returns:
+        A prediction of every item, sorted by length; processes share the work and all have the result.
+    """
+    rows, ranks = data.evaluation_rows(items), module.sharing
+    outcomes: list[Outcome] = []
+    with module.evaluating():
+        for row in range(ranks.rank, len(rows), ranks.size):
+            outcomes += module.evaluate_batch(rows[row].to(module.device))
+    outcomes = gathered(outcomes, items, ranks)
+    return predict_outcomes(module, outcomes, data.settings.batch_size, answer_limit(items), ranks)
+
+
+def predict_outcomes(
+    module: ExplainerModule, outcomes: Sequence[Outcome], batch_size: int, max_new_tokens: int, ranks: Ranks = ALONE
+) -> list[Prediction]:
+    """Add the written answer to each outcome. An exact answer is known; only the others are generated.
+
+    Args:
+        module: The explainer that the outcomes are of.
+        outcomes: The same outcomes in all of ``ranks``, each uid once.
+        batch_size: Number of rows in a forward pass.
+        max_new_tokens: Largest number of tokens of an answer.
+        ranks: The processes that share the writing.
+
+    Returns:
+        Predictions in the order of the outcomes, the same in all of ``ranks``.
+    """
+    wrong = [outcome.example for outcome in outcomes if not outcome.exact]
+    mine = wrong[ranks.rank :: ranks.size]
+    uids = [example.uid for example in mine]
+    written = zip(uids, write_answers(module, mine, max_new_tokens, batch_size), strict=True)
+    answers = {outcome.example.uid: outcome.example.answer for outcome in outcomes if outcome.exact}
+    answers |= dict(ranks.gathered(list(written)))
+    return [outcome.prediction(answers[outcome.example.uid]) for outcome in outcomes]
+
+
+@torch.no_grad()
+def write_answers(
+    module: ExplainerModule, examples: Sequence[Example], max_new_tokens: int, batch_size: int
+) -> list[str]:
+    """Answer the prompts of examples greedily.
+
+    Args:
+        module: The explainer, its weights loaded.
+        examples: The examples; their own answers are not looked at.
+        max_new_tokens: Largest number of tokens of an answer.
+        batch_size: Number of rows in a forward pass.
+
+    Returns:
+        The answers as text, in the order of the examples.
+    """
+    model = module.loaded()
+    with module.evaluating():
+        ids = generate_greedy(
+            model,
+            [example.prompt_ids for example in examples],
+            max_new_tokens=max_new_tokens,
+            eos_ids=eos_ids(model.get_base_model(), module.tokenizer),
+            batch_size=batch_size,
+            interventions=[_on_prompt(module, example) for example in examples],
+        )
+    return [str(module.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in ids]
+
+
+def _on_prompt(module: ExplainerModule, example: Example) -> list[Intervention]:
+    """Return what changes while the prompt is read, one vector a position, positions counted in the prompt."""
+    changes, _ = interventions_of(collate([example]).to(module.device), module.injector)
+    return [change if isinstance(change, Intervention) else change.written_out() for change in changes]

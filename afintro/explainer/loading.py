@@ -1,0 +1,112 @@
+"""Load what an explainer is made of: tokenizer, base model with its adapter, and the injector of vectors."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from afintro.data.batch import Example
+from afintro.errors import UserError
+from afintro.explainer.settings import ExplainerSettings
+from afintro.lm.compiled import checkpoint_layers, compile_layers
+from afintro.lm.fused import quantise_base
+from afintro.lm.injection import Injection, Injector, VectorSpace, make_injector
+from afintro.lm.load import add_lora, load_model, load_tokenizer
+
+# Enough to fit the projection of any width in use; more examples would only take time and memory.
+RIDGE_EXAMPLES = 4096
+
+
+def load_checked_tokenizer(directory: str, settings: ExplainerSettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of the base model and check that it has what training needs.
+
+    Raises:
+        UserError: The tokenizer has no end-of-sequence token, or lacks the slot token.
+    """
+    tokenizer = load_tokenizer(directory, settings.revision)
+    where = f"tokenizer of {settings.name!r}"
+    if tokenizer.eos_token_id is None:
+        raise UserError("has no end-of-sequence token", where=where, remedy="use another model")
+    if settings.slot_token is not None and settings.slot_token not in tokenizer.get_vocab():
+        raise UserError(
+            f"has no token {settings.slot_token!r}",
+            where=where,
+            remedy="set model.slot_token to a reserved token of this tokenizer",
+        )
+    return tokenizer
+
+
+def load_adapted(directory: str, settings: ExplainerSettings, device: torch.device) -> PeftModel:
+    """Load the base model, freeze it and put an untrained adapter on it.
+
+    Args:
+        directory: Hub id or directory of the base model.
+        settings: Revision, dtype and adapter, and how memory and time are saved.
+        device: Where the model will run; only ``fp8`` looks at it.
+
+    Returns:
+        The model on the processor, in training mode: ``from_pretrained`` leaves it in evaluation mode, Lightning keeps the
+        mode that it finds, and gradient checkpointing would then be silently off.
+    """
+    base = load_model(directory, settings.revision, settings.dtype)
+    model = add_lora(base, settings.lora)
+    if settings.fp8:
+        quantise_base(model, device)
+    checkpoint_layers(base, float(settings.gradient_checkpointing))
+    if settings.compile_layers:
+        compile_layers(model)
+    model.train()
+    return model
+
+
+def new_injector(
+    model: PeftModel, space: VectorSpace, injection: Injection, examples: Sequence[Example] | None = None
+) -> Injector:
+    """Make an untrained injector for a model.
+
+    Args:
+        model: The base with its adapter.
+        space: Where the vectors come from.
+        injection: How a vector enters the model.
+        examples: Training examples with vectors, for ``injection.ridge`` to fit the projection to; None fits nothing.
+
+    Raises:
+        UserError: The model lacks the layer, or a ridge regression is asked for where there is no projection to fit.
+    """
+    try:
+        injector = make_injector(model, space, injection)
+    except ValueError as error:
+        raise UserError(str(error), where="model.injection.layer", remedy="use a layer that the model has") from error
+    if injection.ridge is not None and injector.projection is None:
+        raise UserError(
+            "has no projection to start", where="model.injection.ridge", remedy="set model.injection.projection: true"
+        )
+    if injection.ridge is not None and examples is not None:
+        fit_projection(injector, model, examples)
+    return injector
+
+
+@torch.no_grad()
+def fit_projection(
+    injector: Injector, model: PeftModel, examples: Sequence[Example], limit: int = RIDGE_EXAMPLES
+) -> None:
+    """Fit the injector's projection from each example's vector to the mean embedding of its answer's tokens.
+
+    Args:
+        injector: The injector whose projection is set; its ``ridge`` is the strength of the regression.
+        model: The model whose embeddings are the targets.
+        examples: Training examples with vectors.
+        limit: Roughly the largest number of examples used, spread evenly over all of them.
+    """
+    chosen = [examples[index] for index in range(0, len(examples), max(1, len(examples) // limit))]
+    embedding = model.get_input_embeddings()
+    vectors, targets = [], []
+    for example in chosen:
+        if example.slot is None:
+            continue
+        answer = torch.tensor(example.answer_ids[:-1], device=embedding.weight.device)  # without end of sequence
+        vectors.append(example.slot.vector)
+        targets.append(embedding(answer).float().mean(0).cpu().numpy())
+    injector.fit_projection(np.stack(vectors), np.stack(targets))

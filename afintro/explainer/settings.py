@@ -1,0 +1,52 @@
+"""Settings of an explainer: which base model, which adapter, and how the adapter is trained."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from afintro.lm.injection import Injection
+from afintro.lm.load import Lora
+from afintro.ranges import NonNegativeFloat, NonNegativeInt, check_ranges
+
+
+@dataclass(frozen=True)
+class ExplainerSettings:
+    """Settings of an explainer, as they stand under ``model`` in a configuration.
+
+    Args:
+        name: Hub id, local model directory, PEFT adapter directory (merged into its base), or the name of an embedded
+            model such as ``toy``.
+        revision: Branch, tag or commit on the hub; None for the default branch.
+        lora: The adapter.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        warmup_steps: Number of optimizer steps over which the learning rate rises linearly to its peak.
+        schedule: Shape of the learning rate after the warm-up; ``linear`` and ``cosine`` end at 0.
+        dtype: Dtype of the frozen base weights; adapter weights are float32.
+        gradient_checkpointing: Recompute activations in the backward pass, which saves memory and takes a third more time.
+            A number between 0 and 1 recomputes them in that share of the layers, evenly spread.
+        compile_layers: Compile the decoder layers: steps are faster after a minute of compilation. For accelerators.
+        fp8: Multiply the frozen matrices with their inputs in eight bits: steps are faster still, with a small error in the
+            loss. Needs ``dtype: bfloat16`` and an accelerator of compute capability 8.9 or higher.
+        slot_token: Existing reserved token that marks where a vector enters the prompt; None for a task without vectors.
+        injection: How a vector enters the model, for tasks that have vectors.
+
+    Raises:
+        UserError: A number is outside of its range.
+    """
+
+    name: str = "toy"
+    revision: str | None = None
+    lora: Lora = field(default_factory=Lora)
+    learning_rate: NonNegativeFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = 0
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    gradient_checkpointing: bool | float = False
+    compile_layers: bool = False
+    fp8: bool = False
+    slot_token: str | None = None
+    injection: Injection = field(default_factory=Injection)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "model")
