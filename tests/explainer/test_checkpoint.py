@@ -59,7 +59,7 @@ def test_another_base_another_rank_and_another_template_are_refused_with_both_va
         other.on_load_checkpoint(checkpoint)
     with pytest.raises(UserError, match=r"'r': 4.*'r': 8"):
         explainer(small_model, r=8).on_load_checkpoint(checkpoint)
-    with pytest.raises(UserError, match="no identity"):
+    with pytest.raises(UserError, match="identity"):
         check_identity(None, {}, "x")
     saved = dict(module.identity, template_hash="old")
     with pytest.raises(UserError, match="template_hash: 'old' in the checkpoint"):
@@ -82,7 +82,7 @@ def test_weights_that_are_missing_strange_or_of_another_shape_are_refused(small_
         {**state, "stranger": torch.zeros(1)},
         {**state, name: state[name][:1]},
     ):
-        with pytest.raises(UserError, match="1 of its weights do not fit"):
+        with pytest.raises(UserError, match="1 weights"):
             check_state(damaged, module, "x")
 
 
@@ -93,7 +93,7 @@ def test_a_damaged_file_and_a_pickle_with_code_are_refused(tmp_path: Path) -> No
     torch.save({"state_dict": {}, "code": Path}, tmp_path / "b.ckpt")
     with pytest.raises(UserError, match="cannot be read"):
         read_checkpoint(tmp_path / "b.ckpt")
-    with pytest.raises(UserError, match="no such checkpoint"):
+    with pytest.raises(UserError, match="does not exist"):
         read_checkpoint(tmp_path / "c.ckpt")
 
 
