@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.lock-$(shell sha256sum requirements.lock setup.cfg pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
+STAMP := $(VENV)/.lock-$(shell sha256sum requirements.lock setup.cfg setup.py pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 
 .PHONY: setup demo test test-fast test-long lint docs bench clean
 

@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import afintro.cli
-from afintro.cli import main
+from afintro.cli import main, program_name, with_shipped_configs
 from afintro.cli_errors import explain
 from tests.conftest import Workspace, save_small_model, write_described_features, write_records, write_steering_records
 
@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 VARIANTS = sorted((ROOT / "configs" / "introspection").glob("*.yaml"))
 TASKS = [path for path in CONFIGS if "class_path: afintro.tasks" in path.read_text()]
-STACKS = [[path] for path in TASKS] + [[TASKS[0], path] for path in CONFIGS if path not in TASKS]
-STACKS += [[path, ROOT / "configs" / "debug.yaml"] for path in TASKS[1:]]
+DEBUG = ROOT / "configs" / "debug.yaml"
+STACKS = [[path, DEBUG] for path in TASKS] + [[TASKS[0], path] for path in CONFIGS if path not in (*TASKS, DEBUG)]
 METRIC = {"value", "ci_low", "ci_high", "n"}
 
 
@@ -216,7 +216,7 @@ def test_a_task_with_vectors_from_fit_to_validate(workspace: Workspace) -> None:
 def test_text_only_is_refused_for_a_task_without_vectors(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "context_ablation has no vectors" in refused(capsys, command(workspace, "fit", "--text_only", "true"))
+    assert "--text_only: needs vectors" in refused(capsys, command(workspace, "fit", "--text_only", "true"))
 
 
 def test_later_configs_and_dotted_overrides_win(workspace: Workspace) -> None:
@@ -247,13 +247,16 @@ def test_later_configs_and_dotted_overrides_win(workspace: Workspace) -> None:
         (("--modl.name", "x"), "model.name"),
         (("--model.lora.rr", "3"), "model.lora.r"),
         (("--model.injection.sit", "residual"), "model.injection.site"),
+        (("--data.answer_from", "text"), "data.answer_form"),
+        (("--data", "SteeringPrediction", "--data.directoins", "x"), "data.directions"),
+        (("--config", "configs/introspection.yaml", "--data.styl", "vague"), "data.style"),
     ],
 )
 def test_an_unknown_setting_is_refused_with_the_nearest_name(
     workspace: Workspace, capsys: pytest.CaptureFixture[str], arguments: tuple[str, str], names: str
 ) -> None:
     message = refused(capsys, command(workspace, "fit", *arguments))
-    assert arguments[0].removeprefix("--") in message
+    assert arguments[-2].removeprefix("--") in message
     assert f"did you mean {names}?" in message
 
 
@@ -332,7 +335,7 @@ def test_a_full_disk_is_refused(
         raise OSError(28, "No space left on device", "summary.json")
 
     monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", full)
-    assert "no space left" in refused(capsys, command(workspace, "fit"))
+    assert "summary.json: has no space left" in refused(capsys, command(workspace, "fit"))
 
 
 def test_an_adapter_for_another_base_model_is_refused(
@@ -349,7 +352,7 @@ def test_an_adapter_for_another_base_model_is_refused(
 
 def test_checkpoints_that_are_not_there_are_refused(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no run of context_ablation" in refused(capsys, command(workspace, "validate", "--ckpt_path", "best"))
-    assert "no such checkpoint" in refused(capsys, command(workspace, "validate", "--ckpt_path", "x.ckpt"))
+    assert "x.ckpt: does not exist" in refused(capsys, command(workspace, "validate", "--ckpt_path", "x.ckpt"))
     assert "--ckpt_path" in refused(capsys, command(workspace, "validate"))
 
 
@@ -360,7 +363,7 @@ def test_a_loss_that_is_not_finite_stops_at_preflight(
         "afintro.explainer.module.ExplainerModule.loss",
         lambda self, batch: self.answer_nll(batch)[0].sum() * float("nan"),
     )
-    assert "loss of the longest batch is nan" in refused(capsys, command(workspace, "fit"))
+    assert "have a loss of nan" in refused(capsys, command(workspace, "fit"))
 
 
 def test_as_a_user_runs_it(workspace: Workspace) -> None:
@@ -373,9 +376,53 @@ def test_as_a_user_runs_it(workspace: Workspace) -> None:
         "fit", "--config", str(workspace.config), "--data.train_path", "nowhere.json", AFINTRO_TRACEBACK="1"
     )
     assert "Traceback" in shown.stderr
-    helped = workspace.run("fit", "--help")
-    assert helped.returncode == 0
-    assert "--model.lora.r" in helped.stdout
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a call for help prints."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_shows_the_settings_of_the_task_that_is_configured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/afintro"])
+    steering = shown(capsys, "fit", "--config", "configs/steering.yaml", "--help")
+    assert steering.startswith("usage: afintro ")
+    for setting in ("--model.lora.r", "--trainer.max_epochs", "--data.train_path", "--data.directions"):
+        assert setting in steering
+    assert "--data.style" not in steering, "that is a setting of another task"
+    assert program_name() == "afintro"
+    monkeypatch.setattr("sys.argv", ["/somewhere/afintro/__main__.py"])
+    anything = shown(capsys, "fit", "--help")
+    assert anything.startswith("usage: python -m afintro ")
+    assert "--data.directions" in anything
+    assert "--data.style" in anything
+    assert "--data.answer_form" in shown(capsys, "fit", "--data.help", "ContextAblation")
+
+
+def test_configs_means_the_packaged_file_where_there_is_no_local_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    packaged = str(ROOT / "configs" / "steering.yaml")
+    given = [
+        "fit",
+        "--config",
+        "configs/steering.yaml",
+        "--config=configs/steering.yaml",
+        "--config",
+        "configs/no.yaml",
+    ]
+    resolved = ["fit", "--config", packaged, f"--config={packaged}", "--config", "configs/no.yaml"]
+    assert with_shipped_configs(given) == resolved
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "steering.yaml").write_text("mine")
+    assert with_shipped_configs(given) == given
 
 
 def test_the_explanations_of_parser_errors() -> None:

@@ -21,7 +21,9 @@ def make_optimizer(
         total_steps: Number of optimizer steps of the training, at least 1.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
+    # Plain numbers: a checkpoint keeps them, and is read without the types of ranges that the command line makes.
+    rate, decay = float(settings.learning_rate), float(settings.weight_decay)
+    optimizer = torch.optim.AdamW(trained, rate, weight_decay=decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, settings, total_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -224,12 +224,12 @@ def test_wrong_input_is_refused_in_two_lines(call, study_model, tmp_path):
     (tmp_path / "elsewhere.yaml").write_text(yaml.safe_dump({"model": {"name": str(other)}}))
     run = tmp_path / "run" / "config.yaml"
     for words, message in (
-        (("--checkpoint", tmp_path / "absent.ckpt", "--config", run), "no such checkpoint"),
+        (("--checkpoint", tmp_path / "absent.ckpt", "--config", run), "absent.ckpt: does not exist"),
         (("--checkpoint", cut), "cannot be read"),
         (("--checkpoint", path, "--config", tmp_path / "bad.yaml"), "bad.yaml: cannot be read"),
         (("--checkpoint", path, "--config", tmp_path / "empty.yaml"), "name no model and no data"),
         (("--checkpoint", path, "--config", run, tmp_path / "elsewhere.yaml"), "was made for another model"),
-        (("--checkpoint", path, "--output_dir", tmp_path / "other"), "is there and no adapter"),
+        (("--checkpoint", path, "--output_dir", tmp_path / "other"), "not an adapter directory"),
     ):
         code, _, err = call(*words, *(() if "--output_dir" in words else ("--output_dir", tmp_path / "adapter")))
         assert code == 2
