@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from afintro.cli import main
 from afintro.data.samples import Sample
-from afintro.explainer import module as explainer
+from afintro.explainer import loading as explainer
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.devices import default_device, on_device
 from afintro.lm.generate import generate_greedy

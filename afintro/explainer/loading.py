@@ -11,7 +11,7 @@ from afintro.data.batch import Example
 from afintro.errors import UserError
 from afintro.explainer.settings import ExplainerSettings
 from afintro.lm.compiled import checkpoint_layers, compile_layers
-from afintro.lm.fused import quantise_base
+from afintro.lm.fused import quantize_base
 from afintro.lm.injection import Injection, Injector, VectorSpace, make_injector
 from afintro.lm.load import add_lora, load_model, load_tokenizer
 
@@ -53,7 +53,7 @@ def load_adapted(directory: str, settings: ExplainerSettings, device: torch.devi
     base = load_model(directory, settings.revision, settings.dtype)
     model = add_lora(base, settings.lora)
     if settings.fp8:
-        quantise_base(model, device)
+        quantize_base(model, device)
     checkpoint_layers(base, float(settings.gradient_checkpointing))
     if settings.compile_layers:
         compile_layers(model)
