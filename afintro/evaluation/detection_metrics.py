@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from afintro.evaluation.intervals import Floats, Weighted, ratio
 
@@ -68,7 +68,7 @@ def d_prime(odds: Floats, steered: Bools, weights: Floats) -> Floats:
     says_steered = odds > 0
     hits, false_alarms = weights @ (steered & says_steered), weights @ (~steered & says_steered)
     total, unsteered = weights @ steered.astype(np.float64), weights @ (~steered).astype(np.float64)
-    distance = norm.ppf((hits + 0.5) / (total + 1)) - norm.ppf((false_alarms + 0.5) / (unsteered + 1))
+    distance = ndtri((hits + 0.5) / (total + 1)) - ndtri((false_alarms + 0.5) / (unsteered + 1))
     return np.where((total > 0) & (unsteered > 0), distance, np.nan)
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.special import ndtr, ndtri
+from scipy.stats import t
 
 from afintro.evaluation.intervals import CHUNK, RESAMPLES, Estimate, Floats, Weighted, mean_of
 
@@ -57,8 +58,8 @@ class Resampled:
         if self.freedom is None or not len(self.draws):
             return Estimate(self.value, None, None, self.n)
         wanted = self.inflation * t.ppf(0.025, self.freedom)
-        reached = max(wanted, norm.ppf(1 / (len(self.draws) + 1)))
-        tail = 100 * norm.cdf(reached)
+        reached = max(wanted, ndtri(1 / (len(self.draws) + 1)))
+        tail = 100 * ndtr(reached)
         ends = np.percentile(self.draws, [tail, 100 - tail])
         low, high = np.clip(self.value + (ends - self.value) * wanted / reached, *self.bounds)
         return Estimate(self.value, float(low), float(high), self.n)
@@ -81,7 +82,7 @@ class Resampled:
             return None
         least = 1 / (len(self.draws) + 1)
         beyond = min(np.sum(self.draws <= null), np.sum(self.draws >= null))
-        quantile = norm.ppf((1 + beyond) * least)
+        quantile = ndtri((1 + beyond) * least)
         if beyond == 0:
             end = self.draws.min() if null < self.value else self.draws.max()
             quantile *= max(1.0, (null - self.value) / (end - self.value)) if end != self.value else np.inf
