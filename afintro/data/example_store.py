@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1  # raised when the format changes
 CHUNK = 2000  # number of drafts that are tokenized at a time
-ALONE = 10 * CHUNK  # up to this number of drafts, starting other processes takes longer than it saves
+ALONE = 10  # up to this number of chunks, starting other processes takes longer than it saves
 COLUMNS = ("sizes", "ends", "kinds", "checks")
 Ids = tuple[int, ...]
 
@@ -155,6 +155,7 @@ def open_store(
     drafts: Callable[[], Iterable[Draft]],
     facts: Callable[[], dict[str, Any]],
     check: Callable[[Draft, Ids], None] | None = None,
+    chunk: int = CHUNK,
 ) -> ExampleStore:
     """Open the store of a folder; make the store if it is missing or damaged.
 
@@ -164,6 +165,7 @@ def open_store(
         drafts: Yields the drafts; only called if the store has to be made.
         facts: Returns JSON values to keep in the store; called after all drafts were taken.
         check: Inspects a draft and the ids of its prompt, and raises an error if something is wrong.
+        chunk: Number of drafts that are tokenized at a time; other processes help with more than :data:`ALONE` chunks.
     """
     try:
         return ExampleStore(directory)
@@ -172,7 +174,7 @@ def open_store(
             if directory.is_dir() and _is_damaged(directory):
                 log.warning("%s is damaged (%s) and is made again", directory, reason)
                 shutil.rmtree(directory)
-    build_once(directory, lambda folder: _write(folder, tokenizer, drafts(), facts, check))
+    build_once(directory, lambda folder: _write(folder, tokenizer, drafts(), facts, check, chunk))
     return ExampleStore(directory)
 
 
@@ -191,12 +193,13 @@ def _write(
     drafts: Iterable[Draft],
     facts: Callable[[], dict[str, Any]],
     check: Callable[[Draft, Ids], None] | None,
+    size: int,
 ) -> None:
     parts: list[Encoded] = []
     kinds: list[NDArray[np.int16]] = []
     names: dict[str, int] = {}
     with (folder / "ids.bin").open("wb") as ids, (folder / "rows.bin").open("wb") as rows:
-        for chunk, part in _encoded(folder, tokenizer, drafts):
+        for chunk, part in _encoded(folder, tokenizer, drafts, size):
             ids.write(part.ids)
             rows.write(part.rows)
             if check is not None:
@@ -218,15 +221,15 @@ def _write(
 
 
 def _encoded(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, drafts: Iterable[Draft]
+    folder: Path, tokenizer: PreTrainedTokenizerBase, drafts: Iterable[Draft], size: int
 ) -> Iterator[tuple[list[Draft], Encoded]]:
     """Yield chunks of drafts and their encoding, in order; as many processes as there are cores encode them."""
     source = iter(drafts)
-    first = list(islice(source, ALONE + 1))
+    first = list(islice(source, ALONE * size + 1))
     if not first:
         raise ValueError("there are no drafts to store")
-    chunks = _chunks(chain(first, source))
-    if len(first) <= ALONE:
+    chunks = _chunks(chain(first, source), size)
+    if len(first) <= ALONE * size:
         yield from ((chunk, encode(tokenizer, chunk)) for chunk in chunks)
         return
     saved = folder / "tokenizer"
@@ -245,8 +248,8 @@ def _encoded(
     shutil.rmtree(saved)
 
 
-def _chunks(drafts: Iterator[Draft]) -> Iterator[list[Draft]]:
-    while chunk := list(islice(drafts, CHUNK)):
+def _chunks(drafts: Iterator[Draft], size: int) -> Iterator[list[Draft]]:
+    while chunk := list(islice(drafts, size)):
         yield chunk
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from afintro.lm.capture import embedding_norm
@@ -91,6 +90,8 @@ class Injector(nn.Module):
 
     def fit_projection(self, vectors: NDArray[np.float32], targets: NDArray[np.float32]) -> None:
         """Set the projection to the ridge regression of unit ``targets [n, hidden]`` on unit ``vectors [n, width]``."""
+        from sklearn.linear_model import Ridge  # imported here because the import takes seconds, and few runs need it
+
         assert self.projection is not None
         assert self.settings.ridge is not None
         x, y = (F.normalize(torch.from_numpy(array).double(), dim=-1).numpy() for array in (vectors, targets))

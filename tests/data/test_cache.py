@@ -131,10 +131,11 @@ def wait_until_building(log: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 class TestProcesses:
     def test_two_that_build_at_once_build_once(self, directory: Path, tmp_path: Path) -> None:
         log = tmp_path / "log"
-        first = start_builder(directory, log, 3)
+        first = start_builder(directory, log, 1)
         wait_until_building(log, first)
         assert not build_once(directory, write), "waits for the other, and finds it made"
         assert first.communicate(timeout=60)[0] == "True\n"

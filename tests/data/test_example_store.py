@@ -1,10 +1,9 @@
-"""The store of tokenised examples: what goes in comes out, whole or not at all."""
+"""The store of tokenized examples: what goes in comes out, whole or not at all."""
 
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afintro.data import example_store
 from afintro.data.batch import Example
 from afintro.data.encoding import Draft, token_ids, tokenizer_hash
 from afintro.data.example_store import DamagedStore, ExampleStore, StoredExamples, open_store
@@ -58,12 +56,11 @@ def test_what_goes_in_comes_out(tmp_path: Path, tokenizer: Any) -> None:
     assert {path.suffix for path in (tmp_path / "a").iterdir()} <= {".json", ".bin", ".npy"}
 
 
+@pytest.mark.slow
 def test_several_processes_give_what_one_gives(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path / "one", tokenizer)
-    monkeypatch.setattr(example_store, "ALONE", 4)
-    monkeypatch.setattr(example_store, "CHUNK", 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    made(tmp_path / "two", tokenizer)
+    made(tmp_path / "two", tokenizer, chunk=2)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
 
@@ -137,30 +134,25 @@ def test_nothing_is_left_where_a_draft_is_refused(tmp_path: Path, tokenizer: Any
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from transformers import AutoTokenizer
-from afintro.data.encoding import Draft
-from afintro.data.example_store import open_store
-def drafts():
-    for index in range(30000):
-        if index > 5000: time.sleep(0.01)
-        yield Draft(str(index), "s", "q", "system", "prompt", "answer")
-open_store(Path(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[2]), drafts, dict)
-"""
+def build_without_end(folder: Path, tokenizer: Any) -> None:
+    def drafts() -> Iterator[Draft]:
+        while True:
+            time.sleep(0.01)
+            yield DRAFTS[0]
+
+    open_store(folder, tokenizer, drafts, dict)
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_nothing_that_is_read(tmp_path: Path, tokenizer: Any) -> None:
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     folder = tmp_path / "a"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, folder, tmp_path / "tokenizer"], env=environment)
-    deadline = time.monotonic() + 100
+    process = multiprocessing.get_context("fork").Process(target=build_without_end, args=(folder, tokenizer))
+    process.start()
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not list(tmp_path.glob(".building-a/*.bin")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=60)
+        time.sleep(0.02)
+    process.kill()
+    process.join(timeout=60)
     assert list(tmp_path.glob(".building-a/*.bin"))
     assert not folder.exists()
     assert len(made(folder, tokenizer)) == 23

@@ -193,6 +193,7 @@ print(json.dumps([check_contamination(train, names, heldout, "drop"), split_by_s
 """
 
 
+@pytest.mark.slow
 def test_independent_of_the_hash_seed(gold):
     """field.md 15: results that depend on set order."""
     texts = [*TRAIN, *(overlapping(shared, 40)[0] for shared in range(30))]
@@ -333,6 +334,7 @@ class TestHoldOut:
         after = hold_out(KEYS, CLUSTERS, [*CLUSTER_NAMES, *(f"x{number}" for number in range(50))], 0.1, 500, 0)
         assert keys_of(after) == keys_of(before)
 
+    @pytest.mark.slow
     def test_independent_of_the_hash_seed(self):
         asked = json.dumps([KEYS.tolist(), CLUSTERS.tolist(), CLUSTER_NAMES])
         process = subprocess.run(

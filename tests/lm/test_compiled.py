@@ -59,6 +59,14 @@ CHANGES = [
 ]
 
 
+# Which layers are compiled differs little between architectures: two stand for all where time counts.
+ARCHITECTURES = [
+    "llama", "gemma2", *(pytest.param(name, marks=pytest.mark.long) for name in ("mistral", "qwen3", "gemma3_text"))
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_interventions_survive_compilation(model_directories, architecture, traced):
     eager, model = trained(model_directories[architecture]), trained(model_directories[architecture])
     compile_layers(model)
@@ -76,6 +84,7 @@ def test_interventions_survive_compilation(model_directories, architecture, trac
             assert (found[0] - plain[0]).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_layers_share_their_graphs(model_directories, traced):
     """As many graphs for three layers as for one: compilation takes as long for 64 layers as for two."""
     counts = []
@@ -92,6 +101,7 @@ def test_layers_share_their_graphs(model_directories, traced):
     assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 def test_generation_through_compiled_layers(model_directories, architecture):
     prompts = [[7, 8, 9, 10], [20, 21], [11, 12, 13, 14, 15, 16]]

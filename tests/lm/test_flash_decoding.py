@@ -1,7 +1,7 @@
 """Decoding by the CUDA kernel, with the kernel replaced by its contract in float: the same tokens as everywhere else."""
 
 import inspect
-from itertools import pairwise, product
+from itertools import pairwise
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ CONDITIONS = [
 
 
 @pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize("slots", [1, 3, 8, 64])
+@pytest.mark.parametrize("slots", [3, 64])
 def test_greedy_tokens_with_slots_refilled_at_different_times(
     model_directories, architecture, prompts, calls, slots, monkeypatch
 ):
@@ -111,7 +111,7 @@ WRITE = KVSlots.write
 
 
 @pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize(("slots", "share"), list(product([4, 6, 64], [True, False])))
+@pytest.mark.parametrize(("slots", "share"), [(4, True), (6, False), (64, True), (64, False)])
 def test_conditions_of_shared_prompts(model_directories, prompts, calls, slots, share, monkeypatch):
     model = load_model(model_directories["llama"])
     asked = [CONDITIONS[: 1 + index % 4] for index in range(len(prompts))]

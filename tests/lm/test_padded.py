@@ -107,7 +107,8 @@ def test_training_through_padding(directory):
     assert difference[2:].max() == 0
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [3])
 def test_generation(directory, batch_size):
     model = load_model(directory)
     expected, done = one_by_one(model, PROMPTS, 5), []
