@@ -41,7 +41,7 @@ def heldout_file(path, *texts):
     "variant",
     ["the user asks for help", "The USER asks... for -- help!", "  the\tuser\n\nasks for “help”"],
 )
-def test_exact_match_after_normalisation(variant):
+def test_exact_match_after_normalization(variant):
     (hit,) = find_heldout(["something else entirely", variant], [("The user asks for help.", "gold, record 0")])
     assert (hit.train_index, hit.heldout, hit.containment) == (1, "gold, record 0", 1.0)
 
@@ -195,7 +195,7 @@ print(json.dumps([check_contamination(train, names, heldout, "drop"), split_by_s
 
 @pytest.mark.slow
 def test_independent_of_the_hash_seed(gold):
-    """field.md 15: results that depend on set order."""
+    """No result depends on the order of a set."""
     texts = [*TRAIN, *(overlapping(shared, 40)[0] for shared in range(30))]
     asked = json.dumps([texts, [f"t{i}" for i in range(len(texts))], gold])
     outputs = [

@@ -122,7 +122,7 @@ def test_any_text_reaches_the_prompt_word_for_word(any_tokenizer, text):
 
 
 def test_one_bos_and_it_stands_first(any_tokenizer):
-    """field.md 13: a rendered template is not given a second BOS when it is tokenised."""
+    """A rendered template is not given a second BOS when it is tokenized."""
     ids = encode_prompt(any_tokenizer, chat("S", "U"))
     assert ids[0] == 1
     assert ids.count(1) == 1
@@ -131,7 +131,7 @@ def test_one_bos_and_it_stands_first(any_tokenizer):
 
 @pytest.mark.parametrize("text", [*TEXTS, ""])
 def test_an_answer_ends_with_one_end_of_sequence(any_tokenizer, text):
-    """field.md 16: else the explainer never learns to stop."""
+    """Else the explainer never learns to stop."""
     ids = encode_answer(any_tokenizer, text)
     assert ids[-1] == 2
     assert ids.count(2) == 1
@@ -145,14 +145,14 @@ def test_golden_answers(changeable):
 
 @pytest.mark.parametrize("answer", ["\n", "S", "U\n\n", ""])
 def test_the_boundary_is_known_even_where_tokens_would_merge_across_it(answer):
-    """field.md 3: nothing is searched, so an answer that stands in the prompt, or would merge with it, is no matter."""
+    """Nothing is searched, so an answer that stands in the prompt, or would merge with it, is no matter."""
     merging = make_tokenizer(ToySettings(vocabulary=300), ["\n\n\n"] * 50)
     merging.chat_template = None
     prompt, ids = encode_prompt(merging, chat("S", "U")), encode_answer(merging, answer)
     assert merging.decode(prompt) == "<|bos|>S\n\nU\n\n"
     assert merging.decode(ids) == f"{answer}<|eos|>"
     if answer == "\n":
-        assert merging("S\n\nU\n\n\n")["input_ids"] != prompt[1:] + ids[:-1]  # tokenised as one text it would merge
+        assert merging("S\n\nU\n\n\n")["input_ids"] != prompt[1:] + ids[:-1]  # tokenized as one text it would merge
 
 
 def test_a_tokenizer_without_an_end_of_sequence(changeable):

@@ -151,7 +151,7 @@ def test_no_token_sees_another_sequence(model_directories, architecture):
         assert torch.equal(before, after)
 
 
-def test_neighbours_of_another_length_change_nothing(model_directories, architecture):
+def test_neighbors_of_another_length_change_nothing(model_directories, architecture):
     model = load_model(model_directories[architecture], dtype="float64")
     sequence = list(range(50, 70))
     with torch.no_grad():

@@ -64,7 +64,7 @@ def ends(rows):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_equals_plain_transformers_for_every_batch_size(model, architecture, expected, prompts, batch_size):
-    """field.md 10: what shares a pass, and how many, must not change greedy outputs."""
+    """What shares a pass, and how many, must not change greedy outputs."""
     assert run(model, prompts, batch_size) == expected[architecture]
 
 
@@ -163,7 +163,7 @@ def test_what_slots_held_before_is_not_seen(model, architecture, expected, promp
 
 
 def test_the_next_question_gets_a_fresh_cache(model, architecture, expected, prompts):
-    """field.md 11: nothing of one call, or of one batch, reaches the next; the prompts are left alone."""
+    """Nothing of one call, or of one batch, reaches the next; the prompts are left alone."""
     before = [list(prompt) for prompt in prompts]
     assert run(model, prompts, 4) == run(model, prompts, 4) == expected[architecture]
     assert run(model, prompts[::-1], 4) == expected[architecture][::-1]
@@ -176,7 +176,7 @@ def test_at_most_max_new_tokens(model, architecture, expected, prompts, new):
 
 
 def test_positions_count_from_the_start_of_each_prompt(model_directories, prompts):
-    """Rotary attention hardly shows a shift by the neighbours, but a shifted row ends before its context does."""
+    """Rotary attention hardly shows a shift by the neighbors, but a shifted row ends before its context does."""
     model, seen = load_model(model_directories["llama"]), []
 
     def note(_, __, kwargs):
@@ -256,7 +256,7 @@ def test_inside_a_peft_model_in_eval_mode(model_directories, architecture, expec
 
 
 def test_steering_reaches_prefill_and_every_decode_step(model_directories, plain_model, prompts):
-    """field.md 9: an intervention open around generation acts in each forward pass (here: one prompt of one token)."""
+    """An intervention open around generation acts in each forward pass (here: one prompt of one token)."""
     model = load_model(model_directories["llama"])
     vector = torch.linspace(-4, 4, 32)[None]
     with intervene(model, [Intervention(1, "add", torch.tensor([0]), vector)]) as fired:

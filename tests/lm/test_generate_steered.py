@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Steering, decoder_layers
 from afintro.lm.load import load_model
-from afintro.lm.shared_prefix import continuation_nll
 from afintro.lm.step import RowInterventions
 
 LENGTHS = (9, 1, 30, 2, 7, 17, 8)  # below, at and above the sliding window of 8, not sorted
@@ -140,7 +139,7 @@ def count_passes(model):
 
 
 def test_the_reference_tells_the_positions_apart(architecture, expected):
-    """field.md 9: one token late, or not at decode steps, is other tokens; else the tests below would show nothing."""
+    """One token late, or not at decode steps, is other tokens; else the tests below would show nothing."""
     found = expected(architecture)
     for one, other in combinations(("none", "last", "decode", "all", "late"), 2):
         assert any(tokens[one] != tokens[other] for tokens in found), (one, other)
@@ -151,7 +150,7 @@ def test_the_reference_tells_the_positions_apart(architecture, expected):
 
 @pytest.mark.parametrize(("batch_size", "share_prefix"), [(1, True), (3, False), (64, True), (64, False)])
 def test_equals_a_plain_model_steered_by_hand(model, architecture, expected, prompts, batch_size, share_prefix):
-    """field.md 9 and 10: at the stated positions and no other, from the first new token to the last, however batched."""
+    """At the stated positions and no other, from the first new token to the last, however batched."""
     found = run(model, prompts, every(prompts), batch_size, share_prefix=share_prefix)
     assert found == rows(expected(architecture), [NAMES] * len(prompts))
 
@@ -244,7 +243,7 @@ def test_an_empty_condition_and_a_vector_of_zeros_are_greedy_generation(model, p
 
 
 def test_nothing_of_one_call_reaches_the_next(model, architecture, expected, prompts):
-    """field.md 11; and prompts and vectors are as they were."""
+    """Prompts and vectors stay as they were."""
     before = [list(prompt) for prompt in prompts]
     vectors = [(s, s.vector.clone()) for condition in CONDITIONS.values() for s in condition]
     wanted = rows(expected(architecture), [NAMES] * len(prompts))
@@ -252,9 +251,6 @@ def test_nothing_of_one_call_reaches_the_next(model, architecture, expected, pro
     assert run(model, prompts, [[()]] * len(prompts)) == [[own[0]] for own in wanted]
     assert prompts == before
     assert all(torch.equal(s.vector, vector) for s, vector in vectors)
-
-
-# What it costs, and hooks. One architecture is enough: none of it depends on attention.
 
 
 @pytest.fixture
@@ -279,12 +275,9 @@ def test_steering_of_all_positions_reads_the_whole_prompt_for_its_own_rows_alone
     shapes = count_passes(llama)
     run(llama, [prompts[0]], [[*SHARED, CONDITIONS["all"]]], new=2)
     assert shapes == [(1, 8 + 8), (5, 1), (5, 1)]
-
-
-def test_a_prompt_of_one_token_has_no_prefix(llama, prompts):
-    shapes = count_passes(llama)
+    shapes.clear()
     run(llama, [prompts[1]], [SHARED], new=2)
-    assert shapes == [(4, 1), (4, 1)]
+    assert shapes == [(4, 1), (4, 1)], "a prompt of one token has no prefix"
 
 
 def test_finished_rows_cost_nothing_more(llama, expected, prompts):
@@ -333,10 +326,7 @@ def test_rows_that_start_later_are_steered_from_their_own_first_token(model, arc
 
 
 def test_vectors_of_one_prompt_do_not_land_in_its_neighbor_in_the_packed_row(llama, prompts):
-    """Looked at, not counted: which positions of the residual stream are others behind the layer that is steered.
-
-    Prefixes lie end to end, longest first: two of eight tokens, steered everywhere and not; two of one token likewise.
-    """
+    """Which positions of the residual stream differ behind the steered layer; prefixes lie end to end, longest first."""
     chosen, seen = [prompts[0], prompts[3]], []
     decoder_layers(llama)[2].register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
     zero = (Steering(1, 0 * STRONG, "all"),)
@@ -405,60 +395,3 @@ def test_progress_counts_prompts(llama, prompts):
     assert done == [2, 2, 2, 1]
     assert run(llama, [], []) == []
     assert run(llama, prompts, [[]] * 7) == [[]] * 7
-
-
-def test_a_layer_that_the_model_lacks(llama, prompts):
-    before = hooks_of(llama)
-    with pytest.raises(ValueError, match=r"layer 3 .* 3 layers"):
-        run(llama, [prompts[0]], [[(Steering(3, STRONG),)]])
-    assert hooks_of(llama) == before
-
-
-# How surprising continuations are.
-
-
-@pytest.fixture(scope="module")
-def continuations(prompts):
-    """Of different length for every prompt, empty ones among them, one prompt with none."""
-    generator = torch.Generator().manual_seed(5)
-    sizes = [(3, 0, 12, 1), (4, 9), (1,), (), (0, 0), (20, 2, 5), (8, 8)]
-    drawn = [[torch.randint(0, 263, (size,), generator=generator).tolist() for size in own] for own in sizes]
-    drawn[5][0][:7] = range(7)  # special tokens are read as any other
-    return drawn
-
-
-# The logits are taken in float32.
-@pytest.mark.parametrize(
-    ("dtype", "within", "tokens"),
-    [("float64", 2e-6, 1), ("float64", 2e-6, 30), ("float64", 2e-6, 8192), ("float32", 1e-3, 30)],
-)
-def test_continuation_nll_is_that_of_a_plain_forward_pass(
-    model_directories, architecture, plain_model, prompts, continuations, tokens, dtype, within
-):
-    model = load_model(model_directories[architecture], dtype=dtype)
-    reference = plain_model(model_directories[architecture], torch.float64)
-    found = continuation_nll(model, prompts, continuations, tokens=tokens)
-    assert [[len(nll) for nll in own] for own in found] == [[len(ids) for ids in own] for own in continuations]
-    for prompt, own, measured in zip(prompts, continuations, found, strict=True):
-        for ids, nll in zip(own, measured, strict=True):
-            if ids:
-                with torch.inference_mode():
-                    logits = reference(torch.tensor([prompt + ids]), use_cache=False).logits[0, len(prompt) - 1 : -1]
-                wanted = -logits.log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)]
-                torch.testing.assert_close(torch.tensor(nll, dtype=torch.float64), wanted, rtol=within, atol=within)
-
-
-def test_continuation_nll_leaves_its_input_alone_and_reads_the_prefix_once(llama, prompts, continuations):
-    before = [[list(ids) for ids in own] for own in continuations]
-    first = continuation_nll(llama, prompts, continuations)
-    shapes = count_passes(llama)
-    assert continuation_nll(llama, prompts, continuations) == first
-    read = sum(length - 1 for length, own in zip(LENGTHS, continuations, strict=True) if any(own))
-    # All prompts with a continuation that holds anything, then those: each behind its prompt's last token.
-    assert shapes == [(1, read), (11, 21)]
-    assert continuations == before
-    assert continuation_nll(llama, prompts[::-1], continuations[::-1]) == first[::-1]
-    assert continuation_nll(llama, [], []) == []
-    shapes.clear()
-    assert continuation_nll(llama, prompts[:1], [[[], []]]) == [[[], []]]
-    assert shapes == []

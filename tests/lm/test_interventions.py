@@ -235,7 +235,7 @@ class TestSteering:
 
 
 def test_the_last_position_of_every_row_is_steered_throughout_decoding(llama):
-    """field.md 9: flat positions of ``[rows, 1]`` input are the rows."""
+    """Flat positions of ``[rows, 1]`` input are the rows."""
     vector = Intervention(1, "add", torch.tensor([0, 1]), VECTORS)
     steps, layer = [], decoder_layers(llama)[2].input_layernorm
     hook = layer.register_forward_pre_hook(lambda _, args: steps.append(args[0].clone()))

@@ -13,12 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from afintro.errors import UserError
 from afintro.lm.load import (
-    Lora,
     adapter_base,
-    add_lora,
     context_length,
-    describe_lora,
-    eos_ids,
     fingerprint,
     load_config,
     load_model,
@@ -104,7 +100,7 @@ def test_an_adapter_directory_loads_merged(model_directories, adapter, plain_mod
 
 
 def test_an_adapter_on_an_adapter_is_merged_into_the_merged(adapter, tmp_path):
-    """field.md 12: the second adapter was trained on the first one's merged model."""
+    """The second adapter was trained on the first one's merged model."""
     second = save_adapter(load_model(str(adapter)), tmp_path / "second", seed=1)
     edit_json(second / "adapter_config.json", base_model_name_or_path=str(adapter))
     found = load_model(str(second))
@@ -160,7 +156,7 @@ def test_a_cached_hub_model_loads_offline_at_its_revision(hub, model_directories
 
 
 def test_a_cached_hub_adapter_loads_merged_too(hub, adapter):
-    """Else LoRA layers stay inside, and the explainer's own adapter is stacked on them (field.md 12)."""
+    """Else LoRA layers stay inside, and the explainer's own adapter is stacked on them."""
     hub("tiny/adapter", adapter)
     model = load_model("tiny/adapter")
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
@@ -282,66 +278,6 @@ def test_a_malformed_adapter_config_is_a_user_error(adapter, load, content):
     (adapter / "adapter_config.json").write_text(content)
     with pytest.raises(UserError, match="adapter"):
         load(str(adapter))
-
-
-# LoRA.
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_adapter_weights_are_float32_on_any_base(model_directories, architecture, dtype):
-    wrapped = add_lora(load_model(model_directories[architecture], dtype=dtype), Lora(r=4))
-    trained = {name: parameter for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
-    assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
-    assert len(trained) == 2 * 7 * 3
-    assert all("lora_" in name for name in trained)
-    frozen = {parameter.dtype for parameter in wrapped.parameters() if not parameter.requires_grad}
-    assert frozen == {getattr(torch, dtype)}
-    assert not [name for name in trained if "lm_head" in name or "embed" in name]
-
-
-def test_lora_settings_reach_the_adapter(model_directories):
-    lora = Lora(r=4, alpha=12, dropout=0.25, target_modules=["q_proj"])
-    wrapped = add_lora(load_model(model_directories["llama"]), lora)
-    settings = wrapped.peft_config["default"]
-    assert (settings.r, settings.lora_alpha, settings.lora_dropout, settings.task_type) == (4, 12, 0.25, "CAUSAL_LM")
-    trained = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
-    assert len(trained) == 2 * 3
-    assert all("q_proj" in name for name in trained)
-    layer = wrapped.get_base_model().model.layers[0].self_attn.q_proj
-    assert layer.scaling["default"] == 3.0  # alpha / r
-    assert layer.lora_dropout["default"].p == 0.25
-
-
-def test_a_fresh_lora_changes_nothing(model_directories, architecture):
-    model = load_model(model_directories[architecture])
-    before = logits(model)
-    assert torch.equal(logits(add_lora(model, Lora(r=2)).eval()), before)
-
-
-@pytest.mark.parametrize("rank", [0, -1])
-def test_a_rank_below_one(model_directories, rank):
-    with pytest.raises(UserError) as error:
-        add_lora(load_model(model_directories["llama"]), Lora(r=rank))
-    assert error.value.where == "model.lora.r"
-
-
-def test_describe_lora():
-    assert describe_lora(Lora(r=2)) == {"r": 2, "alpha": 32.0, "dropout": 0.0, "target_modules": "all-linear"}
-
-
-# End of sequence.
-
-
-@pytest.mark.parametrize(("configured", "expected"), [(None, [2]), (2, [2]), (9, [2, 9]), ([9, 7, 2], [2, 7, 9])])
-def test_eos_ids_join_tokenizer_and_generation_config(model_directories, tokenizer, configured, expected):
-    model = load_model(model_directories["llama"])
-    model.generation_config.eos_token_id = configured
-    assert eos_ids(model, tokenizer) == expected
-
-
-def test_eos_ids_without_any(model_directories, tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer, "_special_tokens_map", {**tokenizer._special_tokens_map, "eos_token": None})
-    assert eos_ids(torch.nn.Linear(1, 1), tokenizer) == []
 
 
 # Fingerprint.
