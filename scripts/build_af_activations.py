@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from afintro.command import run_command
 from afintro.data.files import file_sha256, new_file, write_json
 from afintro.errors import UserError
 from afintro.tasks.feature_descriptions.activations import activation_matrix, read_activations, selectivity
@@ -35,25 +37,24 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
     return counts
 
 
-def main() -> int:
-    """Parse the arguments, write the files and print the counts; return the exit code, 2 for wrong input."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code, 2 for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--firings", required=True, help="JSON {samples: {id: {text, label, fired_features}}}")
     parser.add_argument("--output_dir", required=True, help="folder that gets activations.npy and selectivity.npy")
     parser.add_argument(
         "--width", type=int, default=16384, help="number of features of the autoencoder (default: 16384)"
     )
-    args = parser.parse_args()
-    try:
-        counts = build(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(parser, report, argv)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the files and print the counts."""
+    counts = build(args)
     print(f"{counts['texts']} texts: {', '.join(f'{count} {label}' for label, count in counts['labels'].items())}")
     print(
         f"{counts['features_that_fire']} of {counts['width']} features are ever active, {counts['firings']} activations in all"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from afintro.command import run_command
 from afintro.data.files import file_sha256, write_json
 from afintro.errors import UserError
 from afintro.tasks.feature_descriptions.descriptions import from_categories, from_clusters
@@ -35,24 +37,23 @@ def build(args: argparse.Namespace) -> tuple[Counter[str], list[str]]:
     return clusters, unlabeled
 
 
-def main() -> int:
-    """Parse the arguments, write the files and print the counts; return the exit code, 2 for wrong input."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code, 2 for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--summaries", help="JSON {cluster: summary}")
     parser.add_argument("--assignments", help="JSON {feature: cluster}")
     parser.add_argument("--categories", help="JSON {category: [{latent_id, reasoning, description}]}")
     parser.add_argument("--output_dir", required=True, help="folder that gets descriptions.json and unlabelled.json")
-    args = parser.parse_args()
-    try:
-        clusters, unlabeled = build(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(parser, report, argv)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the files and print the counts."""
+    clusters, unlabeled = build(args)
     largest, size = clusters.most_common(1)[0]
     print(f"{clusters.total()} features described, in {len(clusters)} clusters")
     print(f"largest cluster {largest!r}: {size} features, {size / clusters.total():.1%}")
     print(f"{len(unlabeled)} features without a label, listed in unlabelled.json")
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -189,13 +189,13 @@ def check(key: str, value: str, revision: str | None) -> bool:
     return remedy is None
 
 
-def main() -> int:
-    """Print the report."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--config", nargs="+", action="extend", type=Path, metavar="FILE", help="default: configs/*.yaml"
     )
-    configs = parser.parse_args().config or sorted((ROOT / "configs").glob("*.yaml"))
+    configs = parser.parse_args(argv).config or sorted((ROOT / "configs").glob("*.yaml"))
     show_versions()
     absent = [name for name in NEEDED if util.find_spec(name) is None]
     if absent:

@@ -6,11 +6,11 @@ Nothing leaves this machine without --push_to_hub.
 import argparse
 import gc
 import json
-import logging
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from afintro.cli_errors import explain
+from afintro.command import run_command
 from afintro.data.files import write_atomic
 from afintro.errors import UserError
 from afintro.explainer.adapters import export_adapter
@@ -188,8 +189,8 @@ def push(directory: Path, repository: str) -> str:
     return f"https://huggingface.co/{repository}"
 
 
-def main() -> int:
-    """Parse, call, report; exit code 2 for wrong input."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code, 2 for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, type=Path, help="the run's .ckpt file")
     parser.add_argument(
@@ -203,17 +204,14 @@ def main() -> int:
     parser.add_argument(
         "--push_to_hub", metavar="REPO", help="upload it too, as a private repository; the key is HF_TOKEN"
     )
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        directory = export(args)
-        if args.push_to_hub:
-            print(f"uploaded: {push(directory, args.push_to_hub)}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(parser, export_and_push, argv)
+
+
+def export_and_push(args: argparse.Namespace) -> None:
+    """Export the adapter, and upload it if that is asked for."""
+    directory = export(args)
+    if args.push_to_hub:
+        print(f"uploaded: {push(directory, args.push_to_hub)}")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 import argparse
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from afintro.command import run_command
 from afintro.data.files import file_sha256, new_file, write_json
 from afintro.errors import UserError
 from afintro.tasks.feature_descriptions.features import FeatureFile, write_features
@@ -106,8 +107,8 @@ def write_pickle(path: Path, features: FeatureFile) -> None:
         pickle.dump(content, file)
 
 
-def main() -> int:
-    """Parse the arguments, write the files and print the counts; return the exit code, 2 for wrong input."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code, 2 for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--activations", help=".npy file [texts, features]: the vectors are its columns")
     parser.add_argument("--selectivity", help=".npy file [features]: the largest absolute values are chosen")
@@ -117,12 +118,12 @@ def main() -> int:
     parser.add_argument(
         "--output_dir", required=True, help="folder that gets features/layer_N.safetensors, .pkl, .manifest.json"
     )
-    args = parser.parse_args()
-    try:
-        manifest = extract(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(parser, report, argv)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the files and print the counts."""
+    manifest = extract(args)
     counts, metadata = manifest["counts"], manifest["metadata"]
     print(f"layer {args.layer}: {counts['written']} of {counts['features']} features, width {metadata['width']}")
     if args.selectivity:
@@ -131,7 +132,6 @@ def main() -> int:
         print(
             f"left out because they are never active (all zero): {counts['never_fire']} features, listed in the manifest"
         )
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ half on which the rules were tuned, for the half held back from tuning, and for 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from afintro.command import run_command
+from afintro.errors import UserError
 from afintro.evaluation.intervals import Bootstrap, Floats, mean_of
 from afintro.generation.behavior import LABELS, RuleLabeler
 
@@ -48,15 +51,25 @@ def report(name: str, hand: Labels, rule: Labels) -> None:
             print(f"  {label:<11}" + "".join(f"{int(count):>9}" for count in row))
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code, 2 for wrong input."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "af", help="folder of the texts")
-    data = parser.parse_args().data
+    return run_command(parser, measure, argv)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Label the texts by rule, and print how well the rules agree with the hand.
+
+    Raises:
+        UserError: A text file is missing.
+    """
+    data = args.data
     items = json.loads(HAND_LABELS.read_text())["items"]
     names = sorted({item["file"] for item in items})
     if missing := [name for name in names if not (data / name).is_file()]:
-        print(f"{data}: no {missing[0]} there; give the folder of the sample texts with --data DIR", file=sys.stderr)
-        return 2
+        what = f"does not hold {missing[0]}"
+        raise UserError(what, where=str(data), remedy="give the folder of the sample texts with --data DIR")
     samples = {name: json.loads((data / name).read_text())["samples"] for name in names}
     told = RuleLabeler().label_all([samples[item["file"]][item["index"]]["text"] for item in items])
     hand = np.array([LABELS.index(item["label"]) for item in items])
@@ -65,7 +78,6 @@ def main() -> int:
     report("development", hand[half == "development"], rule[half == "development"])
     report("held back", hand[half == "held_back"], rule[half == "held_back"])
     report("all", hand, rule)
-    return 0
 
 
 if __name__ == "__main__":

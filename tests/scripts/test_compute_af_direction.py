@@ -17,8 +17,10 @@ from afintro.data.records import scenario_id
 from afintro.data.text import chat, template_hash
 from afintro.evaluation.intervals import Estimate
 from afintro.lm.load import fingerprint, load_model, load_tokenizer
+from afintro.tasks.steering import direction_command
+from afintro.tasks.steering.contrasts import Parts
 from afintro.tasks.steering.directions import read_direction
-from afintro.tasks.steering.fit_directions import Computed, Parts, difference_of_means, last_token_activations
+from afintro.tasks.steering.fit_directions import Computed, difference_of_means, last_token_activations
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,17 +33,8 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def module():
-    """The script, imported from where it lies."""
-    spec = importlib.util.spec_from_file_location("compute_af_direction", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def call(module, model_directories, tmp_path, monkeypatch, capsys):
+def call(model_directories, tmp_path, capsys):
     """Calls main on a byte-level Llama of three layers with any more flags; gives exit code and both outputs."""
     rows = [{"text": text, "label": LABELS[i % 4]} for i, text in enumerate(TEXTS)]
     (tmp_path / "samples.json").write_text(json.dumps(rows))
@@ -54,9 +47,8 @@ def call(module, model_directories, tmp_path, monkeypatch, capsys):
         words = [
             word for name, value in values.items() if value is not None for word in (f"--{name}", *str(value).split())
         ]
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words, *switches])
         capsys.readouterr()
-        code = module.main()
+        code = direction_command.main([*words, *switches])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
@@ -126,9 +118,9 @@ class TestMonitoring:
         assert all(method in out for method in METHODS)
 
 
-def test_of_equal_layers_the_lowest_is_best(module):
+def test_of_equal_layers_the_lowest_is_best():
     auroc = {layer: Estimate(value, None, None, 9) for layer, value in ((0, 0.8), (1, 0.9), (4, 0.9), (5, None))}
-    assert module.best_layer(Computed({}, {"m": auroc}, {}, Parts(([], []), ([], []))), "m") == 1
+    assert direction_command.best_layer(Computed({}, {"m": auroc}, {}, Parts(([], []), ([], []))), "m") == 1
 
 
 def draw(text, seed):
@@ -170,11 +162,11 @@ WRONG = {  # what is wrong: (flags, what the message names)
     "does not exist": ({"input_path": "absent.json"}, "absent.json: does not exist"),
     "no such model": ({"model_name": "absent/model"}, "model 'absent/model': cannot be loaded"),
     "too few samples": ({"limit": 2}, "class 'monitored' has "),
-    "holdout": ({"holdout": 1.0}, "--holdout: is 1.0"),
-    "batch size": ({"batch_size": 0}, "--batch_size: is 0"),
-    "limit": ({"limit": 0}, "--limit: is 0"),
-    "device": ({"device": "cuda:99"}, "--device: 'cuda:99' is no device here"),
-    "nonsense device": ({"device": "abacus"}, "--device: 'abacus' is no device here"),
+    "holdout": ({"holdout": 1.0}, "--holdout: must be "),
+    "batch size": ({"batch_size": 0}, "--batch_size: must be "),
+    "limit": ({"limit": 0}, "--limit: must be "),
+    "device": ({"device": "cuda:99"}, "--device: 'cuda:99' is not available"),
+    "nonsense device": ({"device": "abacus"}, "--device: 'abacus' is not available"),
 }
 
 
@@ -190,28 +182,28 @@ class TestWrongInput:
         assert lines[1].startswith("  remedy: ")
         assert not (tmp_path / "out").exists()
 
-    def test_prompt_beyond_the_context_before_the_model_loads(self, call, module, tmp_path, monkeypatch):
+    def test_prompt_beyond_the_context_before_the_model_loads(self, call, tmp_path, monkeypatch):
         rows = [{"text": text} for text in [*TEXTS, "x" * 600]]
         (tmp_path / "samples.json").write_text(json.dumps(rows))
-        monkeypatch.setattr(module, "load_model", None)
+        monkeypatch.setattr(direction_command, "load_model", None)
         code, _, err = call()
         assert code == 2
         assert "class 'monitored', conversation 24: the prompt has " in err
         assert "the model's context is 512" in err
 
-    def test_output_folder_is_a_file(self, call, module, tmp_path, monkeypatch):
-        monkeypatch.setattr(module, "load_model", None)
+    def test_output_folder_is_a_file(self, call, tmp_path, monkeypatch):
+        monkeypatch.setattr(direction_command, "load_model", None)
         code, _, err = call(output_dir=tmp_path / "samples.json" / "out")
         assert code == 2
         assert "cannot be made" in err
 
-    def test_gguf_that_cannot_be_written_before_anything_else(self, call, module, tmp_path, monkeypatch):
-        monkeypatch.setattr(module, "load_model", None)
+    def test_gguf_that_cannot_be_written_before_anything_else(self, call, tmp_path, monkeypatch):
+        monkeypatch.setattr(direction_command, "load_model", None)
         monkeypatch.setitem(sys.modules, "gguf", None)
         code, _, err = call("--gguf")
         assert code == 2
         assert "pip install gguf" in err
-        monkeypatch.setattr(module, "gguf_writer", lambda where: None)
+        monkeypatch.setattr(direction_command, "gguf_writer", lambda where: None)
         code, _, err = call("--gguf", layers="0")
         assert code == 2
         assert "--layers: is layer 0 alone" in err
@@ -270,6 +262,7 @@ class TestAgain:
         assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 class TestFromTheShell:
     """In processes of their own, as a user calls it."""
 

@@ -1,13 +1,11 @@
 """The command that users call: its flags, wrong input, and being killed."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import random
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -15,21 +13,13 @@ import pytest
 
 from afintro.errors import UserError
 from afintro.generation import run_folder
+from afintro.tasks.context_ablation.command import main
 from afintro.tasks.context_ablation.records import read_records
 from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "generate_af_context_ablation.py"
 OUTPUTS = {"settings.json", "train.json", "test.json", "summary.json"}
-
-
-@pytest.fixture(scope="module")
-def main():
-    """The script's main function, its module imported from where it lies."""
-    spec = importlib.util.spec_from_file_location("generate_af_context_ablation", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +43,7 @@ def samples_file(path, count):
 
 
 @pytest.fixture
-def call(main, model, tmp_path, monkeypatch, capsys):
+def call(model, tmp_path, capsys):
     """Calls main with small settings and any more flags; gives exit code, standard output and standard error."""
     samples = samples_file(tmp_path / "samples.json", 9)
 
@@ -63,10 +53,9 @@ def call(main, model, tmp_path, monkeypatch, capsys):
             "max_new_tokens": 6, "holdout": 2, "control_samples": 3, "device": "cpu",
         } | flags  # fmt: skip
         words = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
         capsys.readouterr()
         try:
-            code = main()
+            code = main(words)
         except SystemExit as error:
             code = error.code
         printed = capsys.readouterr()
@@ -277,6 +266,7 @@ class TestWrongInput:
         assert out == ""
         return err.rstrip("\n").split("\n")
 
+    @pytest.mark.slow
     def test_an_unknown_model_in_a_process_of_its_own(self, tmp_path):
         lines = self.own_process(samples_file(tmp_path / "samples.json", 5), tmp_path / "out", "nobody/no-such-model")
         assert len(lines) == 2, lines
@@ -284,6 +274,7 @@ class TestWrongInput:
         assert "HF_HUB_OFFLINE" in lines[1]
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.slow
     def test_a_long_prompt_in_a_process_of_its_own(self, model, tmp_path):
         """Without the tokenizer's own warning of "indexing errors", a third line that is not true."""
         path = tmp_path / "long.json"
@@ -292,16 +283,16 @@ class TestWrongInput:
         assert "error: sample 1: prompt and answer need" in "\n".join(lines)
         assert len(lines) == 2, lines
 
-    def test_help_names_every_flag(self, call, capsys, main, monkeypatch):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--help"])
+    def test_help_names_every_flag(self, capsys):
         with pytest.raises(SystemExit) as error:
-            main()
+            main(["--help"])
         assert error.value.code == 0
         out = capsys.readouterr().out
         for flag in ("input_path", "output_dir", "model_name", "batch_size", "max_new_tokens", "holdout", "split"):
             assert f"--{flag}" in out
 
 
+@pytest.mark.long
 class TestKilled:
     """kill -9 at three moments, then a run to the end: the same bytes as without."""
 

@@ -1,6 +1,5 @@
 """The command that steers: its flags, the directions that people have, wrong input, and what it prints."""
 
-import importlib.util
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import torch
 
 from afintro.data.cue import UNMONITORED_SYSTEM
 from afintro.generation import run_folder
+from afintro.tasks.steering import direction_command, generate_command
 from afintro.tasks.steering import generate as steering
 from afintro.tasks.steering import generator as steering_generator
 from afintro.tasks.steering.controls import with_controls
@@ -30,25 +30,12 @@ FLAGS = (
 KINDS = ("", "random/", "orthogonal/")
 
 
-def imported(name):
-    """A script, imported from where it lies."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def module():
-    return imported("generate_af_steering_data")
-
-
 def vector(seed=0, width=32):
     return np.random.default_rng(seed).standard_normal(width).astype(np.float32)
 
 
 @pytest.fixture
-def call(module, small_model, tmp_path, monkeypatch, capsys):
+def call(small_model, tmp_path, capsys):
     """Calls main on a Llama of two layers with small settings and any more flags; gives exit code and both outputs."""
     rows = [{"text": f"Sample {i}: {'please ' * (i % 5)}help me.", "label": "aligned"} for i in range(9)]
     (tmp_path / "samples.json").write_text(json.dumps({"samples": rows}))
@@ -66,10 +53,9 @@ def call(module, small_model, tmp_path, monkeypatch, capsys):
             if value is not None
             for word in (f"--{name}", *(map(str, value) if isinstance(value, list) else str(value).split()))
         ]
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
         capsys.readouterr()
         try:
-            code = module.main()
+            code = generate_command.main(words)
         except SystemExit as error:
             code = error.code
         printed = capsys.readouterr()
@@ -166,13 +152,12 @@ class TestRun:
             np.testing.assert_allclose(made[direction.name].at(1), direction.at(1), rtol=1e-6)
         assert abs(made["orthogonal/other"].at(1) @ made["unmonitored/probe"].at(1)) < 1e-3
 
-    def test_what_compute_af_direction_writes(self, call, tmp_path, small_model, monkeypatch):
+    def test_what_compute_af_direction_writes(self, call, tmp_path, small_model):
         """The way from labelled samples to steered outputs."""
         computed = tmp_path / "computed"
         words = ["--input_path", tmp_path / "samples.json", "--output_dir", computed, "--model_name", small_model]
         words += ["--holdout", "0.5", "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", ["compute_af_direction", *map(str, words)])
-        assert imported("compute_af_direction").main() == 0
+        assert direction_command.main([*map(str, words)]) == 0
         code, out, err = call(direction=sorted(computed.glob("*.safetensors")))
         assert code == 0, err
         names = [f"unmonitored/{name}" for name in ("logistic_probe", "mean_difference", "principal_component")]
@@ -281,18 +266,18 @@ WRONG = {  # what is wrong: (flags, what the message names)
     "holdout too large": (flags(holdout=9), "--holdout: 9 of 9 samples leave none for training"),
     "default holdout": (flags(holdout=None), "200 of 9 samples"),
     "negative holdout": (flags(holdout=-1), "--holdout: -1"),
-    "batch size": (flags(batch_size=0), "--batch_size: is 0"),
-    "no new tokens": (flags(max_new_tokens=0), "--max_new_tokens: is 0"),
-    "limit": (flags(limit=0), "--limit: is 0"),
-    "control samples": (flags(control_samples=-1), "--control_samples: is -1"),
-    "cells": (flags(cells_per_prompt=0), "--cells_per_prompt: is 0"),
-    "alpha 0": (flags(alphas="1 0"), "--alphas: is 0.0"),
-    "alpha NaN": (flags(alphas="nan"), "--alphas: is nan"),
-    "alpha infinite": (flags(alphas="1 inf"), "--alphas: is inf"),
-    "alpha twice": (flags(alphas="1 2 1.00000001"), "names one twice"),
-    "cue twice": (flags(cues="monitored monitored"), "names one twice"),
-    "device": (flags(device="cuda:99"), "--device: 'cuda:99' is no device here"),
-    "nonsense device": (flags(device="abacus"), "--device: 'abacus' is no device here"),
+    "batch size": (flags(batch_size=0), "--batch_size: must be "),
+    "no new tokens": (flags(max_new_tokens=0), "--max_new_tokens: must be "),
+    "limit": (flags(limit=0), "--limit: must be "),
+    "control samples": (flags(control_samples=-1), "--control_samples: must be "),
+    "cells": (flags(cells_per_prompt=0), "--cells_per_prompt: must be "),
+    "alpha 0": (flags(alphas="1 0"), "--alphas: must be "),
+    "alpha NaN": (flags(alphas="nan"), "--alphas: must be "),
+    "alpha infinite": (flags(alphas="1 inf"), "--alphas: must be "),
+    "alpha twice": (flags(alphas="1 2 1.00000001"), "twice"),
+    "cue twice": (flags(cues="monitored monitored"), "twice"),
+    "device": (flags(device="cuda:99"), "--device: 'cuda:99' is not available"),
+    "nonsense device": (flags(device="abacus"), "--device: 'abacus' is not available"),
     "prompt beyond the context": (long, "sample 3: prompt and answer need "),
     "output folder is a file": (lambda folder: {"output_dir": folder / "samples.json"}, "cannot be made"),
 }
@@ -329,11 +314,12 @@ class TestWrongInput:
         assert "usage:" in err
         assert not (tmp_path / "out").exists()
 
-    def test_help_names_every_flag(self, module):
-        text = module.parser().format_help()
-        assert re.findall(r"^  --(\w+)", text, re.MULTILINE) == list(FLAGS)
+    def test_help_names_every_flag(self):
+        text = generate_command.parser().format_help()
+        assert set(re.findall(r"^  --(\w+)", text, re.MULTILINE)) == set(FLAGS)
 
 
+@pytest.mark.slow
 def test_from_the_shell(call, tmp_path, small_model):
     """In a process of its own, as a user calls it: the same bytes and the same table as here."""
     process = subprocess.run(

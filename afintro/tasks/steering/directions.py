@@ -1,7 +1,6 @@
 """Steering vectors on disk: one vector a layer, read from the shapes in which people save them."""
 
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -251,49 +250,3 @@ def write_direction(path: Path, direction: Direction) -> None:
     write_json(path.with_suffix(".json"), {"name": None, **direction.metadata} | {"name": direction.name})
     with new_file(path) as file:
         file.write(save(content))
-
-
-def gguf_writer(where: str) -> Any:
-    """The class that writes GGUF files, of an optional library.
-
-    Raises:
-        UserError: It is not installed; ``where`` is the file or the setting that needs it.
-    """
-    try:
-        from gguf import GGUFWriter
-    except ImportError as error:
-        what = "cannot be written without the gguf library"
-        raise UserError(what, where=where, remedy="pip install gguf, or do without") from error
-    return GGUFWriter
-
-
-def write_gguf(path: Path, direction: Direction) -> list[int]:
-    """Write a llama.cpp control vector: tensors ``direction.<l>``, added to the output of 0-based layer ``l`` as here.
-
-    llama.cpp fills its layer ``il`` from ``direction.<il>``, and has no control vector at layer 0, which is left out.
-
-    Returns:
-        The layers that were left out: ``[]`` or ``[0]``.
-
-    Raises:
-        UserError: No ``gguf`` library, no layer but 0, or the file cannot be written.
-    """
-    layers = [layer for layer in sorted(direction.vectors) if layer > 0]
-    if not layers:
-        found = "is of layer 0 alone" if direction.vectors else "names no layer"
-        what = f"direction {direction.name!r} {found}, which no control vector can hold"
-        raise UserError(what, where=str(path), remedy="use a direction with a vector of layer 1 or above")
-    writer_type = gguf_writer(str(path))
-    with tempfile.TemporaryDirectory() as folder:  # the library writes to a path only
-        writer = writer_type(draft := Path(folder) / "draft.gguf", "controlvector")
-        writer.add_string("controlvector.model_hint", str(direction.metadata.get("model_type") or "unknown"))
-        writer.add_uint32("controlvector.layer_count", len(layers))
-        for layer in layers:
-            writer.add_tensor(f"direction.{layer}", np.ascontiguousarray(direction.vectors[layer], "<f4"))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        with new_file(path) as file:
-            file.write(draft.read_bytes())
-    return [0] if 0 in direction.vectors else []

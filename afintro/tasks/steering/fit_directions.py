@@ -13,38 +13,17 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from afintro.data.splits import split_by_scenario
 from afintro.data.text import Message, encode_prompt
 from afintro.errors import UserError
 from afintro.evaluation.detection_metrics import auroc
 from afintro.evaluation.intervals import Bootstrap, Estimate
 from afintro.lm.capture import read_states
 from afintro.lm.load import context_length
+from afintro.tasks.steering.contrasts import Contrast, Parts, split_contrast
 
 Floats = NDArray[np.float32]
 Site = Literal["last", "mean"]
 SITES: tuple[str, ...] = get_args(Site)
-LEAST_TRAINING = 2  # of each class: one point has no spread
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Two classes of conversation; a direction points from the first to the second.
-
-    Args:
-        classes: Name of class 0 and of class 1.
-        conversations: Those of each class; the model reads each up to where its answer begins.
-        scenarios: The scenario of each conversation; those of one scenario are never split.
-    """
-
-    classes: tuple[str, str]
-    conversations: tuple[Sequence[Sequence[Message]], Sequence[Sequence[Message]]]
-    scenarios: tuple[Sequence[str], Sequence[str]]
-
-    @property
-    def name(self) -> str:
-        """What the direction points to: class 1."""
-        return self.classes[1]
 
 
 def difference_of_means(x0: Floats, x1: Floats) -> Floats:
@@ -194,33 +173,6 @@ def _at_site(stream: Tensor, bounds: Sequence[int], site: Site) -> Tensor:
         return stream[[end - 1 for end in bounds[1:]]].float()
     # A prompt of one token has no other.
     return torch.stack([stream[min(first + 1, end - 1) : end].float().mean(0) for first, end in pairwise(bounds)])
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Which conversations of each class a direction is fitted to, and which it is tested on."""
-
-    train: tuple[list[int], list[int]]
-    heldout: tuple[list[int], list[int]]
-
-
-def split_contrast(contrast: Contrast, holdout: float, seed: int) -> Parts:
-    """Split both classes by scenario alike, about a share ``holdout`` of the scenarios for testing.
-
-    Raises:
-        UserError: A class has less than two conversations to fit or none to test (names the counts).
-    """
-    splits = [split_by_scenario(scenarios, holdout, seed) for scenarios in contrast.scenarios]
-    for name, (train, heldout) in zip(contrast.classes, splits, strict=True):
-        if len(train) < LEAST_TRAINING or not heldout:
-            raise UserError(
-                f"class {name!r} has {len(train)} conversations to fit and {len(heldout)} held out, "
-                f"of {len(train) + len(heldout)}",
-                where="split by scenario",
-                remedy=f"give more samples, or another --holdout or --seed ({LEAST_TRAINING} and 1 are needed)",
-            )
-    (train0, heldout0), (train1, heldout1) = splits
-    return Parts((train0, train1), (heldout0, heldout1))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from afintro.errors import UserError
-from afintro.tasks.steering.directions import Direction, read_direction, resolve_layers, write_direction, write_gguf
+from afintro.tasks.steering.control_vectors import write_gguf
+from afintro.tasks.steering.directions import Direction, read_direction, resolve_layers, write_direction
 
 ROW = [1.0, -2.0, 0.5, 4.0]
 TWO = [[1.0, -2.0, 0.5, 4.0], [3.0, 0.0, -1.0, 0.25]]  # exact in every float dtype

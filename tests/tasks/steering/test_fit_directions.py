@@ -11,16 +11,15 @@ from afintro.errors import UserError
 from afintro.evaluation.intervals import Bootstrap
 from afintro.lm.load import load_model
 from afintro.tasks.steering import fit_directions as directions
+from afintro.tasks.steering.contrasts import Contrast, split_contrast
 from afintro.tasks.steering.fit_directions import (
     METHODS,
-    Contrast,
     compute_directions,
     difference_of_means,
     first_principal_component,
     last_token_activations,
     logistic_probe,
     separation,
-    split_contrast,
 )
 
 HIDDEN = 16

@@ -1,0 +1,93 @@
+"""The flags that all commands share which let an organism read samples, and their checks."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from afintro.command import check_at_least
+from afintro.data.samples import Sample, read_samples
+from afintro.errors import UserError
+from afintro.lm.devices import default_device
+
+
+def add_sample_flags(parser: argparse.ArgumentParser, batch_size: int, batch_help: str) -> None:
+    """Add the flags that name samples, an organism and an output folder.
+
+    Args:
+        parser: The parser that gets the flags.
+        batch_size: Default of ``--batch_size``.
+        batch_help: What the batch size counts.
+    """
+    parser.add_argument("--input_path", required=True, help="JSON, JSONL or Parquet file, dataset directory or hub id")
+    parser.add_argument("--split", help="split of a dataset (default: train)")
+    parser.add_argument("--output_dir", required=True, type=Path, help="folder that gets the files")
+    parser.add_argument("--model_name", required=True, help="hub id, local directory, PEFT adapter directory, or toy")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--limit", type=int, help="use only the first samples, at most this many")
+    parser.add_argument("--device", default=default_device())
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def add_generation_flags(
+    parser: argparse.ArgumentParser, batch_size: int, batch_help: str, control_samples: int, control_help: str
+) -> None:
+    """Add the flags of :func:`add_sample_flags` and those of commands that write records of answers.
+
+    Args:
+        parser: The parser that gets the flags.
+        batch_size: Default of ``--batch_size``.
+        batch_help: What the batch size counts.
+        control_samples: Default of ``--control_samples``.
+        control_help: What the control samples are for.
+    """
+    add_sample_flags(parser, batch_size, batch_help)
+    parser.add_argument("--max_new_tokens", type=int, default=256)
+    parser.add_argument(
+        "--holdout", type=int, default=200, help="number of samples, the last ones, that go to test.json"
+    )
+    parser.add_argument("--control_samples", type=int, default=control_samples, help=control_help)
+
+
+def check_generation_flags(args: argparse.Namespace) -> None:
+    """Refuse numbers that are too small, and a device that this machine lacks.
+
+    Raises:
+        UserError: A flag of :func:`add_generation_flags` has a value that cannot be used.
+    """
+    check_at_least(args, {"batch_size": 1, "max_new_tokens": 1, "limit": 1, "control_samples": 0})
+    check_device(args.device)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not available, before anything is read.
+
+    Raises:
+        UserError: The device is not available on this machine.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        what = f"{device!r} is not available on this machine"
+        raise UserError(what, where="--device", remedy="use cpu, or cuda where there is one") from error
+
+
+def read_splits(args: argparse.Namespace) -> tuple[list[Sample], dict[str, int]]:
+    """Read the samples, and divide them into training and test.
+
+    Returns:
+        The samples in the order of the file, and the number of samples in each split.
+
+    Raises:
+        UserError: The file is wrong, or ``--holdout`` leaves no sample for training.
+    """
+    samples = read_samples(args.input_path, args.split)[: args.limit]
+    if not 0 <= args.holdout < len(samples):
+        raise UserError(
+            f"{args.holdout} of {len(samples)} samples leave none for training",
+            where="--holdout",
+            remedy=f"use a number from 0 to {len(samples) - 1}",
+        )
+    return samples, {"train": len(samples) - args.holdout, "test": args.holdout}

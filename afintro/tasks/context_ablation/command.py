@@ -1,0 +1,48 @@
+"""The command that writes context-ablation records: an organism answers every sample with and without the monitoring cue."""
+
+import argparse
+from collections.abc import Sequence
+
+from afintro.command import run_command
+from afintro.evaluation.report import print_pairs
+from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
+from afintro.ranks import join
+from afintro.tasks.context_ablation.generate import AblationSettings, generate_pairs
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the flags."""
+    flags = argparse.ArgumentParser(
+        description="Let an organism answer every sample with and without the monitoring cue, and write context-ablation "
+        "records. Several processes, one a GPU: torchrun --nproc-per-node 4 scripts/generate_af_context_ablation.py ..."
+    )
+    add_generation_flags(flags, 4, "sequences in a forward pass", 100, "samples for noise floor and placebo; 0: none")
+    return flags
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Check everything that can be checked before the model loads, then generate and print the summary.
+
+    Raises:
+        UserError: A flag, the samples, the model or the output folder cannot be used.
+    """
+    check_generation_flags(args)
+    samples, splits = read_splits(args)
+    settings = AblationSettings(
+        model=args.model_name,
+        revision=args.revision,
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+        dtype=args.dtype,
+        control_samples=args.control_samples,
+        seed=args.seed,
+    )
+    ranks = join()
+    summary = generate_pairs(samples, splits, args.output_dir, settings, args.device, ranks)
+    if ranks.rank == 0:
+        print_pairs(summary)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code, 2 for wrong input."""
+    return run_command(parser(), generate, argv)

@@ -1,0 +1,127 @@
+"""The command that writes steering records: an organism answers every sample unsteered and along directions."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from afintro.command import check_at_least, run_command
+from afintro.errors import UserError
+from afintro.evaluation.report import print_steering
+from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
+from afintro.lm.load import load_config
+from afintro.ranks import join
+from afintro.tasks.steering.controls import with_controls
+from afintro.tasks.steering.directions import Direction, read_direction, resolve_layers
+from afintro.tasks.steering.generate import generate_steering
+from afintro.tasks.steering.generator import CUES, SteeringSettings
+from afintro.toys.embedded import ensure_built
+
+LAYERS, ALPHAS = ("20", "30", "40"), (0.5, 1.0, 2.0, 5.0)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the flags."""
+    flags = argparse.ArgumentParser(
+        description="Let an organism answer every sample without steering and along directions of its residual stream, and "
+        "write records. Several processes, one a GPU: torchrun --nproc-per-node 4 scripts/generate_af_steering_data.py ..."
+    )
+    add_generation_flags(
+        flags, 64, "rows; the conditions of a prompt run together", 20, "samples answered again alone; 0: none"
+    )
+    flags.add_argument(
+        "--direction",
+        required=True,
+        nargs="+",
+        help="files of compute_af_direction.py, or .safetensors, .npy, .pt vectors",
+    )
+    flags.add_argument("--layers", nargs="+", default=LAYERS, help="layers (20), or relative depths with a dot (0.5)")
+    flags.add_argument("--alphas", nargs="+", type=float, default=ALPHAS, help="strengths: multiples of --alpha_unit")
+    flags.add_argument(
+        "--alpha_unit",
+        choices=("raw", "residual_norm"),
+        default="raw",
+        help="what alpha multiplies: the vector as it is, or the unit vector times the norm of the residual stream",
+    )
+    flags.add_argument(
+        "--positions",
+        choices=("last", "decode", "all"),
+        default="last",
+        help="where the vector is added: the prompt's last position; that and every new one; all of prompt and answer",
+    )
+    flags.add_argument(
+        "--cues", nargs="+", choices=tuple(CUES), default=["monitored"], help="system prompts to ask under"
+    )
+    flags.add_argument("--cells_per_prompt", type=int, help="(layer, alpha) cells drawn for each prompt (default: all)")
+    return flags
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse values that argparse accepts.
+
+    Raises:
+        UserError: Names the flag.
+    """
+    check_generation_flags(args)
+    check_at_least(args, {"cells_per_prompt": 1})
+    for alpha in args.alphas:
+        if not 0 < abs(alpha) < float("inf"):
+            what = f"must be finite and other than 0, but is {alpha}"
+            raise UserError(what, where="--alphas", remedy="use finite numbers other than 0 (which is always run)")
+    if len({f"{alpha:g}" for alpha in args.alphas}) < len(args.alphas) or len(set(args.cues)) < len(args.cues):
+        raise UserError("name a value twice", where="--alphas or --cues", remedy="name each value once")
+
+
+def read_directions(paths: Sequence[str]) -> list[Direction]:
+    """Read the direction files; files that give their direction the same name are told apart by their file names.
+
+    Raises:
+        UserError: A file is not a direction file.
+    """
+    directions = [read_direction(path) for path in paths]
+    names = [direction.name for direction in directions]
+    return [
+        replace(direction, name=f"{direction.name}/{Path(path).stem}") if names.count(direction.name) > 1 else direction
+        for direction, path in zip(directions, paths, strict=True)
+    ]
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Check everything that can be checked before the model loads, then generate and print the summary.
+
+    Raises:
+        UserError: A flag, the samples, a direction, the model or the output folder cannot be used.
+    """
+    check_flags(args)
+    samples, splits = read_splits(args)
+    config = load_config(ensure_built(args.model_name), args.revision).get_text_config()
+    layers = resolve_layers(args.layers, config.num_hidden_layers, "--layers")
+    directions = read_directions(args.direction)
+    for direction, path in zip(directions, args.direction, strict=True):
+        direction.check(config.hidden_size, config.num_hidden_layers, path)
+    directions = with_controls(directions, [direction.name for direction in directions], layers, args.seed)
+    settings = SteeringSettings(
+        model=args.model_name,
+        layers=tuple(layers),
+        alphas=tuple(sorted(args.alphas)),
+        revision=args.revision,
+        alpha_unit=args.alpha_unit,
+        positions=args.positions,
+        cues=tuple(args.cues),
+        cells_per_prompt=args.cells_per_prompt,
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+        dtype=args.dtype,
+        control_samples=args.control_samples,
+        seed=args.seed,
+    )
+    ranks = join()
+    summary = generate_steering(samples, splits, directions, args.output_dir, settings, args.device, ranks)
+    if ranks.rank == 0:
+        print_steering(summary)
+        print(f"dose response: {args.output_dir / 'dose_response.png'}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code, 2 for wrong input."""
+    return run_command(parser(), generate, argv)
