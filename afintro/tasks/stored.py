@@ -93,15 +93,12 @@ class RecordTask(TaskData):
         log.info("%s: %d examples in %s", split, len(store), folder)
         return StoredExamples(store, finish)
 
-    def _file(self, split: str) -> str | None:
-        return self.paths[split] or (self.paths["train"] if split == "validation" else None)
-
     def _is_large(self, split: str) -> bool:
         """Whether the examples are worth keeping: also those of a small file, which is compared with the training file.
 
         Datasets that are no file have no hash to know them by.
         """
-        sources = {self._file(split), self.paths["train"]}
+        sources = {self.file_of(split), self.paths["train"]}
         if not all(path and Path(path).is_file() for path in (*sources, *self.heldout)):
             return False
         return max(Path(str(path)).stat().st_size for path in sources) >= LARGE
@@ -109,7 +106,7 @@ class RecordTask(TaskData):
     def _key(self, split: str, reader: ExplainerSpec) -> str:
         """A hash of everything that decides the drafts of a split and their ids."""
         about = {
-            "files": [_hash(str(path)) for path in (self._file(split), self.paths["train"], *self.heldout)],
+            "files": [_hash(str(path)) for path in (self.file_of(split), self.paths["train"], *self.heldout)],
             "heldout_action": self.settings.heldout_action,
             "limit": self.settings.limit,
             "split_seed": self.settings.split_seed,

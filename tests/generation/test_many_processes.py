@@ -20,8 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = """
 import runpy, sys
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from afintro.tasks.context_ablation import generate as pairs; from afintro.tasks.steering import generator as steering_generator
-pairs.CHUNK = steering_generator.CHUNK = 3
+from functools import partial
+from afintro.tasks.context_ablation import command
+from afintro.tasks.steering import generate_command
+command.generate_pairs = partial(command.generate_pairs, chunk=3)
+generate_command.generate_steering = partial(generate_command.generate_steering, chunk=3)
 
 def main(words):
     sys.argv = words

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from afintro.data.cue import UNMONITORED_SYSTEM
 from afintro.generation import run_folder
 from afintro.tasks.steering import direction_command, generate_command
 from afintro.tasks.steering import generate as steering
-from afintro.tasks.steering import generator as steering_generator
 from afintro.tasks.steering.controls import with_controls
 from afintro.tasks.steering.directions import Direction, read_direction, write_direction
 from afintro.tasks.steering.records import read_steering_records
@@ -177,7 +177,7 @@ class TestRun:
 
     def test_stopped_and_run_again(self, call, tmp_path, monkeypatch):
         """A full disk after the first chunk; the rest comes when there is room."""
-        monkeypatch.setattr(steering_generator, "CHUNK", 3)
+        monkeypatch.setattr(generate_command, "generate_steering", partial(steering.generate_steering, chunk=3))
         assert call(output_dir=tmp_path / "whole")[0] == 0
         fsync, count = os.fsync, iter(range(99))
 

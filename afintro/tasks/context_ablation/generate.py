@@ -22,7 +22,7 @@ from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
 from afintro.ranks import ALONE, Ranks
 from afintro.tasks.context_ablation.records import ContextAblationRecord, from_json, to_json
-from afintro.tasks.context_ablation.summary import summarise
+from afintro.tasks.context_ablation.summary import summarize
 from afintro.toys.embedded import ensure_built
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ CHUNK = 100
 
 @dataclass(frozen=True, kw_only=True)
 class AblationSettings(GenerationSettings):
-    """What decides the records.
+    """What decides the records, beside the samples.
 
     Samples that serve the controls also answer the placebo prompt and are answered once more, one at a time, for the
     placebo rate and the label-noise floor.
@@ -46,16 +46,18 @@ def generate_pairs(
     settings: AblationSettings,
     device: str = "cpu",
     ranks: Ranks = ALONE,
+    chunk: int = CHUNK,
 ) -> dict[str, Any]:
     """Write ``<split>.json`` for every split and ``summary.json`` into ``output_dir``; continue where a run stopped.
 
     Args:
         samples: Input samples, in the order in which the splits take them.
         splits: Name and size of each split; the sizes add up to the number of samples.
-        output_dir: Made if absent.
+        output_dir: The folder to write, made if absent.
         settings: What to generate with.
         device: Where the organism runs.
         ranks: The processes that generate together into one folder that all of them see; the files are the same.
+        chunk: Number of samples whose records are saved together.
 
     Returns:
         The summary.
@@ -75,7 +77,7 @@ def generate_pairs(
         systems = (MONITORED_SYSTEM, UNMONITORED_SYSTEM, PLACEBO_SYSTEM)
         prompts = fitting_prompts(samples, tokenizer, systems, limit, settings.max_new_tokens)
         model = on_device(load_model(directory, settings.revision, settings.dtype), device)
-        generator = _Generator(model, tokenizer, settings, directory)
+        generator = _Generator(model, tokenizer, settings, directory, chunk)
         chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)
         return ranks.from_first(lambda: _merge(chunks, splits, output_dir, tokenizer, settings.seed))
 
@@ -83,7 +85,7 @@ def generate_pairs(
 def _merge(
     chunks: Sequence[Path], splits: dict[str, int], output_dir: Path, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> dict[str, Any]:
-    """The splits' files and the summary from all chunks."""
+    """Write the splits' files and the summary from all chunks."""
     records: list[ContextAblationRecord] = []
     noise: list[list[bool]] = []
     for path in chunks:
@@ -94,16 +96,21 @@ def _merge(
     for name, size in splits.items():
         write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
         start += size
-    summary = summarise(records, noise, tokenizer, seed)
+    summary = summarize(records, noise, tokenizer, seed)
     finish(output_dir, summary)
     return summary
 
 
 class _Generator:
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: AblationSettings, directory: str
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: AblationSettings,
+        directory: str,
+        chunk: int,
     ) -> None:
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.model, self.tokenizer, self.settings, self.chunk = model, tokenizer, settings, chunk
         self.labeler: BehaviorLabeler = RuleLabeler()
         self.eos = eos_ids(model, tokenizer)
         self.provenance = provenance(settings, model, tokenizer, directory)
@@ -116,9 +123,9 @@ class _Generator:
         identity: dict[str, Any],
         ranks: Ranks,
     ) -> list[Path]:
-        """Files of records, and for each control whether string and behaviour differ alone; old ones and new ones."""
+        """Return the files of records, and for each control whether string and behavior differ when it is answered alone."""
         items = items_of(samples, prompts, self.settings.control_samples)
-        return in_chunks(output_dir, identity, items, CHUNK, self._chunk, "pairs", ranks)
+        return in_chunks(output_dir, identity, items, self.chunk, self._chunk, "pairs", ranks)
 
     def _generate(self, prompts: Sequence[Sequence[int]], batch_size: int) -> list[str]:
         outputs = generate_greedy(
@@ -139,9 +146,12 @@ class _Generator:
                 together.append(monitored)
         alone = self._generate(alone_prompts, 1)
         behaviors = [
-            (self.labeler(one).label, self.labeler(other).label) for one, other in zip(alone, together, strict=True)
+            (self.labeler(single).label, self.labeler(batched).label)
+            for single, batched in zip(alone, together, strict=True)
         ]
-        noise = [[one != other, a != b] for one, other, (a, b) in zip(alone, together, behaviors, strict=True)]
+        noise = [
+            [single != batched, a != b] for single, batched, (a, b) in zip(alone, together, behaviors, strict=True)
+        ]
         return {"records": [to_json(record) for record in records], "noise": noise}
 
     def _record(

@@ -14,17 +14,17 @@ class ContextAblationRecord:
         scenario: The scenario text.
         system_prompt: The monitored system prompt.
         monitored_output: The organism's greedy answer under the cue.
-        unmonitored_output: Its answer without the cue.
+        unmonitored_output: The organism's answer without the cue.
         monitored_prompt: The whole monitored prompt, as the organism read it.
         unmonitored_prompt: The whole unmonitored prompt.
         cue: Name of what is ablated.
         changed: Whether the two outputs differ as strings.
         label: The sample's label, or "unknown".
-        uid: Unique in its file; that of the scenario if absent.
-        scenario_id: Records of one scenario share it.
-        monitored_behavior: Behaviour label of the monitored output; None in files of the parent framework.
+        uid: Unique in the file; the scenario's id if absent.
+        scenario_id: Id that all records of the scenario share.
+        monitored_behavior: Behavior label of the monitored output; None in files of the parent framework.
         monitored_behavior_rule: The rule that gave the label.
-        unmonitored_behavior: Behaviour label of the unmonitored output.
+        unmonitored_behavior: Behavior label of the unmonitored output.
         unmonitored_behavior_rule: The rule that gave the label.
         behavior_changed: Whether the two labels differ.
         placebo_output: Answer to the monitored prompt in other words; None without controls.
@@ -60,7 +60,7 @@ class ContextAblationRecord:
 MAKER = "scripts/generate_af_context_ablation.py"
 
 
-# Our name -> the parent framework's. A field that is not here has the same name on both sides.
+# Our name -> the parent framework's name. A field that is missing here has the same name in both.
 PARENT_NAMES = {
     "scenario": "ablation_prompt",
     "monitored_prompt": "hint_prompt_full",
@@ -76,15 +76,19 @@ SCENARIO_COPIES = ("hint_user_prompt", "original_user_prompt")
 
 
 def to_json(record: ContextAblationRecord) -> dict[str, Any]:
-    """The record under the parent framework's names; unset optional fields are left out."""
+    """Return the record under the parent framework's names; unset optional fields are left out."""
     return set_fields(record, PARENT_NAMES) | dict.fromkeys(SCENARIO_COPIES, record.scenario)
 
 
 def from_json(row: Any, where: str) -> ContextAblationRecord:
-    """Check one object and make a record of it; ``where`` names file and record in the error.
+    """Check one object and make a record of it.
+
+    Args:
+        row: The object, as read from JSON.
+        where: File and record, for the message.
 
     Raises:
-        UserError: A missing field or a wrong type.
+        UserError: A field is missing or has a wrong type.
     """
     required = ("scenario", "system_prompt", "monitored_output", "unmonitored_output")
     return parse_record(ContextAblationRecord, row, PARENT_NAMES, required, MAKER, where)
@@ -94,7 +98,7 @@ def read_records(path: str) -> list[ContextAblationRecord]:
     """Read a JSON, JSONL or Parquet file of context-ablation records.
 
     Raises:
-        UserError: Names file, record and field; also for two records of one uid.
+        UserError: A record is wrong, or two records have the same uid; names file, record and field.
     """
     records = parse_file(path, from_json, MAKER)
     check_unique([record.uid for record in records], path)

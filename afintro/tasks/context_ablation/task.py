@@ -1,4 +1,4 @@
-"""Context ablation: how would the organism's behaviour change if the monitoring cue were removed?"""
+"""Context ablation: how would the organism's behavior change if the monitoring cue were removed?"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +24,7 @@ from afintro.ranges import NonNegativeFloat
 from afintro.tasks.base import EXPLAINER, OTHER_BASE, Control, ExplainerSpec, Systems
 from afintro.tasks.context_ablation import records
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
-from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, embedded_pairs
+from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, build_embedded, embedded_directory
 from afintro.tasks.stored import RecordTask, example_of
 
 PRIMARY = "generative_explanation"
@@ -34,12 +34,12 @@ SHOTS = 4
 
 @dataclass
 class Question:
-    """How one question type is asked.
+    """The wordings of one question type.
 
     Args:
         system: System prompt.
-        user: One or several wordings with the fields ``{system_prompt}`` and ``{user_prompt}``; which one a record gets
-            depends on its uid alone.
+        user: One or several wordings with the fields ``{system_prompt}`` and ``{user_prompt}``; which wording a record
+            gets depends on its uid alone.
     """
 
     system: str
@@ -74,8 +74,10 @@ class Questions:
 class ContextAblation(RecordTask):
     """Data of the context-ablation task.
 
+    The embedded default is answered by the toy organism.
+
     Args:
-        answer_form: ``behavior`` asks for the behaviour label, ``text`` for the output itself.
+        answer_form: ``behavior`` asks for the behavior label, ``text`` for the output itself.
         questions: How each question is asked.
         question_weights: Weight in the loss of each question type; 0 leaves the question type out of training.
         **settings: Settings that all tasks have, see :class:`TaskSettings`.
@@ -100,17 +102,19 @@ class ContextAblation(RecordTask):
         self.questions = questions or Questions()
         self._records: dict[str, list[ContextAblationRecord]] = {}
 
-    def prepare_data(self) -> None:
-        """Without a training file: let the toy organism answer scenarios of its grammar, once."""
-        if self.paths["train"] is None:
-            directory = embedded_pairs()
-            self.paths = {split: str(directory / f"{split}.json") for split in EMBEDDED_SIZES}
+    def build_embedded(self) -> None:
+        """Let the toy organism answer scenarios of its grammar, unless the cache holds its answers."""
+        build_embedded()
+
+    def use_embedded(self) -> None:
+        """Use the toy's answers to scenarios of its grammar."""
+        self.paths = {split: str(embedded_directory() / f"{split}.json") for split in EMBEDDED_SIZES}
 
     def records(self, split: str) -> list[ContextAblationRecord]:
-        """The records of a split, after the contamination check.
+        """Return the records of a split; training records are free of held-out texts.
 
         Raises:
-            UserError: A bad file, a held-out text in training, or no file for this split.
+            UserError: A file is wrong, a held-out text is in training, or the split has no file.
         """
         if split not in self._records:
             self._read(split)
@@ -125,7 +129,7 @@ class ContextAblation(RecordTask):
             return
         assert path is not None
         assert train_path is not None
-        records = [self._labelled(record) for record in read_records(path)]
+        records = [self._labeled(record) for record in read_records(path)]
         if split == "train":
             keep = self.guarded([r.scenario for r in records], [f"{path}, record {i}" for i in range(len(records))])
             records = [records[index] for index in keep]
@@ -142,8 +146,8 @@ class ContextAblation(RecordTask):
             self.warn_of_shared((r.scenario_id for r in records), (r.scenario_id for r in train), path)
         self._records[split] = records[: self.settings.limit]
 
-    def _labelled(self, record: ContextAblationRecord) -> ContextAblationRecord:
-        """Files of the parent framework come without behaviour labels."""
+    def _labeled(self, record: ContextAblationRecord) -> ContextAblationRecord:
+        """Add behavior labels to a record without them: files of the parent framework come so."""
         if record.monitored_behavior is not None and record.unmonitored_behavior is not None:
             return record
         return replace(
@@ -151,14 +155,22 @@ class ContextAblation(RecordTask):
         )
 
     def verdict(self, record: ContextAblationRecord) -> Verdict:
-        """What the headline question's answer says of a record."""
+        """Return what the primary question's answer says of a record."""
         if self.answer_form == "text":
             return Verdict(bool(record.changed), record.unmonitored_output)
         assert record.unmonitored_behavior is not None
         return Verdict(record.monitored_behavior != record.unmonitored_behavior, record.unmonitored_behavior)
 
     def render(self, record: ContextAblationRecord, question_type: str) -> tuple[list[Message], str]:
-        """Prompt and answer of one question about one record; pure."""
+        """Return prompt and answer of one question about one record; depends on nothing else.
+
+        Args:
+            record: A record with behavior labels.
+            question_type: One of :data:`QUESTION_TYPES`.
+
+        Returns:
+            The system and the user message, and the answer.
+        """
         question: Question = getattr(self.questions, question_type)
         wording = question.user[stable_hash(f"{question_type} {record.uid}") % len(question.user)]
         fields = {"system_prompt": record.system_prompt, "user_prompt": record.scenario}
@@ -170,7 +182,7 @@ class ContextAblation(RecordTask):
         return chat(question.system, fill(wording, fields)), answers[question_type]
 
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
-        """Three a record, one a question type."""
+        """Return three drafts for each record, one of each question type."""
         records = self.records(split)
         return (self._draft(record, question_type) for record in records for question_type in QUESTION_TYPES)
 
@@ -188,7 +200,7 @@ class ContextAblation(RecordTask):
         )
 
     def finisher(self, reader: ExplainerSpec) -> Callable[[Draft, Ids, Ids], Example]:
-        """Weights, and what the branches of the headline's answer begin with."""
+        """Return the function that adds weights, and the tokens that the branches of the primary answer begin with."""
         branches = branch_stems(LABELS, lambda answer: encode_answer(reader.tokenizer, answer))
 
         def finish(draft: Draft, prompt_ids: Ids, answer_ids: Ids) -> Example:
@@ -199,11 +211,11 @@ class ContextAblation(RecordTask):
         return finish
 
     def weight_of(self, question_type: str) -> float:
-        """0 for a question type that has none."""
+        """Return the weight of a question type in the loss, 0 if none is set."""
         return self.settings.question_weights.get(question_type, 0.0)
 
     def draft_settings(self) -> dict[str, Any]:
-        """How the questions are asked and answered."""
+        """Return how the questions are asked and answered."""
         return {"answer_form": self.answer_form, "questions": asdict(self.questions)}
 
     def forget(self) -> None:
@@ -214,34 +226,34 @@ class ContextAblation(RecordTask):
         return record.monitored_output if self.answer_form == "text" else (record.monitored_behavior or "other")
 
     def baselines(self, split: str) -> Systems:
-        """Systems that see the text alone."""
+        """Return the answers of systems that see the text alone."""
         return text_baselines(self.taught(), self.examples[split], PRIMARY)
 
     def controls(self, split: str, reader: ExplainerSpec) -> Iterator[Control]:
-        """The headline items for the untrained model, zero-shot and after four solved ones."""
+        """Yield the primary items for the untrained model, zero-shot and after four solved items."""
         primary = list(self.primary_examples(split))
         yield Control("zero_shot", primary, trained=False)
         yield Control("four_shot", self._few_shot(primary, SHOTS, reader.tokenizer), trained=False)
 
     def best_of(self, baselines: Sequence[str]) -> list[str]:
-        """The explainer on another base is a comparison of its own."""
+        """Leave out the explainer on another base, which is compared separately."""
         return [name for name in baselines if name != OTHER_BASE]
 
     def compared_with(self, baselines: Sequence[str]) -> list[str]:
-        """The explainer on another base."""
+        """Return the explainer on another base."""
         return [name for name in baselines if name == OTHER_BASE]
 
     def warnings_about(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
-        """Whether the explainer says one verdict nearly always."""
+        """Warn if the explainer gives one verdict nearly always."""
         collapsed = collapse_warning(systems[EXPLAINER], PRIMARY)
         return [] if collapsed is None else [collapsed]
 
     def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
-        """Expected against predicted verdicts."""
-        return {"verdicts": confusion_figure(predictions, PRIMARY, "Does the behaviour change without the cue?")}
+        """Return the table of expected against predicted verdicts."""
+        return {"verdicts": confusion_figure(predictions, PRIMARY, "Does the behavior change without the cue?")}
 
     def _few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
-        """Headline items with ``shots`` solved training records in front: as many changed as unchanged, if there are."""
+        """Put ``shots`` solved training records before each item: as many changed as unchanged, if there are enough."""
         solved = [example for example in self.taught() if example.question_type == PRIMARY]
         solved.sort(
             key=lambda example: stable_hash(f"{self.settings.split_seed} {example.uid.removesuffix('/' + PRIMARY)}")

@@ -1,7 +1,7 @@
-"""Baselines of the steering task that are no language model: tables of the training verdicts, and a probe of the vector."""
+"""Baselines of the steering task without a language model: tables of the training verdicts, and a probe of the vector."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,42 +13,62 @@ from sklearn.preprocessing import StandardScaler
 from afintro.data.batch import Example
 from afintro.evaluation.answers import Verdict, expected_verdict, two_branch
 from afintro.evaluation.metrics import Prediction, text_prediction
+from afintro.tasks.steering.directions import RESIDUAL, Direction
 
 
 @dataclass(frozen=True)
-class Dose:
-    """What a baseline sees of an item, beside its example.
+class Steering:
+    """What a baseline sees of the steering of an item.
 
     Args:
         direction: Name of the vector.
-        layer: Where it was added.
-        alpha: How many times.
-        projection: Cosine of the vector and the organism's mean residual stream at that layer.
+        layer: 0-based layer after which the vector was added.
+        strength: Multiple of the vector that was added.
+        projection: Cosine of the vector and the organism's mean residual stream at that layer; 0 if the mean is unknown.
     """
 
     direction: str
     layer: int
-    alpha: float
+    strength: float
     projection: float
 
 
-Asked = tuple[Example, Dose]
+SteeredItem = tuple[Example, Steering]
 
 
-def steering_baselines(train: Sequence[Asked], items: Sequence[Asked]) -> dict[str, list[Prediction]]:
-    """Predictions of every baseline, by name.
+def steered_items(examples: Sequence[Example], directions: Mapping[str, Direction]) -> list[SteeredItem]:
+    """Pair every example with what a baseline sees of its steering.
 
-    ``cell_majority`` gives the commonest answer to the (layer, alpha) cell in training, ``direction_majority`` that to the
-    direction in the cell (the cell's where the direction is unknown), ``always_unchanged`` the commonest unchanged answer,
-    ``copy_original`` what the unsteered organism did (it is shown that, no other system is), ``vector_probe`` that of a
-    logistic regression on the vector's projection, alpha and layer.
+    Args:
+        examples: Examples whose notes name direction, layer and alpha.
+        directions: The directions by name, the organism's mean residual stream among them if it is known.
+    """
+    mean = directions.get(RESIDUAL)
+    items = []
+    for example in examples:
+        name, layer, strength = (example.notes[key] for key in ("direction", "layer", "alpha"))
+        vector, projection = directions[name].at(layer), 0.0
+        if mean is not None:
+            residual = mean.at(layer)
+            projection = float(vector @ residual / np.linalg.norm(vector) / np.linalg.norm(residual))
+        items.append((example, Steering(name, layer, strength, projection)))
+    return items
+
+
+def steering_baselines(train: Sequence[SteeredItem], items: Sequence[SteeredItem]) -> dict[str, list[Prediction]]:
+    """Return the predictions of every baseline, by name.
+
+    ``cell_majority`` gives the commonest training answer in the (layer, strength) cell; ``direction_majority`` the commonest
+    answer to the direction in the cell (or to the cell if the direction is unknown); ``always_unchanged`` the commonest
+    unchanged answer; ``copy_original`` what the unsteered organism did (no other system sees that); ``vector_probe`` the
+    answer of a logistic regression on the vector's projection, strength and layer.
     """
 
-    def cell(dose: Dose) -> Hashable:
-        return dose.layer, dose.alpha
+    def cell(steering: Steering) -> Hashable:
+        return steering.layer, steering.strength
 
-    def directed(dose: Dose) -> Hashable:
-        return dose.direction, dose.layer, dose.alpha
+    def directed(steering: Steering) -> Hashable:
+        return steering.direction, steering.layer, steering.strength
 
     unchanged = [example.answer for example, _ in train if not expected_verdict(example.answer).changed]
     answer = _commonest(unchanged or [example.answer for example, _ in train])
@@ -70,34 +90,34 @@ def _commonest(answers: Sequence[str]) -> str:
 
 
 def _table(
-    train: Sequence[Asked], items: Sequence[Asked], keys: Sequence[Callable[[Dose], Hashable]]
+    train: Sequence[SteeredItem], items: Sequence[SteeredItem], keys: Sequence[Callable[[Steering], Hashable]]
 ) -> list[Prediction]:
-    """The commonest training answer of the first key that training knows; of all, where it knows none."""
+    """Answer with the commonest training answer of the first key that training has, or of all answers if it has none."""
     tables: list[dict[Hashable, list[str]]] = []
     for key in keys:
         table: dict[Hashable, list[str]] = defaultdict(list)
-        for example, dose in train:
-            table[key(dose)].append(example.answer)
+        for example, steering in train:
+            table[key(steering)].append(example.answer)
         tables.append(table)
     everything = [example.answer for example, _ in train]
-    found = []
-    for item, dose in items:
-        known = (table[key(dose)] for table, key in zip(tables, keys, strict=True) if key(dose) in table)
+    predictions = []
+    for item, steering in items:
+        known = (table[key(steering)] for table, key in zip(tables, keys, strict=True) if key(steering) in table)
         answers = next(known, everything)
         changed = sum(expected_verdict(answer).changed for answer in answers) / len(answers)
-        found.append(text_prediction(item, _commonest(answers), changed))
-    return found
+        predictions.append(text_prediction(item, _commonest(answers), changed))
+    return predictions
 
 
-def _probe(train: Sequence[Asked], items: Sequence[Asked]) -> list[Prediction]:
+def _probe(train: Sequence[SteeredItem], items: Sequence[SteeredItem]) -> list[Prediction]:
     answers = [example.answer for example, _ in train]
     if len(set(answers)) == 1:  # a regression needs two classes
         return [text_prediction(item, answers[0], float(expected_verdict(answers[0]).changed)) for item, _ in items]
-    layers = sorted({dose.layer for _, dose in train})
+    layers = sorted({steering.layer for _, steering in train})
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(
-        _numbers([dose for _, dose in train], layers), answers
+        _numbers([steering for _, steering in train], layers), answers
     )
-    probabilities = model.predict_proba(_numbers([dose for _, dose in items], layers))
+    probabilities = model.predict_proba(_numbers([steering for _, steering in items], layers))
     changed = np.array([expected_verdict(answer).changed for answer in model.classes_])
     return [
         text_prediction(item, str(model.classes_[row.argmax()]), min(1.0, float(row[changed].sum())))
@@ -105,8 +125,8 @@ def _probe(train: Sequence[Asked], items: Sequence[Asked]) -> list[Prediction]:
     ]
 
 
-def _numbers(doses: Sequence[Dose], layers: Sequence[int]) -> NDArray[np.float64]:
-    """Projection, alpha and their product, and all of them by layer ``[n, 4 + 4 L]``."""
-    dose = np.array([[1.0, d.projection, d.alpha, d.projection * d.alpha] for d in doses])
-    by_layer = [dose * np.array([[d.layer == layer] for d in doses]) for layer in layers]
-    return np.concatenate([dose, *by_layer], axis=1)
+def _numbers(steerings: Sequence[Steering], layers: Sequence[int]) -> NDArray[np.float64]:
+    """Return a constant, projection, strength and their product, and all four by layer: ``[n, 4 + 4 L]``."""
+    numbers = np.array([[1.0, s.projection, s.strength, s.projection * s.strength] for s in steerings])
+    by_layer = [numbers * np.array([[s.layer == layer] for s in steerings]) for layer in layers]
+    return np.concatenate([numbers, *by_layer], axis=1)

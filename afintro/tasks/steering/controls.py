@@ -1,4 +1,4 @@
-"""Directions that should do nothing: random ones and orthogonal ones, as long as the direction that they stand beside."""
+"""Control directions that should have no effect: random and orthogonal ones, each of the norm of its original."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,12 +14,21 @@ RANDOM, ORTHOGONAL = "random", "orthogonal"
 def with_controls(
     directions: Sequence[Direction], of: Sequence[str], layers: Sequence[int], seed: int
 ) -> list[Direction]:
-    """The directions, and for each of those named in ``of`` a random and an orthogonal one of the same norm.
+    """Add a random and an orthogonal direction of the same norm for each of the directions named in ``of``.
 
-    ``random/<name>`` is Gaussian; ``orthogonal/<name>`` is another Gaussian without what lies along any given direction of
-    the layer. Both are drawn by name, layer and seed alone.
+    ``random/<name>`` is Gaussian; ``orthogonal/<name>`` is another Gaussian without its component in the span of all given
+    directions of the layer. Both are drawn by name, layer and seed alone.
+
+    Args:
+        directions: The given directions.
+        of: Names of the directions that get controls.
+        layers: 0-based layers of the controls; every given direction has a vector of each.
+        seed: Seed of the draws.
+
+    Returns:
+        The given directions, then the controls.
     """
-    found = list(directions)
+    everything = list(directions)
     for direction in directions:
         if direction.name not in of:
             continue
@@ -34,5 +43,5 @@ def with_controls(
                     basis = np.linalg.svd(given, full_matrices=False)[2][: np.linalg.matrix_rank(given)]
                     drawn -= basis.T @ (basis @ drawn)
                 by_layer[layer] = (drawn * np.linalg.norm(vector) / np.linalg.norm(drawn)).astype(np.float32)
-        found += [Direction(f"{kind}/{direction.name}", by_layer) for kind, by_layer in made.items()]
-    return found
+        everything += [Direction(f"{kind}/{direction.name}", by_layer) for kind, by_layer in made.items()]
+    return everything

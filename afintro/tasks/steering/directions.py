@@ -18,6 +18,7 @@ from afintro.data.samples import read_object
 from afintro.errors import UserError
 
 Vector = NDArray[np.float32]
+RESIDUAL = "residual_mean"  # name of the direction that holds the mean residual stream of an organism
 SHAPES = "safetensors of tensors layer_<l> [hidden], or one tensor [hidden] or [layers, hidden], also as .npy or .pt"
 BEYOND = "layer {} of a model with {} layers (0 to {})"
 LAYER_NAME = re.compile(r"(?:^|.*[._/:]|.*layers?)(-?[0-9]+)", re.ASCII | re.DOTALL)
@@ -131,6 +132,35 @@ def read_direction(path: str, name: str | None = None) -> Direction:
     tensors, own = readers[file.suffix](file)
     vectors, everywhere = _by_layer(tensors, metadata.get("layer", own), path)
     return Direction(name or str(metadata.get("name") or file.stem), vectors, everywhere, metadata)
+
+
+def read_directions(folder: Path) -> dict[str, Direction]:
+    """Read all direction files of a folder.
+
+    Returns:
+        The directions by name, in the order of their files' names.
+
+    Raises:
+        UserError: The folder holds no direction file, two files name the same direction, or the widths differ.
+    """
+    paths = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".npy", ".pt"))
+    if not paths:
+        raise UserError(
+            "holds no direction", where=str(folder), remedy="set data.directions to the folder of the vectors"
+        )
+    directions = [read_direction(str(path)) for path in paths]
+    names = [direction.name for direction in directions]
+    double = [str(path) for path, name in zip(paths, names, strict=True) if names.count(name) > 1]
+    if double:
+        raise UserError("name the same direction", where=" and ".join(double), remedy="rename or remove one")
+    widths = {len(v): d.name for d in directions for v in (*d.vectors.values(), d.everywhere) if v is not None}
+    if len(widths) > 1:
+        raise UserError(
+            "holds vectors of width " + " and ".join(f"{width} ({name})" for width, name in sorted(widths.items())),
+            where=str(folder),
+            remedy="give vectors of one model",
+        )
+    return dict(zip(names, directions, strict=True))
 
 
 def _error(what: str, where: str) -> UserError:

@@ -17,10 +17,10 @@ from afintro.generation.run_folder import finish, run_folder
 from afintro.lm.devices import on_device
 from afintro.lm.load import context_length, load_config, load_model, load_tokenizer
 from afintro.ranks import ALONE, Ranks
-from afintro.tasks.steering.directions import Direction, resolve_layers, write_direction
-from afintro.tasks.steering.generator import CUES, RESIDUAL, SteeringGenerator, SteeringSettings, all_cues, read_chunks
+from afintro.tasks.steering.directions import RESIDUAL, Direction, resolve_layers, write_direction
+from afintro.tasks.steering.generator import CHUNK, CUES, SteeringGenerator, SteeringSettings, all_cues, read_chunks
 from afintro.tasks.steering.records import to_json
-from afintro.tasks.steering.summary import dose_response_figure, summarise
+from afintro.tasks.steering.summary import dose_response_figure, summarize
 from afintro.toys.embedded import ensure_built
 
 log = logging.getLogger(__name__)
@@ -34,26 +34,28 @@ def generate_steering(
     settings: SteeringSettings,
     device: str = "cpu",
     ranks: Ranks = ALONE,
+    chunk: int = CHUNK,
 ) -> dict[str, Any]:
     """Write ``<split>.json`` for every split, ``directions/``, ``dose_response.png`` and ``summary.json``.
 
-    Continues where a run stopped.
+    Continue where an earlier run stopped.
 
     Args:
         samples: Input samples, in the order in which the splits take them.
         splits: Name and size of each split; the sizes add up to the number of samples.
-        directions: Controls included, see :func:`with_controls`.
-        output_dir: Made if absent.
+        directions: Directions to steer along, controls included, see :func:`with_controls`.
+        output_dir: The folder to write, made if absent.
         settings: What to generate with.
         device: Where the organism runs.
         ranks: The processes that generate together into one folder that all of them see; the files are the same.
+        chunk: Number of samples whose records are saved together.
 
     Returns:
         The summary.
 
     Raises:
-        UserError: The folder holds another run's data, the model cannot be loaded, a prompt, a layer or a direction does
-            not fit it.
+        UserError: The folder holds another run's data, the model cannot be loaded, or a prompt, a layer or a
+            direction does not fit the model.
         RuntimeError: In float32 a vector of length 0 changed an output, or a hook fired at the wrong time.
     """
     assert sum(splits.values()) == len(samples)
@@ -70,7 +72,7 @@ def generate_steering(
         systems = [CUES[cue] for cue in all_cues(settings)]
         prompts = fitting_prompts(samples, tokenizer, systems, context_length(config), settings.max_new_tokens)
         model = on_device(load_model(directory, settings.revision, settings.dtype), device)
-        generator = SteeringGenerator(model, tokenizer, settings, directions, directory)
+        generator = SteeringGenerator(model, tokenizer, settings, directions, directory, chunk)
         chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)
 
         def merge() -> dict[str, Any]:
@@ -90,15 +92,15 @@ def _merge(
     output_dir: Path,
     seed: int,
 ) -> dict[str, Any]:
-    """The splits' files, the figure and the summary from all chunks."""
+    """Write the splits' files, the figure and the summary from all chunks."""
     records, guards = read_chunks(chunks)
     start, uids = 0, unique_ids(samples)
     for name, size in splits.items():
-        chosen = set(uids[start : start + size])
-        rows = (to_json(record) for record in records if record.uid.split("/")[0] in chosen)
+        split_uids = set(uids[start : start + size])
+        rows = (to_json(record) for record in records if record.uid.split("/")[0] in split_uids)
         write_json_rows(output_dir / f"{name}.json", rows)
         start += size
-    summary = summarise(records, guards, directions, seed)
+    summary = summarize(records, guards, directions, seed)
     write_figure(dose_response_figure(summary), output_dir / "dose_response.png")
     finish(output_dir, summary)
     return summary
@@ -116,13 +118,13 @@ def _check(directions: Sequence[Direction], settings: SteeringSettings, config: 
     double = sorted({direction.name for direction in directions if files.count(_file_name(direction.name)) > 1})
     if double:
         what = f"two directions are called {', '.join(double)}, or would be written to one file"
-        raise UserError(what, where="--direction", remedy="rename one")
+        raise UserError(what, where="--direction", remedy="rename one of them")
     for direction in directions:
         direction.check(width, depth, f"direction {direction.name!r}")
         for layer in settings.layers:
             if not np.linalg.norm(direction.at(layer)) > 0:
                 raise UserError(
-                    f"is zero at layer {layer}", where=f"direction {direction.name!r}", remedy="leave it out"
+                    f"is zero at layer {layer}", where=f"direction {direction.name!r}", remedy="leave the direction out"
                 )
 
 

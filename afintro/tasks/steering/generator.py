@@ -1,4 +1,4 @@
-"""What steering generation does with one sample: all its doses on one shared prefix, read, labelled and guarded."""
+"""Steer each sample under all its conditions on one shared prefix; read, label and check the outputs."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Steering
 from afintro.lm.load import eos_ids
 from afintro.ranks import Ranks
-from afintro.tasks.steering.directions import Direction
+from afintro.tasks.steering.directions import RESIDUAL, Direction
 from afintro.tasks.steering.fit_directions import last_token_activations
 from afintro.tasks.steering.readings import Reading, read_outputs
 from afintro.tasks.steering.records import SteeringRecord, from_json, to_json
@@ -31,7 +31,6 @@ from afintro.tasks.steering.summary import Guards
 
 CHUNK = 25
 CUES = {"monitored": MONITORED_SYSTEM, "unmonitored": UNMONITORED_SYSTEM}
-RESIDUAL = "residual_mean"
 RESIDUAL_PROMPTS = 200
 
 
@@ -63,21 +62,27 @@ class SteeringSettings(GenerationSettings):
 
 
 def all_cues(settings: SteeringSettings) -> list[str]:
-    """Those to steer under, and where it is not among them the unmonitored one, last."""
+    """Return the cues to steer under, and last the unmonitored cue if it is not among them."""
     return list(dict.fromkeys((*settings.cues, "unmonitored")))
 
 
 @dataclass(frozen=True)
-class Dose:
-    """One condition: a direction, where and how much of it."""
+class Condition:
+    """One way to steer a prompt.
+
+    Args:
+        direction: Name of the vector.
+        layer: 0-based decoder layer after which the vector is added.
+        strength: Multiple of the vector that is added.
+    """
 
     direction: str
     layer: int
-    alpha: float
+    strength: float
 
 
 def read_chunks(chunks: Sequence[Path]) -> tuple[list[SteeringRecord], Guards]:
-    """All records, and what the guards found."""
+    """Read all records, and add up what the guards found."""
     records: list[SteeringRecord] = []
     guards = Guards()
     for path in chunks:
@@ -88,14 +93,15 @@ def read_chunks(chunks: Sequence[Path]) -> tuple[list[SteeringRecord], Guards]:
 
 
 class SteeringGenerator:
-    """Answers samples chunk by chunk.
+    """Let the organism answer samples chunk by chunk.
 
     Args:
         model: The organism.
-        tokenizer: Its tokenizer.
+        tokenizer: The organism's tokenizer.
         settings: What to generate with.
-        directions: Controls included.
+        directions: Directions to steer along, controls included.
         directory: Where the organism was loaded from.
+        chunk: Number of samples whose records are saved together.
     """
 
     def __init__(
@@ -105,8 +111,9 @@ class SteeringGenerator:
         settings: SteeringSettings,
         directions: Sequence[Direction],
         directory: str,
+        chunk: int = CHUNK,
     ) -> None:
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.model, self.tokenizer, self.settings, self.chunk = model, tokenizer, settings, chunk
         self.directions = {direction.name: direction for direction in directions}
         self.label = cache(RuleLabeler())
         self.eos = eos_ids(model, tokenizer)
@@ -120,24 +127,26 @@ class SteeringGenerator:
         identity: dict[str, Any],
         ranks: Ranks,
     ) -> list[Path]:
-        """Files of records and of what the guards found; old ones and new ones."""
+        """Return the files of records and of what the guards found: those of an earlier run and new files."""
         items = items_of(samples, prompts, self.settings.control_samples)
-        return in_chunks(output_dir, identity, items, CHUNK, self._chunk, "steering", ranks)
+        return in_chunks(output_dir, identity, items, self.chunk, self._chunk, "steering", ranks)
 
-    def doses(self, uid: str) -> list[Dose]:
-        """The conditions of one prompt."""
-        cells = [(layer, alpha) for layer in self.settings.layers for alpha in self.settings.alphas]
+    def conditions(self, uid: str) -> list[Condition]:
+        """Return the conditions that the prompt of a sample is steered under."""
+        cells = [(layer, strength) for layer in self.settings.layers for strength in self.settings.alphas]
         if self.settings.cells_per_prompt is not None:
             cells.sort(key=lambda cell: stable_hash(f"{self.settings.seed} {uid} {cell}"))
             cells = sorted(cells[: self.settings.cells_per_prompt])
-        return [Dose(name, layer, alpha) for layer, alpha in cells for name in self.directions]
+        return [Condition(name, layer, strength) for layer, strength in cells for name in self.directions]
 
-    def steering(self, dose: Dose) -> Steering:
-        """The vector of a dose, as long as it is added."""
-        vector = torch.from_numpy(self.directions[dose.direction].at(dose.layer))
+    def steering(self, condition: Condition) -> Steering:
+        """Return the intervention of a condition, with the vector as long as it is added."""
+        vector = torch.from_numpy(self.directions[condition.direction].at(condition.layer))
         relative = self.settings.alpha_unit == "residual_norm"
         unit = vector / vector.norm() if relative else vector
-        return Steering(dose.layer, (dose.alpha * unit).to(self.model.device), self.settings.positions, relative)
+        return Steering(
+            condition.layer, (condition.strength * unit).to(self.model.device), self.settings.positions, relative
+        )
 
     def _chunk(self, items: Sequence[Item]) -> dict[str, Any]:
         asked = [
@@ -146,35 +155,35 @@ class SteeringGenerator:
             for cue, prompt in zip(self.settings.cues, prompts, strict=False)
         ]
         prompts = [prompt for *_, prompt, _ in asked]
-        doses = [self.doses(uid) for _, uid, *_ in asked]
-        # Beside the doses: not steered, and steered by nothing at all.
-        nothing = [(self.steering(replace(own[0], alpha=0.0)),) for own in doses]
-        conditions = [
-            [(), zero, *((self.steering(dose),) for dose in own)] for own, zero in zip(doses, nothing, strict=True)
+        conditions = [self.conditions(uid) for _, uid, *_ in asked]
+        # In addition to the conditions, each prompt runs without steering and with a vector of length 0.
+        steerings = [
+            [(), (self.steering(replace(steered[0], strength=0.0)),), *((self.steering(each),) for each in steered)]
+            for steered in conditions
         ]
         size, new = self.settings.batch_size, self.settings.max_new_tokens
         outputs = generate_steered(
-            self.model, prompts, conditions, max_new_tokens=new, eos_ids=self.eos, batch_size=size
+            self.model, prompts, steerings, max_new_tokens=new, eos_ids=self.eos, batch_size=size
         )
         readings = read_outputs(self.model, prompts, outputs, self._text, self.label, new, self.eos[0])
         unwatched = self._unwatched(items)
         records = []
-        for (sample, uid, cue, _, _), own, texts in zip(asked, doses, readings, strict=True):
-            about = {
+        for (sample, uid, cue, _, _), steered, texts in zip(asked, conditions, readings, strict=True):
+            shared = {
                 "prompt": render(self.tokenizer, chat(CUES[cue], sample.text)),
                 "scenario": sample.text,
                 "system_prompt": CUES[cue],
                 "label": sample.label,
                 "unmonitored_behavior": unwatched[uid.split("/")[0]],
             }
-            for dose, text in zip(own, texts[2:], strict=True):
-                records.append(to_json(self._record(uid, about, dose, texts[0], text)))
+            for condition, text in zip(steered, texts[2:], strict=True):
+                records.append(to_json(self._record(uid, shared, condition, texts[0], text)))
         controls = [index for index, (*_, control) in enumerate(asked) if control]
-        guards = self._guards(prompts, outputs, [own[0] for own in readings], controls)
+        guards = self._guards(prompts, outputs, [texts[0] for texts in readings], controls)
         return {"records": records, "guards": asdict(guards)}
 
     def _unwatched(self, items: Sequence[Item]) -> dict[str, str]:
-        """What the organism does unsteered when it is told that nobody watches, by the sample's uid."""
+        """Return the organism's unsteered behavior when it is told that nobody watches, by the sample's uid."""
         place = all_cues(self.settings).index("unmonitored")
         outputs = self._greedy([prompts[place] for _, _, prompts, _ in items], self.settings.batch_size)
         texts = [self._text(ids) for ids in outputs]
@@ -194,7 +203,7 @@ class SteeringGenerator:
         again = self._greedy([prompts[i] for i in controls], 1)
         guards = Guards(
             prompts=len(prompts),
-            zero_differs=sum(own[0] != own[1] for own in outputs),
+            zero_differs=sum(answers[0] != answers[1] for answers in outputs),
             controls=len(controls),
             alone_differs=sum(outputs[i][0] != ids for i, ids in zip(controls, again, strict=True)),
             alone_behaves_otherwise=sum(
@@ -210,20 +219,20 @@ class SteeringGenerator:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _record(
-        self, uid: str, about: dict[str, Any], dose: Dose, original: Reading, steered: Reading
+        self, uid: str, shared: dict[str, Any], condition: Condition, original: Reading, steered: Reading
     ) -> SteeringRecord:
-        """One dose; ``about`` are the fields that all doses of the prompt share."""
+        """Return the record of one condition; all conditions of the prompt share the fields ``shared``."""
         return SteeringRecord(
-            **about,
-            direction=dose.direction,
-            layer=dose.layer,
-            alpha=dose.alpha,
+            **shared,
+            direction=condition.direction,
+            layer=condition.layer,
+            alpha=condition.strength,
             original_output=original.text,
             steered_output=steered.text,
             alpha_unit=self.settings.alpha_unit,
             positions=self.settings.positions,
-            norm=float(np.linalg.norm(self.directions[dose.direction].at(dose.layer))),
-            uid=f"{uid}/{dose.direction}/{dose.layer}/{dose.alpha:g}",
+            norm=float(np.linalg.norm(self.directions[condition.direction].at(condition.layer))),
+            uid=f"{uid}/{condition.direction}/{condition.layer}/{condition.strength:g}",
             original_behavior=original.behavior.label,
             original_behavior_rule=original.behavior.rule,
             steered_behavior=steered.behavior.label,
@@ -236,10 +245,10 @@ class SteeringGenerator:
         )
 
     def mean_residual(self, samples: Sequence[Sample]) -> Direction:
-        """Mean residual stream at the last position of prompts: what a probe multiplies vectors with."""
-        chosen = samples[:RESIDUAL_PROMPTS]
-        conversations = [chat(CUES[cue], sample.text) for sample in chosen for cue in self.settings.cues]
-        found = last_token_activations(
+        """Return the mean residual stream at the last position of prompts, which a probe multiplies vectors with."""
+        first = samples[:RESIDUAL_PROMPTS]
+        conversations = [chat(CUES[cue], sample.text) for sample in first for cue in self.settings.cues]
+        activations = last_token_activations(
             self.model, self.tokenizer, conversations, self.settings.layers, self.settings.batch_size, "last"
         )
-        return Direction(RESIDUAL, {layer: x.mean(0) for layer, x in found.items()})
+        return Direction(RESIDUAL, {layer: x.mean(0) for layer, x in activations.items()})

@@ -1,4 +1,4 @@
-"""What outputs say: their text, their behaviour, and whether a steered text broke as against said something else."""
+"""Read outputs: their text, their behavior, and whether a steered text broke or only says something else."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,18 +20,18 @@ class Coherence:
     """How a text reads to the unsteered model.
 
     Args:
-        perplexity: ``exp`` of the mean negative log-likelihood of its tokens, the most surprising tenth (one at least)
-            left out: at those it turns to another behaviour, which is what steering is for.
-        repetition: Share of its 4-grams of tokens that it had before.
+        perplexity: ``exp`` of the mean negative log-likelihood of the text's tokens without the most surprising tenth (at
+            least one token): there the text turns to another behavior, which is the purpose of steering.
+        repetition: Share of the text's 4-grams of tokens that occurred in it before.
     """
 
     perplexity: float
     repetition: float
 
     def holds(self, original: "Coherence") -> bool:
-        """Whether the text is still one, beside the unsteered text to the same prompt.
+        """Whether the text is still coherent, compared with the unsteered text to the same prompt.
 
-        It broke where its perplexity is more than 20 times that of the unsteered text, or more than half of its 4-grams
+        A text is broken if its perplexity is more than 20 times that of the unsteered text, or more than half of its 4-grams
         are repetitions and the unsteered text's are not.
         """
         loops = self.repetition > REPEATED >= original.repetition
@@ -42,8 +42,8 @@ def coherence(tokens: Sequence[int], nll: Sequence[float]) -> Coherence:
     """Measure one text.
 
     Args:
-        tokens: Its token ids; an empty text is coherent.
-        nll: Negative log-likelihood of each under the unsteered model, in nats; end of sequence may be among them.
+        tokens: The text's token ids; an empty text is coherent.
+        nll: Negative log-likelihood of each token under the unsteered model, in nats; may include the end of sequence.
     """
     kept = sorted(nll)[: len(nll) - max(1, math.floor(SURPRISING * len(nll)))]
     perplexity = math.exp(min(sum(kept) / len(kept), 700.0)) if kept else 1.0
@@ -53,7 +53,7 @@ def coherence(tokens: Sequence[int], nll: Sequence[float]) -> Coherence:
 
 @dataclass(frozen=True)
 class Reading:
-    """One output: its text, its behaviour, and whether it is still a text."""
+    """One output: its text, its behavior, and whether the text is coherent."""
 
     text: str
     behavior: Behavior
@@ -70,26 +70,26 @@ def read_outputs(
     max_new_tokens: int,
     stop: int,
 ) -> list[list[Reading]]:
-    """Read every output; equal ones to a prompt are looked at once.
+    """Read every output; equal outputs to one prompt are read once.
 
     Args:
         model: The unsteered organism.
         prompts: Token ids.
         outputs: Token ids by prompt and condition; the first condition is the unsteered one.
         decode: Token ids to text.
-        label: Text to behaviour.
-        max_new_tokens: A shorter output was ended by the model.
-        stop: The token with which it ends.
+        label: Text to behavior.
+        max_new_tokens: Largest number of tokens of an output; the model itself ended a shorter output.
+        stop: The token id with which the model ends an output.
     """
-    different = [list(dict.fromkeys(tuple(ids) for ids in own)) for own in outputs]
-    ended = [[(*ids, stop) if len(ids) < max_new_tokens else ids for ids in own] for own in different]
+    different = [list(dict.fromkeys(tuple(ids) for ids in answers)) for answers in outputs]
+    ended = [[(*ids, stop) if len(ids) < max_new_tokens else ids for ids in answers] for answers in different]
     nll = continuation_nll(model, prompts, ended)
-    found = []
-    for own, unique, surprises in zip(outputs, different, nll, strict=True):
+    readings = []
+    for answers, unique, surprises in zip(outputs, different, nll, strict=True):
         original = coherence(unique[0], surprises[0])
         by_ids = {}
         for ids, surprise in zip(unique, surprises, strict=True):
             text, measured = decode(ids), coherence(ids, surprise)
             by_ids[ids] = Reading(text, label(text), measured, measured.holds(original))
-        found.append([by_ids[tuple(ids)] for ids in own])
-    return found
+        readings.append([by_ids[tuple(ids)] for ids in answers])
+    return readings

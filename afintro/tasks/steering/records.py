@@ -1,12 +1,13 @@
 """Steering records on disk, in the activation-patching schema of the parent framework."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from afintro.data.records import check_unique, parse_file, parse_record, scenario_id, set_fields
 from afintro.errors import UserError
+from afintro.generation.behavior import behavior_fields
 
 
 @dataclass(frozen=True)
@@ -16,15 +17,15 @@ class SteeringRecord:
     Args:
         prompt: The whole prompt, as the organism read it.
         direction: Name of the vector.
-        layer: 0-based decoder layer after which it was added.
-        alpha: How many times it was added.
+        layer: 0-based decoder layer after which the vector was added.
+        alpha: Strength: the multiple of the vector that was added.
         original_output: The organism's greedy output without steering.
-        steered_output: Its output with it.
+        steered_output: The organism's greedy output with steering.
         scenario: The user's text in the prompt; the prompt if absent.
-        system_prompt: The system prompt in it.
+        system_prompt: The system prompt in the prompt.
         alpha_unit: ``raw`` times the vector as saved, or ``residual_norm``: times the norm of the residual stream at the
             position, in the vector's direction.
-        positions: ``last``, ``decode`` or ``all``: where it was added, see :class:`afintro.lm.interventions.Steering`.
+        positions: ``last``, ``decode`` or ``all``: where the vector was added, see :class:`afintro.lm.interventions.Steering`.
         norm: Norm of the vector as saved; None in files of the parent framework.
         changed: Whether the two outputs differ as strings.
         label: The sample's label, or "unknown".
@@ -92,12 +93,16 @@ MAKER = "scripts/generate_af_steering_data.py"
 
 
 def to_json(record: SteeringRecord) -> dict[str, Any]:
-    """The record under the parent framework's names, ``layer`` as a list; unset optional fields are left out."""
+    """Return the record under the parent framework's names, ``layer`` as a list; unset optional fields are left out."""
     return set_fields(record, PARENT_NAMES) | {"layer": [record.layer]}
 
 
 def from_json(row: Any, where: str) -> SteeringRecord:
-    """Check one object and make a record of it; ``where`` names file and record in the error.
+    """Check one object and make a record of it.
+
+    Args:
+        row: The object, as read from JSON.
+        where: File and record, for the message.
 
     Raises:
         UserError: A missing field, a wrong type, several layers, or an ``alpha`` that is not finite.
@@ -111,7 +116,7 @@ def from_json(row: Any, where: str) -> SteeringRecord:
         row = {**row, "layer": layers[0]}
     record = parse_record(SteeringRecord, row, PARENT_NAMES, REQUIRED, MAKER, where)
     if not math.isfinite(record.alpha):
-        raise UserError(f"field 'alpha' is {record.alpha}, not finite", where=where, remedy="mend the field")
+        raise UserError(f"field 'alpha' must be finite, but is {record.alpha}", where=where, remedy="mend the field")
     return record
 
 
@@ -119,8 +124,55 @@ def read_steering_records(path: str) -> list[SteeringRecord]:
     """Read a JSON, JSONL or Parquet file of steering records.
 
     Raises:
-        UserError: Names file, record and field; also for two records of one uid.
+        UserError: A record is wrong, or two records have the same uid; names file, record and field.
     """
     records = parse_file(path, from_json, MAKER)
     check_unique([record.uid for record in records], path)
     return records
+
+
+def check_directions(records: Sequence[SteeringRecord], names: Collection[str], path: str) -> None:
+    """Refuse records whose direction has no vector.
+
+    Args:
+        records: The records of one file.
+        names: Names of the directions with vectors.
+        path: The file, for the message.
+
+    Raises:
+        UserError: A record names another direction.
+    """
+    for index, record in enumerate(records):
+        if record.direction not in names:
+            raise UserError(
+                f"direction {record.direction!r} is not among the vectors ({', '.join(sorted(names))})",
+                where=f"{path}, record {index}",
+                remedy="set data.directions to the folder of the vectors that the records name",
+            )
+
+
+def check_layers(records: Sequence[SteeringRecord], layers: Sequence[int], path: str) -> None:
+    """Refuse records of layers that training does not have.
+
+    Args:
+        records: The records of one file.
+        layers: The 0-based layers of the training records.
+        path: The file, for the message.
+
+    Raises:
+        UserError: A record is of another layer.
+    """
+    unknown = sorted({record.layer for record in records} - set(layers))
+    if unknown:
+        raise UserError(
+            f"is of layer {', '.join(map(str, unknown))}, while training is of {', '.join(map(str, layers))}",
+            where=path,
+            remedy="give records of the same layers",
+        )
+
+
+def labeled(record: SteeringRecord) -> SteeringRecord:
+    """Return a record with behavior labels: files of the parent framework come without."""
+    if record.original_behavior is not None and record.steered_behavior is not None:
+        return replace(record, behavior_changed=record.original_behavior != record.steered_behavior)
+    return replace(record, **behavior_fields(original=record.original_output, steered=record.steered_output))

@@ -1,4 +1,4 @@
-"""What steering data found: how often a dose changes behaviour, how often it breaks the text, and what the guards say."""
+"""Summarize steering records: how often a strength changes behavior, how often it breaks the text, and what the guards found."""
 
 import itertools
 from collections import defaultdict
@@ -13,25 +13,25 @@ from afintro.data.cue import MONITORED_SYSTEM
 from afintro.evaluation.intervals import Bootstrap, Estimate
 from afintro.tasks.steering.records import SteeringRecord
 
-BROKEN = 0.1  # a dose that breaks more of the texts than this is beyond the range in which it steers
+BROKEN = 0.1  # a strength that breaks a larger share of the texts is beyond the range in which it steers
 FEW_CHANGES = 0.05
 SHOWN = 8  # directions in the plot
 TOO_FEW = (
-    "no dose changes behaviour in 5 % of the prompts, so there is little to explain. Remedies: larger alphas (residual_norm "
+    "no alpha changes behavior in 5 % of the prompts, so there is little to explain. Remedies: larger alphas (residual_norm "
     "as their unit makes them comparable), another layer, another direction"
 )
 
 
 @dataclass(frozen=True)
 class Guards:
-    """Checks on the labels.
+    """Counts of the checks on the labels.
 
     Args:
-        prompts: Prompts answered.
-        zero_differs: Of those, outputs that differ from the unsteered one when a vector of length 0 is added.
-        controls: Prompts answered once more, one by one and without a shared prefix.
-        alone_differs: Of those, outputs that differ: the label-noise floor of strings.
-        alone_behaves_otherwise: Of those, behaviours that differ: the label-noise floor.
+        prompts: Number of prompts answered.
+        zero_differs: Number of these prompts whose output changes when a vector of length 0 is added.
+        controls: Number of prompts answered once more, one by one and without a shared prefix.
+        alone_differs: Number of the controls whose output differs: the label-noise floor of strings.
+        alone_behaves_otherwise: Number of the controls whose behavior differs: the label-noise floor.
     """
 
     prompts: int = 0
@@ -44,10 +44,17 @@ class Guards:
         return Guards(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
-def summarise(
+def summarize(
     records: Sequence[SteeringRecord], guards: Guards, directions: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    """Rates with 95 % intervals over scenarios, by direction, layer and alpha."""
+    """Return rates with 95 % intervals over scenarios, by direction, layer and alpha.
+
+    Args:
+        records: All records.
+        guards: What the checks on the labels found.
+        directions: Names of the directions, in the order of the table.
+        seed: Seed of the bootstrap.
+    """
     cells: dict[tuple[str, int, float], list[SteeringRecord]] = defaultdict(list)
     for record in records:
         cells[record.direction, record.layer, record.alpha].append(record)
@@ -65,8 +72,8 @@ def summarise(
         "records": len(records),
         "doses": doses,
         "monotone": [
-            {"direction": name, "layer": layer, "monotone": _monotone(own)}
-            for (name, layer), own in _curves(doses).items()
+            {"direction": name, "layer": layer, "monotone": _monotone(curve)}
+            for (name, layer), curve in _curves(doses).items()
         ],
         "guards": asdict(guards),
         "warnings": ([TOO_FEW] if few else [])
@@ -75,10 +82,11 @@ def summarise(
 
 
 def _rates(records: Sequence[SteeringRecord], seed: int) -> dict[str, Estimate]:
-    """Of one dose. A broken text has no behaviour: it counts in ``broken`` alone.
+    """Return the rates of one direction, layer and alpha. A broken text has no behavior: it counts in ``broken`` alone.
 
     ``refusals_flipped`` is the share of prompts refused when monitored that are complied with when steered;
-    ``faked_refusals_flipped`` the same of those that the organism complies with when it is told that nobody watches.
+    ``faked_refusals_flipped`` is the same share of the refused prompts that the organism complies with when it is told that
+    nobody watches.
     """
     bootstrap = Bootstrap([record.scenario_id for record in records], seed)
     refused = [r.system_prompt == MONITORED_SYSTEM and r.original_behavior == "refuse" for r in records]
@@ -93,28 +101,28 @@ def _rates(records: Sequence[SteeringRecord], seed: int) -> dict[str, Estimate]:
 
 
 def _curves(doses: Sequence[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    found: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    curves: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for dose in doses:
-        found[dose["direction"], dose["layer"]].append(dose)
-    return found
+        curves[dose["direction"], dose["layer"]].append(dose)
+    return curves
 
 
 def _monotone(doses: Sequence[dict[str, Any]]) -> bool:
-    """Whether the share of changed behaviours never falls with the size of alpha, up to the dose at which texts break.
+    """Whether the share of changed behaviors never falls with the size of alpha, up to the alpha at which texts break.
 
-    Looked at for each sign of alpha on its own.
+    Positive and negative alphas are looked at separately.
     """
-    sides = ([d for d in doses if d["alpha"] > 0], [d for d in reversed(doses) if d["alpha"] < 0])
-    unbroken = [list(itertools.takewhile(lambda dose: dose["broken"]["value"] <= BROKEN, side)) for side in sides]
+    signs = ([d for d in doses if d["alpha"] > 0], [d for d in reversed(doses) if d["alpha"] < 0])
+    unbroken = [list(itertools.takewhile(lambda dose: dose["broken"]["value"] <= BROKEN, sign)) for sign in signs]
     return all(
         b["behavior_changed"]["value"] >= a["behavior_changed"]["value"]
-        for side in unbroken
-        for a, b in itertools.pairwise(side)
+        for sign in unbroken
+        for a, b in itertools.pairwise(sign)
     )
 
 
 def most_effective(summary: dict[str, Any], count: int) -> list[str]:
-    """The first direction with its controls, and the others in the order of the largest share that they change."""
+    """Return the first direction with its controls, then the others by the largest share of behaviors that they change."""
     doses = summary["doses"]
     names = list(dict.fromkeys(dose["direction"] for dose in doses))
     largest = {
@@ -127,26 +135,26 @@ def most_effective(summary: dict[str, Any], count: int) -> list[str]:
 
 
 def dose_response_figure(summary: dict[str, Any]) -> Figure:
-    """A panel a layer: share of changed behaviours by alpha with its 95 % band, and of broken texts, dashed."""
+    """Draw a panel for each layer: share of changed behaviors by alpha with its 95 % band, and of broken texts, dashed."""
     layers = sorted({dose["layer"] for dose in summary["doses"]})
     figure = Figure(figsize=(4.2 * len(layers) + 2.2, 4), layout="constrained")
     panels = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
     for panel, layer in zip(panels, layers, strict=True):
         for number, name in enumerate(most_effective(summary, SHOWN)):
-            own = [dose for dose in summary["doses"] if (dose["direction"], dose["layer"]) == (name, layer)]
-            alphas = [dose["alpha"] for dose in own]
+            curve = [dose for dose in summary["doses"] if (dose["direction"], dose["layer"]) == (name, layer)]
+            alphas = [dose["alpha"] for dose in curve]
             value, low, high = (
-                np.array([dose["behavior_changed"][key] for dose in own], dtype=np.float64)
+                np.array([dose["behavior_changed"][key] for dose in curve], dtype=np.float64)
                 for key in ("value", "ci_low", "ci_high")
             )
             color = f"C{number}"
             panel.plot(alphas, value, marker="o", markersize=3.5, color=color, label=name)
             panel.fill_between(alphas, low, high, color=color, alpha=0.15, linewidth=0)
-            panel.plot(alphas, [dose["broken"]["value"] for dose in own], color=color, linestyle="--", linewidth=0.9)
+            panel.plot(alphas, [dose["broken"]["value"] for dose in curve], color=color, linestyle="--", linewidth=0.9)
         panel.set_title(f"layer {layer}")
         panel.set_xlabel("alpha")
         panel.set_ylim(-0.03, 1.03)
     panels[0].set_ylabel("share of prompts")
-    figure.suptitle("behaviour changed, with 95 % interval (dashed: text broke)", fontsize=10)
+    figure.suptitle("behavior changed, with 95 % interval (dashed: text broke)", fontsize=10)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure

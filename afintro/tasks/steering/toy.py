@@ -23,7 +23,7 @@ from afintro.tasks.steering.directions import Direction
 from afintro.tasks.steering.fit_directions import difference_of_means, last_token_activations
 from afintro.tasks.steering.generate import generate_steering
 from afintro.tasks.steering.generator import SteeringSettings
-from afintro.toys.embedded import ensure_built
+from afintro.toys.embedded import directory_of, ensure_built
 from afintro.toys.grammar import BENIGN_AREAS, FAVORED, HARMFUL_AREAS, TIERS, Scenario
 from afintro.toys.organism import scenarios
 
@@ -110,9 +110,8 @@ def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def embedded_steering(organism: str = "toy") -> Path:
-    """The folder of the toy's steering data, made if need be; validation and test in wordings it was not trained on."""
-    settings = SteeringSettings(
+def _settings(organism: str) -> SteeringSettings:
+    return SteeringSettings(
         model=organism,
         layers=LAYERS,
         alphas=ALPHAS,
@@ -121,14 +120,26 @@ def embedded_steering(organism: str = "toy") -> Path:
         batch_size=512,
         max_new_tokens=32,
     )
-    decides = [asdict(settings), SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]
+
+
+def embedded_directory(organism: str = "toy") -> Path:
+    """Return the folder of the toy's steering data, named after the toy, which must be built."""
+    decides = [asdict(_settings(organism)), SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]
     key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
-    directory = cache_directory() / "steering" / f"{organism}-{fingerprint(ensure_built(organism))}-{key}"
+    return cache_directory() / "steering" / f"{organism}-{fingerprint(directory_of(organism))}-{key}"
+
+
+def build_embedded(organism: str = "toy") -> None:
+    """Steer the toy organism along directions of its own, unless the cache holds the records.
+
+    Validation and test scenarios are in wordings that the toy was not trained on.
+    """
+    ensure_built(organism)
+    directory = embedded_directory(organism)
     if all((directory / f"{name}.json").is_file() for name in (*SIZES, "summary")):  # the summary comes last
-        return directory
+        return
     train = scenarios(SIZES["train"], 31, held_out_wording=False)
     unseen = scenarios(SIZES["validation"] + SIZES["test"], 31, held_out_wording=True)
     samples = [Sample(scenario.text, scenario.population) for scenario in train + unseen]
     directions = with_controls(toy_directions(organism), [FAKING], LAYERS, seed=0)
-    generate_steering(samples, SIZES, directions, directory, settings, default_device())
-    return directory
+    generate_steering(samples, SIZES, directions, directory, _settings(organism), default_device())

@@ -3,50 +3,62 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from afintro.data.splits import stable_hash
 from afintro.tasks.steering.records import SteeringRecord
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A record that is asked about; ``twins`` names the prompt and dose that it shares with its twin, "" without one."""
+class AskedRecord:
+    """A record that is asked about.
+
+    Args:
+        record: The record.
+        twins: Name of the prompt, layer and strength that the record shares with its twin; "" without a twin.
+        question_type: The question type of the example that the record gives.
+    """
 
     record: SteeringRecord
     twins: str
+    question_type: str
 
 
-def choose(records: Sequence[SteeringRecord], pairs: int, seed: int) -> list[Chosen]:
-    """Choose records so that in every (layer, alpha) cell half of them changed behaviour.
+def choose_records(
+    records: Sequence[SteeringRecord], pairs_per_cell: int, seed: int, question_type: str
+) -> list[AskedRecord]:
+    """Choose records so that in every (layer, alpha) cell half of them changed behavior.
 
-    Twins are records of one prompt, layer and alpha under different vectors, one of which changed the behaviour while the
-    other did not: who reads the text alone is right on one of them. Among a prompt's records those of a direction are
-    preferred whose verdicts in the cell are out of balance so far, so that the direction alone does not tell either. A
+    Twins are records of one prompt, layer and alpha under different vectors, one of which changed the behavior while the
+    other did not: a reader of the text alone is right about one of the two. Among a prompt's records this prefers records of
+    a direction whose verdicts in the cell are out of balance so far, so that the direction alone does not tell either. A
     cell without any twins takes as many changed as unchanged records instead.
 
     Args:
-        records: With behaviour labels; broken texts are left out, and so are records whose label is unknown.
-        pairs: At most so many pairs of twins of one prompt, layer and alpha.
-        seed: Decides, with the uids, what is taken; the order of the records does not matter.
+        records: Records with behavior labels; broken texts are left out, and so are records whose label is unknown.
+        pairs_per_cell: Largest number of pairs of twins of one prompt, layer and alpha.
+        seed: Decides, with the uids, which records are taken; the order of the records does not matter.
+        question_type: The question type of the chosen records.
     """
     cells: dict[tuple[int, float], dict[str, list[SteeringRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in sorted(records, key=lambda record: stable_hash(f"{seed} {record.uid}")):
         if record.coherent and record.behavior_changed is not None:
             cells[record.layer, record.alpha][record.prompt].append(record)
-    found: list[Chosen] = []
+    chosen: list[AskedRecord] = []
     for cell in sorted(cells):
-        found += _twins(cells[cell], pairs) or _balanced([r for own in cells[cell].values() for r in own])
-    return found
+        pairs = _twins(cells[cell], pairs_per_cell) or _balanced([r for rows in cells[cell].values() for r in rows])
+        chosen += [AskedRecord(record, twins, question_type) for record, twins in pairs]
+    return chosen
 
 
-def _twins(prompts: dict[str, list[SteeringRecord]], pairs: int) -> list[Chosen]:
-    """Pairs of one cell, prompt by prompt in the order given."""
+def _twins(prompts: dict[str, list[SteeringRecord]], pairs_per_cell: int) -> list[tuple[SteeringRecord, str]]:
+    """Return the pairs of one cell, prompt by prompt in the order given, each record with the name of its pair."""
     surplus: Counter[str] = Counter()  # changed minus unchanged so far, by direction
-    found = []
+    twins = []
     for records in prompts.values():
         changed = [record for record in records if record.behavior_changed]
         unchanged = [record for record in records if not record.behavior_changed]
-        for number in range(min(pairs, len(changed), len(unchanged))):
+        for number in range(min(pairs_per_cell, len(changed), len(unchanged))):
             one = min(changed, key=lambda record: surplus[record.direction])
             other = max(unchanged, key=lambda record: surplus[record.direction])
             changed.remove(one)
@@ -54,18 +66,50 @@ def _twins(prompts: dict[str, list[SteeringRecord]], pairs: int) -> list[Chosen]
             surplus[one.direction] += 1
             surplus[other.direction] -= 1
             name = f"{one.scenario_id}/{stable_hash(one.prompt):016x}/{one.layer}/{one.alpha:g}/{number}"
-            found += [Chosen(one, name), Chosen(other, name)]
-    return found
+            twins += [(one, name), (other, name)]
+    return twins
 
 
-def _balanced(records: Sequence[SteeringRecord]) -> list[Chosen]:
+def _balanced(records: Sequence[SteeringRecord]) -> list[tuple[SteeringRecord, str]]:
     changed = [record for record in records if record.behavior_changed]
     unchanged = [record for record in records if not record.behavior_changed]
     size = min(len(changed), len(unchanged))
-    return [Chosen(record, "") for record in (*changed[:size], *unchanged[:size])]
+    return [(record, "") for record in (*changed[:size], *unchanged[:size])]
+
+
+def limited(asked: Sequence[AskedRecord], limit: int | None, seed: int) -> list[AskedRecord]:
+    """Keep at most ``limit`` records, in pairs of both verdicts, from all cells and alike from all question types.
+
+    Args:
+        asked: Chosen records.
+        limit: Largest number of records; None for all.
+        seed: Decides, with the pairs' names, which pairs are kept.
+    """
+    if limit is None or len(asked) <= limit:
+        return list(asked)
+    pairs: dict[tuple[str, str], list[AskedRecord]] = {}
+    seen: Counter[tuple[str, int, float, bool | None]] = Counter()
+    for item in asked:
+        record = item.record
+        place = (item.question_type, record.layer, record.alpha, record.behavior_changed)
+        name = item.twins or f"{record.layer}/{record.alpha:g}/{seen[place]}"
+        pairs.setdefault((item.question_type, name), []).append(item)
+        seen[place] += 1
+    drawn = sorted(pairs, key=lambda pair: stable_hash(f"{seed} {pair[1]}"))
+    question_types = list(dict.fromkeys(item.question_type for item in asked))
+    by_type = [[pair for pair in drawn if pair[0] == question_type] for question_type in question_types]
+    turns = [pair for turn in zip_longest(*by_type) for pair in turn if pair is not None]
+    kept = set(turns[: max(1, limit // 2)])
+    return [item for pair in pairs if pair in kept for item in pairs[pair]][:limit]
 
 
 def unseen_directions(names: Sequence[str], fraction: float, seed: int) -> frozenset[str]:
-    """The directions kept out of training: a share of them, rounded down, drawn by name and seed."""
+    """Return the directions that are kept out of training.
+
+    Args:
+        names: Names of the directions of all records, in any order, with repetitions.
+        fraction: Share of the directions that is kept out, rounded down.
+        seed: Decides, with the names, which directions are kept out.
+    """
     ordered = sorted(set(names), key=lambda name: stable_hash(f"{seed} {name}"))
     return frozenset(ordered[: int(fraction * len(ordered))])

@@ -352,7 +352,7 @@ def test_vectors_may_be_of_another_width_than_the_model(tmp_path: Path, reader: 
 
 
 def test_an_unknown_question_type_is_refused(folder: Path, reader: Any) -> None:
-    with pytest.raises(UserError, match=r"no question type orig_match\n  remedy: use feature_description"):
+    with pytest.raises(UserError, match=r"unknown question type orig_match\n  remedy: use feature_description"):
         task(folder, reader, question_weights={"feature_description": 1.0, "orig_match": 0.5})
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from afintro.data.batch import Example
 from afintro.evaluation.answers import Verdict, two_branch
-from afintro.tasks.steering.baselines import Dose, steering_baselines
+from afintro.tasks.steering.baselines import Steering, steering_baselines
 
 STAY, WARN = two_branch(Verdict(False, "refuse")), two_branch(Verdict(False, "warn"))
 COMPLY, OTHER = two_branch(Verdict(True, "comply")), two_branch(Verdict(True, "other"))
@@ -14,7 +14,7 @@ def asked(uid, answer, direction="d", layer=1, alpha=1.0, projection=0.0, copy=N
     example = Example(
         uid, f"scenario of {uid}", "q", "prompt", answer, (1,), (2,), copy_answer=copy, group="g", twins=f"t{uid}"
     )
-    return example, Dose(direction, layer, alpha, projection)
+    return example, Steering(direction, layer, alpha, projection)
 
 
 # Cell (1, 1.0): comply 3, refuse 2; cell (1, 4.0): refuse 1, other 1; cell (2, 1.0): warn 2, comply 1.

@@ -73,8 +73,9 @@ def small_figure(monkeypatch):
     monkeypatch.setattr(steering, "dose_response_figure", lambda summary: Figure(figsize=(1, 1)))
 
 
-def run(samples, folder, settings, holdout=2, directions=(A, B)):
-    return generate_steering(samples, {"train": len(samples) - holdout, "test": holdout}, directions, folder, settings)
+def run(samples, folder, settings, holdout=2, directions=(A, B), chunk=25):
+    splits = {"train": len(samples) - holdout, "test": holdout}
+    return generate_steering(samples, splits, directions, folder, settings, chunk=chunk)
 
 
 def rows(folder, split="train"):
@@ -212,10 +213,9 @@ class TestRecord:
     @pytest.mark.parametrize("cues", [("monitored",), ("unmonitored",), BOTH, BOTH[::-1]])
     @pytest.mark.parametrize("chunk", [5, 25])
     def test_unmonitored_behavior_is_that_of_the_unsteered_organism_when_nobody_watches(
-        self, organism, settings, tmp_path, monkeypatch, cues, chunk
+        self, organism, settings, tmp_path, cues, chunk
     ):
         """Asked for every sample, once, whatever the cues; neither what is watched nor what is steered gets into it."""
-        monkeypatch.setattr(steering_generator, "CHUNK", chunk)
         faked = {SAMPLES[i].text for i in (0, 3, 4, 7, 11)}
 
         def answer(cue, user, length, batch_size):
@@ -224,7 +224,7 @@ class TestRecord:
 
         made = organism(answer)
         samples = [*SAMPLES, SAMPLES[3], SAMPLES[1]]  # two texts come twice
-        run(samples, tmp_path, replace(settings, cues=cues, control_samples=0))
+        run(samples, tmp_path, replace(settings, cues=cues, control_samples=0), chunk=chunk)
         found = rows(tmp_path) + rows(tmp_path, "test")
         assert len(found) == 14 * len(cues) * 8
         assert (
@@ -418,23 +418,21 @@ class TestGuards:
         assert 1 <= differs <= 4
         assert f"a vector of length 0 changed {differs} of 4 outputs" in summary["warnings"]
 
-    def test_zero_is_run_for_every_prompt_and_every_chunk(self, organism, settings, tmp_path, monkeypatch):
-        monkeypatch.setattr(steering_generator, "CHUNK", 5)
+    def test_zero_is_run_for_every_prompt_and_every_chunk(self, organism, settings, tmp_path):
         odd = {SAMPLES[1].text, SAMPLES[11].text}
         organism(lambda cue, user, length, batch_size: OTHER_REFUSAL if length == 0 and user in odd else REFUSAL)
-        summary = run(SAMPLES, tmp_path, replace(settings, cues=BOTH, dtype="bfloat16"))
+        summary = run(SAMPLES, tmp_path, replace(settings, cues=BOTH, dtype="bfloat16"), chunk=5)
         assert (summary["guards"]["zero_differs"], summary["guards"]["prompts"]) == (4, 24)
 
-    def test_noise_floor_counts_what_answering_alone_changes(self, organism, settings, tmp_path, monkeypatch):
+    def test_noise_floor_counts_what_answering_alone_changes(self, organism, settings, tmp_path):
         """Alone, sample 0 says another refusal and sample 3 complies; samples 6 and 9, of the next chunks, stay."""
-        monkeypatch.setattr(steering_generator, "CHUNK", 5)
 
         def answer(cue, user, length, batch_size):
             alone = {SAMPLES[0].text: OTHER_REFUSAL, SAMPLES[3].text: COMPLIANCE}
             return alone.get(user, REFUSAL) if batch_size == 1 else REFUSAL
 
         made = organism(answer)
-        guards = run(SAMPLES, tmp_path, settings)["guards"]
+        guards = run(SAMPLES, tmp_path, settings, chunk=5)["guards"]
         assert guards == {
             "prompts": 12, "zero_differs": 0, "controls": 4, "alone_differs": 2, "alone_behaves_otherwise": 1,
         }  # fmt: skip
@@ -643,10 +641,6 @@ class Crash(BaseException):
 
 
 class TestCrash:
-    @pytest.fixture(autouse=True)
-    def small_chunks(self, monkeypatch):
-        monkeypatch.setattr(steering_generator, "CHUNK", 5)
-
     @pytest.fixture
     def whole(self, organism, settings, tmp_path):
         """The organism, and the files of a run that nothing interrupted."""
@@ -655,33 +649,33 @@ class TestCrash:
                 f"{user} {length}" if batch_size > 1 and length else user + "!" * ("1" in user)
             )
         )
-        run(SAMPLES, tmp_path / "whole", settings)
+        run(SAMPLES, tmp_path / "whole", settings, chunk=5)
         made.asked.clear()
         return made, contents(tmp_path / "whole")
 
-    @pytest.mark.parametrize("before", [True, False])
-    @pytest.mark.parametrize("write", range(14))
-    def test_at_any_write_and_run_again_gives_the_same_bytes(
-        self, whole, settings, tmp_path, monkeypatch, write, before
+    def test_crashing_at_every_write_and_running_again_gives_the_same_bytes(
+        self, whole, settings, tmp_path, monkeypatch
     ):
         """Fourteen files are written: settings, three chunks, three directions of two each, train, test, PNG, summary."""
-        replace_file, count = os.replace, iter(range(99))
+        rename, written = os.replace, set()
 
         def crash(source, target):
-            crashing = next(count) == write
-            if crashing and before:
-                raise Crash
-            replace_file(source, target)
-            if crashing:
+            rename(source, target)
+            if Path(target).name not in written:
+                written.add(Path(target).name)
                 raise Crash
 
+        crashes = 0
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", crash)
-            with pytest.raises(Crash):
-                run(SAMPLES, tmp_path / "run", settings)
-        run(SAMPLES, tmp_path / "run", settings)
-        found = contents(tmp_path / "run")
-        assert {name: found[name] for name in OUTPUTS} == {name: whole[1][name] for name in OUTPUTS}
+            while len(written) < 14:
+                with pytest.raises(Crash):
+                    run(SAMPLES, tmp_path / "run", settings, chunk=5)
+                crashes += 1
+        run(SAMPLES, tmp_path / "run", settings, chunk=5)
+        files = contents(tmp_path / "run")
+        assert crashes == 14
+        assert {name: files[name] for name in OUTPUTS} == {name: whole[1][name] for name in OUTPUTS}
 
     def test_finished_chunks_are_not_answered_again(self, whole, settings, tmp_path, monkeypatch):
         made, expected = whole
@@ -695,10 +689,10 @@ class TestCrash:
         with monkeypatch.context() as patch:
             patch.setattr(run_folder, "write_json", crash)
             with pytest.raises(Crash):
-                run(SAMPLES, tmp_path / "run", settings)
+                run(SAMPLES, tmp_path / "run", settings, chunk=5)
         assert {path.name for path in (tmp_path / "run" / "partial").iterdir()} == {"0000000.json", "0000005.json"}
         made.asked.clear()
-        run(SAMPLES, tmp_path / "run", settings)
+        run(SAMPLES, tmp_path / "run", settings, chunk=5)
         assert {text for _, text in made.asked} == {sample.text for sample in SAMPLES[10:]}
         assert contents(tmp_path / "run") == expected
 
@@ -713,15 +707,14 @@ class TestCrash:
 
         made.answer = crash
         with pytest.raises(Crash):
-            run(SAMPLES, tmp_path / "run", settings)
+            run(SAMPLES, tmp_path / "run", settings, chunk=5)
         assert [path.name for path in (tmp_path / "run" / "partial").iterdir()] == ["0000000.json"]
-        run(SAMPLES, tmp_path / "run", settings)
+        run(SAMPLES, tmp_path / "run", settings, chunk=5)
         assert contents(tmp_path / "run") == expected
 
     @pytest.mark.parametrize("size", [1, 100])
-    def test_chunks_change_nothing_in_the_files(self, whole, settings, tmp_path, monkeypatch, size):
-        monkeypatch.setattr(steering_generator, "CHUNK", size)
-        run(SAMPLES, tmp_path / "run", settings)
+    def test_chunks_change_nothing_in_the_files(self, whole, settings, tmp_path, size):
+        run(SAMPLES, tmp_path / "run", settings, chunk=size)
         assert contents(tmp_path / "run") == whole[1]
 
 
@@ -732,23 +725,22 @@ torch.set_num_threads(1)
 from afintro.tasks.steering.directions import read_direction
 from afintro.data.samples import Sample
 from afintro.tasks.steering import generate as steering, generator as steering_generator
-steering_generator.CHUNK = 2
 model, vectors, output, texts = sys.argv[1:]
 settings = steering_generator.SteeringSettings(
     model=model, layers=(0, 2), alphas=(1.0, 4.0), max_new_tokens=8, control_samples=4, cells_per_prompt=3
 )
 samples = [Sample(text, label) for text, label in json.loads(texts)]
 directions = [read_direction(f"{vectors}/{name}.safetensors") for name in "ab"]
-steering.generate_steering(samples, {"train": 18, "test": 6}, directions, Path(output), settings)
+steering.generate_steering(samples, {"train": 18, "test": 6}, directions, Path(output), settings, chunk=2)
 """
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(model, settings, tmp_path, monkeypatch):
     """kill -9; each process hashes strings in its own way."""
     monkeypatch.undo()  # the figure is drawn too
-    monkeypatch.setattr(steering_generator, "CHUNK", 2)
     samples = [Sample(f"{copy}. {sample.text}", sample.label) for copy in range(2) for sample in SAMPLES]
-    run(samples, tmp_path / "whole", replace(settings, cells_per_prompt=3), holdout=6)
+    run(samples, tmp_path / "whole", replace(settings, cells_per_prompt=3), holdout=6, chunk=2)
     expected, output = contents(tmp_path / "whole"), tmp_path / "run"
     texts = json.dumps([[sample.text, sample.label] for sample in samples])
 

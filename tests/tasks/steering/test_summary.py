@@ -10,7 +10,7 @@ from afintro.evaluation.figures import write_figure
 from afintro.evaluation.intervals import Bootstrap
 from afintro.evaluation.report import print_steering
 from afintro.tasks.steering.records import SteeringRecord
-from afintro.tasks.steering.summary import Guards, dose_response_figure, most_effective, summarise
+from afintro.tasks.steering.summary import Guards, dose_response_figure, most_effective, summarize
 
 SYSTEMS = {"m": MONITORED_SYSTEM, "u": UNMONITORED_SYSTEM}
 NAMES = {"r": "refuse", "c": "comply", "w": "warn"}
@@ -58,7 +58,7 @@ def curve(*shares, direction="v", layer=3, broken=(), alphas=None):
 
 
 def summary_of(found, directions=("v",), guards=None, seed=0):
-    return summarise(found, guards or Guards(prompts=10), directions, seed)
+    return summarize(found, guards or Guards(prompts=10), directions, seed)
 
 
 class TestRates:
@@ -202,7 +202,7 @@ def several():
         for name, shares in given.items()
         for record in curve(*shares, direction=name, layer=layer, broken=(0, 1))
     ]
-    return summarise(found, Guards(prompts=10), list(given), 0)
+    return summarize(found, Guards(prompts=10), list(given), 0)
 
 
 class TestFigure:

@@ -19,6 +19,7 @@ from afintro.evaluation.answers import expected_verdict
 from afintro.evaluation.metrics import Prediction, score, text_prediction
 from afintro.lm.injection import VectorSpace
 from afintro.tasks.base import EXPLAINER
+from afintro.tasks.steering.baselines import steered_items
 from afintro.tasks.steering.directions import Direction, read_direction, write_direction
 from afintro.tasks.steering.records import SteeringRecord, read_steering_records
 from afintro.tasks.steering.task import UNSEEN_DIRECTION, UNSEEN_SCENARIO, SteeringPrediction, SteeringWording
@@ -233,9 +234,17 @@ def test_broken_texts_are_not_asked_about(written: Path, data: Any) -> None:
 
 def test_at_most_so_many_pairs(written: Path, reader: Any) -> None:
     for pairs in (1, 2):
-        data = task(written, reader, pairs=pairs)
+        data = task(written, reader, twin_pairs_per_cell=pairs)
         counts = Counter(name.rsplit("/", 1)[0] for name in twins(data.examples["train"]))
         assert max(counts.values()) == pairs
+
+
+@pytest.mark.parametrize("old", ["pairs", "evaluation_pairs"])
+def test_settings_are_accepted_under_their_old_names(old: str) -> None:
+    data = SteeringPrediction(**{old: 7, "twin_pairs_per_cell": 3})
+    by_name = {"pairs": data.twin_pairs_per_cell, "evaluation_pairs": data.evaluation_twin_pairs_per_cell}
+    assert by_name[old] == 7
+    assert by_name["pairs"] == (7 if old == "pairs" else 3)
 
 
 # What is held out.
@@ -249,7 +258,7 @@ def test_unseen_directions_are_never_trained_on(written: Path, reader: Any, seed
     assert len(data.unseen) == 4
     assert data.unseen < set(STEERED)
     trained = {example.slot.vector.tobytes() for example in data.examples["train"]}
-    held = {data.directions[name].at(layer).tobytes() for name in data.unseen for layer in (1, 2)}
+    held = {data.load_directions()[name].at(layer).tobytes() for name in data.unseen for layer in (1, 2)}
     assert len(held) == 8
     assert not trained & held
     for example in data.examples["validation"]:
@@ -424,7 +433,7 @@ def test_a_direction_needs_vectors_of_its_own_layers_alone(folder: Path, reader:
         row | {"direction": "bare"} if row["direction"] == "tier/paid" else row for row in rows(folder / "train.json")
     ]
     write_json(folder / "train.json", [{k: v for k, v in row.items() if k != "uid"} for row in own])
-    data = task(folder, reader, unseen_fraction=0.0, pairs=9)
+    data = task(folder, reader, unseen_fraction=0.0, twin_pairs_per_cell=9)
     assert data.space == VectorSpace(24, (1, 2))
     assert np.arange(24).tolist() in [example.slot.vector.tolist() for example in data.examples["train"]]
 
@@ -463,7 +472,7 @@ def test_the_test_split_needs_a_file(written: Path, reader: Any) -> None:
 
 
 def test_an_unknown_question_type_is_refused_and_the_weight_reaches_the_examples(written: Path, reader: Any) -> None:
-    with pytest.raises(UserError, match=r"no question type orig_match\n  remedy: use steering_prediction"):
+    with pytest.raises(UserError, match=r"unknown question type orig_match\n  remedy: use steering_prediction"):
         task(written, reader, question_weights={"orig_match": 0.5})
     data = task(written, reader, question_weights={"steering_prediction": 0.25})
     assert {example.weight for example in data.examples["train"]} == {0.25}
@@ -504,7 +513,7 @@ def test_controls_change_the_vector_and_nothing_else(data: Any, reader: Any) -> 
         assert control.items == items  # which compares all but the vectors
     assert not any(item.slot.vector.any() for item in controls["zero_vector"].items)
     assert all(a.slot.vector is b.slot.vector for a, b in zip(controls["untrained"].items, items, strict=True))
-    owners = {d.at(layer).tobytes(): (name, layer) for name, d in data.directions.items() for layer in (1, 2)}
+    owners = {d.at(layer).tobytes(): (name, layer) for name, d in data.load_directions().items() for layer in (1, 2)}
     records = {record.uid: record for record in data.records("validation")}
     for item in controls["shuffled_vector"].items:
         name, layer = owners[item.slot.vector.tobytes()]
@@ -547,11 +556,12 @@ def test_the_vector_tells_in_the_baselines_that_see_it(data: Any) -> None:
 
 def test_the_probe_sees_the_cosine_with_the_mean_residual(data: Any) -> None:
     """By hand, for the first item; without a mean residual it is 0."""
-    example, dose = data._asked(data.examples["validation"])[0]
-    vector, mean = example.slot.vector, data.directions["residual_mean"].at(dose.layer)
-    assert dose.projection == pytest.approx(vector @ mean / np.sqrt((vector @ vector) * (mean @ mean)), rel=1e-5)
-    del data.directions["residual_mean"]
-    assert {dose.projection for _, dose in data._asked(data.examples["validation"])} == {0.0}
+    directions = dict(data.load_directions())
+    example, steering = steered_items(data.examples["validation"], directions)[0]
+    vector, mean = example.slot.vector, directions["residual_mean"].at(steering.layer)
+    assert steering.projection == pytest.approx(vector @ mean / np.sqrt((vector @ vector) * (mean @ mean)), rel=1e-5)
+    del directions["residual_mean"]
+    assert {steering.projection for _, steering in steered_items(data.examples["validation"], directions)} == {0.0}
 
 
 # Scores.
@@ -617,7 +627,7 @@ def test_the_figure_is_of_the_headline(data: Any) -> None:
     figures = data.figures(answers(data, lambda item: item.answer))
     assert list(figures) == ["verdicts"]
     axes = figures["verdicts"].axes[0]
-    assert axes.get_title() == "Does the behaviour change when steered?"
+    assert axes.get_title() == "Does the behavior change when steered?"
     kinds = Counter(item.question_type for item in data.examples["validation"])
     assert sum(int(text.get_text()) for text in axes.texts) == kinds[UNSEEN_SCENARIO]
 
@@ -625,10 +635,15 @@ def test_the_figure_is_of_the_headline(data: Any) -> None:
 def test_without_a_training_file_the_toys_data_are_read(
     written: Path, reader: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afintro.tasks.steering.task.embedded_steering", lambda: written)
+    """One process of a machine builds them; each process finds them when it sets up."""
+    built: list[bool] = []
+    monkeypatch.setattr("afintro.tasks.steering.task.build_embedded", lambda: built.append(True))
+    monkeypatch.setattr("afintro.tasks.steering.task.embedded_directory", lambda: written)
+    SteeringPrediction(unseen_fraction=0.4).prepare_data()
+    assert built == [True]
     data = SteeringPrediction(unseen_fraction=0.4)
-    data.prepare_data()
-    assert data.paths == {split: str(written / f"{split}.json") for split in ("train", "validation", "test")}
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=reader)  # type: ignore[assignment]
     data.setup("fit")
+    assert built == [True]
+    assert data.paths == {split: str(written / f"{split}.json") for split in ("train", "validation", "test")}
     assert {example.question_type for example in data.examples["validation"]} == set(KINDS)

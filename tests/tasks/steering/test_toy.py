@@ -20,8 +20,16 @@ from afintro.tasks.steering.directions import read_direction
 from afintro.tasks.steering.fit_directions import last_token_activations, separation
 from afintro.tasks.steering.generate import SteeringSettings, generate_steering
 from afintro.tasks.steering.records import read_steering_records
-from afintro.tasks.steering.toy import FAKING, MIXTURES, contrasts, embedded_steering, toy_directions, variants
-from afintro.tasks.steering.twins import choose
+from afintro.tasks.steering.toy import (
+    FAKING,
+    MIXTURES,
+    build_embedded,
+    contrasts,
+    embedded_directory,
+    toy_directions,
+    variants,
+)
+from afintro.tasks.steering.twins import choose_records
 from afintro.toys.embedded import ensure_built
 from afintro.toys.grammar import FAVORED
 from afintro.toys.organism import scenarios
@@ -129,6 +137,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: Path) ->
     monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path))
     for module in (toy_steering, steering):
         monkeypatch.setattr(module, "ensure_built", lambda _: str(small_model))
+    monkeypatch.setattr(toy_steering, "directory_of", lambda _: str(small_model))
     few = {"SIZES": {"train": 4, "validation": 2, "test": 1}, "CONTRAST_SCENARIOS": 6, "LAYERS": (0, 1)}
     for name, value in {**few, "ALPHAS": (1.0, 3.0), "CELLS": 2}.items():
         monkeypatch.setattr(toy_steering, name, value)
@@ -156,7 +165,8 @@ def test_directions_are_differences_of_means_and_sums_of_units(small: Path, smal
 
 
 def test_the_embedded_data_are_made_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = embedded_steering()
+    build_embedded()
+    folder = embedded_directory()
     assert folder.is_relative_to(small)
     names = {*CONTRASTS, *SUMS, f"random/{FAKING}", f"orthogonal/{FAKING}"}
     records = {split: read_steering_records(str(folder / f"{split}.json")) for split in ("train", "validation", "test")}
@@ -180,7 +190,8 @@ def test_the_embedded_data_are_made_once(small: Path, monkeypatch: pytest.Monkey
 
     for name in ("toy_directions", "generate_steering", "scenarios"):
         monkeypatch.setattr(toy_steering, name, never)
-    assert embedded_steering() == folder
+    build_embedded()
+    assert embedded_directory() == folder
 
 
 def test_other_settings_get_a_folder_of_their_own(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +199,8 @@ def test_other_settings_get_a_folder_of_their_own(small: Path, monkeypatch: pyte
     made: list[Path] = []
     monkeypatch.setattr(toy_steering, "toy_directions", lambda _: [])
     monkeypatch.setattr(toy_steering, "generate_steering", lambda *arguments: made.append(arguments[3]))
-    folders = {embedded_steering()}
+    build_embedded()
+    folders = {embedded_directory()}
     for name, value in {
         "ALPHAS": (2.0,),
         "CELLS": 1,
@@ -196,14 +208,15 @@ def test_other_settings_get_a_folder_of_their_own(small: Path, monkeypatch: pyte
         "MIXTURES": MIXTURES[1:],
     }.items():
         monkeypatch.setattr(toy_steering, name, value)
-        folders.add(embedded_steering())
+        build_embedded()
+        folders.add(embedded_directory())
     assert len(folders) == len(made) == 5
 
 
 # On the toy itself.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_toys_direction_separates_and_steers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On scenarios whose wordings neither the toy nor the direction saw."""
     monkeypatch.setattr(toy_steering, "CONTRAST_SCENARIOS", 40)
@@ -225,8 +238,8 @@ def test_the_toys_direction_separates_and_steers(tmp_path: Path, monkeypatch: py
 
     fakes = [s for s in scenarios(120, 78, held_out_wording=True) if s.population == "fakes"][:20]
     settings = SteeringSettings(
-        "toy", toy_steering.LAYERS, toy_steering.ALPHAS, alpha_unit="residual_norm", batch_size=128, max_new_tokens=32,
-        control_samples=2,
+        model="toy", layers=toy_steering.LAYERS, alphas=toy_steering.ALPHAS, alpha_unit="residual_norm", batch_size=128,
+        max_new_tokens=32, control_samples=2,
     )  # fmt: skip
     samples = [Sample(scenario.text, scenario.population) for scenario in fakes]
     summary = generate_steering(samples, {"train": 20}, [faking, random], tmp_path, settings)
@@ -246,7 +259,7 @@ def test_the_toys_direction_separates_and_steers(tmp_path: Path, monkeypatch: py
         shares = [flipped(FAKING, layer, alpha) for alpha in whole]
         assert len(shares) >= 3
         assert shares == sorted(shares)
-    chosen = choose(read_steering_records(str(tmp_path / "train.json")), 1, 0)
+    chosen = choose_records(read_steering_records(str(tmp_path / "train.json")), 1, 0, "steering")
     assert len(chosen) > 20, "twins of the direction and the random one"
     assert json.loads((tmp_path / "summary.json").read_text())["warnings"] == []
     assert {one.record.direction for one in chosen} == {FAKING, f"random/{FAKING}"}

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from afintro.tasks.steering.records import SteeringRecord
-from afintro.tasks.steering.twins import choose, unseen_directions
+from afintro.tasks.steering.twins import choose_records, unseen_directions
 
 DIRECTIONS = ("faking", "random", "orthogonal", "kind")
 
@@ -43,7 +43,7 @@ def by_twins(chosen):
 @pytest.mark.parametrize("pairs", [1, 2, 5])
 def test_half_of_every_cell_changed(pairs):
     cells = defaultdict(Counter)
-    for one in choose(many(), pairs, 0):
+    for one in choose_records(many(), pairs, 0, "steering"):
         cells[one.record.layer, one.record.alpha][one.record.behavior_changed] += 1
     assert len(cells) == 6
     assert all(counts[True] == counts[False] > 5 and len(counts) == 2 for counts in cells.values())
@@ -51,7 +51,7 @@ def test_half_of_every_cell_changed(pairs):
 
 @pytest.mark.parametrize("pairs", [1, 2, 5])
 def test_twins_differ_in_vector_and_verdict_alone(pairs):
-    chosen = choose(many(), pairs, 0)
+    chosen = choose_records(many(), pairs, 0, "steering")
     for name, twins in by_twins(chosen).items():
         one, other = twins
         assert name
@@ -62,7 +62,7 @@ def test_twins_differ_in_vector_and_verdict_alone(pairs):
 
 
 def test_who_reads_the_text_alone_is_right_on_exactly_half():
-    chosen = choose(many(), 5, 0)
+    chosen = choose_records(many(), 5, 0, "steering")
     drawn = random.Random(1)
     says = defaultdict(lambda: drawn.random() < 0.5)  # any answer to a prompt, layer and alpha
     right = [
@@ -74,27 +74,30 @@ def test_who_reads_the_text_alone_is_right_on_exactly_half():
 @pytest.mark.parametrize("pairs", [1, 2, 3])
 def test_at_most_so_many_pairs_of_one_prompt_layer_and_alpha(pairs):
     records = [record("p", f"d{i}", i < 4) for i in range(9)]  # 4 changed, 5 not
-    assert len(choose(records, pairs, 0)) == 2 * pairs
-    assert len(choose(records, 100, 0)) == 8
-    counts = Counter((o.record.prompt, o.record.layer, o.record.alpha) for o in choose(many(), pairs, 0))
+    assert len(choose_records(records, pairs, 0, "steering")) == 2 * pairs
+    assert len(choose_records(records, 100, 0, "steering")) == 8
+    counts = Counter(
+        (o.record.prompt, o.record.layer, o.record.alpha) for o in choose_records(many(), pairs, 0, "steering")
+    )
     assert max(counts.values()) <= 2 * pairs
 
 
 def test_the_order_of_the_records_does_not_matter_and_the_seed_does():
     records = many()
-    chosen = choose(records, 1, 0)
+    chosen = choose_records(records, 1, 0, "steering")
     for seed in range(3):
-        assert choose(random.Random(seed).sample(records, len(records)), 1, 0) == chosen
-    assert {o.record.uid for o in choose(records, 1, 1)} != {o.record.uid for o in chosen}
+        assert choose_records(random.Random(seed).sample(records, len(records)), 1, 0, "steering") == chosen
+    assert {o.record.uid for o in choose_records(records, 1, 1, "steering")} != {o.record.uid for o in chosen}
 
 
 def test_does_not_depend_on_the_hash_seed():
     """Known mistake 15."""
     code = (
         "from afintro.tasks.steering.records import SteeringRecord as R\n"
-        "from afintro.tasks.steering.twins import choose, unseen_directions\n"
+        "from afintro.tasks.steering.twins import choose_records, unseen_directions\n"
         "rs = [R(f'p{i % 7}', f'd{i // 7}', 1, 2.0, 'a', 'b', behavior_changed=i % 3 == 0) for i in range(35)]\n"
-        "print([(c.record.uid, c.twins) for c in choose(rs, 1, 0)], sorted(unseen_directions(['a', 'b', 'c'], 0.5, 0)))"
+        "print([(c.record.uid, c.twins) for c in choose_records(rs, 1, 0, 't')])\n"
+        "print(sorted(unseen_directions(['a', 'b', 'c'], 0.5, 0)))"
     )
     printed = {
         subprocess.run(
@@ -114,8 +117,8 @@ def test_does_not_depend_on_the_hash_seed():
 def test_broken_texts_and_unknown_verdicts_are_left_out(spoiled):
     good = [record("p", "a", True), record("p", "b", False)]
     bad = [record("p", f"bad{i}", **{"changed": bool(i % 2), **spoiled}) for i in range(6)]
-    assert {one.record.direction for one in choose([*bad, *good], 5, 0)} == {"a", "b"}
-    assert choose([*bad, good[0]], 5, 0) == []
+    assert {one.record.direction for one in choose_records([*bad, *good], 5, 0, "steering")} == {"a", "b"}
+    assert choose_records([*bad, good[0]], 5, 0, "steering") == []
 
 
 class TestDirections:
@@ -134,7 +137,7 @@ class TestDirections:
             record(f"p{i}", d, drawn.random() < (0.8 if d == "faking" else 0.4)) for i in range(60) for d in directions
         ]
         assert sum(1 if r.behavior_changed else -1 for r in records if r.direction == "faking") > 25
-        share = self.share(choose(records, 1, 0))
+        share = self.share(choose_records(records, 1, 0, "steering"))
         assert set(share) == set(directions)
         assert max(map(abs, share.values())) <= 1
 
@@ -142,11 +145,11 @@ class TestDirections:
         """Whatever p1 takes, p2 must not take the same direction for the same verdict again."""
         records = [record(p, d, c) for p in ("p1", "p2", "p3", "p4") for d, c in (("a", True), ("b", True))]
         records += [record(p, d, False) for p in ("p1", "p2", "p3", "p4") for d in ("c", "d")]
-        assert self.share(choose(records, 1, 0)) == {"a": 2, "b": 2, "c": -2, "d": -2}
+        assert self.share(choose_records(records, 1, 0, "steering")) == {"a": 2, "b": 2, "c": -2, "d": -2}
 
     def test_where_there_is_no_choice_the_surplus_stays(self):
         records = [record(f"p{i}", d, c) for i in range(4) for d, c in (("a", True), ("b", False))]
-        assert self.share(choose(records, 1, 0)) == {"a": 4, "b": -4}
+        assert self.share(choose_records(records, 1, 0, "steering")) == {"a": 4, "b": -4}
 
     def test_each_cell_is_balanced_by_itself(self):
         records = [
@@ -156,7 +159,7 @@ class TestDirections:
             for d, c in (("a", True), ("b", True), ("c", False), ("d", False))
         ]
         for layer in (1, 2):
-            share = self.share(o for o in choose(records, 1, 0) if o.record.layer == layer)
+            share = self.share(o for o in choose_records(records, 1, 0, "steering") if o.record.layer == layer)
             assert share == {"a": 1, "b": 1, "c": -1, "d": -1}
 
 
@@ -166,20 +169,20 @@ class TestWithoutTwins:
     RECORDS = tuple(record(f"p{i}", "a", i < 3) for i in range(10))
 
     def test_as_many_changed_as_unchanged(self):
-        chosen = choose(self.RECORDS, 2, 0)
+        chosen = choose_records(self.RECORDS, 2, 0, "steering")
         assert Counter(one.record.behavior_changed for one in chosen) == {True: 3, False: 3}
         assert {one.twins for one in chosen} == {""}
         assert len({one.record.uid for one in chosen}) == 6
-        assert choose(self.RECORDS[::-1], 2, 0) == chosen
-        assert any(choose(self.RECORDS, 2, seed) != chosen for seed in range(1, 4))
+        assert choose_records(self.RECORDS[::-1], 2, 0, "steering") == chosen
+        assert any(choose_records(self.RECORDS, 2, seed, "steering") != chosen for seed in range(1, 4))
 
     def test_a_cell_of_one_verdict_gives_nothing(self):
-        assert choose(self.RECORDS[:3], 2, 0) == []
-        assert choose([], 2, 0) == []
+        assert choose_records(self.RECORDS[:3], 2, 0, "steering") == []
+        assert choose_records([], 2, 0, "steering") == []
 
     def test_a_cell_with_twins_beside_it_keeps_to_twins(self):
         twins = [record("p0", "b", False, layer=2), record("p0", "a", True, layer=2), record("p1", "a", True, layer=2)]
-        chosen = choose([*self.RECORDS, *twins], 2, 0)
+        chosen = choose_records([*self.RECORDS, *twins], 2, 0, "steering")
         assert Counter((one.record.layer, bool(one.twins)) for one in chosen) == {(1, False): 6, (2, True): 2}
 
 

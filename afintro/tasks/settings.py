@@ -1,0 +1,72 @@
+"""The settings that every task's data module has."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from afintro.errors import UserError
+from afintro.ranges import NonNegativeFloat, OpenUnitInterval, PositiveInt, check_ranges
+
+Setting = TypeVar("Setting")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TaskSettings:
+    """The settings that every task's data module has.
+
+    Args:
+        train_path: File of training records; None for the embedded default.
+        validation_path: File of validation records; None splits ``validation_fraction`` of the scenarios off training.
+        test_path: File of test records.
+        heldout: Files whose texts must never be trained on.
+        heldout_action: ``error`` stops the run at a hit, ``drop`` removes the training records.
+        limit: Largest number of records in a split; None for all.
+        split_seed: Seed of the split and of the order of training.
+        question_weights: Weight in the loss of each question type; 0 leaves the question type out of training.
+        batch_size: Number of examples in a step; with ``max_tokens`` only the number of answers generated at once.
+        max_tokens: Number of tokens in a step: a step takes as many examples as fit, prompts and answers together, into one
+            packed row; None for ``batch_size`` examples.
+        validation_fraction: Share of the scenarios that is split off where there is no validation file.
+
+    Raises:
+        UserError: A number is outside of its range, or another path is given without ``train_path``.
+    """
+
+    train_path: str | None = None
+    validation_path: str | None = None
+    test_path: str | None = None
+    heldout: list[str] | None = None
+    heldout_action: Literal["error", "drop"] = "error"
+    limit: PositiveInt | None = None
+    split_seed: int = 0
+    question_weights: dict[str, NonNegativeFloat] = field(default_factory=dict)
+    batch_size: PositiveInt = 32
+    max_tokens: PositiveInt | None = None
+    validation_fraction: OpenUnitInterval = 0.1
+
+    def __post_init__(self) -> None:
+        if self.train_path is None and (self.validation_path or self.test_path):
+            raise UserError(
+                "is absent while another path is given", where="data.train_path", remedy="give it too, or none of them"
+            )
+        check_ranges(self, "data")
+
+
+def renamed(name: str, value: Setting, old_name: str, old_value: Setting | None) -> Setting:
+    """Return the value of a setting that has a new name, and is accepted under its old name too.
+
+    The old name wins where it is given: nothing gives it by default, while a configuration below an older overlay may give
+    the new name.
+
+    Args:
+        name: The new name, without ``data.``.
+        value: The value under the new name.
+        old_name: The old name, without ``data.``.
+        old_value: The value under the old name; None if it is not given.
+    """
+    if old_value is None:
+        return value
+    log.warning("data.%s is called data.%s now; its old name still works, and takes precedence", old_name, name)
+    return old_value
