@@ -496,6 +496,7 @@ def test_teacher_forcing_judges_all_of_the_toys_validation_set_as_generation_doe
     module = explainer(Path("toy")).eval()
     data = ContextAblation()
     data.prepare_data()
+    data.use_embedded()
     items = list(data.read_examples("validation", module))
     limit = answer_limit(items)
     own = [

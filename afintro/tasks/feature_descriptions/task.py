@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -38,13 +38,13 @@ from afintro.tasks.feature_descriptions.splits import (
     split_off,
 )
 from afintro.tasks.feature_descriptions.toy import embedded_features
+from afintro.tasks.settings import renamed
 from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, without_vectors
 
 log = logging.getLogger(__name__)
 
 REFERENCE = "reference"
 SELFIE_SCALES = (0.5, 1.0, 2.0, 4.0)
-Setting = TypeVar("Setting")
 
 
 class FeatureDescriptions(TaskData):
@@ -93,24 +93,27 @@ class FeatureDescriptions(TaskData):
         if self.settings.train_path is not None and not features:
             raise UserError("is absent", where="data.features", remedy="give the files that hold the vectors")
         self.feature_paths = features or []
-        self.activations_path = _renamed("activations", activations, "firings", firings)
+        self.activations_path = renamed("activations", activations, "firings", firings)
         self.validation_items, self.texts_per_side = validation_items, texts_per_side
         self.wording = wording or Wording()
         self.judges = judges or [RougeL(), ChrF()]
-        self.scorer = _renamed("scorer", scorer, "reader", reader) or Tfidf()
+        self.scorer = renamed("scorer", scorer, "reader", reader) or Tfidf()
         first = f"judge/{self.judges[0].name}"
         self.leads = (first, f"{first}/{UNSEEN_FEATURE}", "functional_auroc", f"functional_auroc/{UNSEEN_FEATURE}")
         self.files: list[FeatureFile] = []
         self._splits: dict[str, FeatureSplit] = {}
         self._activations: Activations | None = None
 
-    def prepare_data(self) -> None:
-        """Without a training file: find and label features of the toy organism, once."""
-        if self.paths["train"] is None:
-            folder = embedded_features()
-            self.paths = {split: str(folder / f"{split}.json") for split in self.paths}
-            self.feature_paths = sorted(str(path) for path in (folder / "features").glob("*.safetensors"))
-            self.activations_path = str(folder / "firings.json")
+    def build_embedded(self) -> None:
+        """Find and label features of the toy organism, unless the cache holds them."""
+        embedded_features()
+
+    def use_embedded(self) -> None:
+        """Use the features of the toy organism."""
+        folder = embedded_features()
+        self.paths = {split: str(folder / f"{split}.json") for split in self.paths}
+        self.feature_paths = sorted(str(path) for path in (folder / "features").glob("*.safetensors"))
+        self.activations_path = str(folder / "firings.json")
 
     @property
     def primary(self) -> str:  # type: ignore[override]
@@ -305,11 +308,3 @@ class FeatureDescriptions(TaskData):
         sources = [{"path": str(file.path), **file.metadata} for file in self.files]
         activations = self.activations_path if self.activations_path and Path(self.activations_path).is_file() else None
         return {**super().describe(split), "features": sources, "firings": activations}
-
-
-def _renamed(name: str, value: Setting | None, old_name: str, old_value: Setting | None) -> Setting | None:
-    """Return the value of a setting that had another name before."""
-    if value is not None and old_value is not None:
-        what = f"is given although data.{name} is given, which is its new name"
-        raise UserError(what, where=f"data.{old_name}", remedy="give one of them")
-    return old_value if value is None else value
