@@ -88,7 +88,7 @@ def generate(folder: str, count: int, new: int, batch: int) -> None:
     started = time.perf_counter()
     samples = [Sample(text, "") for text in texts[: count * ranks.size]]
     output = Path(folder) / f"pairs-{ranks.size}"
-    pairs.generate_pairs(samples, {"train": len(samples)}, output, settings, device, ranks)
+    pairs.generate_ablation(samples, {"train": len(samples)}, output, settings, device, ranks)
     if ranks.rank == 0:
         print(f"seconds {time.perf_counter() - started}", flush=True)
 

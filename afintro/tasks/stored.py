@@ -1,4 +1,4 @@
-"""Tasks whose examples come from files of records: tokenised once, and where the files are large, kept on disk."""
+"""Tasks whose examples come from files of records: tokenized once, and kept on disk if the files are large."""
 
 import hashlib
 import inspect
@@ -22,81 +22,81 @@ from afintro.tasks.base import ExplainerSpec, TaskData
 
 log = logging.getLogger(__name__)
 
-LARGE = 2 << 20  # bytes of a record file from which on its examples are kept on disk
-TAUGHT = 30_000  # examples of a large training split that the text baselines learn from
+LARGE = 2 << 20  # size in bytes of a record file whose examples are kept on disk
+TAUGHT = 30_000  # number of examples of a large training split that the text baselines learn from
 
 
 class RecordTask(TaskData):
     """Base of the tasks that read records.
 
-    A task says which :class:`Draft` its records give and how an example is finished. With a large file the examples are
-    tokenised once and read from ``AFINTRO_CACHE/examples`` afterwards: then no record is read, and none is in memory.
+    A task says which :class:`Draft` its records give and how an example is finished. The examples of a large file are
+    tokenized once and read from ``AFINTRO_CACHE/examples`` afterwards; then no record is read, and none is in memory.
 
     Attributes:
-        shaped_by: Modules whose code shapes the drafts, besides the class itself; those of base classes count too. A change
-            of any of these files makes the stored examples anew.
+        shaped_by: Modules whose code shapes the drafts, besides the class itself; the modules that base classes name, and
+            the files of the base classes, count too. A change to any of these files makes the stored examples anew.
     """
 
     shaped_by: ClassVar[tuple[ModuleType, ...]] = (encoding, records, samples, splits, text)
 
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
-        """All questions of a split; for training without held-out records."""
+        """Return all questions of a split; for training, without held-out records."""
         raise NotImplementedError
 
     def finisher(self, reader: ExplainerSpec) -> Callable[[Draft, Ids, Ids], Example]:
-        """Makes an example of a draft and the token ids of its prompt and its answer."""
+        """Return the function that makes an example of a draft and the token ids of its prompt and its answer."""
         raise NotImplementedError
 
     def check(self, reader: ExplainerSpec) -> Callable[[Draft, Ids], None] | None:
-        """Looks at a draft and the ids of its prompt before any training; None where there is nothing to see."""
+        """Return a check of a draft and its prompt's token ids that runs before any training; None if nothing is checked."""
         return None
 
     def draft_settings(self) -> dict[str, Any]:
-        """What shapes drafts, as JSON values, besides the files and the settings that all tasks have."""
+        """Return what shapes drafts, as JSON values, besides the files and the settings that all tasks have."""
         raise NotImplementedError
 
     def facts(self, split: str) -> dict[str, Any]:
-        """JSON values that the task has from the records of a split and needs again without them."""
+        """Return JSON values that the task learns from the records of a split and needs again when it reads only the store."""
         return {}
 
     def recall(self, split: str, facts: dict[str, Any]) -> None:
-        """Take over what :meth:`facts` gave when the store was made."""
+        """Take over what :meth:`facts` returned when the store was made."""
 
     def forget(self) -> None:
         """Drop the records."""
 
     def weight_of(self, question_type: str) -> float:
-        """Weight in the loss."""
+        """Return the weight of a question type in the loss."""
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """As for every task; records that are on disk as examples need not stay."""
+        """Read what the stage needs, and drop records whose examples are on disk."""
         super().setup(stage)
         if any(isinstance(examples, StoredExamples) for examples in self.examples.values()):
             self.forget()
 
     def read_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
-        """All of a small file; of a large one a view of the store."""
+        """Return the examples of a split: a list for a small file, a view of the store for a large file."""
         finish = self.finisher(reader)
         if not self._is_large(split):
             return [finish(draft, *token_ids(reader.tokenizer, draft)) for draft in self.drafts(split, reader)]
-        known = len(self.warnings)
+        earlier = len(self.warnings)
 
         def facts() -> dict[str, Any]:
-            return {"task": self.facts(split), "warnings": self.warnings[known:]}
+            return {"task": self.facts(split), "warnings": self.warnings[earlier:]}
 
         folder = cache_directory() / "examples" / self.task / f"{split}-{self._key(split, reader)}"
         store = open_store(folder, reader.tokenizer, lambda: self.drafts(split, reader), facts, self.check(reader))
         self.recall(split, store.facts["task"])
-        # Records that were read for this split may have said again what the store of another split remembers.
+        # Reading the records of this split may have repeated warnings that the store of another split remembers.
         self.warnings = list(dict.fromkeys([*self.warnings, *store.facts["warnings"]]))
         log.info("%s: %d examples in %s", split, len(store), folder)
         return StoredExamples(store, finish)
 
     def _is_large(self, split: str) -> bool:
-        """Whether the examples are worth keeping: also those of a small file, which is compared with the training file.
+        """Whether to keep the examples on disk: also those of a small file, since it is compared with the training file.
 
-        Datasets that are no file have no hash to know them by.
+        A dataset that is not a file has no hash to identify it by.
         """
         sources = {self.file_of(split), self.paths["train"]}
         if not all(path and Path(path).is_file() for path in (*sources, *self.heldout)):
@@ -104,8 +104,8 @@ class RecordTask(TaskData):
         return max(Path(str(path)).stat().st_size for path in sources) >= LARGE
 
     def _key(self, split: str, reader: ExplainerSpec) -> str:
-        """A hash of everything that decides the drafts of a split and their ids."""
-        about = {
+        """Hash everything that decides the drafts of a split and their token ids."""
+        decides = {
             "files": [_hash(str(path)) for path in (self.file_of(split), self.paths["train"], *self.heldout)],
             "heldout_action": self.settings.heldout_action,
             "limit": self.settings.limit,
@@ -116,11 +116,11 @@ class RecordTask(TaskData):
             "slot": reader.slot_token,
             "code": source_hash(*self._code()),
         }
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:24]
 
     @classmethod
     def _code(cls) -> list[str]:
-        """Files of all code that shapes drafts: the class, its base classes, and the modules that they name."""
+        """Return the files of all code that shapes drafts: the class, its base classes, and the modules that they name."""
         files = set()
         for owner in cls.__mro__:
             if owner.__module__.split(".")[0] == "afintro" or issubclass(owner, RecordTask):
@@ -131,21 +131,21 @@ class RecordTask(TaskData):
         return sorted(files)
 
     def training_examples(self) -> Sequence[Example]:
-        """Those that the question weights leave in."""
+        """Return the training examples whose question types have a weight above 0."""
         examples = self.examples["train"]
         if isinstance(examples, StoredExamples):
             return examples.of_kinds(lambda kind: self.weight_of(kind) > 0)
         return super().training_examples()
 
     def primary_examples(self, split: str) -> Sequence[Example]:
-        """Those of the headline question."""
+        """Return the examples of the primary question type."""
         examples = self.examples[split]
         if isinstance(examples, StoredExamples):
             return examples.of_kinds(lambda kind: kind == self.primary)
         return super().primary_examples(split)
 
     def taught(self) -> Sequence[Example]:
-        """The training examples that text baselines learn from: of a large split an even draw, and a warning says so."""
+        """Return the training examples that text baselines learn from: a random draw of a large split, with a warning."""
         examples = self.examples["train"]
         if not isinstance(examples, StoredExamples) or len(examples) <= TAUGHT:
             return examples
@@ -158,7 +158,13 @@ class RecordTask(TaskData):
 
 
 def example_of(draft: Draft, prompt_ids: Ids, answer_ids: Ids) -> Example:
-    """What an example has of its draft, whatever the task."""
+    """Make an example with what it takes from its draft, whatever the task.
+
+    Args:
+        draft: Texts and names of the example.
+        prompt_ids: Token ids of the prompt.
+        answer_ids: Token ids of the answer.
+    """
     return Example(
         draft.uid, draft.scenario_id, draft.question_type, draft.prompt, draft.answer, prompt_ids, answer_ids,
         copy_answer=draft.copy_answer, twins=draft.twins, notes=draft.notes,
@@ -166,11 +172,11 @@ def example_of(draft: Draft, prompt_ids: Ids, answer_ids: Ids) -> Example:
 
 
 def _hash(path: str) -> str:
-    about = Path(path).stat()
-    return _hash_of(path, about.st_size, about.st_mtime_ns)
+    status = Path(path).stat()
+    return _hash_of(path, status.st_size, status.st_mtime_ns)
 
 
 @cache
 def _hash_of(path: str, size: int, changed: int) -> str:
-    """Once a process for a file as it stands: the training file counts for every split."""
+    """Hash a file once per process as long as it does not change: the training file counts for every split."""
     return file_sha256(path)

@@ -1,4 +1,4 @@
-"""Vectors in prompts: where the slot is, and items whose vector was taken away or exchanged."""
+"""Vectors in prompts: find the slot, and take away or exchange the vectors of items."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -15,10 +15,10 @@ ZERO, SHUFFLED = "zero_vector", "shuffled_vector"
 
 
 def slot_token(reader: ExplainerSpec) -> str:
-    """The token that a vector takes the place of.
+    """Return the token whose embedding a vector replaces.
 
     Raises:
-        UserError: None is configured.
+        UserError: No slot token is configured.
     """
     if reader.slot_token is None:
         raise UserError("is absent", where="model.slot_token", remedy="name a reserved token of the tokenizer")
@@ -26,10 +26,16 @@ def slot_token(reader: ExplainerSpec) -> str:
 
 
 def slot_position(prompt_ids: Sequence[int], reader: ExplainerSpec, where: str, wording: str) -> int:
-    """Where the slot stands in a prompt.
+    """Return the index of the slot in a prompt.
+
+    Args:
+        prompt_ids: Token ids of the prompt.
+        reader: The explainer that reads the prompt.
+        where: The item, for the message.
+        wording: The setting to change, for the message.
 
     Raises:
-        UserError: Not exactly once; ``where`` names the item, ``wording`` the setting to mend.
+        UserError: The slot token does not stand in the prompt exactly once.
     """
     slot_id = reader.tokenizer.convert_tokens_to_ids(slot_token(reader))
     assert isinstance(slot_id, int)
@@ -44,26 +50,31 @@ def slot_position(prompt_ids: Sequence[int], reader: ExplainerSpec, where: str, 
 
 
 def vector_of(item: Example) -> NDArray[np.float32]:
-    """The vector in an item's prompt."""
+    """Return the vector in an item's prompt: float32 ``[width]``."""
     assert item.slot is not None
     return item.slot.vector
 
 
 def with_vector(item: Example, vector: NDArray[np.float32]) -> Example:
-    """The item with another vector."""
+    """Return the item with another vector, float32 ``[width]``."""
     assert item.slot is not None
     return replace(item, slot=replace(item.slot, vector=vector))
 
 
 def without_vectors(items: Sequence[Example]) -> list[Example]:
-    """Every item with a vector of zeros."""
+    """Return every item with a vector of zeros."""
     return [with_vector(item, np.zeros_like(vector_of(item))) for item in items]
 
 
 def shuffled(items: Sequence[Example], seed: int, kind: Callable[[Example], Hashable]) -> list[Example]:
-    """Every item with the vector of another one of its layer, if there is one of another kind.
+    """Return every item with the vector of another item of the same layer, of another kind if there is one.
 
-    Within the layer, so that neither the text nor the scale gives the exchange away.
+    Vectors stay within their layer, so that neither the text nor the scale gives the exchange away.
+
+    Args:
+        items: Items with vectors.
+        seed: Decides, with the uids, which items exchange vectors.
+        kind: What an item and the owner of its new vector should differ in.
     """
     layers: dict[int, list[Example]] = {}
     for item in sorted(items, key=lambda item: stable_hash(f"{seed} {item.uid}")):

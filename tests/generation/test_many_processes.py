@@ -23,7 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from functools import partial
 from afintro.tasks.context_ablation import command
 from afintro.tasks.steering import generate_command
-command.generate_pairs = partial(command.generate_pairs, chunk=3)
+command.generate_ablation = partial(command.generate_ablation, chunk=3)
 generate_command.generate_steering = partial(generate_command.generate_steering, chunk=3)
 
 def main(words):

@@ -236,7 +236,7 @@ class TestAgain:
             code, _, err = call(**flags)
             assert code == 2
             assert f"{tmp_path / 'out' / 'mean_difference.json'}: is of other settings (" in err
-        assert "limit: None there, 20 now" in err
+        assert "limit: was None, is 20" in err
         assert contents(tmp_path / "out") == before
         assert call(layers=1)[0] == 0
         assert contents(tmp_path / "out") == before

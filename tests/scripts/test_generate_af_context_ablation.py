@@ -116,7 +116,7 @@ class TestRun:
         before = contents(tmp_path / "out")
         code, _, err = call(max_new_tokens=7)
         assert code == 2
-        assert "max_new_tokens: 6 there, 7 now" in err
+        assert "max_new_tokens: was 6, is 7" in err
         code, _, err = call(holdout=3)
         assert code == 2
         assert "'test': 2" in err

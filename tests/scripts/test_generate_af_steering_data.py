@@ -204,8 +204,8 @@ class TestRun:
         before = contents(tmp_path / "out")
         write_direction(tmp_path / "w.safetensors", Direction("unmonitored", {1: vector(7)}))
         for flags, names in (
-            ({"alphas": "1 5"}, "alphas: [1.0, 4.0] there, [1.0, 5.0] now"),
-            ({"holdout": 3}, "splits: {'train': 7, 'test': 2} there, {'train': 6, 'test': 3} now"),
+            ({"alphas": "1 5"}, "alphas: was [1.0, 4.0], is [1.0, 5.0]"),
+            ({"holdout": 3}, "splits: was {'train': 7, 'test': 2}, is {'train': 6, 'test': 3}"),
             ({"seed": 1}, "directions_sha256"),  # other controls
             ({"direction": tmp_path / "w.safetensors"}, "directions_sha256"),
         ):

@@ -1,6 +1,8 @@
 """Large record files are read from a store: the same examples as from memory, and made anew when anything changed."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,7 +156,41 @@ def test_what_shapes_the_examples_makes_a_new_store(
 
 
 @pytest.mark.usefixtures("large")
-def test_the_held_out_guard_speaks_before_a_store_is_there_and_again_from_it(
+@pytest.mark.parametrize("changed", ["base", "named", "task", "other"])
+def test_a_changed_file_of_a_base_class_or_of_a_module_that_it_names_makes_a_new_store(
+    folder: Path, tokenizer: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    sources = {
+        "named": "",
+        "other": "",
+        "base": "import other, named\nfrom afintro.tasks.context_ablation import ContextAblation\n"
+        "class Base(ContextAblation):\n    shaped_by = (named,)\n",
+        "task": "from base import Base\nclass Task(Base):\n    pass\n",
+    }
+    code = tmp_path / "code"
+    code.mkdir()
+    for name, text in sources.items():
+        (code / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(code))
+    try:
+        task = importlib.import_module("task").Task
+
+        def stores() -> int:
+            data = task(train_path=str(folder / "train.json"), validation_path=str(folder / "validation.json"))
+            set_up(data, reader(tokenizer))
+            return len([path for path in cache.glob("*/*") if path.is_dir()])
+
+        assert stores() == stores() == 2
+        with (code / f"{changed}.py").open("a") as file:
+            file.write("# changed\n")
+        assert stores() == (2 if changed == "other" else 4)
+    finally:
+        for name in sources:
+            sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("large")
+def test_the_contamination_check_speaks_before_a_store_is_there_and_again_from_it(
     folder: Path, tokenizer: Any, cache: Path
 ) -> None:
     text = json.loads((folder / "train.json").read_text())[4]["ablation_prompt"]

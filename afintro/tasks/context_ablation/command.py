@@ -7,7 +7,7 @@ from afintro.command import run_command
 from afintro.evaluation.report import print_pairs
 from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
 from afintro.ranks import join
-from afintro.tasks.context_ablation.generate import AblationSettings, generate_pairs
+from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def generate(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     ranks = join()
-    summary = generate_pairs(samples, splits, args.output_dir, settings, args.device, ranks)
+    summary = generate_ablation(samples, splits, args.output_dir, settings, args.device, ranks)
     if ranks.rank == 0:
         print_pairs(summary)
 

@@ -1,4 +1,4 @@
-"""Pair generation: every scenario answered by the organism with and without the cue, greedily and crash-safely."""
+"""Let the organism answer every scenario with and without the cue, greedily and crash-safely."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ class AblationSettings(GenerationSettings):
     """
 
 
-def generate_pairs(
+def generate_ablation(
     samples: Sequence[Sample],
     splits: dict[str, int],
     output_dir: Path,

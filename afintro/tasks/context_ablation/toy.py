@@ -6,7 +6,7 @@ from afintro.data.cache import cache_directory
 from afintro.data.samples import Sample
 from afintro.lm.devices import default_device
 from afintro.lm.load import fingerprint
-from afintro.tasks.context_ablation.generate import AblationSettings, generate_pairs
+from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
 from afintro.toys.embedded import directory_of, ensure_built
 from afintro.toys.organism import scenarios
 
@@ -29,4 +29,4 @@ def build_embedded() -> None:
     unseen = scenarios(EMBEDDED_SIZES["validation"] + EMBEDDED_SIZES["test"], seed=1, held_out_wording=True)
     samples = [Sample(scenario.text, scenario.population) for scenario in train + unseen]
     settings = AblationSettings(model="toy", batch_size=64, max_new_tokens=48)
-    generate_pairs(samples, EMBEDDED_SIZES, embedded_directory(), settings, default_device())
+    generate_ablation(samples, EMBEDDED_SIZES, embedded_directory(), settings, default_device())

@@ -126,7 +126,7 @@ def refuse_other(path: Path, settings: dict[str, Any]) -> None:
     existing = read_object(sidecar)
     keys = [key for key, value in settings.items() if existing.get(key) != value]
     if keys:
-        differences = "; ".join(f"{key}: {existing.get(key)!r} there, {settings[key]!r} now" for key in keys)
+        differences = "; ".join(f"{key}: was {existing.get(key)!r}, is {settings[key]!r}" for key in keys)
         raise UserError(f"is of other settings ({differences})", where=str(sidecar), remedy=remedy)
 
 

@@ -16,7 +16,7 @@ from afintro.errors import UserError
 from afintro.generation import run_folder
 from afintro.lm.load import fingerprint
 from afintro.tasks.context_ablation import generate as pairs
-from afintro.tasks.context_ablation.generate import AblationSettings, generate_pairs
+from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
 from afintro.tasks.context_ablation.records import read_records
 
 REFUSAL, COMPLIANCE, OTHER_REFUSAL = "I cannot help with that.", "Sure, here is how.", "I won't do this."
@@ -38,7 +38,7 @@ def settings(model):
 
 def run(samples, folder, settings, holdout=2, chunk=100):
     splits = {"train": len(samples) - holdout, "test": holdout}
-    return generate_pairs(samples, splits, folder, settings, chunk=chunk)
+    return generate_ablation(samples, splits, folder, settings, chunk=chunk)
 
 
 def rows(folder, split="train"):
@@ -180,7 +180,7 @@ class TestSplits:
 
     def test_any_splits_in_their_order(self, organism, settings, tmp_path):
         organism()
-        generate_pairs(SAMPLES, {"train": 6, "validation": 4, "test": 2}, tmp_path, settings)
+        generate_ablation(SAMPLES, {"train": 6, "validation": 4, "test": 2}, tmp_path, settings)
         texts = [row["ablation_prompt"] for split in ("train", "validation", "test") for row in rows(tmp_path, split)]
         assert texts == [sample.text for sample in SAMPLES]
         assert len(rows(tmp_path, "validation")) == 4
@@ -369,31 +369,25 @@ class TestAgain:
         assert f"reusing {tmp_path}" in caplog.text
         assert (contents(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}) == before
 
-    @pytest.mark.parametrize(
-        ("change", "there", "now"),
-        [
-            ({"batch_size": 8}, "batch_size: 4 there", "8 now"),
-            ({"max_new_tokens": 11}, "max_new_tokens: 12 there", "11 now"),
-            ({"control_samples": 5}, "control_samples: 4 there", "5 now"),
-            ({"dtype": "bfloat16"}, "dtype: 'float32' there", "'bfloat16' now"),
-            ({"seed": 1}, "seed: 0 there", "1 now"),
-            ({"revision": "v2"}, "revision: None there", "'v2' now"),
-        ],
-    )
     @pytest.mark.parametrize("finished", [True, False])
-    def test_other_settings_are_refused_with_both_values(
-        self, organism, settings, tmp_path, change, there, now, finished
-    ):
+    def test_other_settings_are_refused_with_both_values(self, organism, settings, tmp_path, finished):
         organism()
         run(SAMPLES, tmp_path, settings)
         if not finished:
             (tmp_path / "summary.json").unlink()
         before = contents(tmp_path)
-        with pytest.raises(UserError) as error:
-            run(SAMPLES, tmp_path, replace(settings, **change))
-        assert f"{there}, {now}" in str(error.value)
-        assert str(tmp_path) in str(error.value)
-        assert len(str(error.value).splitlines()) == 2
+        for change, values in (
+            ({"batch_size": 8}, "batch_size: was 4, is 8"),
+            ({"max_new_tokens": 11}, "max_new_tokens: was 12, is 11"),
+            ({"control_samples": 5}, "control_samples: was 4, is 5"),
+            ({"dtype": "bfloat16"}, "dtype: was 'float32', is 'bfloat16'"),
+            ({"seed": 1}, "seed: was 0, is 1"),
+            ({"revision": "v2"}, "revision: was None, is 'v2'"),
+        ):
+            with pytest.raises(UserError) as error:
+                run(SAMPLES, tmp_path, replace(settings, **change))
+            assert values in error.value.what
+            assert error.value.where == str(tmp_path)
         assert contents(tmp_path) == before
 
     def test_other_samples_or_splits_are_refused(self, organism, settings, tmp_path):
@@ -420,7 +414,7 @@ class TestAgain:
         with pytest.raises(UserError, match="model_fingerprint"):
             run(SAMPLES, tmp_path / "pairs", replace(settings, model=str(name)))
 
-    @pytest.mark.parametrize("name", ["train.json", "test.json", "summary.json"])
+    @pytest.mark.parametrize("name", ["test.json"])
     def test_files_of_unknown_origin_are_not_overwritten(self, organism, settings, tmp_path, name):
         made = organism()
         (tmp_path / name).write_text("mine")
