@@ -13,7 +13,9 @@ from afintro.evaluation.answers import Verdict, expected_verdict, two_branch
 from afintro.evaluation.metrics import Prediction, text_prediction
 
 
-def text_baselines(train: Sequence[Example], items: Sequence[Example], primary: str) -> dict[str, list[Prediction]]:
+def text_baselines(
+    train: Sequence[Example], items: Sequence[Example], verdict: str | None
+) -> dict[str, list[Prediction]]:
     """Answer the items with every text baseline.
 
     ``majority`` gives the most common training answer. ``always_unchanged`` gives the most common unchanged training answer.
@@ -24,7 +26,7 @@ def text_baselines(train: Sequence[Example], items: Sequence[Example], primary: 
     Args:
         train: Training examples, from which the baselines learn.
         items: Examples to answer.
-        primary: The question type whose answers carry a verdict.
+        verdict: The question type whose answers carry a verdict; None if no answer does.
 
     Returns:
         Predictions by name of the baseline; a baseline that can answer nothing is left out.
@@ -37,7 +39,7 @@ def text_baselines(train: Sequence[Example], items: Sequence[Example], primary: 
         seen = [example for example in train if example.question_type == question]
         if not seen:
             continue
-        verdicts = question == primary
+        verdicts = question == verdict
         predictions["majority"] += _constant(asked, _most_common(seen), _changed_rate(seen) if verdicts else None)
         predictions["copy_monitored"] += [
             text_prediction(item, item.copy_answer, 0.0 if verdicts else None)

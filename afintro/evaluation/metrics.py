@@ -151,13 +151,16 @@ def calibration_error(values: Floats, weights: Floats) -> Floats:
     return ratio(np.abs(gaps).sum(1), weights.sum(1))
 
 
-def statistics(predictions: Sequence[Prediction], primary: str, verdicts: Sequence[str] = ()) -> Scores:
+def statistics(
+    predictions: Sequence[Prediction], primary: str, verdicts: Sequence[str] = (), primary_verdict: bool = True
+) -> Scores:
     """Compute all metrics of one system.
 
     Args:
         predictions: Predictions in any order; they are sorted here, so that two systems on the same items line up.
-        primary: The question type whose metric names have no suffix; its answers carry a verdict.
+        primary: The question type whose metric names have no suffix.
         verdicts: Further question types whose answers carry a verdict; their metric names end with ``/<question type>``.
+        primary_verdict: Whether the answers to the primary question carry a verdict.
 
     Returns:
         Metrics by name, each with the clusters of its items.
@@ -178,6 +181,7 @@ def statistics(predictions: Sequence[Prediction], primary: str, verdicts: Sequen
         written = [item for item in items if item.predicted is not None]
         if question == primary:
             put("exact_match", "mean", items, exact)
+        if question == primary and primary_verdict:
             _verdict_metrics(put, items, "")
         elif question in verdicts:
             _verdict_metrics(put, items, f"/{question}")

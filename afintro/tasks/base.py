@@ -74,6 +74,7 @@ class TaskData(PackedData):
     Attributes:
         task: Name of the task, in the folder of a run and in its summary.
         question_types: Names that ``question_weights`` may use.
+        verdict_types: Question types, of training or evaluation, whose answers carry a verdict.
         leads: Metrics whose differences to the best baseline are reported.
         has_vectors: Whether prompts hold vectors.
         space: Width and layers of the vectors, known once training records are read; None without vectors.
@@ -85,6 +86,7 @@ class TaskData(PackedData):
 
     task = ""
     question_types: tuple[str, ...] = ()
+    verdict_types: tuple[str, ...] = ()
     leads: tuple[str, ...] = ("exact_match",)
     has_vectors = False
     space: VectorSpace | None = None
@@ -129,7 +131,8 @@ class TaskData(PackedData):
 
     def statistics(self, predictions: Sequence[Prediction]) -> Scores:
         """Return all metrics of one system."""
-        return statistics(predictions, self.primary)
+        verdicts = self.verdict_types
+        return statistics(predictions, self.primary, verdicts, primary_verdict=self.primary in verdicts)
 
     def best_of(self, baselines: Sequence[str]) -> list[str]:
         """Return the baselines among which ``lead/<metric>`` compares with the best."""

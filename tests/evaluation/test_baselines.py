@@ -214,3 +214,11 @@ def test_a_prediction_does_not_depend_on_the_other_items():
     for item in ITEMS:
         for name, [prediction] in text_baselines(TRAIN, [item], PRIMARY).items():
             assert (prediction.predicted, prediction.p_changed) == together[name, item.uid]
+
+
+def test_answers_without_a_verdict_are_answered_as_text():
+    """A task whose answers never say "changed" gets the baselines that need no verdict."""
+    train = [replace(example, answer=f"label {index % 2}") for index, example in enumerate(TRAIN)]
+    found = text_baselines(train, ITEMS, None)
+    assert found.keys() == NAMES - {"always_unchanged", "tfidf_probe"}
+    assert {p.p_changed for predictions in found.values() for p in predictions} == {None}

@@ -506,6 +506,11 @@ class TestSeveralQuestionsWithVerdicts:
             f"exact_match/{self.OTHER}", f"chrf/{self.OTHER}"
         ]  # fmt: skip
 
+    def test_a_primary_question_without_a_verdict_has_no_verdict_metrics(self):
+        found = statistics(self.items(), PRIMARY, primary_verdict=False)
+        assert {name for name in found if "/" not in name} == {"exact_match"}
+        assert f"chrf/{PRIMARY}" in found
+
     def test_the_headline_named_again_changes_nothing(self):
         assert set(statistics(self.items(), PRIMARY, [PRIMARY])) == set(statistics(self.items(), PRIMARY))
 

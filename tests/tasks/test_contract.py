@@ -18,6 +18,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import afintro.tasks
+from afintro.evaluation.metrics import text_prediction
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.load import Lora
 from afintro.tasks.base import TaskData
@@ -158,3 +159,12 @@ def test_another_explainer_reads_the_same_records(case: Case) -> None:
     for example in blind.read_examples("validation", case.explainer):
         assert example.slot is not None
         assert not example.slot.vector.any()
+
+
+def test_a_perfect_answer_has_every_metric_of_the_questions_asked(case: Case) -> None:
+    """Metrics that a task leads with are computed, unless only judges or a trained explainer give them."""
+    items = case.data.examples["validation"]
+    scores = case.data.statistics([text_prediction(item, item.answer, 0.5) for item in items])
+    assert all(name.startswith(("judge/", "functional_auroc", "auroc_")) for name in set(case.data.leads) - set(scores))
+    exact, _ = scores["exact_match"]
+    assert exact.value == 1.0

@@ -86,6 +86,7 @@ class ContextAblation(RecordTask):
     task = "context_ablation"
     primary = PRIMARY
     question_types = QUESTION_TYPES
+    verdict_types = (PRIMARY,)
     leads = ("exact_match", "has_changed_f1", "content_match")
     shaped_by = (answers, behavior, records)
 

@@ -16,7 +16,7 @@ from afintro.errors import UserError
 from afintro.evaluation import answers
 from afintro.evaluation.answers import Verdict, branch_stems, two_branch
 from afintro.evaluation.baselines import text_baselines
-from afintro.evaluation.metrics import Prediction, Scores, collapse_warning, statistics
+from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior
 from afintro.generation.behavior import LABELS
@@ -65,6 +65,7 @@ class SteeringPrediction(RecordTask):
     shaped_by = (answers, behavior, records, twins, wording)
     primary = UNSEEN_SCENARIO
     question_types = (TRAINING,)
+    verdict_types = (UNSEEN_SCENARIO, UNSEEN_DIRECTION)
     leads = tuple(
         f"{metric}{suffix}"
         for suffix in ("", f"/{UNSEEN_DIRECTION}")
@@ -303,10 +304,6 @@ class SteeringPrediction(RecordTask):
             SHUFFLED, shuffled(items, self.settings.split_seed, lambda item: item.notes["direction"]), trained=True
         )
         yield Control("untrained", items, trained=False)
-
-    def statistics(self, predictions: Sequence[Prediction]) -> Scores:
-        """Return the metrics of verdicts, with metrics of their own for unseen directions."""
-        return statistics(predictions, self.primary, (UNSEEN_DIRECTION,))
 
     def best_of(self, baselines: Sequence[str]) -> list[str]:
         """Return the systems that could explain the score without reading vector and prompt together."""
