@@ -55,6 +55,11 @@ def copy_of(tree: Path, folder: Path) -> Path:
     return folder
 
 
+def nameless(args: argparse.Namespace, text: str) -> str:
+    """Return a text without the paths of this machine."""
+    return text.replace(str(args.record), "RECORD").replace(str(args.tree), "TREE")
+
+
 def environment(args: argparse.Namespace, copy: Path, cache: Path, **more: str) -> dict[str, str]:
     """Return the environment of tests in a copy: its code is imported, and stale bytecode is never used."""
     data = os.environ.get("AFINTRO_AF_DATA") or str(args.tree.parent / "shared" / "data" / "af")
@@ -133,7 +138,7 @@ def attempt(args: argparse.Namespace, copy: Path, point: Point, recorded: Record
         path.write_bytes(source)
     told["seconds"] = round(time.perf_counter() - start, 1)
     for test, reason in failures.items():
-        return {**told, "outcome": "noticed", "by": test, "reason": reason}
+        return {**told, "outcome": "noticed", "by": test, "reason": nameless(args, reason)}
     return {**told, "outcome": "timed out" if hangs else "survived"}
 
 
@@ -145,7 +150,7 @@ class Results:
         packages = ("pytest", "coverage", "torch", "transformers", "lightning")
         self.about = {
             "revision": recorded.revision, "select": recorded.select, "seed": args.seed, "count": len(drawn),
-            "command": shlex.join(["python", "-m", "benchmarks.mutations", *sys.argv[1:]]),
+            "command": nameless(args, shlex.join(["python", "-m", "benchmarks.mutations", *sys.argv[1:]])),
             "hardware": f"{platform.machine()}-{os.cpu_count()}cpu", "workers": args.workers, "limit": args.limit,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
             "tests": {"passed": len(recorded.fixtures), "not used": recorded.unused},
