@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example
 from afintro.data.cache import build_once
-from afintro.data.encoding import Draft, Encoded, encode, encode_in_worker
 from afintro.data.files import file_sha256
+from afintro.data.text import Draft, Encoded, encode, encode_in_worker
 from afintro.errors import UserError
 
 log = logging.getLogger(__name__)

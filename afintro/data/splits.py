@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from afintro.data.samples import read_rows
+from afintro.data.records import read_rows
 from afintro.errors import UserError
 
 SHINGLE_WORDS = 8  # words in a shingle

@@ -1,11 +1,23 @@
-"""Turn text into token ids. Prompt and answer are tokenized separately, so the boundary between them is known."""
+"""Turn text into token ids. Prompt and answer are tokenized separately, so the boundary between them is never searched.
+
+Worker processes import this module to encode many drafts at once, hence it does not import torch.
+"""
 
 import hashlib
+import json
+import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+from zlib import crc32
 
+import numpy as np
+import tokenizers
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 Message = dict[str, str]
 
@@ -85,3 +97,94 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(repr(template if template is not None else _plain([{"content": "x"}])).encode()).hexdigest()[
         :16
     ]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One question about one record, as text.
+
+    Args:
+        uid: Identifier, unique in its split.
+        scenario_id: Examples with the same identifier are resampled together.
+        question_type: Type of the question, e.g. ``generative_explanation``.
+        system: System prompt.
+        prompt: The question as a person reads it.
+        answer: The expected answer.
+        copy_answer: See :class:`afintro.data.batch.Example`.
+        twins: See :class:`afintro.data.batch.Example`.
+        notes: Further facts that the task keeps of the question, as JSON values.
+    """
+
+    uid: str
+    scenario_id: str
+    question_type: str
+    system: str
+    prompt: str
+    answer: str
+    copy_answer: str | None = None
+    twins: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Encoded(NamedTuple):
+    """Drafts and their token ids in the format of a store.
+
+    Args:
+        ids: Token ids of all drafts, prompt and answer in turn, int32, as bytes.
+        rows: The drafts as JSON, one after the other.
+        sizes: ``[n, 2]`` int32, numbers of tokens of prompt and answer.
+        ends: ``[n]`` int64, number of bytes of each row.
+        checks: ``[n]`` uint32, CRC-32 of each draft's ids and row.
+    """
+
+    ids: bytes
+    rows: bytes
+    sizes: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    checks: NDArray[np.uint32]
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, draft: Draft) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the token ids of a draft's prompt and answer."""
+    prompt = encode_prompt(tokenizer, chat(draft.system, draft.prompt))
+    return tuple(prompt), tuple(encode_answer(tokenizer, draft.answer))
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, drafts: Sequence[Draft]) -> Encoded:
+    """Tokenize drafts and lay them end to end."""
+    ids, rows, sizes = [], [], []
+    for draft in drafts:
+        prompt, answer = token_ids(tokenizer, draft)
+        ids.append(np.array([*prompt, *answer], np.int32).tobytes())
+        rows.append(json.dumps(vars(draft), ensure_ascii=False).encode(errors="surrogatepass"))
+        sizes.append((len(prompt), len(answer)))
+    checks = [crc32(row, crc32(draft_ids)) for draft_ids, row in zip(ids, rows, strict=True)]
+    return Encoded(
+        b"".join(ids),
+        b"".join(rows),
+        np.array(sizes, np.int32).reshape(-1, 2),
+        np.array([len(row) for row in rows], np.int64),
+        np.array(checks, np.uint32),
+    )
+
+
+def encode_in_worker(tokenizer: str, drafts: Sequence[Draft]) -> Encoded:
+    """Call :func:`encode` in a worker process, with the tokenizer of a folder."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    return encode(_tokenizer(tokenizer), drafts)
+
+
+@cache
+def _tokenizer(directory: str) -> PreTrainedTokenizerBase:
+    loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    assert isinstance(loaded, PreTrainedTokenizerBase)
+    return loaded
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of everything that decides token ids: tokenizer, its version, chat template, special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
+    ends = f"{tokenizer.bos_token} {tokenizer.eos_token_id}"
+    parts = (type(tokenizer).__name__, tokenizers.__version__, content, template_hash(tokenizer), ends)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from afintro.data import encoding, records, samples, splits, text
+from afintro.data import records, samples, splits, text
 from afintro.data.batch import Example
 from afintro.data.cache import cache_directory
-from afintro.data.encoding import Draft, token_ids, tokenizer_hash
 from afintro.data.example_store import Ids, StoredExamples, open_store, source_hash
 from afintro.data.files import file_sha256
+from afintro.data.text import Draft, token_ids, tokenizer_hash
 from afintro.tasks.base import ExplainerSpec, TaskData
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class RecordTask(TaskData):
             the files of the base classes, count too. A change to any of these files makes the stored examples anew.
     """
 
-    shaped_by: ClassVar[tuple[ModuleType, ...]] = (encoding, records, samples, splits, text)
+    shaped_by: ClassVar[tuple[ModuleType, ...]] = (records, samples, splits, text)
 
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
         """Return all questions of a split; for training, without held-out records."""

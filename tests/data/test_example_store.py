@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from afintro.data.batch import Example
-from afintro.data.encoding import Draft, token_ids, tokenizer_hash
 from afintro.data.example_store import DamagedStore, ExampleStore, StoredExamples, open_store
-from afintro.data.text import chat, encode_answer, encode_prompt
+from afintro.data.text import Draft, chat, encode_answer, encode_prompt, token_ids, tokenizer_hash
 from afintro.errors import UserError
 
 DRAFTS = [

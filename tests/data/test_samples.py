@@ -9,7 +9,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from afintro.data.samples import Sample, read_object, read_rows, read_samples
+from afintro.data.records import read_object, read_rows
+from afintro.data.samples import Sample, read_samples
 from afintro.errors import UserError
 
 # What real texts hold: braces, quotes, several scripts, and separators that str.splitlines would split at.
@@ -139,8 +140,8 @@ WRONG = {
     "missing": ("samples.json", None, "", "does not exist"),
     "missing lines": ("samples.jsonl", None, "", "does not exist"),
     "missing parquet": ("samples.parquet", None, "", "does not exist"),
-    "empty": ("samples.json", "", "", "is an empty file"),
-    "blank": ("samples.jsonl", " \n\n", "", "is an empty file"),
+    "empty": ("samples.json", "", "", "is empty"),
+    "blank": ("samples.jsonl", " \n\n", "", "is empty"),
     "empty parquet": ("samples.parquet", "", "", "is not Parquet"),
     "no parquet": ("samples.parquet", "[]" * 20, "", "is not Parquet"),
     "malformed": ("samples.json", '[\n{"text": "a"},\n{"text" "b"}]', ", line 3", "malformed JSON: .* \\(column 9\\)"),

@@ -172,7 +172,7 @@ WRONG = {  # what is wrong: (flags, what the message names)
     "missing dataset": (lambda folder: {"input_path": "nobody/no-such-data"}, "nobody/no-such-data"),
     "malformed JSON": (write('[{"text": "a"},\n {"text": }]'), "bad.json, line 2: is malformed JSON"),
     "malformed JSONL": (write('{"text": "a"}\n{"text"\n', "bad.jsonl"), "bad.jsonl, line 2: is malformed JSON"),
-    "empty file": (write(""), "is an empty file"),
+    "empty file": (write(""), "is empty"),
     "no sample": (write('{"samples": []}'), "holds no sample"),
     "no list": (write('{"text": "a"}'), "holds no list of records"),
     "no text": (write('[{"text": "a"}, {"label": "aligned"}]'), "record 1: has no field 'text'"),

@@ -22,8 +22,7 @@ from afintro.data.introspection_texts.items import (
     Task,
     Template,
 )
-from afintro.data.records import parse_record
-from afintro.data.samples import read_object
+from afintro.data.records import parse_record, read_object
 from afintro.errors import UserError
 
 FOLDER = Path(__file__).parent

@@ -8,10 +8,9 @@ from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example
-from afintro.data.encoding import Draft
 from afintro.data.example_store import Ids
 from afintro.data.splits import stable_hash
-from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
+from afintro.data.text import Draft, Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
 from afintro.evaluation import answers
 from afintro.evaluation.answers import Verdict, branch_stems, expected_verdict, two_branch

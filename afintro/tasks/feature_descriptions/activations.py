@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afintro.data.files import new_file
-from afintro.data.samples import read_object
+from afintro.data.records import read_object
 from afintro.errors import UserError
 from afintro.tasks.feature_descriptions.descriptions import feature_key, label_text
 

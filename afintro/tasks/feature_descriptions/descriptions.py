@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from afintro.data.samples import read_object
+from afintro.data.records import read_object
 from afintro.errors import UserError
 
 REMAKE = "make the file again with scripts/build_af_feature_descriptions.py"

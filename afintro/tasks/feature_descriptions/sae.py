@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from afintro.data.samples import read_object
+from afintro.data.records import read_object
 from afintro.errors import UserError
 from afintro.tasks.feature_descriptions.features import check_finite
 

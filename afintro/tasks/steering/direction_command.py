@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.command import check_at_least, run_command
 from afintro.data.files import file_sha256
-from afintro.data.samples import read_object, read_samples
+from afintro.data.records import read_object
+from afintro.data.samples import read_samples
 from afintro.data.text import template_hash
 from afintro.errors import UserError
 from afintro.evaluation.report import cell

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from afintro.data.files import new_file, write_json
-from afintro.data.samples import read_object
+from afintro.data.records import read_object
 from afintro.errors import UserError
 
 Vector = NDArray[np.float32]

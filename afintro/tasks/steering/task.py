@@ -9,9 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from afintro.data.batch import Example, Slot
-from afintro.data.encoding import Draft
 from afintro.data.example_store import Ids
-from afintro.data.text import Message, encode_answer
+from afintro.data.text import Draft, Message, encode_answer
 from afintro.errors import UserError
 from afintro.evaluation import answers
 from afintro.evaluation.answers import Verdict, branch_stems, two_branch
