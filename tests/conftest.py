@@ -1,4 +1,4 @@
-"""Tiny random models of five architectures, made from configuration alone, and a byte-level tokenizer. No network."""
+"""Make tiny random models of five architectures, from configuration alone, and a byte-level tokenizer, without a network."""
 
 import gc
 import os
@@ -51,13 +51,13 @@ ARCHITECTURES = {
     "llama": {},
     "mistral": {"sliding_window": WINDOW},
     "qwen3": {"head_dim": 16},
-    # query_pre_attn_scalar differs from head_dim, so the default scaling would be wrong; the low softcap bites.
+    # query_pre_attn_scalar differs from head_dim, so the default scaling would be wrong; the low softcap has an effect.
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 3.0, **ALTERNATING},
     "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 24, **ALTERNATING},
 }
 
-# What takes longest comes first, so that no worker is left with it at the end. The first of them makes the toy; the second
-# does not need it, and with it no worker has to wait.
+# The longest files come first, so that no worker is left with one of them at the end. The first file makes the toy, and the
+# second does not need the toy, so that no worker has to wait.
 LONGEST = (
     "explainer/test_module", "test_scale_out", "test_cli", "study/test_short_form", "generation/test_many_processes",
     "benchmarks/test_runs", "test_resume", "study/test_interrupted", "scripts/test_generate_af_context_ablation",
@@ -66,7 +66,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort files as said, and leave the order within them; whatever runs the command line is slow."""
+    """Sort the files by :data:`LONGEST`, and mark the tests that run the command line as slow."""
     for item in items:
         if "workspace" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
@@ -76,14 +76,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def what_is_there_stays() -> None:
-    """What was imported and compiled is no garbage: to look for some in it all the time is most of the time of some tests."""
+    """Exempt imported modules from garbage collection, whose passes over them would take most of the time of some tests."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def dies_of_sigterm() -> Iterator[None]:
-    """No test, and no fixture of one, leaves a handler of SIGTERM: a process forked later would not end when told to."""
+    """Check that no test leaves a handler of SIGTERM, with which a process forked later would not end when told to."""
     yield
     handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     assert handler is signal.SIG_DFL, handler
@@ -91,13 +91,13 @@ def dies_of_sigterm() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """263 tokens: seven special ones (pad 0, bos 1, eos 2, slot 3, system 4, user 5, assistant 6) and the 256 bytes."""
+    """Make a tokenizer of seven special tokens (pad 0, bos 1, eos 2, slot 3, system 4, user 5, assistant 6) and 256 bytes."""
     return make_tokenizer(ToySettings(vocabulary=263, context=512), [])
 
 
 @pytest.fixture(scope="session")
 def model_directories(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
-    """A saved model of every architecture, with the tokenizer. Weights are large, so that arg-max margins are wide."""
+    """Save a model of every architecture, with the tokenizer. Weights are large, so that arg-max margins are wide."""
     directories = {}
     for name, settings in ARCHITECTURES.items():
         directory = tmp_path_factory.mktemp("models") / name
@@ -115,7 +115,7 @@ def model_directories(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTr
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(config)
-            for parameter in model.parameters():  # norm weights too, which start as constants
+            for parameter in model.parameters():  # also the norm weights, which start as constants
                 parameter.data += 0.3 * torch.randn_like(parameter)
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
@@ -129,14 +129,14 @@ FAST = ("llama", "gemma2")
 
 @pytest.fixture(params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES])
 def architecture(request: pytest.FixtureRequest) -> str:
-    """Each architecture in turn."""
+    """Return each architecture in turn."""
     name: str = request.param
     return name
 
 
 @pytest.fixture(scope="session")
 def plain_model() -> Callable[[str | Path, torch.dtype], PreTrainedModel]:
-    """Loads a directory as anyone would, with transformers' own attention: the reference for ours."""
+    """Return a function that loads a directory with the attention of transformers: the reference for ours."""
 
     def load(directory: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         # sdpa is exact in float64 (eager's softmax is float32), but does not do Gemma 2's softcap.
@@ -148,13 +148,13 @@ def plain_model() -> Callable[[str | Path, torch.dtype], PreTrainedModel]:
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer Llama with the toy's kind of tokenizer: what the command line trains in tests."""
+    """Save a random two-layer Llama with the toy's kind of tokenizer, which the command line trains in tests."""
     return save_small_model(tmp_path_factory.mktemp("small") / "model", seed=0)
 
 
 @pytest.fixture(scope="session")
 def study_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random four-layer Llama whose tokenizer has the answers of the introspection study as single tokens."""
+    """Save a random four-layer Llama whose tokenizer has the answers of the introspection study as single tokens."""
     directory = tmp_path_factory.mktemp("study") / "model"
     concepts = [word for pair in read_concepts().pairs for word in (pair.a, pair.b)]
     words = [word for pair in PAIRS.values() for word in (pair.a, pair.b)] + concepts

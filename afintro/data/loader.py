@@ -164,9 +164,9 @@ class EpochRows(PackedRows):
     """Shuffled rows of each epoch, which depend on seed and epoch alone, so that a resumed run sees the whole run's rows.
 
     With a budget the heaviest rows of the first epoch (most tokens, then most answer tokens) come first, one a process, so
-    that a run that does not fit into memory fails in its first step. Every epoch has as many rows as the first epoch, because
-    Lightning asks for the number once. An epoch whose examples happen to take more rows is shuffled again, and after
-    :data:`ATTEMPTS` attempts takes the first epoch's rows in another order. In an epoch of fewer rows, some are halved.
+    that a run that does not fit into memory fails in its first step. Lightning asks for the number of rows once, so every
+    epoch has as many as the first. An epoch that takes more rows is shuffled again, and after :data:`ATTEMPTS` attempts takes
+    the first epoch's rows in another order. In an epoch that takes fewer, some rows are halved.
 
     Args:
         examples: Every epoch holds each of them once.
@@ -214,7 +214,7 @@ class EpochRows(PackedRows):
         return np.concatenate([front, np.setdiff1d(np.arange(len(layout)), front)])
 
     def _packed(self, generator: torch.Generator) -> RowLayout:
-        """Lay out the examples in the generator's next order, the rows in its next order after that."""
+        """Lay out the examples in the generator's next order, and with a budget the rows in the order after that."""
         order = torch.randperm(len(self.examples), generator=generator, dtype=torch.int32).numpy()
         if self._max_tokens is None:
             return by_number(order, self._batch_size, self._processes)
@@ -224,9 +224,8 @@ class EpochRows(PackedRows):
         """Lay out the rows of an epoch."""
         if epoch == self._epoch:
             return
-        self._epoch, count = epoch, len(self._first)
+        self._epoch, self.layout, count = epoch, self._first, len(self._first)
         if epoch == 0:
-            self.layout = self._first
             return
         generator = torch.Generator().manual_seed(self._seed_of(epoch))
         attempts = (self._packed(generator) for _ in range(ATTEMPTS))

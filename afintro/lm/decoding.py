@@ -91,7 +91,13 @@ class PrefixWriter:
         self.columns = torch.tensor(columns, dtype=torch.long, device=device)
 
     def collect(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Write the keys and values ``[1, key heads, T, d]`` of one layer."""
+        """Write the keys and values of one layer.
+
+        Args:
+            layer: 0-based index of the layer.
+            key: ``[1, key heads, T, d]``.
+            value: ``[1, key heads, T, d]``.
+        """
         self.slots.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), self.index, self.columns)
 
 

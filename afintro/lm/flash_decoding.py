@@ -92,7 +92,20 @@ class FlashDecoding(Decoding):
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        """Keep the keys and values of new tokens, and return the attention of these tokens: see :meth:`Decoding.attend`."""
+        """Keep the keys and values of new tokens, and return the attention of these tokens.
+
+        Args:
+            layer: 0-based index of the layer.
+            query: ``[R, heads, n, d]``.
+            key: ``[R, key heads, n, d]``.
+            value: ``[R, key heads, n, d]``.
+            scaling: Factor on the scores; ``d ** -0.5`` if None.
+            window: Width of the sliding window, in tokens; None for full attention.
+            softcap: Bound of the scores; None for no bound.
+
+        Returns:
+            ``[R, n, heads, d]``, in the dtype of ``query``.
+        """
         if not (
             query.shape[2] == 1
             and softcap is None
@@ -108,19 +121,9 @@ class FlashDecoding(Decoding):
         flat = query.reshape(-1, size)
         output, total = flash(flat, *_sequences(self.row_slots, layer, rows), bounds, lengths, groups, scaling)
         if self.prompt_slots is not None and layer in self.prompt_slots.keys:
-            order, bounds, lengths = shared
-            sorted_query = torch.empty_like(flat).view(-1, groups, size)
-            sorted_query[order] = flat.view(-1, groups, size)
-            before, before_total = flash(
-                sorted_query.view(-1, size),
-                *_sequences(self.prompt_slots, layer),
-                bounds,
-                lengths,
-                rows * groups,
-                scaling,
-            )
-            before = before.view(-1, groups, size)[order].view(-1, size)
-            before_total = before_total.view(-1, groups)[order].flatten()
+            sequences = _sequences(self.prompt_slots, layer)
+            before, before_total = _flash_sorted(flat, sequences, shared, rows * groups, groups, scaling)
+            # Each part has its own softmax; the sums of exponentials say how much each part counts in the softmax over both.
             share = torch.sigmoid(before_total - total)[:, None]
             output = torch.lerp(output.float(), before.float(), share).to(query.dtype)
         return output.view(rows, 1, heads, size)
@@ -151,9 +154,32 @@ class FlashDecoding(Decoding):
 
 
 def fits_flash(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Return whether the kernel accepts tensors of these devices, dtypes and widths."""
+    """Return whether the kernel accepts tensors of these devices, dtypes and widths.
+
+    Args:
+        query: ``[R, heads, n, d]``.
+        key: ``[R, key heads, n, d]``.
+        value: ``[R, key heads, n, d]``.
+    """
     half = query.dtype == key.dtype == value.dtype and query.dtype in (torch.bfloat16, torch.float16)
     return query.is_cuda and half and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+
+
+def _flash_sorted(
+    query: Tensor,
+    sequences: tuple[Tensor, Tensor],
+    plan: Sequence[Tensor],
+    most: int,
+    groups: int,
+    scaling: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Call :func:`flash` with the queries sorted by prompt, and return its results in the order of ``query [N, d]``."""
+    order, bounds, lengths = plan
+    size = query.shape[-1]
+    by_prompt = torch.empty_like(query).view(-1, groups, size)
+    by_prompt[order] = query.view(-1, groups, size)
+    output, total = flash(by_prompt.view(-1, size), *sequences, bounds, lengths, most, scaling)
+    return output.view(-1, groups, size)[order].view(-1, size), total.view(-1, groups)[order].flatten()
 
 
 def _each(lengths: Tensor, key_heads: int) -> Tensor:
