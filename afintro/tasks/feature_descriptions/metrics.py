@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from afintro.evaluation.intervals import Bootstrap
+from afintro.evaluation.judges import agreement
 from afintro.evaluation.metrics import Prediction, Scores, Statistic
 
 FUNCTIONAL = "functional"
@@ -61,6 +63,25 @@ def description_statistics(predictions: Sequence[Prediction], primary: str) -> S
         for group in sorted({item.group for item in ordered}):
             put_scores(f"judge/{judge}/category/{group}", judge, [item for item in ordered if item.group == group])
     return scores
+
+
+def judge_agreement(answers: Sequence[Prediction], first: str, second: str) -> dict[str, Any]:
+    """Measure how far two judges agree about graded answers.
+
+    Args:
+        answers: Graded answers of all systems but the labels themselves, about which any two judges agree.
+        first: Name of the first judge.
+        second: Name of the second judge.
+
+    Returns:
+        JSON values: both names, and the estimates of :func:`~afintro.evaluation.judges.agreement`.
+    """
+    estimates = agreement(
+        [answer.scores[first] for answer in answers],
+        [answer.scores[second] for answer in answers],
+        [answer.scenario_id for answer in answers],
+    )
+    return {"first": first, "second": second, **{name: value.as_json() for name, value in estimates.items()}}
 
 
 def category_sizes(predictions: Sequence[Prediction]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from afintro.data.batch import Example
 from afintro.data.text import Message
 from afintro.errors import UserError
-from afintro.evaluation.judges import ChrF, Judge, RougeL, Tfidf, agreement
+from afintro.evaluation.judges import ChrF, Judge, RougeL, Tfidf
 from afintro.evaluation.metrics import Prediction, Scores, text_prediction
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import NonNegativeFloat, PositiveInt
@@ -26,6 +26,7 @@ from afintro.tasks.feature_descriptions.metrics import (
     category_figure,
     category_sizes,
     description_statistics,
+    judge_agreement,
 )
 from afintro.tasks.feature_descriptions.neighbors import baseline_labels
 from afintro.tasks.feature_descriptions.records import Feature, FeatureTable
@@ -287,16 +288,8 @@ class FeatureDescriptions(TaskData):
         """Count items by category, and measure how far the first two judges agree over all systems' answers."""
         details: dict[str, Any] = {"categories": category_sizes(systems[EXPLAINER])}
         if len(self.judges) > 1:
-            first, second = self.judges[0].name, self.judges[1].name
             answers = [p for name, system in systems.items() if name != REFERENCE for p in system]
-            estimates = agreement(
-                [p.scores[first] for p in answers],
-                [p.scores[second] for p in answers],
-                [p.scenario_id for p in answers],
-            )
-            details["judges"] = {
-                "first": first, "second": second, **{name: value.as_json() for name, value in estimates.items()},
-            }  # fmt: skip
+            details["judges"] = judge_agreement(answers, self.judges[0].name, self.judges[1].name)
         return details
 
     def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:

@@ -1,4 +1,4 @@
-"""The nearest neighbour by cosine, against the whole matrix of cosines."""
+"""The nearest neighbor by cosine, against the whole matrix of cosines."""
 
 import numpy as np
 import pytest
@@ -38,10 +38,10 @@ def test_of_equally_near_ones_the_first(size):
     assert found.tolist() == [11, 10]
 
 
-def test_no_block_has_no_neighbour():
+def test_no_block_has_no_neighbor():
     assert nearest_by_cosine(QUERIES, iter(())).tolist() == [-1] * 23
 
 
-def test_a_zero_vector_has_some_neighbour():
+def test_a_zero_vector_has_some_neighbor():
     """A control gives zero vectors: no NaN, no error."""
     assert nearest_by_cosine(np.zeros((2, 6), np.float32), blocks(10)).tolist() == [NUMBERS[0]] * 2

@@ -397,7 +397,7 @@ def test_a_vector_is_read_when_its_example_is_asked_for(
     assert data.training_examples() is data.examples["train"]
 
 
-def test_the_longest_labels_are_found_without_tokenising_all(folder: Path, reader: Any) -> None:
+def test_the_longest_labels_are_found_without_tokenizing_all(folder: Path, reader: Any) -> None:
     data = task(folder, reader, **FILES)
     longest = data.longest("train", 6)
     assert [len(item.answer) for item in longest] == sorted(len(item.answer) for item in longest)

@@ -241,7 +241,7 @@ class TestPlanted:
         directory = plant(np.zeros((28, 32)), np.zeros(32))
         templates = [replace(template, concept=f"{template.neutral} {{concept}}") for template in ALL.templates]
         with pytest.raises(UserError, match="centered concept vectors: vector 0 is zero"):
-            # The embedding of every word is zero and that of its neighbours is its own.
+            # The embedding of every word is zero and that of its neighbors is its own.
             concept_vectors(directory, None, Concepts(ALL.pairs, templates), 0)
 
 

@@ -35,7 +35,7 @@ def test_golden(wide):
 
 
 def test_one_bos_and_no_space_at_the_end(wide):
-    """Known mistakes: a rendered template that is tokenised with special tokens again, a space after the prefix."""
+    """Known mistakes: a rendered template that is tokenized with special tokens again, a space after the prefix."""
     for context in CONTEXTS:
         asked = Dialogues(wide).asked(context, "Was it so?")
         assert (asked.context + asked.question).count(wide.bos_token_id) == 1
