@@ -184,7 +184,7 @@ def save_small_model(
 
 
 def write_records(path: Path, count: int, seed: int, held_out_wording: bool = False) -> Path:
-    """Context-ablation records as the grammar's policy would answer, without any model."""
+    """Write context-ablation records as the grammar's policy would answer, without any model."""
     rows = []
     for scenario in scenarios(count, seed, held_out_wording):
         monitored, unmonitored = scenario.behavior(True), scenario.behavior(False)
@@ -203,7 +203,7 @@ def write_records(path: Path, count: int, seed: int, held_out_wording: bool = Fa
 
 
 def write_described_features(folder: Path, count: int = 24, width: int = 24, layers: tuple[int, ...] = (3,)) -> None:
-    """``descriptions.json`` and ``L<layer>.safetensors``: vectors of six directions, and a label for each direction."""
+    """Write ``descriptions.json`` and ``L<layer>.safetensors``: vectors of six directions, and a label for each direction."""
     drawn = np.random.default_rng(0)
     directions = drawn.standard_normal((6, width))
     described = {}
@@ -235,7 +235,7 @@ def write_steering_records(
     alphas: tuple[float, ...] = (1.0, 2.0),
     width: int = 24,
 ) -> None:
-    """``train.json``, ``validation.json`` and ``directions/``: every direction at every layer and alpha, without any model.
+    """Write ``train.json``, ``validation.json`` and ``directions/``: every direction at every layer and alpha, without any model.
 
     The last direction breaks the text at the largest alpha.
     """
@@ -284,22 +284,22 @@ class Workspace:
     model: Path
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """``python -m afintro`` in the folder, without waiting for its imports."""
+        """Run ``python -m afintro`` in the folder, in a process whose imports are done already."""
         return forked.run("afintro", arguments, self.path, self.environment(**environment), timeout=300)
 
     def start(self, *arguments: str) -> forked.Forked:
-        """The same, which is left to run."""
+        """Start ``python -m afintro`` in the folder, without waiting for its end."""
         return forked.Forked("afintro", arguments, self.path, self.environment())
 
     def run_as_a_user(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """``python -m afintro`` in the folder, in an interpreter of its own."""
+        """Run ``python -m afintro`` in the folder, in a new interpreter."""
         return subprocess.run(
             [sys.executable, "-m", "afintro", *arguments],
             cwd=self.path, env=self.environment(), capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
 
     def environment(self, **more: str) -> dict[str, str]:
-        """The environment of such a run: no network, one thread, the checkout importable."""
+        """Return the environment of a run: no network, one thread, the checkout importable."""
         root = str(Path(__file__).parents[1])
         return {
             **os.environ,
@@ -310,14 +310,14 @@ class Workspace:
         }
 
     def runs(self) -> list[Path]:
-        """Run folders, oldest first."""
+        """Return the run folders, oldest first."""
         folders = (self.path / "lightning_logs" / "context_ablation").glob("version_*")
         return sorted(folders, key=lambda path: int(path.name.removeprefix("version_")))
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, small_model: Path) -> Workspace:
-    """See :class:`Workspace`."""
+    """Make a :class:`Workspace`."""
     write_records(tmp_path / "train.json", 24, seed=3)
     write_records(tmp_path / "validation.json", 10, seed=3, held_out_wording=True)
     config = tmp_path / "small.yaml"

@@ -1,4 +1,4 @@
-"""The packed batch, every tensor written out."""
+"""Check every tensor of the packed batch, and the interventions of a batch."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def test_golden():
 
 
 def test_golden_of_slots():
-    """Positions are counted in the row: the third example begins at 7. All else is as without."""
+    """Positions are counted in the row, where the third example begins at 7; slots change no other tensor."""
     batch, without = collate(WITH_SLOTS), collate(EXAMPLES)
     golden = {
         "slot_positions": (torch.int64, [2, 8]),

@@ -1,4 +1,4 @@
-"""Where the cache is, and that what is in it is built once and appears whole."""
+"""The cache folder, and that a folder in it is built once and appears complete."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def folders(path: Path) -> list[Path]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Where to build; its parent is not there yet."""
+    """Return a folder to build, whose parent does not exist yet."""
     return tmp_path / "kind" / "name"
 
 
@@ -61,7 +61,7 @@ class TestBuildOnce:
         assert sorted(made) == [False, False, False, True]
 
     def test_appears_whole(self, directory: Path) -> None:
-        """Who sees it takes it without asking for the lock."""
+        """A process that sees the folder uses the folder without taking the lock."""
 
         def make(folder: Path) -> None:
             for number in range(400):
@@ -91,7 +91,7 @@ class TestBuildOnce:
         assert build_once(directory, write)
 
     def test_others_may_read_a_shared_cache(self, directory: Path) -> None:
-        """A folder of mkdtemp would be 0700, whatever the umask says."""
+        """A folder made by mkdtemp would have mode 0700 whatever the umask is."""
         umask = os.umask(0o022)
         try:
             build_once(directory, write)
@@ -119,7 +119,7 @@ print(build_once(directory, make))
 
 
 def start_builder(directory: Path, log: Path, seconds: float) -> subprocess.Popen[str]:
-    """A process that builds for so many seconds, with half a file written all the while."""
+    """Start a process that builds for some seconds, during which half of a file is written."""
     command = [sys.executable, "-c", BUILDER, str(directory), str(log), str(seconds)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -143,7 +143,7 @@ class TestProcesses:
         assert (directory / "file").read_text() == "whole"
 
     def test_a_killed_build_is_cleared_away_by_the_next(self, directory: Path, tmp_path: Path) -> None:
-        """With a new name every time, each kill would leave another .building- folder for good."""
+        """If the folder had a new name every time, each kill would leave another .building- folder behind."""
         process = start_builder(directory, tmp_path / "log", 60)
         wait_until_building(tmp_path / "log", process)
         process.send_signal(signal.SIGKILL)

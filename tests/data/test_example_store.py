@@ -1,4 +1,4 @@
-"""The store of tokenized examples: what goes in comes out, whole or not at all."""
+"""The store of tokenized examples returns what was stored, complete or not at all."""
 
 import multiprocessing
 import os

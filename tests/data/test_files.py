@@ -23,7 +23,7 @@ def test_write_atomic_makes_folders_and_replaces(tmp_path):
 
 
 def break_write(monkeypatch, error):
-    """The disk is full: the write of the text itself fails, half way."""
+    """Let the write of the text fail half way, as on a full disk."""
     true_open = os.fdopen
 
     def fdopen(descriptor, *args, **kwargs):

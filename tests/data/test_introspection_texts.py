@@ -1,4 +1,4 @@
-"""The introspection study's texts: enough of them, varied, balanced, free of doubles; and splits that share nothing."""
+"""The introspection study's texts are many, varied, balanced and without duplicates, and splits share none of them."""
 
 import configparser
 import json
@@ -40,7 +40,7 @@ SPLIT_ITEMS = {"contexts": CONTEXTS, "questions": QUESTIONS, "self_reports": REP
 
 
 def strings(content):
-    """All strings of a JSON value."""
+    """Yield all strings of a JSON value."""
     if isinstance(content, str):
         return [content]
     values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else []
@@ -61,7 +61,7 @@ class TestContexts:
         assert 0.25 <= sum(context.food for context in CONTEXTS) / len(CONTEXTS) <= 0.4
 
     def test_food_is_in_every_topic(self):
-        """Else the topic would tell the food control its answer."""
+        """Otherwise the topic would give away the answer of the food control."""
         found = {(context.topic, context.food) for context in CONTEXTS}
         topics = {context.topic for context in CONTEXTS}
         assert found == {(topic, food) for topic in topics for food in (True, False)}
@@ -214,7 +214,7 @@ class TestSplit:
             assert {context.id for context in part} == {context.id for context in again}
 
     def test_golden(self):
-        """A changed text may change its split: who changes one on purpose takes the new ids over, and says so in the log."""
+        """A changed text may change its split. After an intended change, update the ids and the changelog."""
         contexts, questions, reports = (split_texts(items, 0) for items in SPLIT_ITEMS.values())
         assert [context.id for context in contexts.test[:6]] == [
             "cooking-08", "law-09", "astronomy-06", "astronomy-09", "gardening-02", "gardening-09",

@@ -1,4 +1,4 @@
-"""Packed rows: which examples stand together, in which order, and what each weighs."""
+"""Packed rows: which examples share a row, in which order, and how much each example weighs."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ BUDGET = 8192
 
 
 def lengths(count: int, seed: int = 0) -> np.ndarray:
-    """Log-normal around 620 with a standard deviation of 35 %, and answers of 8 to 256: ``[count, 2]``."""
+    """Draw lengths ``[count, 2]``: prompts log-normal around 620 tokens (standard deviation 35 %), answers of 8 to 256 tokens."""
     drawn = np.random.default_rng(seed)
     prompts = drawn.lognormal(np.log(620), 0.35, count).clip(50, 7000)
     return np.stack([prompts, drawn.integers(8, 257, count)], 1).astype(np.int32)
@@ -185,7 +185,7 @@ def test_a_resumed_loader_goes_on_with_the_rows_that_are_left(budget: int | None
 
 
 def test_the_losses_of_an_epochs_rows_average_to_the_mean_over_examples() -> None:
-    """An example weighs 1 / n whatever row it falls into, so accumulating an epoch is one large batch."""
+    """An example weighs 1 / n in every row, so accumulating gradients over an epoch equals one large batch."""
     drawn = [replace(e, weight=0.5 if int(e.uid) % 2 else 1.0) for e in examples(lengths(60).clip(1, 900))]
     loss = torch.rand(60, dtype=torch.float64)
     wanted = (loss * torch.tensor([e.weight for e in drawn])).sum() / 60

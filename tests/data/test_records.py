@@ -105,7 +105,7 @@ def test_round_trip_through_json_jsonl_and_parquet(tmp_path):
 
 
 def test_round_trip_through_jsonl_with_any_text(tmp_path):
-    """What ``write_jsonl`` writes, ``read_records`` reads: also U+2028 and others like it."""
+    """``read_records`` reads what ``write_jsonl`` writes, also U+2028 and similar characters."""
     characters = "\u2028\u2029\x85\x0b\x0c\x1c\r\n"
     records = [ContextAblationRecord(f"a{c}b", "S", c, f"{c}{c}", uid=str(i)) for i, c in enumerate(characters)]
     write_jsonl(tmp_path / "r.jsonl", map(to_json, records))

@@ -1,4 +1,4 @@
-"""Every shape in which samples come, every way in which they can be wrong; and input files stay as they were."""
+"""Samples are read in all formats, wrong samples are refused by name, and input files stay unchanged."""
 
 import json
 import re
@@ -81,7 +81,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where the input lies, with nothing else in it."""
+    """Return a folder for the input, with nothing else in it."""
     (tmp_path / "theirs").mkdir()
     return tmp_path / "theirs"
 

@@ -1,4 +1,4 @@
-"""The contamination check finds what must not be trained on, and splits never part a scenario."""
+"""The contamination check finds what must not be trained on, and no split divides a scenario."""
 
 import json
 import os
@@ -23,12 +23,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def words(start, count):
-    """``count`` words of which no two are alike."""
+    """Return ``count`` different words."""
     return " ".join(f"w{number}" for number in range(start, start + count))
 
 
 def overlapping(shared, size):
-    """A training and a held-out text of ``size`` words with ``shared`` eight-word shingles in common."""
+    """Return a training text and a held-out text of ``size`` words with ``shared`` eight-word shingles in common."""
     return words(0, size), f"{words(0, shared + 7)} {words(1000, size - shared - 7)}"
 
 
@@ -124,7 +124,7 @@ def test_error_names_every_pair(gold):
 
 
 def test_error_names_every_held_out_text_that_a_record_matches(gold, tmp_path):
-    """One training text in two held-out sets is two pairs: "naming each pair" (tasks.md)."""
+    """A training text in two held-out sets makes two pairs, and the error names each pair."""
     second = heldout_file(tmp_path / "second.json", "exactly this")
     with pytest.raises(UserError) as caught:
         check_contamination(TRAIN, NAMES, [*gold, second], "error")
@@ -213,7 +213,7 @@ SCENARIOS = [f"scenario {number % 120}" for number in range(400)]
 
 
 def test_golden_draw():
-    """Splits, wordings and orders of data in use hang on these."""
+    """Splits, wordings and orders of existing data depend on these numbers."""
     assert [stable_hash(text) for text in ("", "0 a", "中")] == [
         16406829232824261652, 14946763695692304074, 11918703476990181158,
     ]  # fmt: skip
@@ -315,7 +315,7 @@ class TestHoldOut:
         assert len(none) == 0
 
     def test_every_cluster_keeps_a_feature(self):
-        """A budget beyond what there is takes all but one of each cluster."""
+        """A budget larger than the data takes all features but one of each cluster."""
         training, _, by_feature = hold_out(KEYS, CLUSTERS, CLUSTER_NAMES, 1.0, 500, 0, [False] * len(CLUSTER_NAMES))
         assert np.bincount(CLUSTERS[training]).tolist() == [1] * len(CLUSTER_NAMES)
         assert len(by_feature) == 100 - len(CLUSTER_NAMES)

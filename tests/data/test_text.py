@@ -29,7 +29,7 @@ TEXTS = [
 
 @pytest.fixture
 def changeable(tokenizer):
-    """A copy of the tokenizer that, like Llama's, adds a BOS of its own when asked for special tokens."""
+    """Return a copy of the tokenizer that, like Llama's, adds a BOS when asked for special tokens."""
     copied = copy.deepcopy(tokenizer)
     copied.backend_tokenizer.post_processor = TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 1)])
     assert copied("a")["input_ids"] == [1, 71]
@@ -131,7 +131,7 @@ def test_one_bos_and_it_stands_first(any_tokenizer):
 
 @pytest.mark.parametrize("text", [*TEXTS, ""])
 def test_an_answer_ends_with_one_end_of_sequence(any_tokenizer, text):
-    """Else the explainer never learns to stop."""
+    """Otherwise the explainer never learns to stop."""
     ids = encode_answer(any_tokenizer, text)
     assert ids[-1] == 2
     assert ids.count(2) == 1
@@ -145,7 +145,7 @@ def test_golden_answers(changeable):
 
 @pytest.mark.parametrize("answer", ["\n", "S", "U\n\n", ""])
 def test_the_boundary_is_known_even_where_tokens_would_merge_across_it(answer):
-    """Nothing is searched, so an answer that stands in the prompt, or would merge with it, is no matter."""
+    """The answer is never searched, so it may also stand in the prompt, or merge with the prompt's last token."""
     merging = make_tokenizer(ToySettings(vocabulary=300), ["\n\n\n"] * 50)
     merging.chat_template = None
     prompt, ids = encode_prompt(merging, chat("S", "U")), encode_answer(merging, answer)

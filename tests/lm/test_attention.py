@@ -1,4 +1,4 @@
-"""Packed attention against attention written out in full with a block-diagonal mask."""
+"""Packed attention equals attention written out in full with a block-diagonal mask."""
 
 from itertools import product
 from unittest.mock import create_autospec
@@ -27,7 +27,7 @@ def tensors():
 
 
 def in_full(query, key, value, window, softcap, scaling):
-    """``[1, T, heads, width]`` by the definition: every pair of tokens, a mask, a softmax."""
+    """Return attention ``[1, T, heads, width]`` by its definition: every pair of tokens, a mask, a softmax."""
     total = query.shape[2]
     owner = torch.bucketize(torch.arange(total), BOUNDS[1:].long(), right=True)
     distance = torch.arange(total)[:, None] - torch.arange(total)
@@ -56,7 +56,7 @@ def test_equals_attention_in_full(window, softcap, scaling):
 
 @pytest.mark.parametrize(("window", "scaling"), [(None, None), (3, 0.7)])
 def test_the_varlen_kernel_is_asked_for_the_same_attention(monkeypatch, window, scaling):
-    """The CUDA path with the kernel replaced by its contract (and its real signature)."""
+    """The CUDA path calls the kernel, here replaced by its contract with the real signature."""
 
     def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
         assert torch.equal(cu_seq_q, BOUNDS)

@@ -1,4 +1,4 @@
-"""What is read of the residual stream is what the next module receives, and nothing stays behind."""
+"""Captured states of the residual stream are what the next module receives, and no hook stays behind."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Compiled and recomputed decoder layers: the same results, and no intervention lost."""
+"""Compiled and recomputed decoder layers give the same results and lose no intervention."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ POSITIONS = torch.tensor([5, 6, 20, 21])
 
 @pytest.fixture(autouse=True)
 def traced(monkeypatch):
-    """Graphs are traced and run as they are: everything that can lose a hook, without a code generator."""
+    """Trace graphs and run them without code generation, which is all that could lose a hook."""
     torch.compiler.reset()
     plain, graphs = torch.compile, []
 
@@ -86,7 +86,7 @@ def test_interventions_survive_compilation(model_directories, architecture, trac
 
 @pytest.mark.slow
 def test_layers_share_their_graphs(model_directories, traced):
-    """As many graphs for three layers as for one: compilation takes as long for 64 layers as for two."""
+    """Three layers need as many graphs as one, so compilation takes as long for 64 layers as for two."""
     counts = []
     for layers in (1, 3):
         torch.compiler.reset()

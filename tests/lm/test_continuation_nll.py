@@ -1,4 +1,4 @@
-"""How surprising continuations are to a model: the same as by a plain forward pass, and each prompt is read once."""
+"""The surprise of continuations is the same as by a plain forward pass, and each prompt is read once."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def continuations(prompts):
-    """Of different length for every prompt, empty ones among them, one prompt with none."""
+    """Draw continuations of different lengths for every prompt, some of them empty, and none for one prompt."""
     generator = torch.Generator().manual_seed(5)
     sizes = [(3, 0, 12, 1), (4, 9), (1,), (), (0, 0), (20, 2, 5), (8, 8)]
     drawn = [[torch.randint(0, 263, (size,), generator=generator).tolist() for size in own] for own in sizes]

@@ -1,4 +1,4 @@
-"""Attention of rows that are being continued, against attention of each row alone by the definition."""
+"""The attention of rows that are being continued equals the attention of each row alone, by the definition."""
 
 from itertools import product
 
@@ -35,7 +35,7 @@ STALE = 1e4  # what an earlier sequence left behind; 0 times it is 0, seen it wo
 
 
 def stale(slots):
-    """Nothing in these slots is new."""
+    """Fill slots with old values."""
     for layer in LAYERS:
         for kept in (slots.keys, slots.values):
             shape = (slots.count, KEY_HEADS, slots.capacity, WIDTH)
@@ -44,7 +44,7 @@ def stale(slots):
 
 
 class Rows:
-    """A ``Decoding`` under test, beside the whole sequence of every row, kept apart."""
+    """A ``Decoding`` under test, and beside it the whole sequence of every row."""
 
     def __init__(self, lengths, prompts, shared=True, capacity=16):
         self.lengths, self.prompts, self.held = list(lengths), list(prompts), [0] * len(prompts)
@@ -98,7 +98,7 @@ class Rows:
 
 
 def alone(query, keys, values, window, softcap, scaling):
-    """``[n, heads, width]`` of the last n tokens of one sequence, pair of tokens by pair of tokens."""
+    """Return the attention ``[n, heads, width]`` of the last n tokens of a sequence, pair of tokens by pair of tokens."""
     new, total = query.shape[1], keys.shape[1]
     output = torch.zeros(new, HEADS, WIDTH, dtype=torch.float64)
     for token, head in product(range(new), range(HEADS)):
@@ -123,7 +123,7 @@ class TestAttend:
     @pytest.mark.parametrize("variant", VARIANTS)
     @pytest.mark.parametrize("shared", [True, False])
     def test_windows_softcaps_and_scaling(self, variant, shared):
-        """The window ends among the new tokens, at their beginning, and in the prompt; several new tokens at once."""
+        """The window ends among the new tokens, before them, and in the prompt, also with several new tokens at once."""
         rows = Rows(LENGTHS, LAYOUTS["scrambled"], shared)
         for new in (4, 1, 2):
             rows.read(new, *variant)
@@ -211,7 +211,7 @@ class TestFilling:
     KEY = torch.arange(20.0).view(1, 2, 5, 2)  # two key heads, five tokens, width 2
 
     def test_golden(self):
-        """By slot and key head, one place a token, from the left."""
+        """Keys lie by slot and key head, one place a token, from the left."""
         slots = KVSlots(4, 6, CPU)
         writer = PrefixWriter(slots, [3, 1, 0], [2, 0, 3])
         writer.collect(7, self.KEY, -self.KEY)

@@ -46,7 +46,7 @@ def in_one_pass(model, detached):
 
 
 def with_a_cache(model, gradient, attention):
-    """The original method: the context is read steered, its keys and values are kept, the question is read on top."""
+    """Return logits and gradients of the original method: read the context steered, keep its keys and values, then the question."""
     ids = torch.tensor([[*CONTEXT, *QUESTION]])
     model.get_base_model().set_attn_implementation(attention)
     with intervene(model, steering(torch.arange(len(CONTEXT)))), torch.set_grad_enabled(gradient):
@@ -77,7 +77,7 @@ def test_what_is_detached_changes_the_gradient_alone(model_directories, architec
 
 
 def test_no_gradient_reaches_what_only_the_context_read(model_directories):
-    """The vectors that steer the context, and nothing else, get none."""
+    """The vectors that steer the context get no gradient."""
     model = trained(model_directories["llama"])
     vectors = VECTOR.expand(len(HERE), -1).clone().requires_grad_()
     for detached, reached in ((DETACHED, False), (None, True)):

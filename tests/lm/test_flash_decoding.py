@@ -1,4 +1,4 @@
-"""Decoding by the CUDA kernel, with the kernel replaced by its contract in float: the same tokens as everywhere else."""
+"""Decoding by the CUDA kernel, here replaced by its contract in float, gives the same tokens as dense decoding."""
 
 import inspect
 from itertools import pairwise
@@ -17,7 +17,7 @@ LENGTHS = (9, 1, 30, 2, 7, 17, 8, 3, 22, 5)
 
 
 def reference(query, keys, values, bounds, lengths, most, scaling):
-    """The contract of ``flash``; queries of no sequence, and tokens beyond a sequence's, are poison."""
+    """Compute what ``flash`` promises; queries of no sequence and tokens beyond a sequence's end are poison."""
     output, total = torch.full_like(query, torch.nan), query.new_full((len(query),), torch.nan, dtype=torch.float32)
     assert bounds.dtype == lengths.dtype == torch.int32
     assert len(keys) == len(values) == len(lengths) == len(bounds) - 1
@@ -36,7 +36,7 @@ def reference(query, keys, values, bounds, lengths, most, scaling):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """FlashDecoding on CPU, and how often the kernel was asked."""
+    """Use FlashDecoding on the CPU, and return how many queries each call of the kernel had."""
     found = []
 
     def counted(*arguments):
@@ -53,7 +53,7 @@ def calls(monkeypatch):
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Whatever was not written is NaN."""
+    """Make everything that was not written NaN."""
     write = KVSlots.write
 
     def poisoned(self, layer, key, value, slots, columns):
@@ -137,7 +137,7 @@ class TestSizes:
 
 
 def test_attention_over_a_shared_prompt_equals_that_over_one_slot(calls):
-    """Both layouts, and the dense one, on the same keys and values; rows without a row beside them."""
+    """Both layouts and dense decoding agree on the same keys and values, also beside slots without a row."""
     generator = torch.Generator().manual_seed(1)
     device, lengths, owners = torch.device("cpu"), [5, 0, 9], [2, 0, None, 2, 1, 2]
     packed = torch.randn(2, 1, 2, 14, 8, generator=generator)

@@ -1,4 +1,4 @@
-"""The packed forward pass equals running every sequence on its own: logits, gradients, and nothing leaks across."""
+"""The packed forward pass equals running every sequence on its own, in logits and gradients."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def examples(seed=1):
 
 
 def answer_logits(model, example):
-    """One sequence on its own, as anyone would run it."""
+    """Return the answer logits of one sequence that runs on its own."""
     return model(torch.tensor([example.prompt_ids + example.answer_ids])).logits[0, len(example.prompt_ids) - 1 : -1]
 
 
@@ -31,7 +31,7 @@ def pack(sequences):
 
 
 def with_lora(model):
-    """A LoRA whose update is not zero, the same for the same model."""
+    """Add a LoRA whose update is not zero; it is the same for the same model."""
     wrapped = add_lora(model, Lora(r=4, alpha=8))
     generator = torch.Generator().manual_seed(9)
     for name, parameter in sorted(wrapped.named_parameters()):
@@ -99,7 +99,7 @@ def test_lora_gradients_equal_one_by_one(model_directories, architecture, plain_
 
 
 def test_gradients_with_interventions_survive_gradient_checkpointing(model_directories, architecture):
-    """The recomputation of a layer must see what the forward pass saw, though the hooks are gone by then."""
+    """The recomputation of a layer must see the interventions of the forward pass, although their block has ended."""
     batch = collate(examples())
     found = []
     for checkpointing in (False, True):

@@ -1,4 +1,4 @@
-"""Fused LoRA computes what PEFT computes; eight bits compute nearly that."""
+"""Fused LoRA computes what PEFT computes, and eight bits compute nearly the same."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ POSITIONS = torch.tensor([5, 6, 20, 21])
 
 
 def stock(model, dropout=0.0):
-    """PEFT's own LoRA with updates that are not zero."""
+    """Add the LoRA of PEFT with updates that are not zero."""
     settings = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
     torch.manual_seed(1)
     wrapped = get_peft_model(model, settings)
@@ -30,7 +30,7 @@ def stock(model, dropout=0.0):
 
 
 def step(model, seed=None):
-    """Logits and the gradients of all adapters."""
+    """Return the logits and the gradients of all adapters."""
     if seed is not None:
         torch.manual_seed(seed)
     logits = packed_logits(model, IDS, BOUNDS, POSITIONS)
@@ -70,7 +70,7 @@ def test_names_switch_and_merging_stay(model_directories):
 
 
 def test_the_input_of_a_layer_is_left_alone():
-    """The update is added in place to the layer's own product, never to what came in."""
+    """The update is added in place to the layer's product, never to its input."""
     linear = nn.Linear(4, 4, bias=False, dtype=torch.float64)
     wrapped = get_peft_model(nn.Sequential(linear), LoraConfig(r=2, target_modules=["0"]))
     fuse_lora(wrapped)

@@ -1,4 +1,4 @@
-"""Greedy generation: the same tokens whatever the batch, and the same as transformers' own."""
+"""Greedy generation gives the same tokens in every batch, and the same as transformers."""
 
 from itertools import accumulate, product, takewhile
 
@@ -27,7 +27,7 @@ def model(model_directories, architecture):
 
 
 def transformers_tokens(reference, prompt, new):
-    """What transformers' ``generate`` gives to one prompt, never stopping."""
+    """Return what ``generate`` of transformers gives for one prompt, without an end of sequence."""
     reference.generation_config.eos_token_id = None
     output = reference.generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=new,
@@ -40,7 +40,7 @@ def transformers_tokens(reference, prompt, new):
 
 @pytest.fixture(scope="module")
 def expected(model_directories, plain_model, prompts):
-    """The reference by architecture, one prompt at a time."""
+    """Return the reference by architecture, made one prompt at a time."""
     found = {}
     for name, directory in model_directories.items():
         reference = plain_model(directory)
@@ -53,12 +53,12 @@ def run(model, prompts, batch_size, eos=(), new=NEW, **options):
 
 
 def cut(rows, eos):
-    """Each row up to its first end of sequence."""
+    """Cut each row at its first end of sequence."""
     return [list(takewhile(lambda token: token not in eos, row)) for row in rows]
 
 
 def ends(rows):
-    """Ids that stop the first row at once, the third in the middle, and others wherever they occur."""
+    """Return ids that stop the first row at once, the third row in the middle, and other rows wherever they occur."""
     return sorted({rows[0][0], rows[2][5], rows[6][9]})
 
 
@@ -80,7 +80,7 @@ def test_an_end_of_sequence_ends_its_row_alone_and_is_left_out(model, architectu
 
 
 def passes(model):
-    """``(rows, tokens)`` of every forward pass from now on."""
+    """Record ``(rows, tokens)`` of every forward pass from now on."""
     shapes = []
     model.register_forward_pre_hook(
         lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -99,7 +99,7 @@ def test_finished_rows_cost_nothing_more(model, architecture, expected, prompts)
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 4, 5, 7])
 def test_slots_are_refilled_as_rows_end(model, architecture, expected, prompts, slots):
-    """Simulated by hand from lengths alone: when which prompt is read, and how many rows each step has."""
+    """A simulation from lengths alone says when each prompt is read and how many rows each step has."""
     eos = ends(expected[architecture])
     wanted = cut(expected[architecture], eos)
     queue = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -148,7 +148,7 @@ def test_long_prefills_are_read_in_parts(model_directories, expected, prompts, m
 
 
 def test_what_slots_held_before_is_not_seen(model, architecture, expected, prompts, monkeypatch):
-    """All that was never written is poison; that it is not seen must not come from zeros."""
+    """Everything that was never written is poison, because zeros could hide that it is read."""
     write = KVSlots.write
 
     def poisoned(self, layer, key, value, slots, columns):
@@ -163,7 +163,7 @@ def test_what_slots_held_before_is_not_seen(model, architecture, expected, promp
 
 
 def test_the_next_question_gets_a_fresh_cache(model, architecture, expected, prompts):
-    """Nothing of one call, or of one batch, reaches the next; the prompts are left alone."""
+    """Nothing of one call or batch reaches the next, and the prompts stay unchanged."""
     before = [list(prompt) for prompt in prompts]
     assert run(model, prompts, 4) == run(model, prompts, 4) == expected[architecture]
     assert run(model, prompts[::-1], 4) == expected[architecture][::-1]
@@ -215,7 +215,7 @@ def test_prompts_of_one_token_only(model, architecture, model_directories, plain
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2])
 def test_many_new_tokens(model, architecture, model_directories, plain_model, prompts, batch_size):
-    """Many; rows end early and late, and one never does."""
+    """Rows end early and late among many new tokens, and one row never ends."""
     chosen, reference = [prompts[i] for i in (1, 6, 7, 9)], plain_model(model_directories[architecture])
     wanted = [transformers_tokens(reference, prompt, 44) for prompt in chosen]
     assert run(model, chosen, batch_size, new=44) == wanted
@@ -272,7 +272,7 @@ def test_steering_reaches_prefill_and_every_decode_step(model_directories, plain
 
 
 def test_interventions_on_prompts_act_once_while_the_prompt_is_read(model_directories, prompts, monkeypatch):
-    """Known mistake 9: counted, not assumed. A flat position of the prompt would be that of another row later on."""
+    """Count the calls: a flat position of the prompt would belong to another row later on."""
     model, seen, apply = load_model(model_directories["llama"]), [], Intervention.apply
 
     def counted(self, hidden):
@@ -296,7 +296,7 @@ def test_interventions_on_prompts_act_once_while_the_prompt_is_read(model_direct
 def test_interventions_anywhere_in_a_prompt(
     model_directories, plain_model, prompts, slots, where, layer, mode, relative
 ):
-    """Against a plain model that is changed by hand, all of the sequence read anew at every step; refilled slots."""
+    """The reference is a plain model that is changed by hand and reads the whole sequence at every step."""
     model, reference = load_model(model_directories["llama"]), plain_model(model_directories["llama"])
     drawn = 4 * torch.randn(40, 32, generator=torch.Generator().manual_seed(8))
     changes, wanted = [], []

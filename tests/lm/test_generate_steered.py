@@ -1,4 +1,4 @@
-"""Steered generation: tokens equal a plain model steered by hand, whatever is batched or shared, and hooks are counted."""
+"""Steered generation gives the tokens of a plain model steered by hand, whatever is batched or shared."""
 
 from collections import Counter
 from itertools import combinations, takewhile
@@ -46,7 +46,7 @@ def model(model_directories, architecture):
 
 
 def steered(length, total, positions):
-    """1 at each steered position of a sequence whose prompt has ``length`` tokens ``[total, 1]``, from the definition."""
+    """Return 1 at each steered position of a sequence with a prompt of ``length`` tokens, else 0: ``[total, 1]``."""
     where = torch.zeros(total, 1)
     if positions == "all":
         where[:] = 1
@@ -58,7 +58,7 @@ def steered(length, total, positions):
 
 
 def by_hand(model, prompt, changes):
-    """Greedy tokens of a plain model, all of the sequence read anew at every step; ``changes`` are (positions, Steering)."""
+    """Return the greedy tokens of a plain model that reads all tokens at every step; ``changes`` are (positions, Steering)."""
     layers = decoder_layers(model)
     ids = list(prompt)
     for _ in range(NEW):
@@ -90,7 +90,7 @@ def by_hand(model, prompt, changes):
 
 @pytest.fixture(scope="module")
 def expected(model_directories, plain_model, prompts):
-    """Tokens by architecture: prompt by prompt, those of every condition by name; made when first asked for."""
+    """Return the expected tokens by architecture, prompt and name of the condition, made when first asked for."""
     found = {}
 
     def of(architecture):
@@ -116,12 +116,12 @@ def run(model, prompts, conditions, batch_size=64, eos=(), new=NEW, **options):
 
 
 def every(prompts):
-    """All conditions to every prompt."""
+    """Give all conditions to every prompt."""
     return [list(CONDITIONS.values()) for _ in prompts]
 
 
 def rows(expected, names):
-    """Expected tokens of the conditions named for each prompt."""
+    """Return the expected tokens of the named conditions of each prompt."""
     return [[tokens[name] for name in own] for tokens, own in zip(expected, names, strict=True)]
 
 
@@ -130,7 +130,7 @@ def hooks_of(model):
 
 
 def count_passes(model):
-    """``(rows, tokens)`` of every forward pass from now on."""
+    """Record ``(rows, tokens)`` of every forward pass from now on."""
     shapes = []
     model.register_forward_pre_hook(
         lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -139,7 +139,7 @@ def count_passes(model):
 
 
 def test_the_reference_tells_the_positions_apart(architecture, expected):
-    """One token late, or not at decode steps, is other tokens; else the tests below would show nothing."""
+    """Steering one token late, or not at decode steps, gives other tokens; otherwise the tests below would show nothing."""
     found = expected(architecture)
     for one, other in combinations(("none", "last", "decode", "all", "late"), 2):
         assert any(tokens[one] != tokens[other] for tokens in found), (one, other)
@@ -150,14 +150,14 @@ def test_the_reference_tells_the_positions_apart(architecture, expected):
 
 @pytest.mark.parametrize(("batch_size", "share_prefix"), [(1, True), (3, False), (64, True), (64, False)])
 def test_equals_a_plain_model_steered_by_hand(model, architecture, expected, prompts, batch_size, share_prefix):
-    """At the stated positions and no other, from the first new token to the last, however batched."""
+    """Steering acts at the stated positions and no others, from the first new token to the last, in every batch."""
     found = run(model, prompts, every(prompts), batch_size, share_prefix=share_prefix)
     assert found == rows(expected(architecture), [NAMES] * len(prompts))
 
 
 @pytest.mark.parametrize(("batch_size", "share_prefix"), [(9, True), (9, False), (64, True)])
 def test_any_order_and_number_of_conditions(model, architecture, expected, prompts, batch_size, share_prefix):
-    """Each prompt has other conditions in another order, one of them none at all and one the same twice."""
+    """Each prompt has other conditions in another order; one prompt has none, and one has a condition twice."""
     names = [NAMES[i:] + NAMES[: max(0, i - 3)] for i in range(len(prompts))]
     names[1], names[4], names[5] = (), NAMES[::-1], ("decode", "none", "decode")
     order = [3, 6, 0, 5, 2, 1, 4]
@@ -169,7 +169,7 @@ def test_any_order_and_number_of_conditions(model, architecture, expected, promp
 
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_conditions_of_one_prompt_do_not_touch_those_of_another(model, architecture, expected, prompts, share_prefix):
-    """One condition a prompt, all rows of a pass steered otherwise; and each alone, where nothing else can act."""
+    """Each prompt has one condition, and gets the same tokens alone as beside rows that are steered differently."""
     names = [(NAMES[(3 * i + 1) % len(NAMES)],) for i in range(len(prompts))]
     conditions = [[CONDITIONS[name]] for (name,) in names]
     wanted = rows(expected(architecture), names)
@@ -203,7 +203,7 @@ def test_at_most_max_new_tokens(model, architecture, expected, prompts, new, sha
 def test_prompts_of_one_token_only(
     model, architecture, expected, model_directories, plain_model, prompts, share_prefix
 ):
-    """Nothing is read before their last token: there is no prefix in the whole pass."""
+    """Nothing is read before the last token of these prompts, so the whole pass has no prefix."""
     names = ("none", "decode", "all", "two layers")
     conditions = [CONDITIONS[name] for name in names]
     reference = plain_model(model_directories[architecture])
@@ -215,7 +215,7 @@ def test_prompts_of_one_token_only(
 
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_a_prompt_of_one_token_that_outlives_all_others(model, architecture, expected, prompts, share_prefix):
-    """Its rows are left with a prefix of no token at all."""
+    """The remaining rows have a prefix without tokens."""
     names = ("none", "last", "decode", "two layers")
     conditions = [CONDITIONS[name] for name in names]
     own, other = rows([expected(architecture)[i] for i in (1, 0)], [names] * 2)
@@ -294,7 +294,7 @@ def test_finished_rows_cost_nothing_more(llama, expected, prompts):
 
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_a_vector_is_added_once_a_step_to_each_row_that_asks_for_it(llama, prompts, monkeypatch, share_prefix):
-    """Looked at, not assumed: what is added to each row, pass by pass and layer by layer."""
+    """Record what is added to each row, pass by pass and layer by layer."""
     seen, apply = [], RowInterventions.apply
 
     def watched(self, hidden):
@@ -315,7 +315,7 @@ def test_a_vector_is_added_once_a_step_to_each_row_that_asks_for_it(llama, promp
 
 
 def test_rows_that_start_later_are_steered_from_their_own_first_token(model, architecture, expected, prompts):
-    """Few slots: rows of several ages lie side by side, and each has its own steering."""
+    """With few slots, rows of several ages lie side by side, each with its own steering."""
     tokens = expected(architecture)
     names = [("last", "decode") if i % 2 else ("two layers", "none", "relative second") for i in range(len(prompts))]
     eos = sorted({tokens[2]["two layers"][2], tokens[5]["decode"][1], tokens[0]["none"][4]})

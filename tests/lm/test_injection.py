@@ -1,4 +1,4 @@
-"""A vector enters where the slot stands, and nowhere else; what it becomes depends on its direction and layer alone."""
+"""A vector enters at its slot and nowhere else, and its token depends on its direction and layer alone."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def vectors(count, width=24):
 
 
 def tokens_of(injector, count, layer=3):
-    """The continuous tokens of the first vectors, three times as long as at the start, and no gradient."""
+    """Return the continuous tokens of the first vectors, three times as long as before training, without gradient."""
     with torch.no_grad():
         injector.log_scale.fill_(float(np.log(3)))
         dtype = injector.log_scale.dtype
@@ -41,12 +41,12 @@ def tokens_of(injector, count, layer=3):
 
 
 def stages(model):
-    """The modules that read the residual stream: the norm of every layer, and the last one."""
+    """Return the modules that read the residual stream: the norm of every layer, and the final norm."""
     return [*(layer.input_layernorm for layer in decoder_layers(model)), model.get_decoder().norm]
 
 
 def received(model, run):
-    """What every stage receives in the first pass of ``run``, ``[rows * length, hidden]`` each."""
+    """Return what every stage receives in the first pass of ``run``, ``[rows * length, hidden]`` each."""
     found = []
     hooks = [m.register_forward_pre_hook(lambda _, args: found.append(args[0].flatten(0, 1))) for m in stages(model)]
     with torch.no_grad():
@@ -62,7 +62,7 @@ def hooks_of(model):
 
 @pytest.fixture(scope="module")
 def prompts():
-    """Prompts of different length and a slot in each; the third one has none."""
+    """Return prompts of different lengths with a slot in each but the third."""
     generator = torch.Generator().manual_seed(4)
     slots = {9: 4, 1: 0, 30: 29, 17: None, 5: 0, 12: 7}
     return [(torch.randint(7, 263, (n,), generator=generator).tolist(), slot) for n, slot in slots.items()]
@@ -232,7 +232,7 @@ class TestInjector:
 
     @pytest.mark.parametrize("layers", [(9, 3, 30), (3, 9, 30), (30, 9, 3)])
     def test_the_scale_is_that_of_the_vectors_layer(self, layers):
-        """In the order of the layers, however the space names them."""
+        """Scales are in the order of the layers, whatever the order in the space is."""
         injector = make(layers=layers)
         with torch.no_grad():
             injector.log_scale.copy_(torch.tensor([2.0, 3.0, 5.0]).log())
@@ -240,7 +240,7 @@ class TestInjector:
         assert tokens.norm(dim=1).tolist() == pytest.approx([10.0, 4.0, 6.0, 4.0], rel=1e-6)
 
     def test_mistake_1_a_projection_where_widths_agree(self):
-        """Known mistake 1: the projection is skipped when widths happen to agree; with LoRA it is never saved."""
+        """A projection must not be skipped when widths happen to agree."""
         assert make(32).projection is None
         asked = make(32, projection=True)
         assert asked.projection is not None
@@ -274,7 +274,7 @@ class TestInjector:
     @pytest.mark.parametrize("ridge", [1e-3, 0.7, 30.0])
     @pytest.mark.parametrize("width", [24, 32])
     def test_the_ridge_start_is_the_closed_form(self, width, ridge):
-        """W = Y'X (X'X + a)^-1 on unit rows, without an intercept."""
+        """The projection is W = Y'X (X'X + a)^-1 on unit rows, without an intercept."""
         rng = np.random.default_rng(1)
         x = rng.normal(size=(60, width)).astype(np.float32) * rng.uniform(0.1, 9, (60, 1)).astype(np.float32)
         y = (x @ rng.normal(size=(width, 32)) + 0.3).astype(np.float32)

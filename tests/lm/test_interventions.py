@@ -1,4 +1,4 @@
-"""Interventions do to the residual stream exactly what they say, where they say, and leave nothing behind."""
+"""Interventions change the residual stream exactly as stated, only at the stated positions, and leave no hook behind."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def llama(model_directories):
 
 
 def received(model, interventions=(), ids=IDS):
-    """What every decoder layer and then the final norm receives, ``[rows * length, hidden]`` each, and the logits."""
+    """Return what every decoder layer and the final norm receive, ``[rows * length, hidden]`` each, and the logits."""
     layers = decoder_layers(model)
     decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
     found = []
@@ -89,7 +89,7 @@ def test_apply_leaves_its_input_alone(mode):
 @pytest.mark.parametrize("layer", [-1, 1])
 @pytest.mark.parametrize("mode", ["add", "replace"])
 def test_the_model_sees_a_changed_copy(llama, mode, layer):
-    """Out of place: what a module was handed, or handed on, before the intervention keeps its values."""
+    """Interventions work out of place: tensors from before an intervention keep their values."""
     kept = []
     source = llama.get_input_embeddings() if layer == -1 else decoder_layers(llama)[layer].mlp.down_proj
     hook = source.register_forward_hook(lambda _, __, output: kept.append((output, output.clone())))
@@ -166,7 +166,7 @@ def test_a_relative_norm_is_not_taken_in_half_precision():
 
 
 def test_interventions_of_several_prompts_become_one_of_a_kind():
-    """Positions are shifted by where each prompt begins; those of another layer, mode or unit stay apart."""
+    """Positions are shifted by where each prompt begins; interventions of another layer, mode or unit stay apart."""
     vectors = torch.arange(10.0).view(5, 2)
 
     def make(layer, mode, positions, rows, relative=False):
@@ -194,7 +194,7 @@ def test_interventions_of_several_prompts_become_one_of_a_kind():
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_each_prompt_keeps_its_order_whatever_the_others_have(llama, order):
-    """A norm is taken, or a vector replaced, after what came before: together as alone."""
+    """Interventions of a prompt act in their order, together with other prompts as alone."""
     kinds = (
         Intervention(1, "add", torch.tensor([2]), 9 * VECTORS[:1]),
         Intervention(1, "add", torch.tensor([2]), VECTORS[1:], relative=True),
@@ -235,7 +235,7 @@ class TestSteering:
 
 
 def test_the_last_position_of_every_row_is_steered_throughout_decoding(llama):
-    """Flat positions of ``[rows, 1]`` input are the rows."""
+    """The flat positions of an input ``[rows, 1]`` are the rows."""
     vector = Intervention(1, "add", torch.tensor([0, 1]), VECTORS)
     steps, layer = [], decoder_layers(llama)[2].input_layernorm
     hook = layer.register_forward_pre_hook(lambda _, args: steps.append(args[0].clone()))
@@ -286,7 +286,7 @@ def test_hooks_are_gone_after_the_block(llama):
 
 @pytest.mark.parametrize("layer", [-2, 3, 40])
 def test_a_layer_that_the_model_lacks(llama, layer):
-    """``-2`` must not count from the end; the message names the layers there are; those given before it are undone."""
+    """``-2`` must not count from the end, the message names the layers, and earlier interventions are undone."""
     hooks = hooks_of(llama)
     changes = [Intervention(at, "add", POSITIONS, VECTORS) for at in (0, layer)]
     words = rf"layer {layer} .* 3 layers \(-1 to 2\)"
@@ -337,7 +337,7 @@ def test_inside_a_peft_model(model):
 
 
 class OldLayer(nn.Module):
-    """A decoder layer as before transformers 5: a tuple comes out, and its input may come by keyword."""
+    """A decoder layer as before transformers 5: it returns a tuple, and its input may come by keyword."""
 
     def forward(self, hidden_states):
         return hidden_states * 2, "attention weights"

@@ -1,4 +1,4 @@
-"""Loading from directories, adapter directories and a made-up hub cache: what comes back, and what is refused."""
+"""Models load from directories, adapter directories and a made-up hub cache; what is wrong with them is refused by name."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def logits(model):
 
 
 def save_adapter(base, directory, seed=0, safe=True):
-    """A PEFT adapter directory whose update is not zero."""
+    """Save a PEFT adapter directory whose update is not zero."""
     torch.manual_seed(seed)
     settings = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     get_peft_model(base, settings).save_pretrained(directory)
@@ -47,7 +47,7 @@ def edit_json(path, **changes):
 
 @pytest.fixture
 def llama(model_directories, tmp_path):
-    """A copy of the Llama directory, to be spoilt."""
+    """Return a copy of the Llama directory that a test may damage."""
     return Path(shutil.copytree(model_directories["llama"], tmp_path / "llama"))
 
 
@@ -58,7 +58,7 @@ def adapter(model_directories, plain_model, tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Puts directories into a hub cache, as if downloaded; a commit's hash is made from the revision's name."""
+    """Return a function that puts a directory into a hub cache; the commit's hash is made from the revision's name."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def put(name, directory, revision="main"):
@@ -156,7 +156,7 @@ def test_a_cached_hub_model_loads_offline_at_its_revision(hub, model_directories
 
 
 def test_a_cached_hub_adapter_loads_merged_too(hub, adapter):
-    """Else LoRA layers stay inside, and the explainer's own adapter is stacked on them."""
+    """Otherwise LoRA layers would stay inside, and the explainer's adapter would be stacked on them."""
     hub("tiny/adapter", adapter)
     model = load_model("tiny/adapter")
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
@@ -317,7 +317,7 @@ def test_fingerprint_reads_head_and_tail_of_a_large_file(tmp_path):
 
 
 def test_fingerprint_sees_a_changed_layer_in_the_middle_of_a_large_file(tmp_path):
-    """Fine-tunes of one base often share embeddings and last layers: else a checkpoint would pass for another base's."""
+    """Fine-tunes of one base often share embeddings and last layers, so their fingerprints must see the layers between."""
     found = set()
     for value in (0.0, 1.0):
         weights = {name: torch.zeros(400_000) for name in "abc"}

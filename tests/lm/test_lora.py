@@ -1,4 +1,4 @@
-"""A fresh LoRA on any base, and the ids that end a generation."""
+"""A fresh LoRA changes nothing on any base, and the ids that end a generation are complete."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Architectures that take no packed rows: padded batches and generation that reads all anew, with the same results."""
+"""Architectures without packed attention use padded batches and uncached generation, with the same results."""
 
 import logging
 
@@ -82,7 +82,7 @@ def test_logits_equal_one_by_one(directory):
 
 
 def test_training_through_padding(directory):
-    """A step lowers the loss, and an intervention in one sequence changes that one alone."""
+    """Training lowers the loss, and an intervention in one sequence changes this sequence alone."""
     torch.manual_seed(0)
     model = add_lora(load_model(directory), Lora(r=4)).train()
     ids, bounds = torch.arange(7, 31), torch.tensor([0, 9, 24], dtype=torch.int32)
@@ -121,7 +121,7 @@ def test_generation(directory, batch_size):
 
 
 def test_the_slow_way_is_the_fast_way(model_directories, plain_model):
-    """What the engine does on a model that it can run, with every kind of steering and intervention."""
+    """On a model that the engine can run, uncached generation gives the engine's tokens, with every kind of steering."""
     fast, slow = load_model(model_directories["llama"]), plain_model(model_directories["llama"])
     vectors = torch.linspace(-3, 3, 96).view(3, 32)
     conditions = [

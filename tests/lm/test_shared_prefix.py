@@ -1,4 +1,4 @@
-"""A prefix read once for all its rows: the same as every row read alone."""
+"""A prefix that is read once for all its rows gives the same scores as reading every row alone."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ WANTED = [[(1, 99)] * len(prefix.rows) for prefix in PREFIXES]
 
 
 def alone(model, prefix, row):
-    """Log-probabilities ``[n, vocabulary]`` after every token of a row, by transformers itself."""
+    """Return log-probabilities ``[n, vocabulary]`` after every token of a row, computed by transformers."""
     ids = torch.tensor([[*prefix.ids, *row]])
     changes = []
     if prefix.steering is not None:
@@ -51,7 +51,7 @@ def test_last_log_probabilities_are_those_of_whole_sequences(model_directories, 
 
 
 def test_batched_equals_one_by_one_to_a_millionth(model_directories, architecture):
-    """In float32, the margin that the study's evaluations rely on."""
+    """The study's evaluations rely on this margin in float32."""
     model = load_model(model_directories[architecture])
     together = last_log_probabilities(model, PREFIXES, WANTED)
     for p, prefix in enumerate(PREFIXES):
@@ -78,7 +78,7 @@ def test_rows_without_kept_keys_give_the_same(model_directories, monkeypatch):
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_steering_may_stay_on_in_the_rows(model_directories, plain_model, monkeypatch, kept):
-    """Beside prefixes of like length whose steering ends with them, or that have none."""
+    """Prefixes of similar length whose steering ends with the prefix, or without steering, are in the same pass."""
     model = load_model(model_directories["llama"])
     reference = plain_model(model_directories["llama"], torch.float64)
     monkeypatch.setattr(branches, "uses_packed_attention", lambda _: kept)

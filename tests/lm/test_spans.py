@@ -1,4 +1,4 @@
-"""Steering of spans: the same as interventions written out position by position."""
+"""Steering of spans equals interventions written out position by position."""
 
 import numpy as np
 import pytest
