@@ -59,6 +59,7 @@ def test_same_results_same_bytes_in_another_process_too(reported, tmp_path):
 import sys
 from pathlib import Path
 from afintro.study.report.write import write_report
+from afintro.study.results import Plan
 write_report(Path({str(folder)!r}), Plan("made_up", {dict(PLAN.evaluations)!r}, {PLAN.seeds!r}))
 assert "torch" not in sys.modules, "a report needs no model"
 """
