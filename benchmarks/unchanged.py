@@ -65,7 +65,7 @@ def run(commands: Sequence[Command], folder: Path, tree: Path, cache: Path) -> d
         if ended.returncode:
             said = "\n".join(log.read_text().splitlines()[-15:])
             raise SystemExit(f"{said}\n{folder.name}: exit code {ended.returncode} of python {' '.join(command)}")
-    found = {"losses": losses(folder), "evaluations": evaluations(folder), "files": hashes(folder)}
+    found = {"losses": losses(folder), "evaluations": evaluations(folder, cache), "files": hashes(folder)}
     done.write_text(json.dumps(found))
     return found
 
@@ -82,14 +82,14 @@ def losses(folder: Path) -> list[str]:
     return [repr(float(row["train/loss"])) for row in rows if row.get("train/loss")]
 
 
-def evaluations(folder: Path) -> dict[str, Any]:
+def evaluations(folder: Path, cache: Path) -> dict[str, Any]:
     """Return what the summaries in a job's folder say, by split.
 
     Left out are timings, versions, commit and paths, and warnings, whose wording may change.
     """
     found = {}
     for path in sorted(folder.glob("lightning_logs/*/version_*/summary.json")):
-        summary = json.loads(path.read_text())
+        summary = json.loads(path.read_text().replace(str(cache), "AFINTRO_CACHE"))
         found[summary["split"]] = {
             **{name: summary[name] for name in ("n", "metrics", "baselines")},
             "model": {name: value for name, value in summary["model"].items() if name != "checkpoint"},

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.unchanged import differences, hashes, main, run
+from benchmarks.unchanged import differences, evaluations, hashes, main, run
 from benchmarks.unchanged_jobs import jobs
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +75,23 @@ def test_the_first_step_that_differs_is_named(tmp_path, capsys):
     assert main(["--compare", paths[0], paths[0]]) == 0
     shorter = {**before, "losses": {"a": ["0.5"], "b": ["1.0"]}}
     assert list(differences(before, shorter)) == ["losses a: 3 steps before, 1 after"]
+
+
+def test_evaluations_are_the_same_wherever_the_cache_is(tmp_path):
+    for name in ("one", "other"):
+        run_folder = tmp_path / name / "lightning_logs" / "task" / "version_0"
+        run_folder.mkdir(parents=True)
+        summary = {
+            "split": "validation",
+            "n": 2,
+            "metrics": {"exact_match": {"value": 0.5}},
+            "baselines": {},
+            "seconds": name,
+        }
+        model = {"base": "toy", "checkpoint": name}
+        data = {"path": name, "features": f"{tmp_path}/cache-{name}/layer_0.safetensors"}
+        (run_folder / "summary.json").write_text(json.dumps({**summary, "model": model, "data": data}))
+        (run_folder / "predictions.jsonl").write_text("{}")
+    one, other = (evaluations(tmp_path / name, tmp_path / f"cache-{name}") for name in ("one", "other"))
+    assert one == other
+    assert one["validation"]["metrics"] == {"exact_match": {"value": 0.5}}
