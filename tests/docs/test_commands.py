@@ -127,3 +127,9 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             assert (ROOT / link).exists(), f"{page.name}: {link}"
     assert len((ROOT / "PROGRESS.md").read_text().splitlines()) <= 150
+
+
+def test_files_that_the_pages_name_exist() -> None:
+    for page in PAGES:
+        for name in re.findall(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|yaml|ipynb))`", page.read_text()):
+            assert (ROOT / name).exists() or (ROOT / "afintro" / name).exists(), f"{page.name}: {name}"
