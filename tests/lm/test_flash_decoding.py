@@ -111,7 +111,10 @@ WRITE = KVSlots.write
 
 
 @pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize(("slots", "share"), [(4, True), (6, False), (64, True), (64, False)])
+@pytest.mark.parametrize(
+    ("slots", "share"),
+    [(4, True), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((6, False), (64, True), (64, False)))],
+)
 def test_conditions_of_shared_prompts(model_directories, prompts, calls, slots, share, monkeypatch):
     model = load_model(model_directories["llama"])
     asked = [CONDITIONS[: 1 + index % 4] for index in range(len(prompts))]

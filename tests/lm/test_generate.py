@@ -97,7 +97,7 @@ def test_finished_rows_cost_nothing_more(model, architecture, expected, prompts)
     assert shapes == [(1, sum(LENGTHS) - 10), *((sum(length >= step for length in lengths), 1) for step in steps)]
 
 
-@pytest.mark.parametrize("slots", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("slots", [1, 3, 4, 7])
 def test_slots_are_refilled_as_rows_end(model, architecture, expected, prompts, slots):
     """A simulation from lengths alone says when each prompt is read and how many rows each step has."""
     eos = ends(expected[architecture])
@@ -290,7 +290,7 @@ def test_interventions_on_prompts_act_once_while_the_prompt_is_read(model_direct
     assert len(seen) == 2
 
 
-@pytest.mark.parametrize("slots", [1, 3, 64])
+@pytest.mark.parametrize("slots", [3, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("where", ["first", "last", "both, twice", "all"])
 @pytest.mark.parametrize(("layer", "mode", "relative"), [(1, "add", False), (0, "add", True), (-1, "replace", False)])
 def test_interventions_anywhere_in_a_prompt(

@@ -242,6 +242,7 @@ def test_an_empty_condition_and_a_vector_of_zeros_are_greedy_generation(model, p
     assert [own[:5] for own in found] == [[ids] * 5 for ids in greedy]
 
 
+@pytest.mark.slow
 def test_nothing_of_one_call_reaches_the_next(model, architecture, expected, prompts):
     """Prompts and vectors stay as they were."""
     before = [list(prompt) for prompt in prompts]
