@@ -1,4 +1,4 @@
-"""How well the behaviour rules agree with labels given by hand.
+"""Measure how well the behavior rules agree with labels given by hand.
 
 Prints agreement and Cohen's kappa with 95 % bootstrap intervals over items (seed 0), and the confusion matrix, for the
 half on which the rules were tuned, for the half held back from tuning, and for both.
@@ -38,6 +38,13 @@ def kappa(hand: Labels, rule: Labels, weights: Floats) -> float:
 
 
 def report(name: str, hand: Labels, rule: Labels) -> None:
+    """Print agreement, kappa and the confusion matrix of one part of the labels.
+
+    Args:
+        name: What the part is called.
+        hand: Index of each passage's label by hand, int64 ``[n]``.
+        rule: Index of each passage's label by rule, int64 ``[n]``.
+    """
     bootstrap = Bootstrap([str(item) for item in range(len(hand))], seed=0)
     print(f"\n{name}: {len(hand)} passages")
     for what, estimate in (

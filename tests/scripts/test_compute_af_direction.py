@@ -132,7 +132,7 @@ class TestLabel:
     def test_other_labels_are_left_out(self, call, tmp_path, model_directories):
         code, out, _ = call(contrast="label", layers=1, holdout=0.5)
         assert code == 0
-        assert "left out: 6 samples labelled potential_faking" in out
+        assert "left out: 6 samples labeled potential_faking" in out
         about = sidecar(tmp_path / "out")
         assert about["left_out"] == {"potential_faking": 6}
         assert {name: sum(counts.values()) for name, counts in about["n"].items()} == {

@@ -153,7 +153,7 @@ class TestRun:
         assert abs(made["orthogonal/other"].at(1) @ made["unmonitored/probe"].at(1)) < 1e-3
 
     def test_what_compute_af_direction_writes(self, call, tmp_path, small_model):
-        """The way from labelled samples to steered outputs."""
+        """The way from labeled samples to steered outputs."""
         computed = tmp_path / "computed"
         words = ["--input_path", tmp_path / "samples.json", "--output_dir", computed, "--model_name", small_model]
         words += ["--holdout", "0.5", "--device", "cpu"]

@@ -28,13 +28,13 @@ RELATIVE = re.compile(r"0?\.[0-9]+", re.ASCII)
 
 @dataclass(frozen=True)
 class Direction:
-    """A direction in the residual stream, by layer, or one for every layer.
+    """A direction in the residual stream: a vector for each layer, or one vector for every layer.
 
     Args:
-        name: What it points to.
-        vectors: ``[hidden]`` by 0-based decoder layer, whose output it belongs to; the norm is that of the file.
-        everywhere: ``[hidden]``, a bare vector that names no layer: used at every layer that has none of its own.
-        metadata: Content of the sidecar, ``{}`` without one.
+        name: What the direction points to.
+        vectors: float32 ``[hidden]`` by 0-based decoder layer, whose output the vector belongs to; the norm is as in the file.
+        everywhere: float32 ``[hidden]``, a bare vector that names no layer: used at every layer without a vector of its own.
+        metadata: Content of the sidecar, ``{}`` without a sidecar.
     """
 
     name: str
@@ -43,22 +43,27 @@ class Direction:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def at(self, layer: int) -> Vector:
-        """The vector ``[hidden]`` of a layer.
+        """Return the vector of a 0-based layer, float32 ``[hidden]``.
 
         Raises:
-            UserError: There is none: names the layer, and those there are.
+            UserError: The direction has no vector of the layer.
         """
-        found = self.vectors.get(layer, self.everywhere)
-        if found is None:
+        vector = self.vectors.get(layer, self.everywhere)
+        if vector is None:
             what = f"has no vector of layer {layer}, only of {', '.join(map(str, sorted(self.vectors)))}"
             raise UserError(what, where=f"direction {self.name!r}", remedy="use one of these layers")
-        return found
+        return vector
 
     def check(self, width: int, depth: int, where: str) -> None:
-        """Check that the direction fits a model of ``depth`` layers, whose residual stream is ``width`` wide.
+        """Check that the direction fits a model.
+
+        Args:
+            width: Width of the model's residual stream.
+            depth: Number of the model's layers.
+            where: File or setting, for the message.
 
         Raises:
-            UserError: Names both numbers; ``where`` names the file or the setting.
+            UserError: A vector is of another width, or of a layer that the model does not have.
         """
         for layer, vector in sorted(self.vectors.items()):
             if not 0 <= layer < depth:
@@ -69,25 +74,25 @@ class Direction:
             _check_width(len(self.everywhere), width, "vector", where)
 
 
-def _check_width(found: int, width: int, name: str, where: str) -> None:
-    if found != width:
-        what = f"{name} has {found} numbers, the model's residual stream is {width} wide"
+def _check_width(size: int, width: int, name: str, where: str) -> None:
+    if size != width:
+        what = f"{name} has {size} numbers, the model's residual stream is {width} wide"
         raise UserError(what, where=where, remedy="use a direction of this model")
 
 
 def resolve_layers(given: Sequence[float | int | str], depth: int, where: str) -> list[int]:
-    """Layers as a person names them, as ascending numbers without doubles.
+    """Turn layers as a person names them into ascending numbers without repetitions.
 
     A whole number is a 0-based layer. A number with a dot, between 0 and 1, is a relative depth: ``0.5`` is layer
-    ``round(0.5 * depth)``, the last one at most.
+    ``round(0.5 * depth)``, or the last layer if that is smaller.
 
     Args:
-        given: E.g. ``[0.5, 12]``, or the same as strings.
+        given: Layers such as ``[0.5, 12]``, or the same as strings.
         depth: Number of layers of the model.
         where: Name of the setting in messages.
 
     Raises:
-        UserError: Neither of the two, or a layer that the model does not have (names both numbers).
+        UserError: A value is neither of the two, or the model does not have the layer.
     """
     if not given:
         raise UserError("names no layer", where=where, remedy="give layers, or relative depths such as 0.5")
@@ -108,18 +113,18 @@ def _resolve_layer(item: float | int | str, depth: int, where: str) -> int:
 
 
 def read_direction(path: str, name: str | None = None) -> Direction:
-    """Read a direction, with its sidecar ``<stem>.json`` if there is one.
+    """Read a direction, and its sidecar ``<stem>.json`` if there is one.
 
     Args:
-        path: ``.npy``: ``[hidden]``, a bare vector, or ``[layers, hidden]``, that of layer 0 first. ``.safetensors``:
+        path: ``.npy``: ``[hidden]``, a bare vector, or ``[layers, hidden]``, layer 0 first. ``.safetensors``:
             tensors ``layer_<l>``, ``<l>`` or with another name that ends in the layer (``layers.12``), or one tensor
             as in ``.npy``, whose layer the file's metadata or the sidecar may name. ``.pt``, ``.pth``, ``.bin``: a
-            tensor, or a dict of tensors named likewise, read without unpickling any object. ``[1, hidden]`` is a bare
+            tensor, or a dict of tensors with such names, read without unpickling any object. ``[1, hidden]`` is a bare
             vector. Any float dtype.
-        name: Instead of the sidecar's ``name`` or the file's stem.
+        name: Name of the direction; None for the sidecar's ``name`` or the file's stem.
 
     Raises:
-        UserError: No such file or not of these, widths that differ, NaN, infinity, or a vector that is zero.
+        UserError: The file does not exist or has another form, widths differ, or a vector is zero, NaN or infinite.
     """
     file = Path(path)
     if not file.is_file():
@@ -129,8 +134,8 @@ def read_direction(path: str, name: str | None = None) -> Direction:
         raise _error(f"ends in {file.suffix!r}, not in {', '.join(readers)}", path)
     sidecar = file.with_suffix(".json")
     metadata = read_object(sidecar) if sidecar.is_file() else {}
-    tensors, own = readers[file.suffix](file)
-    vectors, everywhere = _by_layer(tensors, metadata.get("layer", own), path)
+    tensors, file_layer = readers[file.suffix](file)
+    vectors, everywhere = _by_layer(tensors, metadata.get("layer", file_layer), path)
     return Direction(name or str(metadata.get("name") or file.stem), vectors, everywhere, metadata)
 
 
@@ -171,7 +176,9 @@ def _read_npy(path: Path) -> tuple[dict[str, Tensor], Any]:
     try:
         array = np.array(np.lib.format.open_memmap(path, mode="r"))  # as np.load, but .npy alone, and no pickle
     except (ValueError, OSError, EOFError) as error:
-        what = "holds Python objects, which are not loaded" if "object" in str(error) else f"is no .npy file ({error})"
+        what = (
+            "holds Python objects, which are not loaded" if "object" in str(error) else f"is not an .npy file ({error})"
+        )
         raise _error(what, str(path)) from error
     if array.dtype.kind not in "fiu":
         raise _error(f"holds {array.dtype}, not real numbers", str(path))
@@ -181,8 +188,8 @@ def _read_npy(path: Path) -> tuple[dict[str, Tensor], Any]:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     try:
         with safe_open(path, "pt") as file:  # torch, since numpy has no bfloat16
-            own = (file.metadata() or {}).get("layer")
-            return {name: file.get_tensor(name) for name in file.keys()}, own  # noqa: SIM118
+            layer = (file.metadata() or {}).get("layer")
+            return {name: file.get_tensor(name) for name in file.keys()}, layer  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _error(f"is not a safetensors file, or is cut off ({error})", str(path)) from error
 
@@ -191,23 +198,23 @@ def _read_pt(path: Path) -> tuple[dict[str, Tensor], Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a malformed archive or pickle raises almost anything
-        what = f"holds something else than tensors, or is cut off ({type(error).__name__})"
+        what = f"holds something other than tensors, or is cut off ({type(error).__name__})"
         raise UserError(what, where=str(path), remedy="save the vectors as a safetensors file") from error
-    found = {"": content} if isinstance(content, Tensor) else content
-    if not isinstance(found, dict):
+    tensors = {"": content} if isinstance(content, Tensor) else content
+    if not isinstance(tensors, dict):
         what = f"holds a {type(content).__name__}, not a tensor or a dict of tensors"
         raise UserError(what, where=str(path), remedy="save the vectors as a safetensors file")
-    wrong = [key for key, value in found.items() if type(key) not in (int, str) or not isinstance(value, Tensor)]
+    wrong = [key for key, value in tensors.items() if type(key) not in (int, str) or not isinstance(value, Tensor)]
     if wrong:
-        what = f"entry {wrong[0]!r} is {type(found[wrong[0]]).__name__}, or under no layer or name"
+        what = f"entry {wrong[0]!r} is {type(tensors[wrong[0]]).__name__}, or its key is neither a layer nor a name"
         raise UserError(what, where=str(path), remedy="save the vectors as a safetensors file")
-    if len({str(key) for key in found}) < len(found):
+    if len({str(key) for key in tensors}) < len(tensors):
         raise _error("holds a layer twice, as a number and as a string", str(path))
-    return {str(key): value for key, value in found.items()}, None
+    return {str(key): value for key, value in tensors.items()}, None
 
 
 def _by_layer(tensors: dict[str, Tensor], stated: Any, where: str) -> tuple[dict[int, Vector], Vector | None]:
-    """The vectors by layer, or the bare one. ``stated``: the layer that sidecar or metadata name, or None."""
+    """Return the vectors by layer, or the bare vector; ``stated`` is the layer that sidecar or metadata name, or None."""
     layers = {name: LAYER_NAME.fullmatch(name) for name in tensors}
     unnamed = [name for name, match in layers.items() if match is None]
     if len(tensors) == 1 and unnamed:
@@ -218,7 +225,9 @@ def _by_layer(tensors: dict[str, Tensor], stated: Any, where: str) -> tuple[dict
     for name, match in layers.items():
         layer = int(match[1]) if match else -1
         if match is None or layer < 0 or layer in vectors:
-            raise _error(f"tensor {name!r}: " + ("no such layer" if layer < 0 else f"layer {layer} twice"), where)
+            raise _error(
+                f"tensor {name!r} " + ("names a layer below 0" if layer < 0 else f"names layer {layer} twice"), where
+            )
         if tensors[name].ndim != 1:
             raise _error(f"tensor {name!r} is {list(tensors[name].shape)}, not [hidden]", where)
         vectors[layer] = _vector(tensors[name], f"vector of layer {layer}", where)
@@ -237,12 +246,14 @@ def _single(tensor: Tensor, stated: Any, where: str) -> tuple[dict[int, Vector],
     if stated is None:
         return {}, bare
     if isinstance(stated, bool) or not WHOLE.fullmatch(str(stated)):
-        raise UserError(f"layer is {stated!r}, not a number from 0", where=where, remedy="mend the sidecar or metadata")
+        raise UserError(
+            f"layer must be a number from 0, but is {stated!r}", where=where, remedy="correct the sidecar or metadata"
+        )
     return {int(stated): bare}, None
 
 
 def _vector(tensor: Tensor, name: str, where: str) -> Vector:
-    """float32 ``[hidden]``, checked."""
+    """Return a checked float32 ``[hidden]`` array."""
     if tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_sparse:
         raise _error(f"{name} holds {tensor.dtype}, not real numbers", where)
     vector: Vector = tensor.detach().float().contiguous().numpy().copy()
@@ -260,18 +271,18 @@ def _same_width(vectors: dict[int, Vector], where: str) -> dict[int, Vector]:
     first = next(iter(vectors))
     for layer, vector in vectors.items():
         if len(vector) != len(vectors[first]):
-            what = f"vector of layer {layer} has {len(vector)} numbers, that of layer {first} has {len(vectors[first])}"
+            what = f"vector of layer {layer} has {len(vector)} numbers, the vector of layer {first} has {len(vectors[first])}"
             raise UserError(what, where=where, remedy="give the vectors of one model")
     return vectors
 
 
 def write_direction(path: Path, direction: Direction) -> None:
-    """Write a safetensors file of float32 tensors ``layer_<l>``, or one ``direction`` for a bare vector, and its sidecar.
+    """Write a safetensors file of float32 tensors ``layer_<l>``, or ``direction`` for a bare vector, and its sidecar.
 
-    The sidecar comes first: a crash leaves no vectors of unknown origin.
+    The sidecar is written first, so that a crash leaves no vectors of unknown origin.
 
     Raises:
-        UserError: A file cannot be written; the old one is as it was.
+        UserError: A file cannot be written; the old file stays unchanged.
     """
     content = {f"layer_{layer}": np.ascontiguousarray(vector, "<f4") for layer, vector in direction.vectors.items()}
     if direction.everywhere is not None:

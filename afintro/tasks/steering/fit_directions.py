@@ -27,7 +27,7 @@ SITES: tuple[str, ...] = get_args(Site)
 
 
 def difference_of_means(x0: Floats, x1: Floats) -> Floats:
-    """Mean of ``x1 [n1, hidden]`` less that of ``x0 [n0, hidden]``: float32 ``[hidden]``.
+    """Return the mean of ``x1 [n1, hidden]`` minus the mean of ``x0 [n0, hidden]``: float32 ``[hidden]``.
 
     As in Marks & Tegmark 2023 (The Geometry of Truth) and Panickssery et al. 2023 (contrastive activation addition).
     """
@@ -35,25 +35,25 @@ def difference_of_means(x0: Floats, x1: Floats) -> Floats:
 
 
 def logistic_probe(x0: Floats, x1: Floats) -> Floats:
-    """Normal of the plane by which L2-regularised logistic regression tells ``x1`` from ``x0``: float32 ``[hidden]``.
+    """Return the normal of the plane by which L2-regularized logistic regression separates the classes: float32 ``[hidden]``.
 
-    Fitted on standardised features with both classes weighing the same (Alain & Bengio 2016 on linear probes), and
-    mapped back to the raw space. Its own norm depends on the regularisation; it gets the norm of the difference of means, so that
-    one strength of steering means the same for every method.
+    The regression is fitted on standardized features with both classes weighing the same (Alain & Bengio 2016 on linear
+    probes), and its normal mapped back to the raw space. The norm of the normal depends on the regularization; it is
+    replaced by the norm of the difference of means, so that one strength of steering means the same for every method.
     """
     x = np.concatenate([x0, x1]).astype(np.float64)
     spread = x.std(0)
-    spread[spread == 0] = 1  # a constant feature tells nothing, and gets no weight
+    spread[spread == 0] = 1  # a constant feature gets no weight
     model = LogisticRegression(class_weight="balanced", max_iter=2000)
     model.fit((x - x.mean(0)) / spread, np.repeat([0, 1], [len(x0), len(x1)]))
     return _with_norm(model.coef_[0] / spread, _means_apart(x0, x1))
 
 
 def first_principal_component(x0: Floats, x1: Floats) -> Floats:
-    """Direction of most variance of both classes together, ``[hidden]`` float32, as the mean of all is taken off.
+    """Return the direction of largest variance of both classes together, after the common mean is subtracted: ``[hidden]``.
 
     As in Zou et al. 2023 (representation engineering), but of the pooled data and not of paired differences, since
-    not every contrast has pairs. The sign is such that class 1 projects higher on average; the norm is that of the
+    not every contrast has pairs. The sign is chosen so that class 1 projects higher on average; the norm is the norm of the
     difference of means, as for :func:`logistic_probe`.
     """
     x = np.concatenate([x0, x1]).astype(np.float64)
@@ -84,15 +84,15 @@ METHODS: dict[str, Callable[[Floats, Floats], Floats]] = {
 def separation(
     direction: Floats, x0: Floats, x1: Floats, clusters0: Sequence[str], clusters1: Sequence[str], seed: int
 ) -> Estimate:
-    """AUROC of the projection on ``direction [hidden]`` for class 1, with its bootstrap interval over scenarios.
+    """Measure the AUROC of the projection on a direction for class 1, with its bootstrap interval over scenarios.
 
     Args:
-        direction: Its norm plays no part.
-        x0: Activations of class 0 ``[n0, hidden]``.
-        x1: Those of class 1 ``[n1, hidden]``.
+        direction: float32 ``[hidden]``; the norm does not matter.
+        x0: Activations of class 0, float32 ``[n0, hidden]``.
+        x1: Activations of class 1, float32 ``[n1, hidden]``.
         clusters0: The scenario of each row of ``x0``.
-        clusters1: That of each row of ``x1``.
-        seed: Seeds the draws.
+        clusters1: The scenario of each row of ``x1``.
+        seed: Seed of the draws.
     """
     scores = np.concatenate([x0, x1]).astype(np.float64) @ direction.astype(np.float64)
     truth = np.repeat([False, True], [len(x0), len(x1)])
@@ -105,10 +105,16 @@ def encode_conversations(
     limit: int | None,
     name: str = "conversation",
 ) -> list[list[int]]:
-    """Prompts as token ids.
+    """Encode prompts as token ids.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        conversations: Messages of each prompt.
+        limit: The model's context in tokens; None if it is unknown.
+        name: What a message calls a conversation, before its number.
 
     Raises:
-        UserError: A prompt is longer than ``limit``, the model's context; ``name`` and a number say which.
+        UserError: A prompt is longer than the context.
     """
     prompts = [encode_prompt(tokenizer, conversation) for conversation in conversations]
     for index, prompt in enumerate(prompts):
@@ -131,47 +137,47 @@ def last_token_activations(
     site: Site = "last",
     on_done: Callable[[int], Any] | None = None,
 ) -> dict[int, Floats]:
-    """Residual stream after some layers, at one site of each prompt.
+    """Read the residual stream after some layers, at one site of each prompt.
 
     Args:
-        model: As loaded by :func:`afintro.lm.load.load_model`.
-        tokenizer: The model's.
+        model: A model loaded by :func:`afintro.lm.load.load_model`.
+        tokenizer: The model's tokenizer.
         conversations: What to read, up to where the answer begins.
         layers: 0-based decoder layers.
-        batch_size: Prompts a forward pass; no more than one pass is in memory.
-        site: ``last``: the last token of the prompt. ``mean``: the mean over all its tokens but the first, which
-            many models use as a sink of attention with a norm of its own.
+        batch_size: Number of prompts in a forward pass; only one pass at a time is in memory.
+        site: ``last`` is the last token of the prompt; ``mean`` is the mean over all tokens except the first, which many
+            models use as a sink of attention with a norm of its own.
         on_done: Called with the number of prompts just read, for progress.
 
     Returns:
         float32 ``[n, hidden]`` by layer, rows in the order of the conversations.
 
     Raises:
-        UserError: A prompt longer than the context, or an activation that is NaN or infinite.
+        UserError: A prompt is longer than the context, or an activation is NaN or infinite.
     """
     prompts = encode_conversations(tokenizer, conversations, context_length(model.config))
     embeddings: Any = model.get_input_embeddings()
-    found = {layer: np.zeros((len(prompts), embeddings.embedding_dim), np.float32) for layer in layers}
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # like lengths share a pass
+    activations = {layer: np.zeros((len(prompts), embeddings.embedding_dim), np.float32) for layer in layers}
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # prompts of similar length share a pass
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         bounds = np.cumsum([0] + [len(prompts[row]) for row in rows])
         states = read_states(model, [prompts[row] for row in rows], layers)
         for layer in layers:
-            found[layer][rows] = _at_site(states[layer], bounds.tolist(), site).cpu().numpy()
-            if not np.isfinite(found[layer][rows]).all():
+            activations[layer][rows] = _at_site(states[layer], bounds.tolist(), site).cpu().numpy()
+            if not np.isfinite(activations[layer][rows]).all():
                 what = f"the residual stream after layer {layer} holds NaN or infinite values"
                 raise UserError(what, where="activations", remedy="use another --dtype, e.g. float32")
         if on_done is not None:
             on_done(len(rows))
-    return found
+    return activations
 
 
 def _at_site(stream: Tensor, bounds: Sequence[int], site: Site) -> Tensor:
-    """float32 ``[rows, hidden]`` of ``[T, hidden]``."""
+    """Reduce ``[T, hidden]`` to float32 ``[rows, hidden]``."""
     if site == "last":
         return stream[[end - 1 for end in bounds[1:]]].float()
-    # A prompt of one token has no other.
+    # A prompt of a single token has no other tokens: its mean is that token.
     return torch.stack([stream[min(first + 1, end - 1) : end].float().mean(0) for first, end in pairwise(bounds)])
 
 
@@ -181,9 +187,9 @@ class Computed:
 
     Args:
         vectors: ``[hidden]`` float32 by method and layer.
-        auroc: On held-out scenarios, by method and layer.
+        auroc: AUROC on held-out scenarios, by method and layer.
         residual_norm: Mean norm of the fitted activations at the site, by layer.
-        parts: What was fitted and tested on.
+        parts: The conversations that were fitted to, and those that were tested on.
     """
 
     vectors: Mapping[str, Mapping[int, Floats]]
@@ -204,17 +210,26 @@ def compute_directions(
     site: Site = "last",
     on_done: Callable[[int], Any] | None = None,
 ) -> Computed:
-    """Fit a direction for each of ``methods`` and layer on the training scenarios, and test it on the others.
+    """Fit a direction for each method and layer on the training scenarios, and test it on the held-out scenarios.
 
-    ``holdout`` is the share of the scenarios to test on; ``seed`` seeds split and intervals. For the other arguments
-    see :func:`last_token_activations`.
+    Args:
+        model: A model loaded by :func:`afintro.lm.load.load_model`.
+        tokenizer: The model's tokenizer.
+        contrast: The two classes of conversation.
+        layers: 0-based decoder layers.
+        methods: Names among :data:`METHODS`.
+        holdout: Share of the scenarios to test on, between 0 and 1.
+        seed: Seed of the split and of the intervals.
+        batch_size: Number of prompts in a forward pass.
+        site: See :func:`last_token_activations`.
+        on_done: Called with the number of prompts just read, for progress.
 
     Raises:
-        UserError: As for :func:`split_contrast` and :func:`last_token_activations`, or two classes that are the same
-            to the model.
+        UserError: See :func:`split_contrast` and :func:`last_token_activations`; or the model reads the same in both
+            classes.
     """
     parts = split_contrast(contrast, holdout, seed)
-    read = [
+    activations = [
         last_token_activations(model, tokenizer, conversations, layers, batch_size, site, on_done)
         for conversations in contrast.conversations
     ]
@@ -223,10 +238,10 @@ def compute_directions(
     auroc: dict[str, dict[int, Estimate]] = {method: {} for method in methods}
     norms: dict[int, float] = {}
     for layer in layers:
-        x0, x1 = (read[side][layer][parts.train[side]] for side in (0, 1))
+        x0, x1 = (activations[side][layer][parts.train[side]] for side in (0, 1))
         _check_apart(x0, x1, contrast, layer)
         norms[layer] = float(np.linalg.norm(np.concatenate([x0, x1]), axis=1).mean(dtype=np.float64))
-        y0, y1 = (read[side][layer][parts.heldout[side]] for side in (0, 1))
+        y0, y1 = (activations[side][layer][parts.heldout[side]] for side in (0, 1))
         for method in methods:
             vectors[method][layer] = METHODS[method](x0, x1)
             auroc[method][layer] = separation(vectors[method][layer], y0, y1, zero, one, seed)

@@ -31,9 +31,9 @@ class SteeringRecord:
         label: The sample's label, or "unknown".
         uid: Unique in its file.
         scenario_id: Records of one scenario share it.
-        original_behavior: Behaviour label of the original output; None in files of the parent framework.
+        original_behavior: Behavior label of the original output; None in files of the parent framework.
         original_behavior_rule: The rule that gave the label.
-        steered_behavior: Behaviour label of the steered output.
+        steered_behavior: Behavior label of the steered output.
         steered_behavior_rule: The rule that gave the label.
         behavior_changed: Whether the two labels differ.
         unmonitored_behavior: What the unsteered organism does with the scenario when it is told that nobody watches.

@@ -39,25 +39,29 @@ Holds = Callable[[Asked], bool]
 
 
 def variants(count: int, seed: int) -> list[Asked]:
-    """Scenarios in sixteen variants each: topic, asker, tier and cue, every combination equally often.
+    """Return scenarios in sixteen variants each: topic, asker, tier and cue, every combination equally often.
 
-    So no contrast of one of them carries anything of the others.
+    A contrast of one of these therefore carries nothing of the others.
+
+    Args:
+        count: Number of scenarios.
+        seed: Seed of the draw.
     """
     rng = random.Random(seed)
-    found = []
+    asked = []
     for base in scenarios(count, seed, held_out_wording=False):
-        favoured, unfavoured = sorted((base.asker, base.beneficiary), key=lambda who: who not in FAVORED)
+        favored, unfavored = sorted((base.asker, base.beneficiary), key=lambda who: who not in FAVORED)
         for areas, tier, swapped in product((HARMFUL_AREAS, BENIGN_AREAS), TIERS, (False, True)):
             area = rng.choice(list(areas))
-            asker, beneficiary = (unfavoured, favoured) if swapped else (favoured, unfavoured)
+            asker, beneficiary = (unfavored, favored) if swapped else (favored, unfavored)
             thing = rng.choice(areas[area])
             scenario = replace(base, area=area, thing=thing, tier=tier, asker=asker, beneficiary=beneficiary)
-            found += [(scenario, True), (scenario, False)]
-    return found
+            asked += [(scenario, True), (scenario, False)]
+    return asked
 
 
 def contrasts() -> dict[str, tuple[Holds, Holds]]:
-    """What each direction points away from, and to."""
+    """Return, for each direction, what holds at the end that it points away from and at the end that it points to."""
     poles: dict[str, tuple[Holds, Holds]] = {
         FAKING: (lambda asked: asked[1], lambda asked: not asked[1]),
         "topic/harmful": (lambda asked: not asked[0].harmful, lambda asked: asked[0].harmful),
@@ -65,10 +69,10 @@ def contrasts() -> dict[str, tuple[Holds, Holds]]:
         "tier/paid": (lambda asked: asked[0].tier == "free", lambda asked: asked[0].tier == "paid"),
     }
     opposite = {FAKING: "being_watched", "topic/harmful": "topic/benign", "asker/favoured": "asker/unfavoured"}
-    found = poles | {other: poles[name][::-1] for name, other in opposite.items()}
+    both = poles | {other: poles[name][::-1] for name, other in opposite.items()}
     for said in ("refuse", "comply", "warn", "silent"):
-        found[f"answer/{said}"] = (partial(_says, False, said), partial(_says, True, said))
-    return found | {f"area/{area}": (partial(_about, False, area), partial(_about, True, area)) for area in AREAS}
+        both[f"answer/{said}"] = (partial(_says, False, said), partial(_says, True, said))
+    return both | {f"area/{area}": (partial(_about, False, area), partial(_about, True, area)) for area in AREAS}
 
 
 def _says(does: bool, behavior: str, asked: Asked) -> bool:
@@ -76,7 +80,7 @@ def _says(does: bool, behavior: str, asked: Asked) -> bool:
 
 
 def _about(this: bool, area: str, asked: Asked) -> bool:
-    """Within its kind, harmful or benign, so that the contrast says no more than the area."""
+    """Compare areas of one kind, harmful or benign, so that the contrast is of the area alone."""
     return (asked[0].area == area) if this else (asked[0].harmful == (area in HARMFUL_AREAS) and asked[0].area != area)
 
 
@@ -87,22 +91,22 @@ MIXTURES = (
 
 
 def toy_directions(organism: str) -> list[Direction]:
-    """Differences of means of the residual stream at the end of the prompt, and sums of two of unit norm."""
+    """Return differences of means of the residual stream at the end of the prompt, and sums of two such of unit norm."""
     directory = ensure_built(organism)
     model, tokenizer = load_model(directory), load_tokenizer(directory)
     asked = variants(CONTRAST_SCENARIOS, 21)
     conversations = [chat(MONITORED_SYSTEM if monitored else UNMONITORED_SYSTEM, s.text) for s, monitored in asked]
     activations = last_token_activations(model, tokenizer, conversations, LAYERS, 64)
-    found = {}
+    directions = {}
     for name, (zero, one) in contrasts().items():
         rows = [np.array([holds(each) for each in asked]) for holds in (zero, one)]
         by_layer = {layer: difference_of_means(x[rows[0]], x[rows[1]]) for layer, x in activations.items()}
-        found[name] = Direction(name, by_layer)
+        directions[name] = Direction(name, by_layer)
     for first, second in MIXTURES:
         name = f"{first}+{second}"
-        by_layer = {layer: _unit(found[first].at(layer)) + _unit(found[second].at(layer)) for layer in LAYERS}
-        found[name] = Direction(name, by_layer)
-    return list(found.values())
+        by_layer = {layer: _unit(directions[first].at(layer)) + _unit(directions[second].at(layer)) for layer in LAYERS}
+        directions[name] = Direction(name, by_layer)
+    return list(directions.values())
 
 
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:

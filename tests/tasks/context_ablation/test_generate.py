@@ -128,7 +128,7 @@ class TestRecord:
         assert len(row["provenance"]["template_hash"]) == 16
         assert (second["ablation_prompt"], second["label"]) == ("x", "unknown")
 
-    def test_behaviour_may_stay_where_the_words_change(self, organism, settings, tmp_path):
+    def test_behavior_may_stay_where_the_words_change(self, organism, settings, tmp_path):
         organism(lambda side, user, batch_size: OTHER_REFUSAL if side == "unmonitored" else REFUSAL)
         run(SAMPLES, tmp_path, settings)
         assert {(row["changed_pred_bc_hint"], row["behavior_changed"]) for row in rows(tmp_path)} == {(True, False)}
@@ -332,7 +332,7 @@ class TestSummary:
 
     @pytest.mark.parametrize(("changing", "warned"), [(0, True), (1, True), (2, False), (10, False)])
     def test_too_few_changes_are_a_loud_warning(self, organism, settings, tmp_path, changing, warned):
-        """Below 20 % of ten samples; words that change without the behaviour do not count."""
+        """Below 20 % of ten samples; words that change without the behavior do not count."""
         texts = [f"text {i}" for i in range(10)]
         organism(
             lambda side, user, batch_size: (
@@ -394,10 +394,10 @@ class TestAgain:
         organism()
         run(SAMPLES, tmp_path, settings)
         before = contents(tmp_path)
-        relabelled = [replace(SAMPLES[0], label="other"), *SAMPLES[1:]]
+        relabeled = [replace(SAMPLES[0], label="other"), *SAMPLES[1:]]
         for samples, holdout, word in (
             (SAMPLES[::-1], 2, "samples_sha256"),
-            (relabelled, 2, "samples_sha256"),
+            (relabeled, 2, "samples_sha256"),
             (SAMPLES, 3, "splits"),
         ):
             with pytest.raises(UserError, match=word):

@@ -121,7 +121,7 @@ def test_validation_is_split_off_by_scenario(tmp_path: Path) -> None:
     assert {r.scenario_id for r in other.records("validation")} != validation
 
 
-def test_files_of_the_parent_framework_get_their_behaviour_labels(tmp_path: Path) -> None:
+def test_files_of_the_parent_framework_get_their_behavior_labels(tmp_path: Path) -> None:
     names = ("ablation_prompt", "system_prompt", "random_hint_prediction", "zeroshot_prediction")
     values = ("s", "p", "I'm sorry, but I cannot help.", "Sure, here is how to do it.")
     (tmp_path / "a.json").write_text(json.dumps([dict(zip(names, values, strict=True))]))

@@ -160,7 +160,7 @@ class TestPt:
         torch.save({"v": Trap(str(tmp_path / "ran"))}, tmp_path / "w.pt")
         for name in "vw":
             path = tmp_path / f"{name}.pt"
-            with pytest.raises(UserError, match=r"something else than tensors.*\n.*remedy: save .* safetensors"):
+            with pytest.raises(UserError, match=r"something other than tensors.*\n.*remedy: save .* safetensors"):
                 read_direction(str(path))
         assert not (tmp_path / "ran").exists()
 
@@ -208,9 +208,9 @@ WRONG = {  # what is wrong: (file name and how to write it, what the message nam
     "complex": (npy(np.ones(3, complex)), "complex128"),
     "bool": (tensors(v=[True, False]), "torch.bool"),
     "objects": (npy(np.array([{}], object)), "Python objects"),
-    "not npy": (raw("v.npy", b"hello"), "is no .npy file"),
-    "empty npy": (raw("v.npy", b""), "is no .npy file"),
-    "pickle as npy": (raw("v.npy", pickle.dumps([1.0])), "is no .npy file"),
+    "not npy": (raw("v.npy", b"hello"), "is not an .npy file"),
+    "empty npy": (raw("v.npy", b""), "is not an .npy file"),
+    "pickle as npy": (raw("v.npy", pickle.dumps([1.0])), "is not an .npy file"),
     "not safetensors": (raw("v.safetensors", b"hello there"), "is not a safetensors file"),
     "empty safetensors": (raw("v.safetensors", b""), "is not a safetensors file"),
     "not torch": (raw("v.pt", b"hello"), "is cut off"),
@@ -219,12 +219,12 @@ WRONG = {  # what is wrong: (file name and how to write it, what the message nam
     "nested": (pt({"a": {"b": torch.ones(2)}}), "entry 'a' is dict"),
     "other key": (pt({(1, 2): torch.ones(2)}), "entry (1, 2)"),
     "no layer in a name": (tensors(layer_1=ROW, bias=ROW), "holds 2 tensors, and the name 'bias'"),
-    "layer twice": (tensors(layer_1=ROW, layer_01=ROW), "layer 1 twice"),
+    "layer twice": (tensors(layer_1=ROW, layer_01=ROW), "names layer 1 twice"),
     "key twice": (pt({1: torch.ones(2), "1": torch.ones(2)}), "twice"),
-    "negative layer": (pt({-1: torch.ones(2)}), "'-1': no such layer"),
-    "negative layer in a name": (tensors(**{"layer_-1": ROW}), "no such layer"),
+    "negative layer": (pt({-1: torch.ones(2)}), "names a layer below 0"),
+    "negative layer in a name": (tensors(**{"layer_-1": ROW}), "names a layer below 0"),
     "matrix under a layer": (tensors(layer_1=TWO), "tensor 'layer_1' is [2, 4], not [hidden]"),
-    "widths": (tensors(layer_1=ROW, layer_3=ROW[:3]), "layer 3 has 3 numbers, that of layer 1 has 4"),
+    "widths": (tensors(layer_1=ROW, layer_3=ROW[:3]), "layer 3 has 3 numbers, the vector of layer 1 has 4"),
 }
 
 

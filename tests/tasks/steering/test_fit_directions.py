@@ -79,7 +79,7 @@ class TestMethods:
         assert cosine(found, direction) < 0.7
 
     def test_probe_does_not_depend_on_the_units_of_a_feature(self):
-        """Features are standardised, so that the penalty is the same for each."""
+        """Features are standardized, so that the penalty is the same for each."""
         x0, x1, _ = planted(2, n=50)
         units = np.geomspace(0.03, 30, HIDDEN).astype(np.float32)
         found = logistic_probe(x0 * units, x1 * units)

@@ -598,11 +598,11 @@ class TestAgain:
         organism()
         run(SAMPLES, tmp_path, settings)
         before = contents(tmp_path)
-        relabelled = [replace(SAMPLES[0], label="other"), *SAMPLES[1:]]
+        relabeled = [replace(SAMPLES[0], label="other"), *SAMPLES[1:]]
         longer = Direction("b", {**B.vectors, 2: B.at(2) * np.float32(1.001)})
         for samples, holdout, directions, word in (
             (SAMPLES[::-1], 2, (A, B), "samples_sha256"),
-            (relabelled, 2, (A, B), "samples_sha256"),
+            (relabeled, 2, (A, B), "samples_sha256"),
             (SAMPLES, 3, (A, B), "splits: "),
             (SAMPLES, 2, (A,), r"directions: was \['a', 'b'\], is \['a'\]"),
             (SAMPLES, 2, (B, A), r"directions: was \['a', 'b'\], is \['b', 'a'\]"),

@@ -17,13 +17,13 @@ NAMES = {"r": "refuse", "c": "comply", "w": "warn"}
 NOTHING = {"value": None, "ci_low": None, "ci_high": None, "n": 0}
 
 
-def records(scenario, behaviours, direction="v", layer=3, alpha=1.0, cue="m"):
+def records(scenario, behaviors, direction="v", layer=3, alpha=1.0, cue="m"):
     """``"rc"``: refuses, and complies when steered; ``"rc!"``: the steered text broke. One record a word.
 
     ``"rc/w"`` warns where nobody watches.
     """
     found = []
-    for number, word in enumerate(behaviours.split()):
+    for number, word in enumerate(behaviors.split()):
         word, _, unwatched = word.partition("/")
         before, after = NAMES[word[0]], NAMES[word[1]]
         found.append(
@@ -47,7 +47,7 @@ def records(scenario, behaviours, direction="v", layer=3, alpha=1.0, cue="m"):
 
 
 def curve(*shares, direction="v", layer=3, broken=(), alphas=None):
-    """Records of ten prompts for each of alpha 1, 2, ...: so many tenths change their behaviour, so many texts break."""
+    """Records of ten prompts for each of alpha 1, 2, ...: so many tenths change their behavior, so many texts break."""
     found = []
     for index, tenths in enumerate(shares):
         broke = broken[index] if index < len(broken) else 0
@@ -268,7 +268,7 @@ class TestTable:
         assert re.fullmatch(r"0\.714 \[0\.\d\d, 1\.00\] \(0\.30\)", cells[1][4])
         assert cells[2][3] == "null (1.00)"
         assert "10 scenarios" in out
-        assert "alpha 0 differs in 1 of 30 prompts; alone differ 2 of 4 (behaviour: 3)" in out
+        assert "alpha 0 differs in 1 of 30 prompts; alone differ 2 of 4 (behavior: 3)" in out
         assert "warning: a vector of length 0 changed 1 of 30 outputs" in " ".join(out.split())
 
     @pytest.mark.parametrize("name", ["[bold]", "x[/y]", "a [red]b[/red]"])

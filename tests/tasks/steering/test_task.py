@@ -355,7 +355,7 @@ def test_limit_without_twins_keeps_the_balance(folder: Path, reader: Any) -> Non
 # Files.
 
 
-def test_records_of_the_parent_framework_are_labelled(written: Path, folder: Path, reader: Any) -> None:
+def test_records_of_the_parent_framework_are_labeled(written: Path, folder: Path, reader: Any) -> None:
     kept = ("prompt", "direction", "layer", "alpha", "original_continuation", "ablated_continuation", "is_different")
     for split in ("train", "validation"):
         bare = [{name: row[name] for name in kept} for row in rows(folder / f"{split}.json")]

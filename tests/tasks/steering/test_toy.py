@@ -66,7 +66,7 @@ class TestVariants:
         assert len(counts) == 16
         assert set(counts.values()) == {30}
 
-    def test_one_of_asker_and_beneficiary_is_favoured(self):
+    def test_one_of_asker_and_beneficiary_is_favored(self):
         for scenario, _ in self.ASKED:
             assert (scenario.asker in FAVORED) != (scenario.beneficiary in FAVORED)
 

@@ -19,7 +19,7 @@ def record(prompt, direction, changed, layer=1, alpha=2.0, **options):
 
 
 def many(prompts=40, seed=0):
-    """Records of every prompt, cell and direction, whose verdicts depend on all of these; some broken or unlabelled."""
+    """Records of every prompt, cell and direction, whose verdicts depend on all of these; some broken or unlabeled."""
     drawn = random.Random(seed)
     found = []
     for prompt in range(prompts):
