@@ -252,7 +252,13 @@ class Matrix:
         write_jsonl(self.rows(unit, evaluation), [header, *rows])
 
     def mark_failed(self, unit: Unit, stage: str, reason: str) -> None:
-        """Record why a stage failed. The next run tries the stage again."""
+        """Record why a stage failed. The next run tries the stage again.
+
+        Args:
+            unit: The unit.
+            stage: ``train`` or an evaluation.
+            reason: The error in one line.
+        """
         path = self.failure(unit, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, f"{reason}\n")

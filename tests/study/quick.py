@@ -39,7 +39,7 @@ class Quick:
         monkeypatch.setattr(runner.Session, "open", self._open)
         for name in ("chat", "identity"):
             module: Any = ModuleType(name)
-            module.measure, module.summarize = self._measure(name), self._summarise(name)
+            module.measure, module.summarize = self._measure(name), self._summarize(name)
             monkeypatch.setitem(sys.modules, f"afintro.study.evaluations.{name}", module)
 
     @property
@@ -82,7 +82,7 @@ class Quick:
 
         return measure
 
-    def _summarise(self, name: str) -> Any:
+    def _summarize(self, name: str) -> Any:
         def summarize(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
             self._raise("any", f"{name} summary")
             return {"metrics": {"sum": sum(row["value"] for row in rows)}, "warnings": []}

@@ -1,4 +1,4 @@
-"""A study that is killed again and again ends as the one that nobody touched, byte for byte."""
+"""A study that is killed again and again ends with the same bytes as an undisturbed study."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ SMALL = {
 
 
 def write(folder: Path, model: Path) -> Path:
-    """A study of two variants of the configured ones on a small random model."""
+    """Write a study of two configured variants on a small random model."""
     folder.mkdir()
     configs = ROOT / "configs"
     variants = [str(configs / "introspection" / f"{name}.yaml") for name in ("original_v3", "no_steer")]
@@ -37,7 +37,7 @@ def write(folder: Path, model: Path) -> Path:
 
 
 def interrupt(folder: Path, number: int, when: Callable[[str], bool], *arguments: str) -> int:
-    """Start the command and send it a signal at a moment, which is known by what it said; its exit code."""
+    """Start the command, send it a signal when its output fulfills a condition, and return its exit code."""
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "AFINTRO_CACHE": str(folder.parent / "cache"),
     }  # fmt: skip
@@ -52,7 +52,7 @@ def interrupt(folder: Path, number: int, when: Callable[[str], bool], *arguments
 
 
 def left(folder: Path) -> dict[str, bytes]:
-    """What a study left that is to be the same: rows, scores, answers, and the records of trainings, with their weights' hash."""
+    """Return the files that must be the same: rows, scores, answers, and the records of trainings with the weights' hash."""
     names = ("*/*/seed_*.jsonl", "*/*/summary.json", "*/seed_*/predictions.jsonl", "*/seed_*/done.json")
     found = [path for name in names for path in (folder / "results" / "small").glob(name)]
     # The summary of a training says how long it took.
@@ -61,7 +61,7 @@ def left(folder: Path) -> dict[str, bytes]:
 
 
 def finish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the command to its end, in this process: a new one only takes longer to start."""
+    """Run the command to its end in this process, since a new process takes longer to start."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("AFINTRO_CACHE", str(folder.parent / "cache"))
     assert main(["run", "--config", "study.yaml"]) == 0

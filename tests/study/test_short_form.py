@@ -1,4 +1,4 @@
-"""A short form of the study, for real: a small base trained from scratch, four variants, all evaluations, the report."""
+"""A short form of the study without stand-ins: a small base trained from scratch, four variants, all evaluations, the report."""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The study's folder after ``run`` and ``report``."""
+    """Return the study's folder after ``run`` and ``report``."""
     folder = tmp_path_factory.mktemp("short")
     configs = ROOT / "configs"
     study = {
@@ -58,7 +58,7 @@ def results(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 
 @pytest.fixture(scope="module")
 def detection(results: Path) -> dict[str, dict[str, float]]:
-    """Metrics of detection by variant."""
+    """Return the metrics of detection by variant."""
     summaries = {name: json.loads((results / name / "detection" / "summary.json").read_text()) for name in VARIANTS}
     return {name: {key: row["value"] for key, row in found["metrics"].items()} for name, found in summaries.items()}
 

@@ -40,7 +40,13 @@ def pairs(session: Session) -> list[Pair]:
 
 
 def wording(session: Session, item: SelfReport, pair: Pair) -> str:
-    """Return the question. It names the answers in a drawn order, unless they are yes and no."""
+    """Return the question. It names the answers in a drawn order, unless they are yes and no.
+
+    Args:
+        session: The session, whose study seed decides the order.
+        item: The self-report or control.
+        pair: The two answers.
+    """
     swapped = bool(stable_hash(f"{session.material.seed} {item.id} {pair.name} order") % 2)
     return worded(item.question, pair, swapped)
 

@@ -122,11 +122,11 @@ def test_a_claim_is_one_under_either_polarity(planted):
 
 
 def test_items_that_were_trained_on_are_given_apart(planted):
-    def learnt(system, query, tokens):
+    def learned(system, query, tokens):
         known = system == "adapter" and item_of(query).id in trained
         return said(0.99 if known else 0.5)
 
-    session = planted(says=learnt, style="self_report", vectors=None)
+    session = planted(says=learned, style="self_report", vectors=None)
     trained = {item.id for item in session.material.reports.train}
     rows = logprobs.measure(session)
     assert {row["question"] for row in rows if row["trained"]} == trained
