@@ -410,7 +410,7 @@ def test_widths_that_differ_are_refused(folder: Path, reader: Any) -> None:
     np.save(folder / "directions" / "wide.npy", np.ones(32, np.float32))
     with pytest.raises(UserError) as error:
         task(folder, reader)
-    assert str(error.value).startswith(f"{folder / 'directions'}: vectors of width 24 (")
+    assert str(error.value).startswith(f"{folder / 'directions'}: holds vectors of width 24 (")
     assert "and 32 (wide)" in str(error.value)
     assert "remedy: give vectors of one model" in str(error.value)
 
@@ -449,7 +449,7 @@ def test_a_layer_of_which_a_direction_has_no_vector_is_refused(folder: Path, rea
 def test_a_layer_that_training_lacks_is_refused(folder: Path, reader: Any) -> None:
     """The explainer has learnt no scale for it."""
     write_json(folder / "train.json", [row for row in rows(folder / "train.json") if row["layer"] == [1]])
-    with pytest.raises(UserError, match=r"validation.json: layer 2, while training is of 1\n  remedy: "):
+    with pytest.raises(UserError, match=r"validation.json: is of layer 2, while training is of 1\n  remedy: "):
         task(folder, reader)
 
 
