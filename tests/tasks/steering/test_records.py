@@ -205,7 +205,7 @@ def test_several_layers_or_none(tmp_path, layers):
 def test_an_alpha_that_is_no_number(tmp_path, alpha):
     """Python's JSON reads and writes them; NaN would be a cell of its own for every record."""
     assert error_of(tmp_path, {**PARENT, "alpha": alpha}).startswith(
-        f"field 'alpha' is {alpha}, not finite\n  remedy: "
+        f"field 'alpha' must be finite, but is {alpha}\n  remedy: "
     )
 
 
