@@ -5,20 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import afintro.cli
-from afintro.cli import main, program_name, with_shipped_configs
+from afintro.cli import main, program_name
 from afintro.cli_errors import explain
-from tests.conftest import Workspace, save_small_model, write_described_features, write_records, write_steering_records
+from tests.conftest import Workspace, save_small_model, write_described_features, write_records
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-VARIANTS = sorted((ROOT / "configs" / "introspection").glob("*.yaml"))
-TASKS = [path for path in CONFIGS if "class_path: afintro.tasks" in path.read_text()]
-DEBUG = ROOT / "configs" / "debug.yaml"
-STACKS = [[path, DEBUG] for path in TASKS] + [[TASKS[0], path] for path in CONFIGS if path not in (*TASKS, DEBUG)]
 METRIC = {"value", "ci_low", "ci_high", "n"}
 
 
@@ -110,79 +104,6 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     by_uid = {row["uid"]: row["predicted"] for row in rows}
     assert [row["predicted"] for row in predicted] == [by_uid[row["uid"]] for row in predicted]
     assert len(predicted) == 10
-
-
-@pytest.mark.parametrize("stack", STACKS, ids=lambda stack: "+".join(path.stem for path in stack))
-def test_every_yaml_goes_through_the_command_line(
-    stack: list[Path],
-    workspace: Workspace,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Parsed and instantiated as given, then fitted for a step on a small model and small data."""
-    small = ["--model.name", str(workspace.model), "--model.revision", "null", "--other_base", "null"]
-    if stack[0].stem == "feature_descriptions":
-        write_described_features(workspace.path)
-        small += ["--data.train_path", "descriptions.json", "--data.features", '["L3.safetensors"]']
-    else:
-        small += ["--data.train_path", "train.json", "--data.validation_path", "validation.json"]
-        if stack[0].stem == "steering":
-            write_steering_records(workspace.path, (4, 3))
-        else:
-            small += ["--model.slot_token", "null"]
-    small += ["--data.heldout", "null"]
-    small += [
-        "--trainer.max_steps",
-        "1",
-        "--trainer.max_epochs",
-        "1",
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.devices",
-        "1",
-    ]
-    small += ["--trainer.val_check_interval", "1", "--trainer.precision", "32-true", "--data.limit", "4"]
-    small += ["--trainer.limit_val_batches", "1.0", "--trainer.strategy", "auto"]
-    # Tracing alone takes a minute and a half here; lm/test_compiled.py does it.
-    monkeypatch.setattr(torch, "compile", lambda layer, **_: layer)
-    if stack[0].stem == "introspection":
-        small = introspection(request, *small[small.index("--data.heldout") :])
-    assert main(["fit", *(part for path in stack for part in ("--config", str(path))), *small]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("summary: ")
-
-
-def introspection(request: pytest.FixtureRequest, *more: str) -> list[str]:
-    """Settings that make a run of the introspection task small."""
-    model = str(request.getfixturevalue("study_model"))
-    return ["--model.name", model, "--data.vector_count", "8", "--data.longest_context", "300", *more]
-
-
-def test_every_variant_of_the_study_trains(workspace: Workspace, request: pytest.FixtureRequest) -> None:
-    """All 21 of the design, by name; each for a step."""
-    pairs = ("red_blue", "alpha_beta", "up_down", "circle_square")
-    names = {
-        "original_v3", "r1_minimal", "vague_prompt", "food_control", "flipped_labels", "random_labels", "random_labels_v2",
-        "no_steer", "deny_steering", "single_layer", "concept_vectors", "inverse_inference", "concept_discrimination",
-        "neutral_red_blue", "neutral_foo_bar", *(f"nonbinary_{pair}" for pair in pairs), "original_5epoch", "original_10epoch",
-    }  # fmt: skip
-    assert {path.stem for path in VARIANTS} == names
-    assert len(names) == 21
-    # Steps alone: evaluation is the same for all, and takes most of the time.
-    small = introspection(request, "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--data.limit", "4")
-    small += [
-        "--trainer.enable_checkpointing",
-        "false",
-        "--trainer.callbacks",
-        "null",
-        "--trainer.limit_val_batches",
-        "0",
-    ]
-    base = str(ROOT / "configs" / "introspection.yaml")
-    for path in VARIANTS:
-        assert main(["fit", "--config", base, "--config", str(path), *small]) == 0, path.stem
-    folder = workspace.path / "lightning_logs" / "introspection"
-    assert len(list(folder.glob("version_*/config.yaml"))) == 21
 
 
 def test_a_task_with_vectors_from_fit_to_validate(workspace: Workspace) -> None:
@@ -403,26 +324,6 @@ def test_help_shows_the_settings_of_the_task_that_is_configured(
     assert "--data.directions" in anything
     assert "--data.style" in anything
     assert "--data.answer_form" in shown(capsys, "fit", "--data.help", "ContextAblation")
-
-
-def test_configs_means_the_packaged_file_where_there_is_no_local_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    packaged = str(ROOT / "configs" / "steering.yaml")
-    given = [
-        "fit",
-        "--config",
-        "configs/steering.yaml",
-        "--config=configs/steering.yaml",
-        "--config",
-        "configs/no.yaml",
-    ]
-    resolved = ["fit", "--config", packaged, f"--config={packaged}", "--config", "configs/no.yaml"]
-    assert with_shipped_configs(given) == resolved
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "steering.yaml").write_text("mine")
-    assert with_shipped_configs(given) == given
 
 
 def test_the_explanations_of_parser_errors() -> None:

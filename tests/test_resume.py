@@ -40,6 +40,7 @@ def assert_same_training(workspace: Workspace, one: Path, other: Path) -> None:
         assert torch.equal(tensor, second["state_dict"][name]), name
 
 
+@pytest.mark.long
 def test_killed_at_an_epoch_boundary_it_ends_bit_identical(workspace: Workspace) -> None:
     whole = workspace.run("fit", "--config", str(workspace.config), *QUICK)
     assert whole.returncode == 0, whole.stderr
@@ -52,7 +53,13 @@ def test_killed_at_an_epoch_boundary_it_ends_bit_identical(workspace: Workspace)
     assert_same_training(workspace, uninterrupted, last_checkpoint(workspace))
 
 
-@pytest.mark.parametrize("settings", [(), ("--data.max_tokens", "700")], ids=["batch_size", "max_tokens"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param((), id="batch_size"),
+        pytest.param(("--data.max_tokens", "700"), id="max_tokens", marks=pytest.mark.long),
+    ],
+)
 def test_sigterm_in_the_middle_of_an_epoch_saves_and_goes_on(workspace: Workspace, settings: tuple[str, ...]) -> None:
     whole = workspace.run("fit", "--config", str(workspace.config), *QUICK, *settings)
     assert whole.returncode == 0, whole.stderr
