@@ -131,7 +131,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Ite
         config = ("--config", str(workspace.config))
         fitted = subprocess.run(
             [sys.executable, "-c", PROCESS, "fit", *config], cwd=workspace.path, check=False, capture_output=True,
-            text=True, timeout=120, env=workspace.environment(PYTHONHASHSEED="3"),
+            text=True, timeout=300, env=workspace.environment(PYTHONHASHSEED="3"),
         )  # fmt: skip
         assert fitted.returncode == 0, fitted.stderr[-3000:]
         printed = {"fit": fitted.stdout}

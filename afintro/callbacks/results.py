@@ -64,6 +64,7 @@ class Results(Callback):
         module = explainer_of(pl_module)
         items = module.data.examples["test"]
         answers = {answer.uid: answer for answer in self._answers(module, items)}
+        path = _folder(trainer) / "predictions.jsonl"
         if trainer.is_global_zero:
             rows = [
                 {
@@ -75,7 +76,6 @@ class Results(Callback):
                 for item in items
                 if item.uid in answers
             ]
-            path = _folder(trainer) / "predictions.jsonl"
             write_jsonl(path, rows)
             log.info("predictions: %s", path)
 
@@ -88,19 +88,18 @@ class Results(Callback):
 
     def _evaluate(self, trainer: Trainer, module: ExplainerModule, split: str) -> None:
         """Let all systems answer a split, in all processes; the first process alone scores and writes."""
-        data = module.data
+        data, folder = module.data, _folder(trainer)
         answered = self._answers(module, data.examples[split])
         run = Path(trainer.ckpt_path).parent.parent if trainer.ckpt_path else None  # the run of the checkpoint
         compared = {**on_changed_items(module, data, split), **trained_otherwise(module, data, split, run)}
         if trainer.is_global_zero:
             systems = data.graded({EXPLAINER: answered, **data.baselines(split), **compared})
-            self._report(trainer, module, split, systems)
+            self._report(trainer, module, split, folder, systems)
         trainer.strategy.barrier()
 
-    def _report(self, trainer: Trainer, module: ExplainerModule, split: str, systems: Systems) -> None:
+    def _report(self, trainer: Trainer, module: ExplainerModule, split: str, folder: Path, systems: Systems) -> None:
         """Score all systems, write the scores, print them and log them."""
-        data, folder = module.data, _folder(trainer)
-        items = data.examples[split]
+        data, items = module.data, module.data.examples[split]
         scores = {name: data.statistics(answers) for name, answers in systems.items()}
         table = {name: score(system_scores, self.seed) for name, system_scores in scores.items()}
         leads = self._leads(scores, data)
@@ -165,6 +164,7 @@ class Results(Callback):
 
 
 def _folder(trainer: Trainer) -> Path:
+    """Return the run's folder; all processes call this at once, because ``log_dir`` makes them agree on it."""
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
