@@ -1,4 +1,4 @@
-"""What runs beside every training and evaluation: preflight, throughput, and the results contract."""
+"""Callbacks that run beside every training and evaluation: preflight, throughput, and the results contract."""
 
 from afintro.callbacks.preflight import Preflight
 from afintro.callbacks.results import Results
