@@ -17,7 +17,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]  # the source tree, or the installed package
 GB = 1e9
 # Rule of thumb, in bytes a parameter. Running: bf16 weights and a quarter for activations and the KV cache. Training: a
 # LoRA of rank 128 with gradient checkpointing took 30 to 34 GB for 7.25 billion parameters.
@@ -30,8 +30,12 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def show_versions() -> None:
-    """Python and every package of the lock that is not here as pinned."""
-    lines = [line.partition("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line]
+    """Print the version of Python, and every package of the lock that is not installed as pinned."""
+    lock = ROOT / "requirements.lock"
+    if not lock.is_file():  # an installed package carries no lock
+        print(f"Python {platform.python_version()}; versions are not compared, because this is no source tree")
+        return
+    lines = [line.partition("==") for line in lock.read_text().splitlines() if "==" in line]
     warnings = [] if sys.version_info >= (3, 11) else ["Python 3.11 or newer is needed"]
     for name, _, pinned in lines:
         try:
@@ -46,7 +50,7 @@ def show_versions() -> None:
 
 
 def show_machine() -> None:
-    """Cores, memory, accelerators and what they take."""
+    """Print cores, memory and accelerators, and how large a model each of them takes."""
     import psutil
     import torch
 
@@ -68,13 +72,13 @@ def show_machine() -> None:
 
 
 def capacity(free: float) -> str:
-    """What fits into so many bytes."""
+    """Return how large a model fits into ``free`` bytes."""
     run, train = free / GB / RUN, free / GB / TRAIN
     return f"rule of thumb: runs up to {run:.1f} B parameters in bf16, trains a LoRA on up to {train:.1f} B"
 
 
 def show_disk() -> None:
-    """Free room where runs, toys and downloads go."""
+    """Print the free room where runs, toys and downloads go."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     from afintro.data.cache import cache_directory
@@ -88,7 +92,7 @@ def show_disk() -> None:
 
 
 def named(tree: Any, parent: str = "") -> Iterator[tuple[str, str, str | None]]:
-    """What a configuration names: key with its parent, value, and the revision beside a model's name."""
+    """Yield what a configuration names: key with its parent, value, and the revision beside a model's name."""
     for key, value in tree.items() if isinstance(tree, dict) else ():
         name = f"{parent}.{key}".removeprefix(".")
         data = key == "heldout" or (key.endswith(DATA_ENDINGS) and key != "class_path")
@@ -99,7 +103,7 @@ def named(tree: Any, parent: str = "") -> Iterator[tuple[str, str, str | None]]:
 
 
 def lookup(name: str, file: str, revision: str | None) -> Path | None:
-    """A file of a model in its directory or in the Hugging Face cache; None where it is not."""
+    """Return the path of a model's file in its directory or in the Hugging Face cache; None if it is absent."""
     from huggingface_hub import try_to_load_from_cache
 
     if Path(name).is_dir():
@@ -109,7 +113,7 @@ def lookup(name: str, file: str, revision: str | None) -> Path | None:
 
 
 def lacking(name: str, revision: str | None) -> list[str]:
-    """What a model or adapter lacks to be loaded: files, or the base model of an adapter."""
+    """Return what a model or adapter lacks to be loaded: files, or the base model of an adapter."""
     adapter = lookup(name, "adapter_config.json", revision)
     if adapter:
         base = json.loads(adapter.read_text())["base_model_name_or_path"]
@@ -123,7 +127,7 @@ def lacking(name: str, revision: str | None) -> list[str]:
 
 
 def model_state(name: str, revision: str | None) -> tuple[str, str | None]:
-    """State of a model, and how to get it where it is missing."""
+    """Return the state of a model, and how to get it if it is missing (else None)."""
     from huggingface_hub.errors import HFValidationError
 
     from afintro.data.cache import cache_directory
@@ -151,7 +155,7 @@ def model_state(name: str, revision: str | None) -> tuple[str, str | None]:
 
 
 def data_state(key: str, name: str) -> tuple[str, str | None]:
-    """State of a file, a dataset directory or a hub dataset, and how to get it where it is missing."""
+    """Return the state of a file, a dataset directory or a hub dataset, and how to get it if it is missing (else None)."""
     from datasets.load import CachedDatasetModuleFactory
 
     if Path(name).exists():
@@ -170,11 +174,13 @@ def data_state(key: str, name: str) -> tuple[str, str | None]:
 
 
 def read(path: Path) -> list[tuple[str, str, str | None]]:
-    """What a configuration file names."""
+    """Return what a configuration file names; exit with code 2 if it cannot be read."""
     import yaml
 
+    from afintro.shipped import shipped_config
+
     try:
-        return list(named(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        return list(named(yaml.safe_load(Path(shipped_config(str(path))).read_text(encoding="utf-8"))))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         print(f"error: {path}: cannot be read ({reason})\n  remedy: give a YAML file", file=sys.stderr)
@@ -182,7 +188,7 @@ def read(path: Path) -> list[tuple[str, str, str | None]]:
 
 
 def check(key: str, value: str, revision: str | None) -> bool:
-    """Print the state of what one key names; whether it is here."""
+    """Print the state of what one key names, and return whether it is here."""
     model = key == "model.name" or key.rpartition(".")[2] in MODEL_KEYS
     state, remedy = model_state(value, revision) if model else data_state(key, value)
     print(f"  {key}: {value}: {state}" + (f"\n    remedy: {remedy}" if remedy else ""))
@@ -195,7 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--config", nargs="+", action="extend", type=Path, metavar="FILE", help="default: configs/*.yaml"
     )
-    configs = parser.parse_args(argv).config or sorted((ROOT / "configs").glob("*.yaml"))
+    configs = parser.parse_args(argv).config or sorted(
+        file for folder in ("configs", "_configs") for file in (ROOT / folder).glob("*.yaml")
+    )
     show_versions()
     absent = [name for name in NEEDED if util.find_spec(name) is None]
     if absent:
