@@ -83,6 +83,7 @@ SHARDED = {"config.json": {}, "tokenizer.model": 0, "model-1.safetensors": 0}
 INDEX = {"model.safetensors.index.json": {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}}
 
 
+@pytest.mark.long
 def test_the_default_reports_on_every_configuration(tmp_path: Path) -> None:
     done = run(tmp_path)
     for path in (ROOT / "configs").glob("*.yaml"):
@@ -101,6 +102,7 @@ def test_the_default_reports_on_every_configuration(tmp_path: Path) -> None:
     assert not (tmp_path / "lightning_logs").exists()
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
     cache(tmp_path, "some/sharded", {**SHARDED, **INDEX})
     cache(tmp_path, "some/adapter", {"adapter_config.json": {"base_model_name_or_path": "some/base"}})
@@ -136,6 +138,7 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(tmp_path: Path) -> None
     assert "class_path" not in done.stdout
 
 
+@pytest.mark.slow
 def test_nothing_is_missing_where_everything_is_cached_or_local(tmp_path: Path) -> None:
     cache(tmp_path, "some/model", PLAIN)
     cache(tmp_path, "some/sharded", {**SHARDED, **INDEX, "model-2.safetensors": 0})
@@ -166,6 +169,7 @@ def test_nothing_is_missing_where_everything_is_cached_or_local(tmp_path: Path) 
     assert "empty.yaml: names no model and no file" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "torn.yaml").write_text("model: {name: toy")
     for name in ("torn.yaml", "absent.yaml"):
