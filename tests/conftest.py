@@ -59,7 +59,7 @@ ARCHITECTURES = {
 # The longest files come first, so that no worker is left with one of them at the end. The first file makes the toy, and the
 # second does not need the toy, so that no worker has to wait.
 LONGEST = (
-    "test_cli_vectors", "test_scale_out", "test_cli", "test_configs", "explainer/test_module",
+    "test_cli_vectors", "test_scale_out", "test_cli", "test_configs", "explainer/test_vectors", "explainer/test_module",
     "study/test_short_form", "generation/test_many_processes",
     "benchmarks/test_runs", "test_resume", "study/test_interrupted", "scripts/test_generate_af_context_ablation",
     "lm/test_compiled", "lm/test_generate_steered", "scripts/test_check_environment", "lm/test_generate",

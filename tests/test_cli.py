@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import afintro.cli
-from afintro.cli import main, program_name
+from afintro.cli import main
 from afintro.cli_errors import explain
 from tests.conftest import Workspace, save_small_model, write_described_features, write_records
 
@@ -297,33 +297,6 @@ def test_as_a_user_runs_it(workspace: Workspace) -> None:
         "fit", "--config", str(workspace.config), "--data.train_path", "nowhere.json", AFINTRO_TRACEBACK="1"
     )
     assert "Traceback" in shown.stderr
-
-
-def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a call for help prints."""
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 0
-    return capsys.readouterr().out
-
-
-def test_help_shows_the_settings_of_the_task_that_is_configured(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["/somewhere/bin/afintro"])
-    steering = shown(capsys, "fit", "--config", "configs/steering.yaml", "--help")
-    assert steering.startswith("usage: afintro ")
-    for setting in ("--model.lora.r", "--trainer.max_epochs", "--data.train_path", "--data.directions"):
-        assert setting in steering
-    assert "--data.style" not in steering, "that is a setting of another task"
-    assert program_name() == "afintro"
-    monkeypatch.setattr("sys.argv", ["/somewhere/afintro/__main__.py"])
-    anything = shown(capsys, "fit", "--help")
-    assert anything.startswith("usage: python -m afintro ")
-    assert "--data.directions" in anything
-    assert "--data.style" in anything
-    assert "--data.answer_form" in shown(capsys, "fit", "--data.help", "ContextAblation")
 
 
 def test_the_explanations_of_parser_errors() -> None:

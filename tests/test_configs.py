@@ -8,7 +8,7 @@ import torch
 import yaml
 
 import afintro.cli
-from afintro.cli import ExplainerCLI, main, with_shipped_configs
+from afintro.cli import ExplainerCLI, main, program_name, with_shipped_configs
 from afintro.evaluation.judges import ChrF, RougeL, Tfidf
 from afintro.tasks.feature_descriptions.task import FeatureDescriptions
 from afintro.tasks.steering.task import SteeringPrediction
@@ -102,6 +102,33 @@ def test_every_variant_of_the_study_trains(workspace: Workspace, request: pytest
         assert main(["fit", "--config", base, "--config", str(path), *small]) == 0, path.stem
     folder = workspace.path / "lightning_logs" / "introspection"
     assert len(list(folder.glob("version_*/config.yaml"))) == 21
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a call for help prints."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_shows_the_settings_of_the_task_that_is_configured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/afintro"])
+    steering = shown(capsys, "fit", "--config", "configs/steering.yaml", "--help")
+    assert steering.startswith("usage: afintro ")
+    for setting in ("--model.lora.r", "--trainer.max_epochs", "--data.train_path", "--data.directions"):
+        assert setting in steering
+    assert "--data.style" not in steering, "that is a setting of another task"
+    assert program_name() == "afintro"
+    monkeypatch.setattr("sys.argv", ["/somewhere/afintro/__main__.py"])
+    anything = shown(capsys, "fit", "--help")
+    assert anything.startswith("usage: python -m afintro ")
+    assert "--data.directions" in anything
+    assert "--data.style" in anything
+    assert "--data.answer_form" in shown(capsys, "fit", "--data.help", "ContextAblation")
 
 
 def test_configs_means_the_packaged_file_where_there_is_no_local_one(
