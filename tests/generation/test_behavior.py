@@ -241,11 +241,11 @@ def measure(data: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_script_names_a_missing_folder_in_one_line(tmp_path):
+def test_script_names_a_missing_folder(tmp_path):
     done = measure(tmp_path / "absent")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 2
     assert "absent" in done.stderr
     assert "--data" in done.stderr
 

@@ -195,7 +195,7 @@ class TestWrongInput:
         monkeypatch.setattr(direction_command, "load_model", None)
         code, _, err = call(output_dir=tmp_path / "samples.json" / "out")
         assert code == 2
-        assert "cannot be made" in err
+        assert "cannot be created" in err
 
     def test_gguf_that_cannot_be_written_before_anything_else(self, call, tmp_path, monkeypatch):
         monkeypatch.setattr(direction_command, "load_model", None)

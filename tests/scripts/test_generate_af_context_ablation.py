@@ -280,7 +280,7 @@ class TestWrongInput:
         path = tmp_path / "long.json"
         path.write_text(json.dumps([{"text": "short"}, {"text": "long " * 200}]))
         lines = self.own_process(path, tmp_path / "out", model)
-        assert "error: sample 1: prompt and answer need" in "\n".join(lines)
+        assert "error: sample 1: needs" in "\n".join(lines)
         assert len(lines) == 2, lines
 
     def test_help_names_every_flag(self, capsys):

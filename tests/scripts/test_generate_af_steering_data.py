@@ -279,8 +279,8 @@ WRONG = {  # what is wrong: (flags, what the message names)
     "cue twice": (flags(cues="monitored monitored"), "twice"),
     "device": (flags(device="cuda:99"), "--device: 'cuda:99' is not available"),
     "nonsense device": (flags(device="abacus"), "--device: 'abacus' is not available"),
-    "prompt beyond the context": (long, "sample 3: prompt and answer need "),
-    "output folder is a file": (lambda folder: {"output_dir": folder / "samples.json"}, "cannot be made"),
+    "prompt beyond the context": (long, "sample 3: needs "),
+    "output folder is a file": (lambda folder: {"output_dir": folder / "samples.json"}, "cannot be created"),
 }
 
 

@@ -235,12 +235,12 @@ def make_folder(output_dir: Path) -> None:
     """Make the output folder, before the model loads.
 
     Raises:
-        UserError: The folder cannot be made.
+        UserError: The folder cannot be created.
     """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        what = f"cannot be made ({error.strerror})"
+        what = f"cannot be created ({error.strerror})"
         raise UserError(what, where=str(output_dir), remedy="use another --output_dir") from error
 
 

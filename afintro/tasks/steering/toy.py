@@ -109,6 +109,13 @@ def toy_directions(organism: str) -> list[Direction]:
     return list(directions.values())
 
 
+# The order of the settings in the key of the folder: data that were generated before the settings got a base class are found.
+KEY_ORDER = (
+    "model", "layers", "alphas", "revision", "alpha_unit", "positions", "cues", "cells_per_prompt", "batch_size",
+    "max_new_tokens", "dtype", "control_samples", "seed",
+)  # fmt: skip
+
+
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     unit: NDArray[np.float32] = vector / np.linalg.norm(vector)
     return unit
@@ -128,7 +135,8 @@ def _settings(organism: str) -> SteeringSettings:
 
 def embedded_directory(organism: str = "toy") -> Path:
     """Return the folder of the toy's steering data, named after the toy, which must be built."""
-    decides = [asdict(_settings(organism)), SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]
+    settings = asdict(_settings(organism))
+    decides = [{name: settings[name] for name in KEY_ORDER}, SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]
     key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
     return cache_directory() / "steering" / f"{organism}-{fingerprint(directory_of(organism))}-{key}"
 

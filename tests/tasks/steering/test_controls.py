@@ -110,6 +110,7 @@ printed = repr([(d.name, d.at(1).tobytes().hex()) for d in with_controls(given, 
 """
 
 
+@pytest.mark.slow
 def test_does_not_depend_on_the_hash_seed():
     """Known mistake 15: the same here and in a process whose seed is another one."""
     here = {}

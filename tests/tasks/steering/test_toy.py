@@ -263,3 +263,8 @@ def test_the_toys_direction_separates_and_steers(tmp_path: Path, monkeypatch: py
     assert len(chosen) > 20, "twins of the direction and the random one"
     assert json.loads((tmp_path / "summary.json").read_text())["warnings"] == []
     assert {one.record.direction for one in chosen} == {FAKING, f"random/{FAKING}"}
+
+
+def test_the_folder_of_the_embedded_data_has_the_key_of_before_the_settings_had_a_base_class(monkeypatch):
+    monkeypatch.setattr(toy_steering, "fingerprint", lambda directory: "weights")
+    assert toy_steering.embedded_directory().name == "toy-weights-2cbce679a890"

@@ -90,6 +90,7 @@ def test_the_order_of_the_records_does_not_matter_and_the_seed_does():
     assert {o.record.uid for o in choose_records(records, 1, 1, "steering")} != {o.record.uid for o in chosen}
 
 
+@pytest.mark.slow
 def test_does_not_depend_on_the_hash_seed():
     """Known mistake 15."""
     code = (
