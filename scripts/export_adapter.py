@@ -43,7 +43,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2
 
 
 def export(args: argparse.Namespace) -> Path:
-    """Load, write, check and describe; the directory appears when all of that went well."""
+    """Load, write, check and describe an adapter; the directory appears only when all of this went well."""
     settings = merged(args.config or [args.checkpoint.parent.parent / "config.yaml"])
     checkpoint = read_checkpoint(args.checkpoint)
     output: Path = args.output_dir
@@ -58,10 +58,10 @@ def export(args: argparse.Namespace) -> Path:
         assert module.model is not None
         export_adapter(module.model, made, module.injector)
         base, dtype, ids = module.directory, module.settings.dtype, probe(module)
-        revision, own = module.settings.revision, own_logits(module, ids)
+        revision, logits = module.settings.revision, module_logits(module, ids)
         del module
-        gc.collect()  # both would need the room at once
-        difference = check(own, plain_logits(base, revision, dtype, made, ids), dtype)
+        gc.collect()  # two models at once might not fit into memory
+        difference = check(logits, plain_logits(base, revision, dtype, made, ids), dtype)
         write_atomic(made / "README.md", model_card(Trained(settings, checkpoint, args.checkpoint, base, difference)))
         if output.exists():
             shutil.rmtree(output)
@@ -71,7 +71,7 @@ def export(args: argparse.Namespace) -> Path:
 
 
 def merged(paths: list[Path]) -> dict[str, Any]:
-    """The settings of configuration files, later ones over earlier ones."""
+    """Merge the settings of configuration files; later files override earlier files."""
     whole: dict[str, Any] = {}
     for path in paths:
         try:
@@ -84,15 +84,20 @@ def merged(paths: list[Path]) -> dict[str, Any]:
         lay_over(whole, content if isinstance(content, dict) else {})
     if "class_path" not in whole.get("data", {}) or "model" not in whole:
         raise UserError(
-            "name no model and no data",
+            "does not name both a model and data",
             where="--config",
-            remedy="give the configurations that the run was trained with",
+            remedy="give the configuration files that the run was trained with",
         )
     return whole
 
 
 def lay_over(whole: dict[str, Any], part: dict[str, Any]) -> None:
-    """As the command line lays one file over another."""
+    """Lay one configuration over another, as the command line does.
+
+    Args:
+        whole: The configuration that is changed.
+        part: The configuration whose values win.
+    """
     for name, value in part.items():
         if isinstance(value, dict) and isinstance(whole.get(name), dict):
             lay_over(whole[name], value)
@@ -101,7 +106,15 @@ def lay_over(whole: dict[str, Any], part: dict[str, Any]) -> None:
 
 
 def trained_module(settings: dict[str, Any], checkpoint: dict[str, Any]) -> ExplainerModule:
-    """The module with its trained weights, on the processor; refuses a checkpoint of another model."""
+    """Load the module with its trained weights, on the CPU.
+
+    Args:
+        settings: Settings of the run.
+        checkpoint: The content of the run's checkpoint.
+
+    Raises:
+        UserError: The settings are malformed, or the checkpoint belongs to another model.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ExplainerSettings, "model")
     try:
@@ -110,7 +123,7 @@ def trained_module(settings: dict[str, Any], checkpoint: dict[str, Any]) -> Expl
         what, _, remedy = explain(str(error)).partition("\n  remedy: ")
         raise UserError(what, where="--config", remedy=remedy) from error
     assert isinstance(trained, ExplainerSettings)
-    # Compilation and 8-bit weights made the training fast; the weights that it left need neither.
+    # Compilation and 8-bit weights only make training faster; the trained weights need neither.
     module = ExplainerModule(**vars(replace(trained, compile_layers=False, fp8=False)))
     vectors = checkpoint.get("afintro_identity", {}).get("vectors")
     if vectors:
@@ -122,7 +135,7 @@ def trained_module(settings: dict[str, Any], checkpoint: dict[str, Any]) -> Expl
 
 
 def probe(module: ExplainerModule) -> Tensor:
-    """Token ids ``[T]`` to compare logits on."""
+    """Encode a short chat, ``[T]`` int64, on which logits are compared."""
     tokens: Any = module.tokenizer.apply_chat_template(
         PROBE, tokenize=True, add_generation_prompt=True, return_dict=False
     )
@@ -130,8 +143,8 @@ def probe(module: ExplainerModule) -> Tensor:
 
 
 @torch.no_grad()
-def own_logits(module: ExplainerModule, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """``[T, vocabulary]`` of the trained module, and of its base alone."""
+def module_logits(module: ExplainerModule, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the logits of the trained module and of its base alone, ``[T, vocabulary]`` float64 each."""
     assert module.model is not None
     bounds, places = torch.tensor([0, len(ids)], dtype=torch.int32), torch.arange(len(ids))
     with module.evaluating():
@@ -142,41 +155,72 @@ def own_logits(module: ExplainerModule, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def plain_logits(base: str, revision: str | None, dtype: str, directory: Path, ids: Tensor) -> Tensor:
-    """The same, of the exported adapter as anyone would load it."""
+    """Compute the logits of the exported adapter as anyone would load it.
+
+    Args:
+        base: Directory or hub id of the base model.
+        revision: Branch, tag or commit on the hub.
+        dtype: Name of the dtype of the base's weights.
+        directory: The exported adapter.
+        ids: ``[T]`` int64.
+
+    Returns:
+        ``[T, vocabulary]`` float64.
+    """
     loaded = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=DTYPES[dtype], use_safetensors=True)
     model = PeftModel.from_pretrained(loaded, str(directory)).eval()
     logits: Tensor = model(input_ids=ids[None]).logits[0]
     return logits.double()
 
 
-def check(own: tuple[Tensor, Tensor], plain: Tensor, dtype: str) -> float:
-    """The largest difference of logits.
+def check(trained: tuple[Tensor, Tensor], plain: Tensor, dtype: str) -> float:
+    """Compare the exported adapter with the trained module.
+
+    Args:
+        trained: Logits of the trained module and of its base, ``[T, vocabulary]`` float64 each.
+        plain: Logits of the exported adapter, ``[T, vocabulary]`` float64.
+        dtype: Name of the dtype of the base's weights.
+
+    Returns:
+        The largest difference of logits.
 
     Raises:
-        UserError: More than rounding explains, or nearer to the base than to the trained module.
+        UserError: The difference is larger than rounding explains, or the exported adapter is closer to the base than to the
+            trained module.
     """
-    adapted, base = own
+    adapted, base = trained
     difference, effect = float((plain - adapted).abs().max()), float((adapted - base).abs().max())
     limit = TOLERANCE[dtype] * max(1.0, float(adapted.abs().max()))
     if difference > limit or (effect > limit and difference > effect / 2):
-        what = f"loaded with PEFT its logits are off by {difference:.2e}; the adapter changes them by {effect:.2e}"
-        raise UserError(what, where="exported adapter", remedy="report this: nothing was written")
+        what = (
+            f"gives logits that are off by {difference:.2e} with PEFT, where the adapter changes them by {effect:.2e}"
+        )
+        raise UserError(what, where="exported adapter", remedy="report this error; nothing was written")
     return difference
 
 
 def push(directory: Path, repository: str) -> str:
-    """Upload an exported adapter into a private repository, which is made if absent; its address.
+    """Upload an exported adapter into a private repository, which is created if absent.
+
+    Args:
+        directory: The exported adapter.
+        repository: Name of the repository on the hub.
+
+    Returns:
+        The address of the repository.
 
     Raises:
-        UserError: No key, a base that nobody else has, or what the hub refuses.
+        UserError: The key is absent, the base is a local directory, or the hub refuses.
     """
     base = json.loads((directory / "adapter_config.json").read_text())["base_model_name_or_path"]
     if Path(base).is_dir():
-        what = "its base is a directory of this machine, which nobody else could load it on"
-        raise UserError(what, where="--push_to_hub", remedy="train on a base that is on the hub, by its hub id")
+        what = "is refused: the adapter's base is a directory of this machine, which nobody else could load"
+        raise UserError(what, where="--push_to_hub", remedy="train on a base from the hub, by its hub id")
     token = os.environ.get("HF_TOKEN")
     if not token:
-        raise UserError("HF_TOKEN is not set", where="--push_to_hub", remedy="set it to a key that may write")
+        raise UserError(
+            "needs HF_TOKEN, which is not set", where="--push_to_hub", remedy="set it to a key that may write"
+        )
     api = HfApi(token=token)
     try:
         api.create_repo(repository, private=True, exist_ok=True)

@@ -173,7 +173,7 @@ class Tfidf(Judge):
 
 
 def _distinct(pairs: Sequence[TextPair]) -> dict[str, int]:
-    """Number the distinct texts of both sides of the pairs."""
+    """Assign a row to each distinct text of the pairs."""
     texts = dict.fromkeys(text for pair in pairs for text in pair)
     return {text: row for row, text in enumerate(texts)}
 

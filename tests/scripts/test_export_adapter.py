@@ -208,7 +208,7 @@ def test_an_export_that_peft_reads_otherwise_is_refused_and_leaves_nothing(
     monkeypatch.setattr(module, "export_adapter", damaged)
     code, _, err = call("--checkpoint", path, "--output_dir", tmp_path / "adapter")
     assert code == 2
-    assert "logits are off by" in err
+    assert "off by" in err
     assert not (tmp_path / "adapter").exists()
 
 
@@ -227,7 +227,7 @@ def test_wrong_input_is_refused_in_two_lines(call, study_model, tmp_path):
         (("--checkpoint", tmp_path / "absent.ckpt", "--config", run), "absent.ckpt: does not exist"),
         (("--checkpoint", cut), "cannot be read"),
         (("--checkpoint", path, "--config", tmp_path / "bad.yaml"), "bad.yaml: cannot be read"),
-        (("--checkpoint", path, "--config", tmp_path / "empty.yaml"), "name no model and no data"),
+        (("--checkpoint", path, "--config", tmp_path / "empty.yaml"), "model and data"),
         (("--checkpoint", path, "--config", run, tmp_path / "elsewhere.yaml"), "was made for another model"),
         (("--checkpoint", path, "--output_dir", tmp_path / "other"), "not an adapter directory"),
     ):
@@ -298,7 +298,7 @@ def test_an_upload_makes_a_private_repository_with_the_key_of_the_environment(mo
 def test_an_upload_without_key_or_refused_is_said_without_the_key(module, hub, tmp_path, monkeypatch):
     folder = exported(tmp_path / "adapter", "org/base")
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(module.UserError, match="HF_TOKEN is not set"):
+    with pytest.raises(module.UserError, match="HF_TOKEN"):
         module.push(folder, "me/it")
     assert hub.asked == []
     monkeypatch.setenv("HF_TOKEN", SECRET)
