@@ -184,6 +184,9 @@ def run(args: Sequence[str] | None = None) -> Ended:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         return Ended(0, summary=ExplainerCLI(arguments).results.summary_path)
+    except SIGTERMException:  # a SystemExit too, so that it comes first
+        message = "stopped by SIGTERM\n  remedy: --ckpt_path last goes on from where it stopped"
+        return Ended(128 + signal.SIGTERM, message)
     except SystemExit:
         if arguments[:1] and arguments[0] in SUBCOMMANDS and {"--help", "-h"} & set(arguments):
             print(settings_help(configured_task(arguments)))
@@ -197,9 +200,6 @@ def run(args: Sequence[str] | None = None) -> Ended:
         if not isinstance(error.__cause__, UserError):
             raise
         return _refused(str(error.__cause__), error)
-    except SIGTERMException:
-        message = "stopped by SIGTERM\n  remedy: --ckpt_path last goes on from where it stopped"
-        return Ended(128 + signal.SIGTERM, message)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _refused(
