@@ -114,12 +114,14 @@ class TestIntervals:
         ("seeds", "questions", "spread"),
         [(3, 40, (0.3, 1.0, 1.0)), (3, 5, (0.5, 1.0, 0.3)), (2, 40, (0.1, 0.3, 0.3)), (1, 12, (0.0, 1.0, 0.5))],
     )
+    @pytest.mark.slow
     def test_cover_the_truth_with_few_units_too(self, seeds, questions, spread):
         """Plain percentile intervals of these have 83 to 92 %, p < 0.05 for 8 to 17 % of nulls."""
         covered, rejected = outcomes(seeds, questions, spread)
         assert 0.90 <= covered <= 0.995
         assert rejected <= 0.095
 
+    @pytest.mark.slow
     def test_three_seeds_that_differ_most_are_not_taken_for_many(self):
         """The plain percentile interval covers 73 %."""
         covered, _ = outcomes(3, 40, (1.0, 0.3, 0.3))

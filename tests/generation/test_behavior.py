@@ -174,6 +174,7 @@ def test_the_rule_names_what_fired():
 
 
 @pytest.mark.timeout(60)  # backtracking over such loops would take longer than anybody waits
+@pytest.mark.slow
 def test_looping_output_ends():
     loops = ("i " + "have to " * 3000, "i refuse to " * 2000, "i will not " * 2000, "<think>" * 3000, '"' * 5000)
     assert len(RuleLabeler().label_all(loops)) == len(loops)

@@ -138,6 +138,7 @@ def count_passes(model):
     return shapes
 
 
+@pytest.mark.slow
 def test_the_reference_tells_the_positions_apart(architecture, expected):
     """Steering one token late, or not at decode steps, gives other tokens; otherwise the tests below would show nothing."""
     found = expected(architecture)

@@ -195,6 +195,7 @@ class TestSplits:
 class TestGeneration:
     """With the random model itself."""
 
+    @pytest.mark.slow
     def test_batch_size_changes_no_output(self, settings, tmp_path):
         """Known mistake 10: left padding or batch size changes greedy outputs."""
         found = []
@@ -501,6 +502,7 @@ class TestCrash:
         assert contents(tmp_path / "run") == whole[1]
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_both_end_well(organism, settings, tmp_path, monkeypatch):
     """Two fits on a fresh cache want the same embedded pairs: the first to end removes the other's chunks under it."""
     organism()

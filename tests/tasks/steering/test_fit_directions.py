@@ -103,6 +103,7 @@ class TestMethods:
 
 
 class TestSeparation:
+    @pytest.mark.slow
     def test_equals_sklearn_with_ties_and_weights(self):
         rng = np.random.default_rng(0)
         x0, x1 = rng.integers(0, 4, (30, 1)), rng.integers(1, 6, (20, 1))

@@ -324,6 +324,7 @@ class TestGeneration:
 
     @pytest.mark.parametrize("unit", ["raw", "residual_norm"])
     @pytest.mark.parametrize("positions", ["last", "decode", "all"])
+    @pytest.mark.slow
     def test_every_output_is_that_of_a_pass_of_its_own(
         self, settings, tmp_path, plain_model, tokenizer, positions, unit
     ):
@@ -345,6 +346,7 @@ class TestGeneration:
             assert (row["positions"], row["alpha_unit"], row["norm"]) == (positions, unit, pytest.approx(8.0))
         assert len({row["ablated_continuation"] for row in made}) > 4, "conditions should be told apart"
 
+    @pytest.mark.slow
     def test_originals_are_those_of_greedy_generation_alone(self, settings, tmp_path, plain_model, tokenizer):
         summary = run(SAMPLES, tmp_path, replace(settings, cues=BOTH, control_samples=99))
         model = plain_model(settings.model)
@@ -378,6 +380,7 @@ class TestGeneration:
             assert row["perplexity"] == pytest.approx(math.exp(sum(nll) / len(nll)) if nll else 1.0, rel=1e-3)
         assert len({row["perplexity"] for row in made}) > 8
 
+    @pytest.mark.slow
     def test_batch_size_changes_no_output(self, settings, tmp_path):
         found = []
         for batch_size in (1, 13, 64):
@@ -651,6 +654,7 @@ class TestCrash:
         made.asked.clear()
         return made, contents(tmp_path / "whole")
 
+    @pytest.mark.slow
     def test_crashing_at_every_write_and_running_again_gives_the_same_bytes(
         self, whole, settings, tmp_path, monkeypatch
     ):
@@ -765,6 +769,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(model, settings
     assert [name for name in sorted(OUTPUTS) if found[name] != expected[name]] == [], state
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_both_end_well(organism, settings, tmp_path, monkeypatch):
     """The second waits, and finds the work done."""
     made = organism()

@@ -164,6 +164,7 @@ def test_directions_are_differences_of_means_and_sums_of_units(small: Path, smal
     np.testing.assert_allclose(found[FAKING].at(1), means[1] - means[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_embedded_data_are_made_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_embedded()
     folder = embedded_directory()

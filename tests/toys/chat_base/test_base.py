@@ -284,6 +284,7 @@ class TestBuild:
 
 
 class TestAcceptance:
+    @pytest.mark.slow
     def test_every_figure_that_is_required_is_measured(self, tiny):
         found = study_acceptance.measure(load_model(str(tiny)), load_tokenizer(str(tiny)), 1, count=40)
         assert set(RANGES) <= set(found)
