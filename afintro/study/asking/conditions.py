@@ -15,7 +15,7 @@ from afintro.study.asking.queries import SYSTEMS, Query
 from afintro.study.asking.session import Session
 from afintro.study.results import ResultRow
 from afintro.tasks.introspection.material import Kind
-from afintro.tasks.introspection.trials import PAIRS, Pair, says_steered, single_tokens, worded
+from afintro.tasks.introspection.trials import PAIRS, AnswerPair, says_steered, single_tokens, worded
 from afintro.tasks.introspection.vectors import SplitName, VectorSet
 
 VECTOR_SPLITS: dict[str, SplitName] = {"held_in": "train", "held_out": "test"}
@@ -119,7 +119,7 @@ class Trial:
     reading: Reading
     question: Question
     style: str
-    pair: Pair
+    pair: AnswerPair
     native: bool
     swapped: bool = False
     lens: bool = False
@@ -139,7 +139,7 @@ class Trial:
 
 
 def trials_of(
-    session: Session, reading: Reading, questions: Sequence[Question], style: str, pair: Pair, native: bool
+    session: Session, reading: Reading, questions: Sequence[Question], style: str, pair: AnswerPair, native: bool
 ) -> list[Trial]:
     """Put questions to a reading.
 
@@ -161,7 +161,7 @@ def trials_of(
     ]
 
 
-def other_pairs(session: Session) -> list[Pair]:
+def other_pairs(session: Session) -> list[AnswerPair]:
     """Return the pairs that the variant was not trained on and whose words are single tokens of its model."""
     return [pair for pair in single_tokens(session.dialogues, list(PAIRS.values())) if pair != session.data.pair]
 

@@ -13,7 +13,7 @@ from afintro.study.results import ResultRow
 from afintro.study.scoring.detection_summary import collapses
 from afintro.study.scoring.estimates import compare, mean, of_system, summary
 from afintro.study.scoring.items import CEILING, FLOOR, LOW_MASS
-from afintro.tasks.introspection.trials import YES_NO, Pair, single_tokens, worded
+from afintro.tasks.introspection.trials import YES_NO, AnswerPair, single_tokens, worded
 
 STYLE = "self_report"
 
@@ -34,12 +34,12 @@ def measure(session: Session) -> list[ResultRow]:
     return rows
 
 
-def pairs(session: Session) -> list[Pair]:
+def pairs(session: Session) -> list[AnswerPair]:
     """Return yes and no, and the variant's own pair, as far as their words are single tokens."""
     return single_tokens(session.dialogues, list(dict.fromkeys([YES_NO, session.data.pair])))
 
 
-def wording(session: Session, item: SelfReport, pair: Pair) -> str:
+def wording(session: Session, item: SelfReport, pair: AnswerPair) -> str:
     """Return the question. It names the answers in a drawn order, unless they are yes and no.
 
     Args:
@@ -56,7 +56,7 @@ def _items(session: Session) -> list[SelfReport]:
     return sorted([*reports.train, *reports.validation, *reports.test], key=lambda item: item.id)[: session.scale.items]
 
 
-def _item_fields(item: SelfReport, pair: Pair) -> ResultRow:
+def _item_fields(item: SelfReport, pair: AnswerPair) -> ResultRow:
     return {
         "context": None,
         "vector": None,

@@ -13,7 +13,7 @@ from afintro.data.batch import Example
 from afintro.data.introspection_texts.items import Context, Question
 from afintro.data.splits import stable_hash
 from afintro.tasks.introspection.material import Material
-from afintro.tasks.introspection.trials import Dialogues, Pair, says_steered, worded
+from afintro.tasks.introspection.trials import AnswerPair, Dialogues, says_steered, worded
 from afintro.tasks.introspection.vectors import SplitName
 
 PRIMARY = "detection"
@@ -39,7 +39,7 @@ class Trial:
 
     context: Context | None
     question: tuple[str, str]
-    pair: Pair
+    pair: AnswerPair
     answer: str
     steered: bool = False
     vector: str = ""
@@ -64,7 +64,7 @@ class TrialSettings:
     seed: int
     style: Style
     questions: int
-    pair: Pair
+    pair: AnswerPair
     label: Label
     stop_gradient: bool
 
@@ -124,10 +124,10 @@ class TrialExamples(Sequence[Example]):
         trial = Trial(context, (question.id, text), pair, "", steered, vector, layers, strength, claim)
         return self._labeled(index, replace(trial, answer=self._correct(trial, question)))
 
-    def _concepts(self, vector: str) -> Pair:
+    def _concepts(self, vector: str) -> AnswerPair:
         """Return the pair that a concept belongs to."""
         first, second = self.material.vectors(self.split).partner(vector)
-        return Pair(f"{first}_{second}", first, second)
+        return AnswerPair(f"{first}_{second}", first, second)
 
     def _correct(self, trial: Trial, question: Question) -> str:
         if self.settings.style == "concept":
@@ -187,5 +187,5 @@ class TrialExamples(Sequence[Example]):
         )  # fmt: skip
 
 
-def _other(pair: Pair, answer: str | None) -> str:
+def _other(pair: AnswerPair, answer: str | None) -> str:
     return pair.a if answer == pair.b else pair.b

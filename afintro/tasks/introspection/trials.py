@@ -15,7 +15,7 @@ PREFIX = "The answer is"
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnswerPair:
     """Two answers. ``a`` stands for yes, and for "steered" where a question has no polarity."""
 
     name: str
@@ -23,21 +23,21 @@ class Pair:
     b: str
 
 
-YES_NO = Pair("yes_no", "yes", "no")
+YES_NO = AnswerPair("yes_no", "yes", "no")
 PAIRS = {
     pair.name: pair
     for pair in (
         YES_NO,
-        Pair("red_blue", "Red", "Blue"),
-        Pair("foo_bar", "foo", "bar"),
-        Pair("alpha_beta", "Alpha", "Beta"),
-        Pair("up_down", "up", "down"),
-        Pair("circle_square", "circle", "square"),
+        AnswerPair("red_blue", "Red", "Blue"),
+        AnswerPair("foo_bar", "foo", "bar"),
+        AnswerPair("alpha_beta", "Alpha", "Beta"),
+        AnswerPair("up_down", "up", "down"),
+        AnswerPair("circle_square", "circle", "square"),
     )
 }
 
 
-def worded(text: str, pair: Pair, swapped: bool) -> str:
+def worded(text: str, pair: AnswerPair, swapped: bool) -> str:
     """Word a question so that it names the two answers, unless the answers are yes and no.
 
     Args:
@@ -54,7 +54,7 @@ def worded(text: str, pair: Pair, swapped: bool) -> str:
     return f"{text} Answer {named[0]} for {named[1]}."
 
 
-def says_steered(question: Question, pair: Pair) -> str | None:
+def says_steered(question: Question, pair: AnswerPair) -> str | None:
     """Return the answer that claims steering, which is the first answer for a question without polarity.
 
     Questions about food or concepts say nothing about steering: None.
@@ -158,7 +158,7 @@ class Dialogues:
             self._answers[word] = whole[-1]
         return self._answers[word]
 
-    def answers(self, pair: Pair) -> tuple[int, int]:
+    def answers(self, pair: AnswerPair) -> tuple[int, int]:
         """Return the tokens of both answers.
 
         Raises:
@@ -177,7 +177,7 @@ class Dialogues:
         return self._words[word]
 
 
-def single_tokens(dialogues: Dialogues, pairs: Sequence[Pair]) -> list[Pair]:
+def single_tokens(dialogues: Dialogues, pairs: Sequence[AnswerPair]) -> list[AnswerPair]:
     """Return the pairs whose answers are single tokens of this tokenizer."""
     possible = []
     for pair in pairs:

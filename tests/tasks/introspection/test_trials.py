@@ -6,7 +6,16 @@ from transformers import PreTrainedTokenizerFast
 from afintro.data.introspection_texts import read_contexts, read_questions
 from afintro.data.text import encode_text, render
 from afintro.errors import UserError
-from afintro.tasks.introspection.trials import PAIRS, PREFIX, YES_NO, Dialogues, Pair, single_tokens, turns, worded
+from afintro.tasks.introspection.trials import (
+    PAIRS,
+    PREFIX,
+    YES_NO,
+    AnswerPair,
+    Dialogues,
+    single_tokens,
+    turns,
+    worded,
+)
 from afintro.toys.organism import ToySettings, make_tokenizer
 
 CONTEXTS = read_contexts()[:3]
@@ -101,10 +110,10 @@ def test_answers_are_single_tokens_with_their_space(wide):
 def test_pairs_that_are_no_single_tokens_are_refused(wide):
     dialogues = Dialogues(wide)
     with pytest.raises(UserError, match="takes several tokens"):
-        dialogues.answers(Pair("odd", "thunderstorm", "no"))
+        dialogues.answers(AnswerPair("odd", "thunderstorm", "no"))
     with pytest.raises(UserError, match="same token for both"):
-        dialogues.answers(Pair("same", "yes", "yes"))
-    found = [pair.name for pair in single_tokens(dialogues, [*PAIRS.values(), Pair("odd", "thunderstorm", "no")])]
+        dialogues.answers(AnswerPair("same", "yes", "yes"))
+    found = [pair.name for pair in single_tokens(dialogues, [*PAIRS.values(), AnswerPair("odd", "thunderstorm", "no")])]
     assert "yes_no" in found
     assert "odd" not in found
 
