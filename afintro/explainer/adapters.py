@@ -1,5 +1,6 @@
 """Export a trained adapter as a stock PEFT directory with the injector's weights beside it, and load it again."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from afintro.data.files import write_json
 from afintro.errors import UserError
 
 INJECTOR_FILE = "injector.safetensors"
@@ -21,6 +23,10 @@ def export_adapter(model: PeftModel, directory: Path, injector: nn.Module | None
         injector: Its weights go into ``injector.safetensors``; None for a task without vectors.
     """
     model.save_pretrained(str(directory), safe_serialization=True)
+    # PEFT writes its sets of module names in an order that changes with the process.
+    settings = json.loads((directory / "adapter_config.json").read_text())
+    sets = {name for name, value in vars(model.active_peft_config).items() if isinstance(value, set)}
+    write_json(directory / "adapter_config.json", {n: sorted(v) if n in sets else v for n, v in settings.items()})
     if injector is not None:
         save_file(injector.state_dict(), str(directory / INJECTOR_FILE))
 

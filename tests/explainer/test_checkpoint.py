@@ -1,5 +1,6 @@
 """Checkpoints hold the adapter, say whose it is, and are refused where they do not fit."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,9 @@ def test_an_exported_adapter_is_stock_peft(small_model: Path, tmp_path: Path) ->
         "adapter_config.json",
         "adapter_model.safetensors",
     }
+    targets = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(targets) > 4
+    assert targets == sorted(targets), "PEFT writes a set, in an order of the process"
     plain = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(small_model), str(tmp_path / "adapter")
     ).eval()
