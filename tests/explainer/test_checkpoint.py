@@ -110,6 +110,9 @@ def test_best_is_that_of_the_newest_run_that_has_one(tmp_path: Path) -> None:
     (tmp_path / "task" / "version_11").mkdir()
     assert resolve_checkpoint("best", tmp_path, "task").parts[-3:] == ("version_10", "checkpoints", "best-3.ckpt")
     assert resolve_checkpoint("last", tmp_path, "task").name == "last.ckpt"
+    save("version_12", "last.ckpt", "val/loss", "removed.ckpt")
+    newest = ("version_12", "checkpoints", "last.ckpt")
+    assert resolve_checkpoint("best", tmp_path, "task").parts[-3:] == newest, "the best file was removed"
     with pytest.raises(UserError, match="no run of other"):
         resolve_checkpoint("best", tmp_path, "other")
 
