@@ -29,7 +29,13 @@ def make_optimizer(
 
 
 def rate_factor(step: int, settings: ExplainerSettings, total_steps: int) -> float:
-    """Return the learning rate at an optimizer step (counted from 0) as a share of its peak."""
+    """Return the learning rate at an optimizer step as a share of its peak.
+
+    Args:
+        step: Number of the step, counted from 0.
+        settings: The explainer's settings, of which warm-up and schedule are used.
+        total_steps: Number of steps of the whole training.
+    """
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     progress = min(1.0, (step - settings.warmup_steps) / max(1, total_steps - settings.warmup_steps))

@@ -123,7 +123,18 @@ class _Generator:
         identity: dict[str, Any],
         ranks: Ranks,
     ) -> list[Path]:
-        """Return the files of records, and for each control whether string and behavior differ when it is answered alone."""
+        """Make the chunks that are missing: records, and for each control whether string and behavior differ alone.
+
+        Args:
+            samples: Input samples.
+            prompts: Token ids by sample and system prompt.
+            output_dir: The run's folder.
+            identity: Everything that decides the content.
+            ranks: The processes of this run.
+
+        Returns:
+            The files of the chunks, in the order of the samples.
+        """
         items = items_of(samples, prompts, self.settings.control_samples)
         return in_chunks(output_dir, identity, items, self.chunk, self._chunk, "pairs", ranks)
 

@@ -83,7 +83,15 @@ class Organism:
 def settings_of(
     args: argparse.Namespace, contrast: Contrast, left_out: dict[str, int], organism: Organism, layers: list[int]
 ) -> dict[str, Any]:
-    """Return everything that decides the directions; it is known before the model loads."""
+    """Return everything that decides the directions, as JSON values; it is known before the model loads.
+
+    Args:
+        args: The command's arguments.
+        contrast: The two classes of texts.
+        left_out: Number of samples that were left out, by reason.
+        organism: The model whose activations are read, not loaded yet.
+        layers: 0-based decoder layers.
+    """
     source = Path(args.input_path)
     parts = split_contrast(contrast, args.holdout, args.seed)
     return {
@@ -147,7 +155,13 @@ def check_prompts(contrast: Contrast, tokenizer: PreTrainedTokenizerBase, limit:
 
 
 def sidecar_of(settings: dict[str, Any], method: str, computed: Computed) -> dict[str, Any]:
-    """Return settings and results of one method, the content of the file beside its vectors."""
+    """Return settings and results of one method, the content of the file beside its vectors.
+
+    Args:
+        settings: What :func:`settings_of` returned.
+        method: Name of the method.
+        computed: Results of all methods.
+    """
     auroc = computed.auroc[method]
     return {
         **settings,
@@ -171,7 +185,13 @@ def best_layer(computed: Computed, method: str) -> int:
 
 
 def print_table(computed: Computed, name: str, layers: Sequence[int]) -> None:
-    """Print the AUROC of every layer and method, then the best method and layer."""
+    """Print the AUROC of every layer and method, then the best method and layer.
+
+    Args:
+        computed: Results of all methods.
+        name: Name of the direction.
+        layers: 0-based decoder layers, in the order of the rows.
+    """
     table = Table(title=f"direction {name!r}: AUROC [95 % interval] on held-out scenarios")
     table.add_column("layer", justify="right")
     for method in computed.vectors:

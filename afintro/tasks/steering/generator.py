@@ -127,7 +127,18 @@ class SteeringGenerator:
         identity: dict[str, Any],
         ranks: Ranks,
     ) -> list[Path]:
-        """Return the files of records and of what the guards found: those of an earlier run and new files."""
+        """Make the chunks that are missing, see :func:`afintro.generation.run_folder.in_chunks`.
+
+        Args:
+            samples: Input samples.
+            prompts: Token ids by sample and cue.
+            output_dir: The run's folder.
+            identity: Everything that decides the content.
+            ranks: The processes of this run.
+
+        Returns:
+            The files of records and guards, in the order of the samples.
+        """
         items = items_of(samples, prompts, self.settings.control_samples)
         return in_chunks(output_dir, identity, items, self.chunk, self._chunk, "steering", ranks)
 
