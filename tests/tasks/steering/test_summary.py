@@ -276,3 +276,9 @@ class TestTable:
     def test_names_are_no_markup(self, capsys, name):
         print_steering(summary_of(curve(5, direction=name), (name,)))
         assert name in capsys.readouterr().out
+
+
+def test_guards_add_up_from_nothing():
+    guards = Guards(prompts=3, zero_differs=1, controls=2, alone_differs=1, alone_behaves_otherwise=1)
+    assert Guards() + guards == guards
+    assert guards + guards == Guards(6, 2, 4, 2, 2)
