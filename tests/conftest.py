@@ -336,3 +336,17 @@ data:
 """
     )
     return Workspace(tmp_path, config, small_model)
+
+
+def printed_with_hash_seeds(code: str, *seeds: str) -> set[str]:
+    """What ``code`` prints in interpreters with these hash seeds: one text, where nothing depends on the order of a set."""
+    return {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in seeds
+    }

@@ -1,9 +1,5 @@
 """The bootstrap over several levels: weights by hand, coverage and size with few units, pairing; Benjamini-Hochberg."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from scipy.stats import norm, t
@@ -15,6 +11,7 @@ from afintro.evaluation.hierarchical import (
     variance,
 )
 from afintro.evaluation.intervals import Bootstrap, Estimate, mean_of, ratio
+from tests.conftest import printed_with_hash_seeds
 
 
 def crossed(seeds, questions):
@@ -211,16 +208,7 @@ class TestIntervals:
             "levels = {'seed': [i % 3 for i in range(60)], 'question': [f's{i % 20}' for i in range(60)]}\n"
             "print(HierarchicalBootstrap(levels, 3).mean([i * i % 11 for i in range(60)]))"
         )
-        printed = {
-            subprocess.run(
-                [sys.executable, "-c", code],
-                env={**os.environ, "PYTHONHASHSEED": seed},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-            for seed in ("0", "271828")
-        }
+        printed = printed_with_hash_seeds(code, "0", "271828")
         assert len(printed) == 1
         assert "Estimate" in printed.pop()
 

@@ -1,13 +1,10 @@
 """Bootstrap intervals: how often they cover, what clusters and pairing do to them, and that they never vary."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from afintro.evaluation.intervals import RESAMPLES, Bootstrap, Estimate, mean_of
+from tests.conftest import printed_with_hash_seeds
 
 
 def names(count):
@@ -90,16 +87,7 @@ def test_does_not_depend_on_the_hash_seed():
         "from afintro.evaluation.intervals import Bootstrap\n"
         "print(Bootstrap([f's{i % 7}' for i in range(40)], 3).mean([i * i % 11 for i in range(40)]))"
     )
-    printed = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("0", "1", "271828")
-    }
+    printed = printed_with_hash_seeds(code, "0", "1", "271828")
     assert len(printed) == 1
     assert "Estimate" in printed.pop()
 

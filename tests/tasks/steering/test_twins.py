@@ -1,15 +1,13 @@
 """Twins: who reads the text alone is right on half of them, and who knows the direction alone is hardly better."""
 
-import os
 import random
-import subprocess
-import sys
 from collections import Counter, defaultdict
 
 import pytest
 
 from afintro.tasks.steering.records import SteeringRecord
 from afintro.tasks.steering.twins import choose_records, unseen_directions
+from tests.conftest import printed_with_hash_seeds
 
 DIRECTIONS = ("faking", "random", "orthogonal", "kind")
 
@@ -100,16 +98,7 @@ def test_does_not_depend_on_the_hash_seed():
         "print([(c.record.uid, c.twins) for c in choose_records(rs, 1, 0, 't')])\n"
         "print(sorted(unseen_directions(['a', 'b', 'c'], 0.5, 0)))"
     )
-    printed = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("0", "1")
-    }
+    printed = printed_with_hash_seeds(code, "0", "1")
     assert len(printed) == 1
     assert "/d" in printed.pop()
 
