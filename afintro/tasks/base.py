@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
@@ -171,7 +171,7 @@ class TaskData(PackedData):
             raise RuntimeError("a data module is set up by a Trainer")
         if self.settings.train_path is None:
             self.use_embedded()  # in every process, since only one of them prepared the data
-        module: Any = self.trainer.lightning_module
+        module = cast(ExplainerSpec, self.trainer.lightning_module)  # Lightning knows it as a module alone
         splits = {"fit": ("train", "validation"), "validate": ("train", "validation")}.get(stage, ("train", "test"))
         for split in splits:
             if split not in self.examples:
