@@ -1,18 +1,16 @@
 """Split data without leaks: by scenario or cluster, and with held-out texts kept out of training."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from afintro.data.near_duplicates import Corpus
 from afintro.data.records import read_rows
 from afintro.errors import UserError
 
-SHINGLE_WORDS = 8  # words in a shingle
-CONTAINMENT = 0.3  # share of the shorter text's shingles from which on two texts match
 TEXT_FIELDS = ("text", "original_text", "ablation_prompt", "prompt", "chosen_label")
 
 
@@ -23,28 +21,12 @@ class Hit:
     Args:
         train_index: Index of the training text.
         heldout: File and record of the held-out text.
-        containment: Share of the shorter text's shingles that both texts have.
+        containment: Share of the shorter text's shingles, or of its information, that both texts have.
     """
 
     train_index: int
     heldout: str
     containment: float
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def _shingles(words: Sequence[str]) -> set[int]:
-    """Return hashes of all runs of eight words; a shorter text is one shingle.
-
-    The hash is not Python's ``hash``, which differs between processes.
-    """
-    runs = range(max(1, len(words) - SHINGLE_WORDS + 1))
-    return {
-        int.from_bytes(hashlib.blake2b(" ".join(words[i : i + SHINGLE_WORDS]).encode(), digest_size=8).digest())
-        for i in runs
-    }
 
 
 def heldout_texts(path: str) -> list[tuple[str, str]]:
@@ -74,8 +56,8 @@ def heldout_texts(path: str) -> list[tuple[str, str]]:
 def find_heldout(train: Sequence[str], heldout: Sequence[tuple[str, str]]) -> list[Hit]:
     """Find all pairs of a training text and a held-out text that match.
 
-    Two texts match if their words are equal after normalization (case, punctuation, white space), or if at least 0.3 of the
-    shorter text's eight-word shingles are in both texts (Broder 1997, on the resemblance and containment of documents).
+    Two texts match if they are near-duplicates (see :mod:`afintro.data.near_duplicates`). A copy of eight words or more always
+    matches, also one that consists of template words alone and stands within a longer text.
 
     Args:
         train: Training texts.
@@ -84,24 +66,20 @@ def find_heldout(train: Sequence[str], heldout: Sequence[tuple[str, str]]) -> li
     Returns:
         The matches by training text; for each training text, the closest match first, and one match a name.
     """
-    by_shingle: dict[int, list[int]] = {}
-    sizes = []
-    for index, (text, _) in enumerate(heldout):
-        words = _words(text)
-        shingles = _shingles(words)
-        sizes.append(len(shingles))
-        for shingle in shingles:
-            by_shingle.setdefault(shingle, []).append(index)
+    if not train or not heldout:
+        return []
+    corpus = Corpus([*train, *(text for text, _ in heldout)])
+    found = corpus.duplicates(
+        [corpus.changed_words(), corpus.shared_passages(), corpus.whole_copies(len(train) + len(heldout))]
+    )
+    indices: dict[int, list[int]] = {}
+    for index, distinct in enumerate(found.distinct[len(train) :].tolist()):
+        indices.setdefault(distinct, []).append(index)
+    near = found.neighbors()
     hits: list[Hit] = []
-    for train_index, text in enumerate(train):
-        words = _words(text)
-        shingles = _shingles(words)
-        shared: dict[int, int] = {}
-        for shingle in shingles:
-            for index in by_shingle.get(shingle, ()):
-                shared[index] = shared.get(index, 0) + 1
-        shares = {index: count / min(len(shingles), sizes[index]) for index, count in shared.items()}
-        matches = {index: share for index, share in shares.items() if share >= CONTAINMENT}
+    for train_index, distinct in enumerate(found.distinct[: len(train)].tolist()):
+        alike = {distinct: 1.0, **near[distinct]} if distinct >= 0 else {}
+        matches = {index: share for other, share in alike.items() for index in indices.get(other, ())}
         closest: dict[str, float] = {}  # a held-out record may have several texts
         for index in sorted(matches, key=lambda index: (-matches[index], index)):
             closest.setdefault(heldout[index][1], matches[index])

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example
 from afintro.data.files import file_sha256
+from afintro.data.near_duplicates import join_scenarios, nearest_seen
 from afintro.data.splits import check_contamination, split_by_scenario
 from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction, Scores, statistics
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 EXPLAINER = "explainer"
 OTHER_BASE = "other_base"
 TEXT_ONLY = "text_only"
+EXAMPLES = 3  # pairs of near-duplicates that a warning names
 Systems = dict[str, list[Prediction]]
 
 
@@ -82,6 +84,7 @@ class TaskData(PackedData):
         heldout: Files whose texts must never be trained on; empty without any.
         zero_vectors: Whether every vector is replaced by zeros, so that the explainer sees the text alone.
         warnings: Warnings for ``summary.json``.
+        near_duplicates: For each evaluated split, how many of its records nearly equal a record that was seen before.
     """
 
     task = ""
@@ -101,6 +104,7 @@ class TaskData(PackedData):
         self.heldout = self.settings.heldout or []
         self.zero_vectors = False
         self.warnings: list[str] = []
+        self.near_duplicates: dict[str, int] = {}
 
     # What a task says of itself.
 
@@ -192,6 +196,7 @@ class TaskData(PackedData):
             "path": path,
             "sha256": file_sha256(path) if path and Path(path).is_file() else None,
             "n": len(self.examples[split]),
+            **({"near_duplicates": self.near_duplicates[split]} if split in self.near_duplicates else {}),
         }
 
     def file_of(self, split: str) -> str | None:
@@ -234,11 +239,14 @@ class TaskData(PackedData):
             self.warnings.append(f"{len(dropped)} training {what} dropped by the contamination check")
         return keep
 
-    def split_off_validation(self, scenarios: Sequence[str], path: str) -> tuple[list[int], list[int]]:
-        """Split validation records off the training records, so that no scenario is in both.
+    def split_off_validation(
+        self, scenarios: Sequence[str], texts: Sequence[str], path: str
+    ) -> tuple[list[int], list[int]]:
+        """Split validation records off the training records, so that no scenario and no near-duplicates are in both.
 
         Args:
             scenarios: The scenario of each training record.
+            texts: The text of each training record.
             path: The training file, for the message.
 
         Returns:
@@ -247,12 +255,36 @@ class TaskData(PackedData):
         Raises:
             UserError: No record is left for validation.
         """
-        left, right = split_by_scenario(scenarios, self.settings.validation_fraction, self.settings.split_seed)
+        joined = join_scenarios(scenarios, texts)
+        fewer = len(set(scenarios)) - len(set(joined))
+        if fewer:
+            log.info("%s: near-duplicates join %d scenarios with others, which stay on one side", path, fewer)
+        left, right = split_by_scenario(joined, self.settings.validation_fraction, self.settings.split_seed)
         if not right:
             raise UserError(
                 f"{len(scenarios)} records leave none for validation", where=path, remedy="give data.validation_path"
             )
         return left, right
+
+    def count_near_duplicates(self, split: str, texts: Mapping[str, str], seen: Mapping[str, str]) -> None:
+        """Count the records of an evaluated split that nearly equal a record seen before, and warn of them.
+
+        Args:
+            split: ``validation`` or ``test``.
+            texts: The text of each record of the split, by file and record.
+            seen: The text of each record that the split must not repeat, by file and record.
+        """
+        names, seen_names = list(texts), list(seen)
+        nearest = nearest_seen(list(texts.values()), list(seen.values()))
+        pairs = [(name, seen_names[at]) for name, at in zip(names, nearest, strict=True) if at is not None]
+        self.near_duplicates[split] = len(pairs)
+        if pairs:
+            examples = ", ".join(f"{name} of {other}" for name, other in pairs[:EXAMPLES])
+            more = ", ..." if len(pairs) > EXAMPLES else ""
+            self.warnings.append(
+                f"{len(pairs)} of {len(names)} {split} records are near-duplicates of records seen before: {examples}{more}"
+            )
+            log.warning(self.warnings[-1])
 
     def warn_of_shared(self, scenarios: Iterable[str], train: Iterable[str], path: str) -> None:
         """Warn of scenarios of an evaluation file that are trained on.

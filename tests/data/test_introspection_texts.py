@@ -19,7 +19,8 @@ from afintro.data.introspection_texts import (
 )
 from afintro.data.introspection_texts.items import POLARITY, WITH_OPTIONS
 from afintro.data.introspection_texts.splits import assert_disjoint, split_texts
-from afintro.data.splits import SHINGLE_WORDS, find_heldout
+from afintro.data.near_duplicates import SHINGLE_WORDS
+from afintro.data.splits import find_heldout
 from afintro.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
