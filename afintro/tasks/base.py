@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 EXPLAINER = "explainer"
 OTHER_BASE = "other_base"
 TEXT_ONLY = "text_only"
+Named = tuple[str, str]  # a text, and its file and record
 EXAMPLES = 3  # pairs of near-duplicates that a warning names
 Systems = dict[str, list[Prediction]]
 
@@ -84,7 +85,7 @@ class TaskData(PackedData):
         heldout: Files whose texts must never be trained on; empty without any.
         zero_vectors: Whether every vector is replaced by zeros, so that the explainer sees the text alone.
         warnings: Warnings for ``summary.json``.
-        near_duplicates: For each evaluated split, how many of its records nearly equal a record that was seen before.
+        near_duplicates: For each evaluated split, how many of its texts nearly equal a text that was seen before.
     """
 
     task = ""
@@ -264,25 +265,25 @@ class TaskData(PackedData):
             raise UserError(
                 f"{len(scenarios)} records leave none for validation", where=path, remedy="give data.validation_path"
             )
+        self.near_duplicates["validation"] = 0
         return left, right
 
-    def count_near_duplicates(self, split: str, texts: Mapping[str, str], seen: Mapping[str, str]) -> None:
-        """Count the records of an evaluated split that nearly equal a record seen before, and warn of them.
+    def count_near_duplicates(self, split: str, texts: Iterable[Named], seen: Iterable[Named]) -> None:
+        """Count the texts of an evaluated split that nearly equal a text seen before, and warn of them.
 
         Args:
             split: ``validation`` or ``test``.
-            texts: The text of each record of the split, by file and record.
-            seen: The text of each record that the split must not repeat, by file and record.
+            texts: The texts of the split, each with the name of its file and record.
+            seen: The texts that the split must not repeat, named likewise.
         """
-        names, seen_names = list(texts), list(seen)
-        nearest = nearest_seen(list(texts.values()), list(seen.values()))
-        pairs = [(name, seen_names[at]) for name, at in zip(names, nearest, strict=True) if at is not None]
+        (asked, names), (known, known_names) = (tuple(zip(*named, strict=True)) or ((), ()) for named in (texts, seen))
+        nearest = nearest_seen(asked, known)
+        pairs = [f"{name} and {known_names[at]}" for name, at in zip(names, nearest, strict=True) if at is not None]
         self.near_duplicates[split] = len(pairs)
         if pairs:
-            examples = ", ".join(f"{name} of {other}" for name, other in pairs[:EXAMPLES])
-            more = ", ..." if len(pairs) > EXAMPLES else ""
+            examples = "; ".join(pairs[:EXAMPLES]) + ("; ..." if len(pairs) > EXAMPLES else "")
             self.warnings.append(
-                f"{len(pairs)} of {len(names)} {split} records are near-duplicates of records seen before: {examples}{more}"
+                f"{len(pairs)} of {len(names)} {split} texts nearly equal a text seen before: {examples}"
             )
             log.warning(self.warnings[-1])
 

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from afintro.data import records, samples, splits, text
+from afintro.data import near_duplicates, records, samples, splits, text, words
 from afintro.data.batch import Example
 from afintro.data.cache import cache_directory
 from afintro.data.example_store import Ids, StoredExamples, open_store, source_hash
 from afintro.data.files import file_sha256
 from afintro.data.text import Draft, token_ids, tokenizer_hash
-from afintro.tasks.base import ExplainerSpec, TaskData
+from afintro.tasks.base import ExplainerSpec, Named, TaskData
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class RecordTask(TaskData):
             the files of the base classes, count too. A change to any of these files makes the stored examples anew.
     """
 
-    shaped_by: ClassVar[tuple[ModuleType, ...]] = (records, samples, splits, text)
+    shaped_by: ClassVar[tuple[ModuleType, ...]] = (near_duplicates, records, samples, splits, text, words)
 
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
         """Return all questions of a split; for training, without held-out records."""
@@ -65,6 +65,23 @@ class RecordTask(TaskData):
     def forget(self) -> None:
         """Drop the records."""
 
+    def texts(self, split: str) -> list[Named]:
+        """Return the text of each record of a split that another split must not repeat, with its file and record."""
+        raise NotImplementedError
+
+    def seen_before(self, split: str) -> list[str]:
+        """Return the splits whose texts an evaluated split must not repeat: of a test also validation, which chooses."""
+        validation = self.file_of("validation")
+        known = split == "test" and validation is not None and Path(validation).exists()
+        return ["train", "validation"] if known else ["train"]
+
+    def compare_with_seen(self, split: str) -> None:
+        """Count the near-duplicates of an evaluated split, whose records are read, among the texts seen before."""
+        earlier = len(self.warnings)
+        seen = [text for name in self.seen_before(split) for text in self.texts(name)]
+        del self.warnings[earlier:]  # about splits that are not evaluated
+        self.count_near_duplicates(split, self.texts(split), seen)
+
     def weight_of(self, question_type: str) -> float:
         """Return the weight of a question type in the loss."""
         raise NotImplementedError
@@ -83,11 +100,17 @@ class RecordTask(TaskData):
         earlier = len(self.warnings)
 
         def facts() -> dict[str, Any]:
-            return {"task": self.facts(split), "warnings": self.warnings[earlier:]}
+            return {
+                "task": self.facts(split),
+                "warnings": self.warnings[earlier:],
+                "near_duplicates": self.near_duplicates.get(split),
+            }
 
         folder = cache_directory() / "examples" / self.task / f"{split}-{self._key(split, reader)}"
         store = open_store(folder, reader.tokenizer, lambda: self.drafts(split, reader), facts, self.check(reader))
         self.recall(split, store.facts["task"])
+        if store.facts["near_duplicates"] is not None:
+            self.near_duplicates[split] = store.facts["near_duplicates"]
         # Reading the records of this split may have repeated warnings that the store of another split remembers.
         self.warnings = list(dict.fromkeys([*self.warnings, *store.facts["warnings"]]))
         log.info("%s: %d examples in %s", split, len(store), folder)
@@ -105,8 +128,10 @@ class RecordTask(TaskData):
 
     def _key(self, split: str, reader: ExplainerSpec) -> str:
         """Hash everything that decides the drafts of a split and their token ids."""
+        files = [self.file_of(split), self.paths["train"], *self.heldout]
+        files += [self.file_of(name) for name in self.seen_before(split)[1:]]
         decides = {
-            "files": [_hash(str(path)) for path in (self.file_of(split), self.paths["train"], *self.heldout)],
+            "files": [_hash(str(path)) for path in files],
             "heldout_action": self.settings.heldout_action,
             "limit": self.settings.limit,
             "split_seed": self.settings.split_seed,

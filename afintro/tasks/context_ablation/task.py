@@ -20,7 +20,7 @@ from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior
 from afintro.generation.behavior import LABELS, behavior_fields
 from afintro.ranges import NonNegativeFloat
-from afintro.tasks.base import EXPLAINER, OTHER_BASE, Control, ExplainerSpec, Systems
+from afintro.tasks.base import EXPLAINER, OTHER_BASE, Control, ExplainerSpec, Named, Systems
 from afintro.tasks.context_ablation import records
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
 from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, build_embedded, embedded_directory
@@ -101,6 +101,7 @@ class ContextAblation(RecordTask):
         self.answer_form = answer_form
         self.questions = questions or Questions()
         self._records: dict[str, list[ContextAblationRecord]] = {}
+        self._numbers: dict[str, list[int]] = {}  # of each record in its file
 
     def build_embedded(self) -> None:
         """Let the toy organism answer scenarios of its grammar, unless the cache holds its answers."""
@@ -130,21 +131,35 @@ class ContextAblation(RecordTask):
         assert path is not None
         assert train_path is not None
         records = [self._labeled(record) for record in read_records(path)]
+        numbers = list(range(len(records)))
         if split == "train":
-            keep = self.guarded([r.scenario for r in records], [f"{path}, record {i}" for i in range(len(records))])
-            records = [records[index] for index in keep]
+            numbers = self.guarded([r.scenario for r in records], [f"{path}, record {number}" for number in numbers])
             if self.paths["validation"] is None:
-                left, right = self.split_off_validation([r.scenario_id for r in records], path)
-                self._records["validation"] = [records[i] for i in right][: self.settings.limit]
-                records = [records[i] for i in left]
-            if not records:
+                kept = [records[number] for number in numbers]
+                left, right = self.split_off_validation([r.scenario_id for r in kept], [r.scenario for r in kept], path)
+                self._keep("validation", records, [numbers[i] for i in right])
+                numbers = [numbers[i] for i in left]
+            if not numbers:
                 raise UserError(
                     "no training record is left", where=path, remedy="check the held-out files and the split"
                 )
         else:
             train = self.records("train")
             self.warn_of_shared((r.scenario_id for r in records), (r.scenario_id for r in train), path)
-        self._records[split] = records[: self.settings.limit]
+        self._keep(split, records, numbers)
+        if split != "train":
+            self.compare_with_seen(split)
+
+    def _keep(self, split: str, records: Sequence[ContextAblationRecord], numbers: Sequence[int]) -> None:
+        """Keep the records of a split, with their numbers in the file."""
+        self._numbers[split] = list(numbers[: self.settings.limit])
+        self._records[split] = [records[number] for number in self._numbers[split]]
+
+    def texts(self, split: str) -> list[Named]:
+        """Return the scenario of each record of a split, with its file and record."""
+        records = self.records(split)
+        path = self.file_of(split)
+        return [(r.scenario, f"{path}, record {n}") for r, n in zip(records, self._numbers[split], strict=True)]
 
     def _labeled(self, record: ContextAblationRecord) -> ContextAblationRecord:
         """Add behavior labels to a record without them: files of the parent framework come so."""
