@@ -261,8 +261,9 @@ def nearest_seen(texts: Sequence[str], seen: Sequence[str]) -> list[int | None]:
     nearest: list[int | None] = []
     for distinct in found.distinct[len(seen) :].tolist():
         alike = {distinct: 1.0, **near[distinct]} if distinct >= 0 else {}
-        candidates = [(-likeness, first[other]) for other, likeness in alike.items() if other in first]
-        nearest.append(min(candidates)[1] if candidates else None)
+        # An equal text comes before a text that holds the whole text.
+        candidates = [(other != distinct, -alike[other], first[other]) for other in alike if other in first]
+        nearest.append(min(candidates)[2] if candidates else None)
     return nearest
 
 

@@ -278,7 +278,7 @@ class TaskData(PackedData):
         """
         (asked, names), (known, known_names) = (tuple(zip(*named, strict=True)) or ((), ()) for named in (texts, seen))
         nearest = nearest_seen(asked, known)
-        pairs = [f"{name} and {known_names[at]}" for name, at in zip(names, nearest, strict=True) if at is not None]
+        pairs = [f"{name} like {known_names[at]}" for name, at in zip(names, nearest, strict=True) if at is not None]
         self.near_duplicates[split] = len(pairs)
         if pairs:
             examples = "; ".join(pairs[:EXAMPLES]) + ("; ..." if len(pairs) > EXAMPLES else "")

@@ -208,8 +208,10 @@ def test_the_contamination_check_speaks_before_a_store_is_there_and_again_from_i
 @pytest.mark.usefixtures("large")
 def test_shared_scenarios_are_reported_from_the_store_too(folder: Path, tokenizer: Any) -> None:
     path = str(folder / "train.json")
-    told = [ablation(folder, tokenizer, validation_path=path).warnings for _ in range(2)]
-    assert told[0] == told[1] == [f"24 scenarios of {path} are in the training file too"]
+    made, stored = (ablation(folder, tokenizer, validation_path=path) for _ in range(2))
+    assert made.warnings == stored.warnings
+    assert made.warnings[0] == f"24 scenarios of {path} are in the training file too"
+    assert made.near_duplicates == stored.near_duplicates == {"validation": 24}
 
 
 @pytest.mark.usefixtures("large")

@@ -293,7 +293,9 @@ def test_nothing_to_split_off_is_refused(written: Path, reader: Any) -> None:
 
 def test_scenarios_in_both_files_are_told(folder: Path, reader: Any) -> None:
     data = task(folder, reader, validation_path="train.json")
-    assert data.warnings == [f"6 scenarios of {folder / 'train.json'} are in the training file too"]
+    assert data.warnings[0] == f"6 scenarios of {folder / 'train.json'} are in the training file too"
+    assert len(data.warnings) == 2
+    assert data.near_duplicates == {"validation": 240}
 
 
 @pytest.fixture
