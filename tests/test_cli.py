@@ -11,6 +11,7 @@ import afintro.cli
 from afintro.cli import main
 from afintro.cli_errors import explain
 from tests.conftest import Workspace, save_small_model, write_described_features, write_records
+from tests.recomputed import assert_table_follows
 
 ROOT = Path(__file__).parents[1]
 METRIC = {"value", "ci_low", "ci_high", "n"}
@@ -77,9 +78,10 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     assert len(rows) == 30
     assert rows[0].keys() == {
         "uid", "scenario_id", "question_type", "prompt", "expected", "predicted", "exact_match", "verdict_expected",
-        "verdict_predicted", "p_changed", "parsed", "baselines",
+        "verdict_predicted", "p_changed", "parsed", "baselines", "baselines_exact_match", "baselines_p_changed",
     }  # fmt: skip
     assert all(row["exact_match"] == (row["predicted"] == row["expected"]) for row in rows)
+    assert_table_follows(summary, rows, "generative_explanation", ("generative_explanation",))
 
     events = EventAccumulator(str(run)).Reload()
     scalars = set(events.Tags()["scalars"])

@@ -19,6 +19,7 @@ from afintro.evaluation.inspect import calibration_figure, load_run, select, sho
 from afintro.evaluation.report import confusion_figure
 from afintro.tasks.steering.task import UNSEEN_DIRECTION, UNSEEN_SCENARIO
 from tests.conftest import TRAINER, Workspace, write_steering_records
+from tests.recomputed import assert_table_follows
 from tests.tasks.feature_descriptions.test_task import write_small_data
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ SUMMARY = {
 }  # fmt: skip
 ROW = {
     "uid", "scenario_id", "question_type", "prompt", "expected", "predicted", "exact_match", "verdict_expected",
-    "verdict_predicted", "p_changed", "parsed", "baselines",
+    "verdict_predicted", "p_changed", "parsed", "baselines", "baselines_exact_match", "baselines_p_changed",
 }  # fmt: skip
 FILES = {"summary.json", "predictions.jsonl", "config.yaml", "metrics.csv", "checkpoints", "text_only"}
 TABLES = {
@@ -195,9 +196,16 @@ def test_fit_leaves_what_the_contract_says(session: Session) -> None:
     assert summary["baselines"].keys() == BASELINES[session.task]
     assert all(value.keys() >= METRIC for value in summary["metrics"].values())
     for row in rows:
-        assert row.keys() == ROW | ({"group", "scores"} if described else {"twins"})
+        assert row.keys() == ROW | ({"group", "scores", "baselines_scores"} if described else {"twins"})
         assert row["baselines"].keys() == BASELINES[session.task]
         assert row["exact_match"] == (row["predicted"] == row["expected"])
+
+
+def test_a_reader_recomputes_the_table(session: Session) -> None:
+    if session.task == "steering":
+        assert_table_follows(session.summary(0), session.rows(0), UNSEEN_SCENARIO, (UNSEEN_SCENARIO, UNSEEN_DIRECTION))
+    else:
+        assert_table_follows(session.summary(0), session.rows(0), "unseen_cluster")
 
 
 def test_validate_gives_every_number_of_fit_again(session: Session) -> None:

@@ -188,18 +188,23 @@ def _missing(systems: Systems, metrics: dict[str, Estimate]) -> list[str]:
 def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str, Any]]:
     """Return the rows of ``predictions.jsonl``: one object an item, sorted by uid, as the results contract says.
 
+    The rows hold all that the table is computed from, for every system.
+
     Args:
-        systems: Predictions by system; those of the explainer make the rows, the others stand in ``baselines``.
+        systems: Predictions by system; those of the explainer make the rows, the others stand in ``baselines`` (the answers)
+            and in ``baselines_exact_match``, ``baselines_p_changed`` and ``baselines_scores``.
         items: The items that were answered.
     """
     prompts = {item.uid: item.prompt for item in items}
-    by_item: dict[str, dict[str, str | None]] = {}
+    by_item: dict[str, dict[str, Prediction]] = {prediction.uid: {} for prediction in systems[EXPLAINER]}
     for name, answers in systems.items():
         for answer in answers if name != EXPLAINER else ():
-            by_item.setdefault(answer.uid, {})[name] = answer.predicted
+            by_item[answer.uid][name] = answer
     rows = []
     for prediction in sorted(systems[EXPLAINER], key=lambda p: p.uid):
         expected, predicted = parse_two_branch(prediction.expected), parse_two_branch(prediction.predicted or "")
+        others = by_item[prediction.uid]
+        scores = {name: dict(answer.scores) for name, answer in others.items() if answer.scores}
         rows.append(
             {
                 "uid": prediction.uid,
@@ -213,7 +218,12 @@ def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str
                 "verdict_predicted": report.verdict_name(predicted),
                 "p_changed": prediction.p_changed,
                 "parsed": predicted is not None if expected is not None else None,
-                "baselines": by_item.get(prediction.uid, {}),
+                "baselines": {name: answer.predicted for name, answer in others.items()},
+                "baselines_exact_match": {name: answer.exact_match for name, answer in others.items()},
+                "baselines_p_changed": {
+                    name: answer.p_changed for name, answer in others.items() if answer.p_changed is not None
+                },
+                **({"baselines_scores": scores} if scores else {}),
                 **({"group": prediction.group} if prediction.group else {}),
                 **({"twins": prediction.twins} if prediction.twins else {}),
                 **({"scores": dict(prediction.scores)} if prediction.scores else {}),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,19 @@ HALF = "flex:1 1 0;min-width:0;max-height:28em;overflow:auto"
 
 @dataclass(frozen=True)
 class Item:
-    """Hold one item of a run: the explainer's answer, the prompt as a person reads it, and the answers of the baselines."""
+    """Hold one item of a run: the explainer's answer, the prompt as a person reads it, and the answers of the baselines.
+
+    Args:
+        prediction: The explainer's answer.
+        prompt: The prompt.
+        baselines: Answers by system.
+        exact: Whether each answer is exact, by system; empty in files that were written before it was recorded.
+    """
 
     prediction: Prediction
     prompt: str
     baselines: dict[str, str | None]
+    exact: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,12 @@ def _item(row: dict[str, Any]) -> Item:
     fields |= {name: row[name] for name in ("group", "twins", "scores") if name in row}
     # The results contract does not require the scenario, whose items are resampled together.
     scenario = row.get("scenario_id") or row["uid"].removesuffix(f"/{row['question_type']}")
-    return Item(Prediction(scenario_id=scenario, **fields), row["prompt"], row["baselines"])
+    return Item(
+        Prediction(scenario_id=scenario, **fields),
+        row["prompt"],
+        row["baselines"],
+        row.get("baselines_exact_match", {}),
+    )
 
 
 def select(run: Run, right: bool | None = None, question_type: str | None = None) -> list[Item]:
@@ -173,7 +186,7 @@ def side_by_side(items: Sequence[Item]) -> str:
 def _block(item: Item) -> str:
     answer = item.prediction
     answers = [("expected", answer.expected, None), ("explainer", answer.predicted, answer.exact_match)]
-    answers += [(name, text, text == answer.expected) for name, text in item.baselines.items()]
+    answers += [(name, text, item.exact.get(name, text == answer.expected)) for name, text in item.baselines.items()]
     rows = "".join(
         f'<tr><th style="{CELL};white-space:nowrap">{escape(name)}</th><td style="{CELL}">{MARKS[right]}</td>'
         f'<td style="{CELL};width:100%">{"<i>none</i>" if text is None else escape(text)}</td></tr>'
