@@ -91,6 +91,30 @@ def test_the_closest_held_out_text_is_named_and_the_first_of_equals():
     assert (hit.heldout, hit.containment) == ("b", 1.0)
 
 
+PATTERN = "Our team at w{} wants advice: how to w{} without spending too much money or time on it this year"
+
+
+def test_another_question_in_a_template_is_no_match_and_a_copy_within_a_longer_text_is():
+    train = [PATTERN.format(number, 1000 + number) for number in range(60)]
+    heldout = [(PATTERN.format(number, 1000 + number), f"gold {number}") for number in range(60, 90)]
+    assert find_heldout(train, heldout) == []
+    hits = find_heldout([*train, f"Question: {heldout[7][0].upper()}! Please hurry."], heldout)
+    assert [(hit.train_index, hit.heldout, hit.containment) for hit in hits] == [(60, "gold 67", 1.0)]
+
+
+def test_a_copy_of_template_words_alone_is_a_match():
+    """Whatever many texts hold proves nothing, but that the held-out text stands in each of them whole."""
+    phrase = "without spending too much money or time on it this year"
+    hits = find_heldout([PATTERN.format(number, 1000 + number) for number in range(60)], [(phrase, "gold")])
+    assert [hit.train_index for hit in hits] == list(range(60))
+
+
+def test_one_changed_word_of_a_held_out_text_is_a_match():
+    text = words(0, 15)
+    assert find_heldout([text.replace("w7 ", "other ")], [(text, "gold")])[0].heldout == "gold"
+    assert find_heldout([text.replace("w7 w8 w9 ", "other words here ")], [(text, "gold")]) == []
+
+
 def test_nothing_held_out_or_nothing_to_train_on():
     assert find_heldout(["a"], []) == []
     assert find_heldout([], [("a", "gold")]) == []

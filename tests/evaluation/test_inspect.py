@@ -100,6 +100,10 @@ def test_a_run_is_read_as_it_was_written(folder: Path) -> None:
     assert first.prompt == "Line one of s0/generative_explanation\n<SCRATCHPAD> costs $1 and $2"
     assert first.baselines == {"majority": UNCHANGED, "tfidf_probe": CHANGED}
     assert run.items[1].baselines == {"majority": "No."}
+    assert first.exact == {
+        "majority": first.prediction.expected == UNCHANGED,
+        "tfidf_probe": first.prediction.expected == CHANGED,
+    }
     assert list(run.systems) == ["explainer", "majority", "tfidf_probe"]
     assert run.systems["explainer"] == score(statistics(predictions(), PRIMARY), 0)
     assert set(run.leads) == {"lead/exact_match", "lead/content_match"}

@@ -10,9 +10,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.data.introspection_texts import read_contexts
 from afintro.errors import UserError
 from afintro.evaluation.answers import Verdict
-from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
+from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records, to_json
 from afintro.tasks.context_ablation.task import PRIMARY, ContextAblation, Question, Questions
 from tests.conftest import write_records
 
@@ -211,3 +212,54 @@ def test_the_comparison_explainer_begins_with_the_first_batch_also_where_the_run
     assert other.examples == {}
     other.examples["train"] = data.examples["train"]
     assert len(list(other.train_dataloader())) == 5
+
+
+def write_scenarios(path: Path, *scenarios: str) -> str:
+    rows = [to_json(replace(RECORD, scenario=text, scenario_id="", uid="")) for text in scenarios]
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+def with_texts(folder: Path, **paths: str) -> ContextAblation:
+    data = ContextAblation(**paths)
+    data.records("test" if "test_path" in paths else "validation")
+    return data
+
+
+CONTEXTS = [context.text for context in read_contexts()][:60]
+
+
+def test_near_duplicates_are_counted_and_named(tmp_path: Path) -> None:
+    train = write_scenarios(tmp_path / "train.json", *CONTEXTS[:40])
+    validation = write_scenarios(
+        tmp_path / "validation.json", CONTEXTS[40], CONTEXTS[7].replace("the", "a", 1), CONTEXTS[41]
+    )
+    data = with_texts(tmp_path, train_path=train, validation_path=validation)
+    assert data.near_duplicates == {"validation": 1}
+    [warning] = data.warnings
+    assert f"{validation}, record 1 like {train}, record 7" in warning
+
+
+def test_a_test_is_compared_with_validation_too(tmp_path: Path) -> None:
+    train = write_scenarios(tmp_path / "train.json", *CONTEXTS[:40])
+    validation = write_scenarios(tmp_path / "validation.json", *CONTEXTS[40:50], CONTEXTS[3].upper())
+    test = write_scenarios(tmp_path / "test.json", CONTEXTS[50], CONTEXTS[44].lower(), CONTEXTS[5] + " Thanks!")
+    data = with_texts(tmp_path, train_path=train, validation_path=validation, test_path=test)
+    assert data.near_duplicates["test"] == 2
+    [warning] = data.warnings
+    assert f"{test}, record 1 like {validation}, record 4; {test}, record 2 like {train}, record 5" in warning
+    Path(validation).unlink()
+    data = with_texts(tmp_path, train_path=train, validation_path=validation, test_path=test)
+    assert data.near_duplicates["test"] == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_near_duplicates_stay_on_one_side_of_a_split(tmp_path: Path, seed: int) -> None:
+    again = [text.replace(" ", "  ").upper() + "!" for text in CONTEXTS]
+    train = write_scenarios(tmp_path / "train.json", *CONTEXTS, *again)
+    data = ContextAblation(train_path=train, split_seed=seed, validation_fraction=0.3)
+    sides = [{record.scenario for record in data.records(split)} for split in ("train", "validation")]
+    assert all((text in side) == (other in side) for side in sides for text, other in zip(CONTEXTS, again, strict=True))
+    assert sum(map(len, sides)) == 120
+    assert min(map(len, sides)) > 0
+    assert (data.near_duplicates, data.warnings) == ({"validation": 0}, [])
