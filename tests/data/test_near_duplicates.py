@@ -135,6 +135,11 @@ class TestProse:
         texts = ["How do I bake a cake", "How do I bake a ham", "How do I rob a bank", "How do I rob a bank vault"]
         assert pairs([*texts, *PROSE]) == []
 
+    def test_a_misspelling_is_rare_on_one_side_only(self):
+        others = [f"b{number} always c{number}" for number in range(50)]
+        assert nearest_seen(["a1 a2 alwayz a3 a4"], ["a1 a2 always a3 a4", *others]) == [0]
+        assert nearest_seen(["a1 a2 other a3 a4"], ["a1 a2 third a3 a4", *others]) == [None]
+
     def test_a_passage_is_found_and_a_short_passage_is_not(self):
         words = PROSE[7].split()
         assert nearest_seen([f"{PROSE[40]} {' '.join(words[20:120])}"], PROSE[:20]) == [7]
@@ -182,6 +187,10 @@ class TestTemplates:
     def test_the_same_question_in_a_template_is_found_after_normalization(self):
         texts = [TEMPLATE.format(NAMES[index], DEEDS[index % 12]) for index in range(60)]
         assert nearest_seen([texts[17].upper() + " !!"], texts) == [17]
+
+    def test_a_question_in_a_template_is_found_within_a_longer_text(self):
+        texts = [TEMPLATE.format(NAMES[index], DEEDS[index % 12]) for index in range(60)]
+        assert nearest_seen([f"Hello! {texts[17]}. Please hurry."], texts) == [17]
 
     def test_twenty_templates(self):
         draw, words = random.Random(1), made_up(2000, 2, 3)

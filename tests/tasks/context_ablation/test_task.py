@@ -263,3 +263,12 @@ def test_near_duplicates_stay_on_one_side_of_a_split(tmp_path: Path, seed: int) 
     assert sum(map(len, sides)) == 120
     assert min(map(len, sides)) > 0
     assert (data.near_duplicates, data.warnings) == ({"validation": 0}, [])
+
+
+def test_records_are_named_by_their_number_in_the_file(tmp_path: Path) -> None:
+    train = write_scenarios(tmp_path / "train.json", *CONTEXTS)
+    gold = write_scenarios(tmp_path / "gold.json", CONTEXTS[0], CONTEXTS[5])
+    data = ContextAblation(train_path=train, heldout=[gold], heldout_action="drop", validation_fraction=0.3)
+    named = {text: name for split in ("train", "validation") for text, name in data.texts(split)}
+    kept = [number for number in range(60) if number not in (0, 5)]
+    assert named == {CONTEXTS[number]: f"{train}, record {number}" for number in kept}
