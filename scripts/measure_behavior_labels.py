@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from afintro.command import run_command
 from afintro.errors import UserError
-from afintro.evaluation.intervals import Bootstrap, Floats, mean_of
+from afintro.evaluation.intervals import Clusters, Floats
 from afintro.generation.behavior import LABELS, RuleLabeler
 
 Labels = NDArray[np.int64]
@@ -45,11 +45,14 @@ def report(name: str, hand: Labels, rule: Labels) -> None:
         hand: Index of each passage's label by hand, int64 ``[n]``.
         rule: Index of each passage's label by rule, int64 ``[n]``.
     """
-    bootstrap = Bootstrap([str(item) for item in range(len(hand))], seed=0)
+    passages = Clusters([str(item) for item in range(len(hand))])
     print(f"\n{name}: {len(hand)} passages")
     for what, estimate in (
-        ("agreement", bootstrap.estimate(mean_of(hand == rule))),
-        ("kappa", bootstrap.estimate(lambda drawn: np.array([kappa(hand, rule, weights) for weights in drawn]))),
+        ("agreement", passages.share(hand == rule)),
+        (
+            "kappa",
+            passages.estimate(lambda drawn: np.array([kappa(hand, rule, weights) for weights in drawn]), (-1.0, 1.0)),
+        ),
     ):
         print(f"  {what:<10} {estimate.value:.3f}   95 % [{estimate.ci_low:.3f}, {estimate.ci_high:.3f}]")
     print("  hand \\ rule" + "".join(f"{label:>9}" for label in LABELS))

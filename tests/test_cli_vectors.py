@@ -46,11 +46,8 @@ BASELINES = {
 }
 LEADS = ("has_changed_f1", "twin_accuracy", "content_match")
 TABLE = "Explainer beside its baselines"
-RESAMPLES = 100  # for time
-PROCESS = f"""
+PROCESS = """
 import sys
-import afintro.evaluation.intervals
-afintro.evaluation.intervals.RESAMPLES = {RESAMPLES}
 from afintro.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -91,7 +88,6 @@ def working_in(path: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.setenv("AFINTRO_CACHE", str(path / "cache"))
-        patch.setattr("afintro.evaluation.intervals.RESAMPLES", RESAMPLES)
         yield
 
 

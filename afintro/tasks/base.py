@@ -15,7 +15,8 @@ from afintro.data.files import file_sha256
 from afintro.data.near_duplicates import join_scenarios, nearest_seen
 from afintro.data.splits import check_contamination, split_by_scenario
 from afintro.errors import UserError
-from afintro.evaluation.metrics import Prediction, Scores, statistics
+from afintro.evaluation.metrics import Prediction, statistics
+from afintro.evaluation.statistic import Scores
 from afintro.lm.injection import VectorSpace
 from afintro.tasks.packed import PackedData
 

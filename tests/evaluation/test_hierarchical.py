@@ -10,7 +10,8 @@ from afintro.evaluation.hierarchical import (
     benjamini_hochberg,
     variance,
 )
-from afintro.evaluation.intervals import Bootstrap, Estimate, mean_of, ratio
+from afintro.evaluation.intervals import SHARE, Estimate, mean_of, ratio
+from afintro.evaluation.score_intervals import wilson
 from tests.conftest import printed_with_hash_seeds
 
 
@@ -102,10 +103,10 @@ class TestLevelsWithOneUnit:
 class TestIntervals:
     def test_with_many_units_are_the_plain_percentile_interval(self):
         values = np.random.default_rng(2).normal(size=400)
-        found = resampled_mean(values, {"question": list(range(400))}).estimate
-        plain = Bootstrap([f"s{i}" for i in range(400)]).mean(values)
-        assert found.value == pytest.approx(plain.value)
-        assert (found.ci_low, found.ci_high) == pytest.approx((plain.ci_low, plain.ci_high), abs=0.015)
+        resampled = resampled_mean(values, {"question": list(range(400))})
+        found, low, high = resampled.estimate, *np.percentile(resampled.draws, [2.5, 97.5])
+        assert found.value == pytest.approx(values.mean())
+        assert (found.ci_low, found.ci_high) == pytest.approx((low, high), abs=0.015)
 
     @pytest.mark.parametrize(
         ("seeds", "questions", "spread"),
@@ -150,10 +151,10 @@ class TestIntervals:
         """Two seeds that differ: Student's quantile of one degree of freedom would go far outside."""
         bootstrap = HierarchicalBootstrap(crossed(2, 10))
         values = np.array([1.0] * 10 + [0.4] * 10)
-        free, held = bootstrap.estimate(mean_of(values)), bootstrap.estimate(mean_of(values), (0.0, 1.0))
+        free, held = bootstrap.estimate(mean_of(values)), bootstrap.estimate(mean_of(values), (0.0, 1.2))
         assert free.ci_low < 0
-        assert free.ci_high > 1
-        assert (held.ci_low, held.ci_high) == (0.0, 1.0)
+        assert free.ci_high > 1.2
+        assert (held.ci_low, held.ci_high) == (0.0, 1.2)
 
     def test_of_a_paired_difference_are_narrower(self):
         rng = np.random.default_rng(4)
@@ -170,7 +171,7 @@ class TestIntervals:
     def test_resamples_on_which_it_is_undefined_are_left_out(self):
         bootstrap = HierarchicalBootstrap({"question": list("abcd")})
         found = bootstrap.resample({"r": lambda weights: np.where(weights[:, 0] > 0, 2.0, np.nan)})["r"]
-        assert found.estimate == Estimate(2.0, 2.0, 2.0, 4)
+        assert found.estimate == Estimate(2.0, None, None, 4)  # it never varies
         assert 500 < len(found.draws) < 800
 
     def test_nothing_to_estimate_is_null(self):
@@ -239,16 +240,60 @@ class TestPValue:
         assert far < 0.01 < near
 
     def test_is_never_below_two_over_the_resamples_plus_one(self):
-        exact = resampled_mean(np.full(30, 0.3), crossed(3, 10))
-        assert exact.estimate == Estimate(pytest.approx(0.3), pytest.approx(0.3), pytest.approx(0.3), 30)
-        assert exact.p_value() == pytest.approx(2 / 1001)
-        assert exact.p_value(null=exact.value) == 1.0
+        nearly = resampled_mean(0.3 + 1e-6 * np.random.default_rng(0).normal(size=30), crossed(3, 10))
+        assert nearly.p_value() == pytest.approx(2 / 1001)
+        assert nearly.p_value(null=float(np.median(nearly.draws))) == 1.0
 
     def test_of_true_nulls_is_spread_out(self):
         rng = np.random.default_rng(8)
         found = [resampled_mean(rng.normal(size=30), {"question": list(range(30))}, k).p_value() for k in range(200)]
         assert 0.4 < np.mean(found) < 0.6
         assert np.mean(np.array(found) < 0.5) == pytest.approx(0.5, abs=0.1)
+
+
+def resampled_within(values, levels, bounds):
+    return HierarchicalBootstrap(levels).resample({"mean": mean_of(values)}, bounds)["mean"]
+
+
+class TestShares:
+    """Statistics between 0 and 1 have Wilson's interval at the number of items of the same standard error."""
+
+    def test_of_single_questions_is_nearly_wilsons_own(self):
+        found = resampled_within([1.0] * 57 + [0.0] * 3, {"question": list(range(60))}, SHARE).estimate
+        assert (found.ci_low, found.ci_high) == pytest.approx(wilson(0.95, 60, t.ppf(0.975, 59)), abs=0.01)
+
+    def test_by_hand(self):
+        draws = np.array([0.3, 0.5, 0.4, 0.4])  # with a variance of 0.005
+        found = Resampled(0.4, draws, 9, SHARE, inflation=2.0, freedom=3.0, units=5)
+        expected = wilson(0.4, 0.24 / (4 * 0.005), t.ppf(0.975, 3))
+        assert (found.estimate.ci_low, found.estimate.ci_high) == pytest.approx(expected)
+
+    @pytest.mark.parametrize("share", [0.0, 1.0])
+    def test_of_answers_that_all_agree_has_width(self, share):
+        """Three seeds give the same answer to all of 40 questions: what 40 questions would show, not one number for certain."""
+        found = resampled_within([share] * 120, crossed(3, 40), SHARE).estimate
+        assert (found.ci_low, found.ci_high) == pytest.approx(wilson(share, 40, t.ppf(0.975, 39)))
+
+    def test_p_value_is_5_percent_at_the_ends_of_the_interval(self):
+        rng = np.random.default_rng(0)
+        for values in (rng.random(60) < 0.9, rng.random(60) < 0.4, np.ones(60)):
+            found = resampled_within(values.astype(float), crossed(3, 20), SHARE)
+            for end in (found.estimate.ci_low, found.estimate.ci_high):
+                assert end in (0, 1) or found.p_value(end) == pytest.approx(0.05)
+            assert found.p_value(found.value) == 1.0
+        assert resampled_within(np.ones(60), crossed(3, 20), SHARE).p_value(0.0) == pytest.approx(2 / 1001)
+
+    def test_a_difference_that_never_varies_ends_where_tangos_interval_does(self):
+        found = resampled_within([0.0] * 120, crossed(3, 40), (-1.0, 1.0))
+        limit = t.ppf(0.975, 39) ** 2 / (40 + t.ppf(0.975, 39) ** 2)
+        assert (found.estimate.ci_low, found.estimate.ci_high) == pytest.approx((-limit, limit))
+        assert found.p_value() == 1.0
+        assert found.p_value(limit) == pytest.approx(0.05)
+
+    def test_what_has_no_bounds_and_never_varies_has_no_interval(self):
+        constant = resampled_mean(np.full(30, 0.3), crossed(3, 10))
+        assert constant.estimate == Estimate(pytest.approx(0.3), None, None, 30)
+        assert constant.p_value() is None
 
 
 class TestBenjaminiHochberg:

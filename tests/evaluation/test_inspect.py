@@ -60,13 +60,13 @@ def write_run(folder: Path) -> Path:
         "tfidf_probe": [answered(p, CHANGED, 0.7) for p in own if p.question_type == PRIMARY],
     }
     scored = {name: statistics(answers, PRIMARY) for name, answers in {"explainer": own, **baselines}.items()}
-    found = lead(scored["explainer"], {name: scored[name] for name in baselines}, "exact_match", 0)
+    found = lead(scored["explainer"], {name: scored[name] for name in baselines}, "exact_match")
     assert found is not None
     leads = {
         "lead/exact_match": {**found[0].as_json(), "against": found[1]},
         "lead/content_match": {"value": None, "ci_low": None, "ci_high": None, "n": 12, "against": "majority"},
     }
-    scores = {name: {m: e.as_json() for m, e in score(found, 0).items()} for name, found in scored.items()}
+    scores = {name: {m: e.as_json() for m, e in score(found).items()} for name, found in scored.items()}
     summary = {
         "task": "context_ablation",
         "split": "validation",
@@ -105,7 +105,7 @@ def test_a_run_is_read_as_it_was_written(folder: Path) -> None:
         "tfidf_probe": first.prediction.expected == CHANGED,
     }
     assert list(run.systems) == ["explainer", "majority", "tfidf_probe"]
-    assert run.systems["explainer"] == score(statistics(predictions(), PRIMARY), 0)
+    assert run.systems["explainer"] == score(statistics(predictions(), PRIMARY))
     assert set(run.leads) == {"lead/exact_match", "lead/content_match"}
     assert run.leads["lead/exact_match"]["against"] in ("majority", "tfidf_probe")
     assert run.warnings == [WARNING]
@@ -329,8 +329,8 @@ def test_a_run_of_feature_descriptions_is_shown(tmp_path: Path, capsys: pytest.C
     ]  # fmt: skip
     systems = {"explainer": own, "nearest": [replace(p, predicted="x & y", exact_match=False) for p in own]}
     found = {name: description_statistics(answers, kinds[0]) for name, answers in systems.items()}
-    scores = {name: {m: e.as_json() for m, e in score(one, 0).items()} for name, one in found.items()}
-    estimate = lead(found["explainer"], {"nearest": found["nearest"]}, "judge/rouge_l", 0)
+    scores = {name: {m: e.as_json() for m, e in score(one).items()} for name, one in found.items()}
+    estimate = lead(found["explainer"], {"nearest": found["nearest"]}, "judge/rouge_l")
     assert estimate is not None
     metrics = scores.pop("explainer") | {"lead/judge/rouge_l": {**estimate[0].as_json(), "against": estimate[1]}}
     write_json(
@@ -344,7 +344,7 @@ def test_a_run_of_feature_descriptions_is_shown(tmp_path: Path, capsys: pytest.C
     run = load_run(tmp_path)
     assert [item.prediction for item in run.items] == own
     assert run.primary == ""
-    assert run.systems["explainer"] == score(found["explainer"], 0)
+    assert run.systems["explainer"] == score(found["explainer"])
     show_summary(run)
     shown = capsys.readouterr().out
     assert "judge/rouge_l by category" in shown

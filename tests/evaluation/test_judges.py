@@ -7,16 +7,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 from sklearn.metrics import cohen_kappa_score
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-import afintro.evaluation.intervals as statistics
 import afintro.evaluation.judges as judges
 from afintro.errors import UserError
-from afintro.evaluation.intervals import Bootstrap
 from afintro.evaluation.judges import ACTIVATES, SIMILARITY, ChrF, EmbeddingJudge, RougeL, Rubric, Tfidf, agreement
 from afintro.evaluation.metrics import chrf
+from afintro.evaluation.score_intervals import wilson
 
 WORDS = ["cities", "in", "france", "spain", "names", "of", "rivers", "sheep", "wool"]
 
@@ -180,12 +179,6 @@ def test_the_packaged_model_knows_meaning():
     assert same > other + 0.3
 
 
-@pytest.fixture
-def few_resamples(monkeypatch):
-    """A tenth of them: kappa takes a millisecond each."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 100)
-
-
 def scores_of_two_judges():
     rng = np.random.default_rng(0)
     first = rng.integers(0, 5, 12)
@@ -193,11 +186,11 @@ def scores_of_two_judges():
     return first / 4, second / 4
 
 
-def test_agreement_is_weighted_kappa_and_spearman_over_what_both_scored(few_resamples):
-    """Against both computed anew on the items of every resample of the clusters, each as often as it was drawn."""
+def test_agreement_is_weighted_kappa_and_spearman_over_what_both_scored():
+    """Against both computed anew without each of the clusters: the interval is as wide as the jackknife says."""
     first, second = scores_of_two_judges()
     clusters = [f"c{i // 2}" for i in range(12)]
-    found = agreement([None, *first, 0.5], [1.0, *second, None], ["x", *clusters, "y"], seed=1)
+    found = agreement([None, *first, 0.5], [1.0, *second, None], ["x", *clusters, "y"])
 
     def kappa(rows):
         grades = (4 * np.stack([first, second])[:, rows]).astype(int)
@@ -206,23 +199,28 @@ def test_agreement_is_weighted_kappa_and_spearman_over_what_both_scored(few_resa
     def correlation(rows):
         return spearmanr(first[rows], second[rows]).statistic
 
-    drawn = [np.repeat(np.arange(12), weights.astype(int)) for weights in Bootstrap(clusters, seed=1).weights]
+    left_out = [np.flatnonzero(np.arange(12) // 2 != cluster) for cluster in range(6)]
     assert set(found) == {"kappa", "correlation"}
     for estimate, statistic in ((found["kappa"], kappa), (found["correlation"], correlation)):
         assert estimate.n == 12
         assert estimate.value == pytest.approx(statistic(np.arange(12)))
-        low, high = np.nanpercentile([statistic(rows) for rows in drawn], [2.5, 97.5])
+        value, without = statistic(np.arange(12)), np.array([statistic(rows) for rows in left_out])
+        variance = 5 / 6 * ((without - without.mean()) ** 2).sum() / 4  # of a share between -1 and 1
+        share = (value + 1) / 2
+        ratio = variance / (share * (1 - share) / 6)  # to that of hits and misses, which has the weight of one cluster
+        count = 6 * 7 / (6 * ratio + 1)
+        low, high = 2 * np.array(wilson(share, count, t.ppf(0.975, 5))) - 1
         assert (estimate.ci_low, estimate.ci_high) == pytest.approx((low, high))
         assert low < estimate.value < high
 
 
-def test_kappa_rounds_to_the_nearest_grade_and_correlation_does_not(few_resamples):
+def test_kappa_rounds_to_the_nearest_grade_and_correlation_does_not():
     found = agreement([0.12, 0.13, 0.6, 0.99], [0.0, 0.25, 0.5, 1.0], list("abcd"))
     assert found["kappa"].value == pytest.approx(1)
     assert agreement([0.1, 0.0, 1.0], [0.0, 0.1, 1.0], list("abc"))["correlation"].value == pytest.approx(0.5)
 
 
-def test_a_judge_that_never_varies_has_no_correlation_and_two_of_them_no_kappa(few_resamples):
+def test_a_judge_that_never_varies_has_no_correlation_and_two_of_them_no_kappa():
     varied, constant = [0.0, 0.5, 1.0], [0.5, 0.5, 0.5]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

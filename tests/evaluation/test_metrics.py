@@ -5,27 +5,24 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
-from torchmetrics.functional.classification import binary_calibration_error
 
 from afintro.data.batch import Example
 from afintro.evaluation.answers import Verdict, two_branch
 from afintro.evaluation.metrics import (
     COLLAPSE,
     Prediction,
-    Statistic,
-    calibration_error,
     chrf,
     collapse_warning,
+    few_clusters_warning,
     lead,
-    macro_f1,
-    macro_mean,
     score,
     statistics,
     text_prediction,
     unanswered,
 )
+from afintro.evaluation.score_intervals import paired
+from afintro.evaluation.statistic import macro_f1
 
 PRIMARY = "generative_explanation"
 NOTHING = "no verdict in here"
@@ -45,13 +42,13 @@ def verdicts(pairs, **options):
     return [primary(f"{i:04d}", said(true), said(answer), **options) for i, (true, answer) in enumerate(pairs)]
 
 
-def scored(predictions, seed=0):
-    return score(statistics(predictions, PRIMARY), seed)
+def scored(predictions):
+    return score(statistics(predictions, PRIMARY))
 
 
 def lead_of(own, rivals, metric):
     rivals = {name: statistics(predictions, PRIMARY) for name, predictions in rivals.items()}
-    return lead(statistics(own, PRIMARY), rivals, metric, 0)
+    return lead(statistics(own, PRIMARY), rivals, metric)
 
 
 def value(predictions, metric):
@@ -88,15 +85,12 @@ class TestMacroF1:
         assert recall[0] == 5 / 8
         assert precision[0] == 5 / 9
 
-    def test_random_confusions_and_weights_against_sklearn(self):
+    def test_random_confusions_against_sklearn(self):
         rng = np.random.default_rng(0)
         for _ in range(20):
             outcomes = np.stack([rng.integers(0, 2, 50), rng.integers(-1, 2, 50)], 1).astype(float)
-            weights = rng.integers(0, 4, 50).astype(float)
-            expected = f1_score(
-                outcomes[:, 0], outcomes[:, 1], labels=[0, 1], average="macro", sample_weight=weights, zero_division=0
-            )
-            assert macro_f1(outcomes, weights[None]) == pytest.approx(expected)
+            expected = f1_score(outcomes[:, 0], outcomes[:, 1], labels=[0, 1], average="macro", zero_division=0)
+            assert macro_f1(outcomes) == pytest.approx(expected)
 
     def test_unparsed_answers_lower_it(self):
         parsed = [(False, False)] * 4 + [(True, True)] * 4
@@ -156,33 +150,14 @@ class TestProbabilities:
     def test_auroc_of_a_constant_is_a_half(self):
         assert value(verdicts([(False, False), (True, True)] * 5, p_changed=0.3), "auroc_changed") == 0.5
 
-    def test_calibration_error_against_numpy(self, items):
-        p, truth = self.columns(items)
-        bins = np.minimum((p * 10).astype(int), 9)
-        gaps = [(bins == b).mean() * abs(truth[bins == b].mean() - p[bins == b].mean()) for b in set(bins.tolist())]
-        assert value(items, "calibration_error") == pytest.approx(sum(gaps), abs=1e-6)
-
-    def test_calibration_error_with_weights_is_that_of_repeated_items_in_torchmetrics(self, items):
-        p, truth = self.columns(items)
-        weights = np.random.default_rng(1).integers(0, 4, (20, len(items)))
-        found = calibration_error(np.stack([p, truth], 1), weights.astype(float))
-        for own, value in zip(weights, found, strict=True):
-            probability, label = torch.from_numpy(np.repeat(p, own)), torch.from_numpy(np.repeat(truth, own))
-            assert value == pytest.approx(float(binary_calibration_error(probability, label.long(), n_bins=10)))
-        assert np.isnan(calibration_error(np.stack([p, truth], 1), np.zeros((1, len(items))))).all()
-
-    def test_calibration_error_by_hand_at_the_ends(self):
-        sure_and_right = [primary(i, said(bool(i % 2)), None, float(i % 2)) for i in range(10)]
-        sure_and_wrong = [primary(i, said(bool(i % 2)), None, float(1 - i % 2)) for i in range(10)]
-        assert value(sure_and_right, "calibration_error") == pytest.approx(0.0, abs=1e-12)
-        assert value(sure_and_wrong, "calibration_error") == pytest.approx(1.0)
-
     @pytest.mark.parametrize("verdict", [False, True])
     def test_auroc_without_both_classes_is_null_and_calibration_is_not(self, verdict):
         scores = scored(verdicts([(verdict, verdict)] * 4, p_changed=0.25))
         assert scores["auroc_changed"].value is None
         assert scores["auroc_changed"].n == 4
-        assert scores["calibration_error"].value == pytest.approx(0.75 if verdict else 0.25)
+        assert scores["calibration_error"].value == pytest.approx(
+            np.sqrt((0.75 if verdict else 0.25) ** 2 - 0.25 * 0.75 / 16)
+        )
 
     def test_items_without_a_probability_are_left_out(self, items):
         more = [*items, *[primary(f"x{i}", said(True), said(True)) for i in range(50)]]
@@ -309,7 +284,7 @@ class TestTextQuestions:
         assert scored([]) == {}
 
 
-def test_items_of_a_scenario_are_resampled_together():
+def test_items_of_a_scenario_are_one_cluster():
     pairs = [(False, bool(i % 2)) for i in range(40) for _ in range(5)]
     alone = scored(verdicts(pairs))["exact_match"]
     clustered = [primary(f"{i:04d}", said(t), said(a), scenario=f"scenario{i // 5}") for i, (t, a) in enumerate(pairs)]
@@ -324,24 +299,6 @@ def test_text_prediction_keeps_the_item_and_compares_exactly():
         "u", "s", PRIMARY, said(True, "US"), said(True, "US"), True, 0.7
     )
     assert not text_prediction(item, said(True, "us")).exact_match
-
-
-class TestMacroMean:
-    VALUES = np.array([[1.0, 0], [0.0, 0], [0.5, 1], [0.25, 3], [0.25, 3], [0.25, 3], [0.75, 3]])
-
-    def test_a_large_group_counts_no_more_than_a_small_one(self):
-        assert macro_mean(self.VALUES, np.ones((1, 7))) == pytest.approx((0.5 + 0.5 + 0.375) / 3)
-        assert self.VALUES[:, 0].mean() != pytest.approx((0.5 + 0.5 + 0.375) / 3)
-
-    def test_weights_act_within_groups_and_a_group_without_weight_does_not_count(self):
-        assert macro_mean(self.VALUES, np.array([[3, 1, 0, 1, 0, 0, 1.0]])) == pytest.approx((0.75 + 0.5) / 2)
-        assert np.isnan(macro_mean(self.VALUES, np.zeros((1, 7)))).all()
-
-    def test_as_a_statistic_with_its_interval(self):
-        statistic = Statistic("m", self.VALUES, "macro", tuple("abcdefg"))
-        estimate = score({"m": (statistic, list("abcdefg"))}, 0)["m"]
-        assert estimate.value == macro_mean(self.VALUES, np.ones((1, 7)))
-        assert estimate.ci_low < estimate.value < estimate.ci_high
 
 
 def test_a_baselines_answer_keeps_the_items_group():
@@ -381,6 +338,9 @@ class TestCollapse:
         assert collapse_warning(texts, PRIMARY) is None
 
 
+LIMIT = 1.959964**2 / (60 + 1.959964**2)  # Wilson's upper end of 0 in 60
+
+
 class TestLead:
     ITEMS = tuple((bool(i % 2), i) for i in range(60))
 
@@ -400,21 +360,23 @@ class TestLead:
         assert 0 < estimate.ci_low < 0.25 < estimate.ci_high
 
     def test_pairs_by_uid_whatever_the_order(self):
-        """Items 0 to 39 hold all the luck of both systems: paired, the difference is the same in every resample."""
+        """Both systems are right on items 0 to 39: paired, no item differs, and the interval is that of no item of 60."""
         explainer, baseline = self.system(lambda i: i < 40), self.system(lambda i: i < 40)
         rng = random.Random(0)
         for _ in range(3):
             shuffled = [rng.sample(system, len(system)) for system in (explainer, baseline)]
             for metric in ("exact_match", "has_changed_f1", "content_match"):
                 estimate, _ = lead_of(shuffled[0], {"b": shuffled[1]}, metric)
-                assert (estimate.value, estimate.ci_low, estimate.ci_high) == (0.0, 0.0, 0.0)
+                assert estimate.value == 0.0
+                assert (estimate.ci_low, estimate.ci_high) == pytest.approx((-LIMIT, LIMIT))
 
     def test_is_paired(self):
         explainer, baseline = self.system(lambda i: i < 43), self.system(lambda i: i < 40)
         estimate, _ = lead_of(explainer, {"b": baseline}, "exact_match")
         own = scored(explainer)["exact_match"]
-        assert estimate.ci_high - estimate.ci_low < 0.6 * (own.ci_high - own.ci_low)
-        assert estimate.ci_low >= 0
+        assert estimate.ci_high - estimate.ci_low < 0.7 * (own.ci_high - own.ci_low)
+        # The ends of Tango's interval of 3 items against 0 in 60.
+        assert (estimate.ci_low, estimate.ci_high) == pytest.approx(paired(3, 0, 60))
 
     def test_can_be_negative(self):
         estimate, _ = lead_of(self.system(lambda i: i < 10), {"b": self.system(lambda i: i < 50)}, "exact_match")
@@ -462,7 +424,11 @@ class TestLead:
 def test_statistics_do_not_depend_on_the_order_of_predictions():
     items = verdicts(ASYMMETRIC, p_changed=0.4)
     shuffled = random.Random(1).sample(items, len(items))
-    assert scored(items, seed=3) == scored(shuffled, seed=3)
+    assert scored(
+        items,
+    ) == scored(
+        shuffled,
+    )
     assert list(statistics(items, PRIMARY)) == list(statistics(shuffled, PRIMARY))
 
 
@@ -482,7 +448,7 @@ class TestSeveralQuestionsWithVerdicts:
         return [*first, *second]
 
     def test_by_hand(self):
-        scores = score(statistics(self.items(), PRIMARY, [self.OTHER]), 0)
+        scores = score(statistics(self.items(), PRIMARY, [self.OTHER]))
         names = [f"{name}{suffix}" for name in self.PLAIN for suffix in ("", f"/{self.OTHER}")]
         exact = ["exact_match", f"exact_match/{PRIMARY}", f"exact_match/{self.OTHER}"]
         assert set(scores) == {*names, *exact}
@@ -491,7 +457,7 @@ class TestSeveralQuestionsWithVerdicts:
         assert scores[f"has_changed_f1/{self.OTHER}"].value == pytest.approx((1 + 2 / 3) / 2)
         assert (scores["parse_rate"].value, scores[f"parse_rate/{self.OTHER}"].value) == (1.0, pytest.approx(2 / 3))
         assert (scores["auroc_changed"].value, scores[f"auroc_changed/{self.OTHER}"].value) == (0.5, 1.0)
-        assert scores[f"calibration_error/{self.OTHER}"].value == pytest.approx((0.2 + 2 * 0.1) / 3)
+        assert scores[f"calibration_error/{self.OTHER}"].value == 0  # no more than chance: 0.02 of 0.068, squared
         assert (scores["content_match"].n, scores[f"content_match/{self.OTHER}"].n) == (4, 3)
         assert scores[f"exact_match/{self.OTHER}"].value == pytest.approx(2 / 3)
 
@@ -549,7 +515,7 @@ class TestTwins:
 
     def test_of_another_question_it_bears_its_name(self):
         items = [self.twin("a", True, True, "x", "hindsight"), self.twin("b", False, True, "x", "hindsight")]
-        scores = score(statistics(items, PRIMARY, ["hindsight"]), 0)
+        scores = score(statistics(items, PRIMARY, ["hindsight"]))
         assert (scores["twin_accuracy/hindsight"].value, "twin_accuracy" in scores) == (0.5, False)
 
 
@@ -558,3 +524,24 @@ def test_unanswered_is_the_item_and_no_answer():
     assert unanswered(item) == Prediction(
         "u", "s", "q", "expected", None, False, p_changed=None, group="g", twins="t", scores={}
     )
+
+
+class TestFewClusters:
+    def test_are_named_with_their_number(self):
+        items = [*verdicts([(False, False), (True, True)] * 6), primary("t", said(True), said(True), scenario="0000")]
+        few = few_clusters_warning(statistics(items[:9], PRIMARY))
+        assert "exact_match (9)" in few
+        assert "has_changed_f1 (9)" in few
+        assert few_clusters_warning(statistics(items, PRIMARY)) is None
+
+    def test_count_scenarios_and_not_items(self):
+        items = [primary(i, said(True), said(True), scenario=str(i % 3)) for i in range(30)]
+        assert "exact_match (3)" in few_clusters_warning(statistics(items, PRIMARY))
+
+    def test_a_single_scenario_has_no_interval(self):
+        items = [primary(i, said(bool(i % 2)), said(True), p_changed=0.4, scenario="s") for i in range(8)]
+        for estimate in scored(items).values():
+            assert (estimate.ci_low, estimate.ci_high, estimate.n) == (None, None, 8)
+            assert estimate.value is not None
+        estimate, _ = lead_of(items, {"b": items}, "exact_match")
+        assert (estimate.value, estimate.ci_low, estimate.ci_high) == (0.0, None, None)

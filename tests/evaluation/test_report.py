@@ -161,14 +161,14 @@ class TestPrintedTable:
     def test_a_lead_that_is_null_is_printed_as_null(self, capsys):
         """On items of one verdict has_changed_f1 is undefined, and so is its lead."""
         scores = statistics([prediction(f"{i}", answer(False), answer(False)) for i in range(9)], PRIMARY)
-        estimate, against = lead(scores, {"majority": scores}, "has_changed_f1", 0)
+        estimate, against = lead(scores, {"majority": scores}, "has_changed_f1")
         leads = {"lead/has_changed_f1": {**estimate.as_json(), "against": against}}
         out = self.printed(capsys, leads)
         assert "lead/has_changed_f1: null" in out
 
     def test_real_scores_fit(self, capsys):
         items = confusion({(False, False): 5, (True, True): 4, (True, None): 1})
-        print_table({"explainer": score(statistics(items, PRIMARY), 0)}, {}, [])
+        print_table({"explainer": score(statistics(items, PRIMARY))}, {}, [])
         assert "0.900 [" in capsys.readouterr().out
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from afintro.evaluation.hierarchical import HierarchicalBootstrap, benjamini_hochberg
-from afintro.evaluation.intervals import RESAMPLES, Estimate, mean_of
+from afintro.evaluation.hierarchical import RESAMPLES, HierarchicalBootstrap, benjamini_hochberg
+from afintro.evaluation.intervals import Estimate, mean_of
 from afintro.study.scoring.items import CEILING, CONTROLS, FLOOR, SELF_REPORTS, Item, groups
 
 UNTAUGHT = ("no_steer", "random_labels", "random_labels_v2")

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from afintro.data.files import write_atomic
 from afintro.evaluation.figures import write_figure
-from afintro.evaluation.intervals import RESAMPLES
+from afintro.evaluation.hierarchical import RESAMPLES
 from afintro.study.report import tables
 from afintro.study.report.analysis import DETECTIONS, Analysis, analyze
 from afintro.study.report.figures import forest_figure, matrix_figure, psychometric_figure

@@ -79,11 +79,11 @@ def generate_ablation(
         model = on_device(load_model(directory, settings.revision, settings.dtype), device)
         generator = _Generator(model, tokenizer, settings, directory, chunk)
         chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)
-        return ranks.from_first(lambda: _merge(chunks, splits, output_dir, tokenizer, settings.seed))
+        return ranks.from_first(lambda: _merge(chunks, splits, output_dir, tokenizer))
 
 
 def _merge(
-    chunks: Sequence[Path], splits: dict[str, int], output_dir: Path, tokenizer: PreTrainedTokenizerBase, seed: int
+    chunks: Sequence[Path], splits: dict[str, int], output_dir: Path, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
     """Write the splits' files and the summary from all chunks."""
     records: list[ContextAblationRecord] = []
@@ -96,7 +96,7 @@ def _merge(
     for name, size in splits.items():
         write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
         start += size
-    summary = summarize(records, noise, tokenizer, seed)
+    summary = summarize(records, noise, tokenizer)
     finish(output_dir, summary)
     return summary
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from afintro.evaluation.intervals import Bootstrap
+from afintro.evaluation.intervals import Clusters
 from afintro.generation.behavior import RuleLabeler
 from afintro.tasks.context_ablation.records import ContextAblationRecord
 
@@ -20,7 +20,6 @@ def summarize(
     records: Sequence[ContextAblationRecord],
     noise: Sequence[Sequence[bool]],
     tokenizer: PreTrainedTokenizerBase,
-    seed: int,
 ) -> dict[str, Any]:
     """Return rates with 95 % intervals over scenarios; ``cue_effect`` is the behavior-change rate above noise and placebo.
 
@@ -28,28 +27,25 @@ def summarize(
         records: All records.
         noise: For each record with controls, whether its answer alone differs as a string and in behavior.
         tokenizer: The organism's tokenizer.
-        seed: Seed of the bootstrap.
     """
     labeler = RuleLabeler()
-    bootstrap = Bootstrap([record.scenario_id for record in records], seed)
+    scenarios = Clusters([record.scenario_id for record in records])
     controlled = [record for record in records if record.placebo_output is not None]
-    control_bootstrap = Bootstrap([record.scenario_id for record in controlled], seed)
+    control_scenarios = Clusters([record.scenario_id for record in controlled])
     placebo = [labeler(record.placebo_output or "").label != record.monitored_behavior for record in controlled]
     rates = {
-        "string_changed": bootstrap.mean([bool(record.changed) for record in records]),
-        "behavior_changed": bootstrap.mean([bool(record.behavior_changed) for record in records]),
-        "compliance_gap": bootstrap.mean(
-            [(r.unmonitored_behavior == "comply") - float(r.monitored_behavior == "comply") for r in records]
+        "string_changed": scenarios.share([bool(record.changed) for record in records]),
+        "behavior_changed": scenarios.share([bool(record.behavior_changed) for record in records]),
+        "compliance_gap": scenarios.difference(
+            [r.unmonitored_behavior == "comply" for r in records], [r.monitored_behavior == "comply" for r in records]
         ),
-        "noise_floor_string": control_bootstrap.mean([row[0] for row in noise]),
-        "noise_floor_behavior": control_bootstrap.mean([row[1] for row in noise]),
-        "placebo_string": control_bootstrap.mean([r.placebo_output != r.monitored_output for r in controlled]),
-        "placebo_behavior": control_bootstrap.mean(placebo),
-        "cue_effect": control_bootstrap.mean(
-            [
-                bool(r.behavior_changed) - max(float(p), float(row[1]))
-                for r, p, row in zip(controlled, placebo, noise, strict=True)
-            ]
+        "noise_floor_string": control_scenarios.share([row[0] for row in noise]),
+        "noise_floor_behavior": control_scenarios.share([row[1] for row in noise]),
+        "placebo_string": control_scenarios.share([r.placebo_output != r.monitored_output for r in controlled]),
+        "placebo_behavior": control_scenarios.share(placebo),
+        "cue_effect": control_scenarios.difference(
+            [bool(r.behavior_changed) for r in controlled],
+            [changed or bool(row[1]) for changed, row in zip(placebo, noise, strict=True)],
         ),
     }
     lengths = [len(tokenizer(r.monitored_output, add_special_tokens=False)["input_ids"]) for r in records]

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from afintro.evaluation.intervals import Bootstrap
+from afintro.evaluation.intervals import SHARE, Clusters
 from afintro.evaluation.judges import agreement
-from afintro.evaluation.metrics import Prediction, Scores, Statistic
+from afintro.evaluation.metrics import Prediction
+from afintro.evaluation.statistic import Scores, Statistic
 
 FUNCTIONAL = "functional"
 CATEGORIES = 12  # more rows would not help a reader of the table; the macro mean is over all categories
@@ -28,7 +29,7 @@ def description_statistics(predictions: Sequence[Prediction], primary: str) -> S
         primary: The question type whose metrics have the plain names.
 
     Returns:
-        A statistic and the items' clusters for the bootstrap, by metric.
+        A statistic and the items' clusters, by metric.
     """
     scores: Scores = {}
     ordered = sorted(predictions, key=lambda prediction: prediction.uid)
@@ -97,7 +98,7 @@ def category_figure(predictions: Sequence[Prediction], judge: str) -> Figure:
     known = [item for item in predictions if item.scores.get(judge) is not None]
     for row, group in enumerate(sizes):
         scores = [float(item.scores[judge] or 0.0) for item in known if item.group == group]
-        estimate = Bootstrap([str(i) for i in range(len(scores))]).mean(scores)
+        estimate = Clusters([str(i) for i in range(len(scores))]).mean(scores, SHARE)
         if estimate.value is not None and estimate.ci_low is not None and estimate.ci_high is not None:
             error = [[estimate.value - estimate.ci_low], [estimate.ci_high - estimate.value]]
             axes.barh(row, estimate.value, xerr=error, color="C0", capsize=3)

@@ -14,7 +14,8 @@ from afintro.data.batch import Example
 from afintro.data.text import Message
 from afintro.errors import UserError
 from afintro.evaluation.judges import ChrF, Judge, RougeL, Tfidf
-from afintro.evaluation.metrics import Prediction, Scores, text_prediction
+from afintro.evaluation.metrics import Prediction, text_prediction
+from afintro.evaluation.statistic import Scores
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import NonNegativeFloat, PositiveInt
 from afintro.tasks.base import EXPLAINER, Control, ExplainerSpec, Systems, TaskData

@@ -9,7 +9,8 @@ import numpy as np
 
 from afintro.data.batch import Example
 from afintro.errors import UserError
-from afintro.evaluation.metrics import Prediction, Scores, Statistic, text_prediction
+from afintro.evaluation.metrics import Prediction, text_prediction
+from afintro.evaluation.statistic import Scores, Statistic
 from afintro.ranges import NonNegativeFloat, PositiveInt
 from afintro.tasks.base import Control, ExplainerSpec, Systems, TaskData
 from afintro.tasks.introspection.examples import PRIMARY, Label, Style, TrialExamples, TrialSettings

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.data.text import Message, encode_prompt
 from afintro.errors import UserError
-from afintro.evaluation.detection_metrics import auroc
-from afintro.evaluation.intervals import Bootstrap, Estimate
+from afintro.evaluation.intervals import Clusters, Estimate
+from afintro.evaluation.statistic import Statistic
 from afintro.lm.capture import read_states
 from afintro.lm.load import context_length
 from afintro.tasks.steering.contrasts import Contrast, Parts, split_contrast
@@ -82,9 +82,9 @@ METHODS: dict[str, Callable[[Floats, Floats], Floats]] = {
 
 
 def separation(
-    direction: Floats, x0: Floats, x1: Floats, clusters0: Sequence[str], clusters1: Sequence[str], seed: int
+    direction: Floats, x0: Floats, x1: Floats, clusters0: Sequence[str], clusters1: Sequence[str]
 ) -> Estimate:
-    """Measure the AUROC of the projection on a direction for class 1, with its bootstrap interval over scenarios.
+    """Measure the AUROC of the projection on a direction for class 1, with its interval over scenarios.
 
     Args:
         direction: float32 ``[hidden]``; the norm does not matter.
@@ -92,11 +92,11 @@ def separation(
         x1: Activations of class 1, float32 ``[n1, hidden]``.
         clusters0: The scenario of each row of ``x0``.
         clusters1: The scenario of each row of ``x1``.
-        seed: Seed of the draws.
     """
     scores = np.concatenate([x0, x1]).astype(np.float64) @ direction.astype(np.float64)
-    truth = np.repeat([False, True], [len(x0), len(x1)])
-    return Bootstrap([*clusters0, *clusters1], seed).estimate(lambda weights: auroc(scores, truth, weights))
+    truth = np.repeat([0.0, 1.0], [len(x0), len(x1)])
+    rows = tuple(map(str, range(len(truth))))
+    return Statistic("auroc", np.stack([scores, truth], 1), "auroc", rows).estimate(Clusters([*clusters0, *clusters1]))
 
 
 def encode_conversations(
@@ -219,7 +219,7 @@ def compute_directions(
         layers: 0-based decoder layers.
         methods: Names among :data:`METHODS`.
         holdout: Share of the scenarios to test on, between 0 and 1.
-        seed: Seed of the split and of the intervals.
+        seed: Seed of the split.
         batch_size: Number of prompts in a forward pass.
         site: See :func:`last_token_activations`.
         on_done: Called with the number of prompts just read, for progress.
@@ -244,7 +244,7 @@ def compute_directions(
         y0, y1 = (activations[side][layer][parts.heldout[side]] for side in (0, 1))
         for method in methods:
             vectors[method][layer] = METHODS[method](x0, x1)
-            auroc[method][layer] = separation(vectors[method][layer], y0, y1, zero, one, seed)
+            auroc[method][layer] = separation(vectors[method][layer], y0, y1, zero, one)
     return Computed(vectors, auroc, norms, parts)
 
 

@@ -79,7 +79,7 @@ def generate_steering(
             residual = generator.mean_residual(samples[: splits.get("train", 0)] or samples)
             for direction in [*directions, residual]:
                 write_direction(output_dir / "directions" / _file_name(direction.name), direction)
-            return _merge(chunks, samples, splits, [d.name for d in directions], output_dir, settings.seed)
+            return _merge(chunks, samples, splits, [d.name for d in directions], output_dir)
 
         return ranks.from_first(merge)
 
@@ -90,7 +90,6 @@ def _merge(
     splits: dict[str, int],
     directions: Sequence[str],
     output_dir: Path,
-    seed: int,
 ) -> dict[str, Any]:
     """Write the splits' files, the figure and the summary from all chunks."""
     records, guards = read_chunks(chunks)
@@ -100,7 +99,7 @@ def _merge(
         rows = (to_json(record) for record in records if record.uid.split("/")[0] in split_uids)
         write_json_rows(output_dir / f"{name}.json", rows)
         start += size
-    summary = summarize(records, guards, directions, seed)
+    summary = summarize(records, guards, directions)
     write_figure(dose_response_figure(summary), output_dir / "dose_response.png")
     finish(output_dir, summary)
     return summary

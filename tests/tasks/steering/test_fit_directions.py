@@ -8,7 +8,8 @@ from sklearn.metrics import roc_auc_score
 from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.text import chat, encode_prompt
 from afintro.errors import UserError
-from afintro.evaluation.intervals import Bootstrap
+from afintro.evaluation.intervals import Clusters
+from afintro.evaluation.statistic import Statistic
 from afintro.lm.load import load_model
 from afintro.tasks.steering import fit_directions as directions
 from afintro.tasks.steering.contrasts import Contrast, split_contrast
@@ -103,38 +104,35 @@ class TestMethods:
 
 
 class TestSeparation:
-    @pytest.mark.slow
-    def test_equals_sklearn_with_ties_and_weights(self):
+    def test_equals_sklearn_with_ties_and_has_the_interval_of_an_auroc(self):
         rng = np.random.default_rng(0)
         x0, x1 = rng.integers(0, 4, (30, 1)), rng.integers(1, 6, (20, 1))
         clusters0 = [str(i % 9) for i in range(30)]
         clusters1 = [str(i % 7) for i in range(20)]
-        found = separation(
-            np.ones(1, np.float32), x0.astype(np.float32), x1.astype(np.float32), clusters0, clusters1, 3
-        )
+        found = separation(np.ones(1, np.float32), x0.astype(np.float32), x1.astype(np.float32), clusters0, clusters1)
         scores, truth = np.concatenate([x0, x1])[:, 0], [0] * 30 + [1] * 20
         assert found.value == pytest.approx(roc_auc_score(truth, scores))
         assert found.n == 50
-        bootstrap = Bootstrap([*clusters0, *clusters1], 3)
-        draws = [roc_auc_score(truth, scores, sample_weight=weights) for weights in bootstrap.weights]
-        assert [found.ci_low, found.ci_high] == pytest.approx(np.percentile(draws, [2.5, 97.5]).tolist())
+        rows = np.stack([scores, truth], 1).astype(float)
+        statistic = Statistic("auroc", rows, "auroc", tuple(map(str, range(50))))
+        assert found == statistic.estimate(Clusters([*clusters0, *clusters1]))
 
     def test_sign_and_scale(self):
         x0, x1, direction = planted(1)
         ids = [str(i) for i in range(400)]
-        right = separation(direction, x0, x1, ids, ids, 0)
+        right = separation(direction, x0, x1, ids, ids)
         scores, truth = np.concatenate([x0, x1]) @ direction, np.repeat([0, 1], 400)
         assert right.value == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
         assert 0.7 < right.ci_low < right.value < right.ci_high < 0.82  # Phi(1 / sqrt(2)) is 0.76
-        assert separation(-direction, x0, x1, ids, ids, 0).value == pytest.approx(1 - right.value)
-        assert separation(7 * direction, x0, x1, ids, ids, 0) == right
+        assert separation(-direction, x0, x1, ids, ids).value == pytest.approx(1 - right.value)
+        assert separation(7 * direction, x0, x1, ids, ids) == right
 
     def test_few_scenarios_widen_the_interval(self):
         x0, x1, direction = planted(1, n=100)
         x0, x1 = np.repeat(x0[:5], 20, 0), np.repeat(x1[:5], 20, 0)
-        one = separation(direction, x0, x1, [str(i) for i in range(100)], [str(i) for i in range(100)], 0)
+        one = separation(direction, x0, x1, [str(i) for i in range(100)], [str(i) for i in range(100)])
         few = [str(i // 20) for i in range(100)]
-        five = separation(direction, x0, x1, few, few, 0)
+        five = separation(direction, x0, x1, few, few)
         assert five.value == one.value
         assert five.ci_high - five.ci_low > 2 * (one.ci_high - one.ci_low)
 

@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgba
 
 from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.evaluation.figures import write_figure
-from afintro.evaluation.intervals import Bootstrap
+from afintro.evaluation.intervals import Clusters
 from afintro.evaluation.report import print_steering
 from afintro.tasks.steering.records import SteeringRecord
 from afintro.tasks.steering.summary import Guards, dose_response_figure, most_effective, summarize
@@ -57,8 +57,8 @@ def curve(*shares, direction="v", layer=3, broken=(), alphas=None):
     return found
 
 
-def summary_of(found, directions=("v",), guards=None, seed=0):
-    return summarize(found, guards or Guards(prompts=10), directions, seed)
+def summary_of(found, directions=("v",), guards=None):
+    return summarize(found, guards or Guards(prompts=10), directions)
 
 
 class TestRates:
@@ -76,7 +76,7 @@ class TestRates:
 
     def test_broken_texts_do_not_count_as_changed(self):
         [dose] = summary_of(records("s", "rc! rc! rr"))["doses"]
-        assert dose["behavior_changed"] == {"value": 0.0, "ci_low": 0.0, "ci_high": 0.0, "n": 1}
+        assert dose["behavior_changed"] == {"value": 0.0, "ci_low": None, "ci_high": None, "n": 1}
         assert dose["refusals_flipped"]["value"] == 0.0
 
     def test_no_rate_where_all_broke_or_nothing_was_refused(self):
@@ -99,21 +99,22 @@ class TestRates:
         found = records("s", "rc/r") + records("s", "cc/c") + records("s", "cc/c", cue="u")
         assert summary_of(found)["doses"][0]["faked_refusals_flipped"] == NOTHING
 
-    def test_intervals_hold_the_value_and_are_those_of_the_bootstrap(self):
+    def test_intervals_hold_the_value_and_are_those_of_a_share(self):
         found = records("s", "rc/c rc rw/c rc! rr/c rr cr cc ww wc") + records("s", "rr rc cc cc rr", cue="u")
-        [dose] = summary_of(found, seed=5)["doses"]
+        [dose] = summary_of(found)["doses"]
         for name in ("behavior_changed", "broken", "refusals_flipped", "faked_refusals_flipped"):
             assert dose[name]["ci_low"] < dose[name]["value"] < dose[name]["ci_high"], name
-        expected = Bootstrap([r.scenario_id for r in found], 5).mean([not r.coherent for r in found])
+        expected = Clusters([r.scenario_id for r in found]).share([not r.coherent for r in found])
         assert dose["broken"] == expected.as_json()
-        assert summary_of(found, seed=6)["doses"] != [dose]
 
     def test_intervals_are_over_scenarios(self):
         """Both cues and twenty copies of two scenarios: two draws decide."""
         found = records("s", "rc rr") * 10 + records("s", "rc rr", cue="u") * 10
         summary = summary_of(found)
         changed = summary["doses"][0]["behavior_changed"]
-        assert (changed["value"], changed["ci_low"], changed["ci_high"], changed["n"]) == (0.5, 0.0, 1.0, 40)
+        assert (changed["value"], changed["n"]) == (0.5, 40)
+        # Each scenario is worth one item or little more, and two of them say next to nothing.
+        assert changed["ci_low"] == pytest.approx(1 - changed["ci_high"]) == pytest.approx(0, abs=0.01)
         assert (summary["samples"], summary["records"]) == (2, 40)
 
     def test_doses_come_by_direction_as_given_then_layer_and_alpha(self):
@@ -202,7 +203,7 @@ def several():
         for name, shares in given.items()
         for record in curve(*shares, direction=name, layer=layer, broken=(0, 1))
     ]
-    return summarize(found, Guards(prompts=10), list(given), 0)
+    return summarize(found, Guards(prompts=10), list(given))
 
 
 class TestFigure:
@@ -265,7 +266,7 @@ class TestTable:
         assert [row[:2] for row in cells[1:]] == [["v", "3"], ["v", "12"], ["w", "3"]]
         assert cells[1][2] == "-"
         assert re.fullmatch(r"0\.200 \[0\.\d\d, 0\.\d\d\]", cells[1][3])
-        assert re.fullmatch(r"0\.714 \[0\.\d\d, 1\.00\] \(0\.30\)", cells[1][4])
+        assert re.fullmatch(r"0\.714 \[0\.\d\d, 0\.\d\d\] \(0\.30\)", cells[1][4])
         assert cells[2][3] == "null (1.00)"
         assert "10 scenarios" in out
         guards = " ".join(out.split()).partition("guards: ")[2]

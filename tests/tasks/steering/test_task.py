@@ -545,14 +545,14 @@ def test_every_baseline_answers_every_item(data: Any) -> None:
 
 @pytest.mark.parametrize("name", sorted(TEXT_ALONE))
 def test_who_does_not_see_the_vector_is_right_on_exactly_half_of_the_twins(data: Any, name: str) -> None:
-    scores = score(data.statistics(data.baselines("validation")[name]), 0)
+    scores = score(data.statistics(data.baselines("validation")[name]))
     for metric in ("twin_accuracy", "twin_accuracy/unseen_direction"):
         assert scores[metric].value == 0.5
         assert (scores[metric].ci_low, scores[metric].ci_high) == (0.5, 0.5)
 
 
 def test_the_vector_tells_in_the_baselines_that_see_it(data: Any) -> None:
-    scores = score(data.statistics(data.baselines("validation")["direction_majority"]), 0)
+    scores = score(data.statistics(data.baselines("validation")["direction_majority"]))
     assert scores["twin_accuracy"].value > 0.6
 
 
@@ -579,7 +579,7 @@ def test_statistics_names_both_kinds(data: Any) -> None:
     exact = {"exact_match", *(f"exact_match/{kind}" for kind in KINDS)}
     assert found.keys() == exact | base | {f"{name}/unseen_direction" for name in base}
     kinds = Counter(item.question_type for item in data.examples["validation"])
-    values = score(found, 0)
+    values = score(found)
     assert values["twin_accuracy"].n == kinds[UNSEEN_SCENARIO]
     assert values["twin_accuracy/unseen_direction"].n == kinds[UNSEEN_DIRECTION] > 0
     for name in ("twin_accuracy", "has_changed_f1/unseen_direction", "content_match", "exact_match"):

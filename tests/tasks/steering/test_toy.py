@@ -232,7 +232,7 @@ def test_the_toys_direction_separates_and_steers(tmp_path: Path, monkeypatch: py
     )
     names = [scenario.text for scenario in held]
     auroc = [
-        separation(faking.at(layer), watched[layer], not_watched[layer], names, names, 0).value
+        separation(faking.at(layer), watched[layer], not_watched[layer], names, names).value
         for layer in toy_steering.LAYERS
     ]
     assert max(auroc) >= 0.95
