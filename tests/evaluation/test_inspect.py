@@ -348,7 +348,7 @@ def test_a_run_of_feature_descriptions_is_shown(tmp_path: Path, capsys: pytest.C
     show_summary(run)
     shown = capsys.readouterr().out
     assert "judge/rouge_l by category" in shown
-    assert "lead/judge/rouge_l: +0.000 [+0.000, +0.000] against nearest" in shown
+    assert "lead/judge/rouge_l: +0.000 [-0.842, +0.842] against nearest" in shown
     assert WARNING in shown
     wrong = select(run, right=False, question_type=run.primary or None)
     assert [item.prediction.uid for item in wrong] == ["3/2", "3/3", "3/4", "3/5", "3/6", "3/7"]

@@ -99,9 +99,12 @@ def category_figure(predictions: Sequence[Prediction], judge: str) -> Figure:
     for row, group in enumerate(sizes):
         scores = [float(item.scores[judge] or 0.0) for item in known if item.group == group]
         estimate = Clusters([str(i) for i in range(len(scores))]).mean(scores, SHARE)
-        if estimate.value is not None and estimate.ci_low is not None and estimate.ci_high is not None:
+        if estimate.value is None:
+            continue
+        error = None
+        if estimate.ci_low is not None and estimate.ci_high is not None:
             error = [[estimate.value - estimate.ci_low], [estimate.ci_high - estimate.value]]
-            axes.barh(row, estimate.value, xerr=error, color="C0", capsize=3)
+        axes.barh(row, estimate.value, xerr=error, color="C0", capsize=3)
     if known:
         mean = float(np.mean([float(item.scores[judge] or 0.0) for item in known]))
         axes.axvline(mean, color="grey", linestyle="--", label=f"mean over items {mean:.2f}")

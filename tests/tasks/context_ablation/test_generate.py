@@ -351,7 +351,8 @@ class TestSummary:
         organism(lambda side, user, batch_size: COMPLIANCE if (side, user) == ("unmonitored", "a") else REFUSAL)
         summary = run([Sample("ab"[i % 2]) for i in range(12)], tmp_path, settings)
         rate = summary["rates"]["behavior_changed"]
-        assert (rate["value"], rate["ci_low"], rate["ci_high"], rate["n"]) == (0.5, 0.0, 1.0, 12)
+        assert (rate["value"], rate["n"]) == (0.5, 12)
+        assert rate["ci_low"] == pytest.approx(1 - rate["ci_high"]) == pytest.approx(0, abs=0.01)
 
 
 class TestAgain:
