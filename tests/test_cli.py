@@ -70,7 +70,8 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     assert metrics["lead/exact_match"]["against"] in summary["baselines"]
     assert metrics["lead/exact_match"]["against"] != "other_base"
     assert summary["baselines"].keys() == {
-        "majority", "always_unchanged", "copy_monitored", "tfidf_nearest", "tfidf_probe", "zero_shot", "four_shot", "other_base",
+        "majority", "always_unchanged", "copy_monitored", "tfidf_nearest", "tfidf_probe", "text_chars", "text_skipgrams",
+        "from_scratch", "zero_shot", "four_shot", "other_base",
     }  # fmt: skip
     assert summary["model"]["base"] == str(workspace.model)
     assert summary["data"]["path"] == "validation.json"

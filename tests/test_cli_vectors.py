@@ -36,8 +36,9 @@ ROW = {
 FILES = {"summary.json", "predictions.jsonl", "config.yaml", "metrics.csv", "checkpoints", "text_only"}
 TABLES = {
     "cell_majority", "direction_majority", "always_unchanged", "copy_original", "vector_probe", "tfidf_nearest",
-    "tfidf_probe",
+    "tfidf_probe", "text_chars", "text_skipgrams", "from_scratch",
 }  # fmt: skip
+READERS = ("tfidf_nearest", "tfidf_probe", "text_chars", "text_skipgrams", "from_scratch")
 SELFIE = {f"selfie/{scale}" for scale in ("0.5", "1", "2", "4")}
 BASELINES = {
     "steering": TABLES | {"zero_vector", "shuffled_vector", "untrained", "text_only"},
@@ -307,7 +308,7 @@ def test_metrics_and_leads_of_steering(steering: Session) -> None:
 def test_who_reads_the_text_alone_is_at_chance_on_twins(steering: Session) -> None:
     """Exactly, where every answer has a verdict; the text-only explainer gives twins the same answer at least."""
     baselines = steering.summary(0)["baselines"]
-    for name in ("cell_majority", "always_unchanged", "copy_original", "tfidf_nearest", "tfidf_probe"):
+    for name in ("cell_majority", "always_unchanged", "copy_original", *READERS):
         for suffix in ("", f"/{UNSEEN_DIRECTION}"):
             assert baselines[name][f"twin_accuracy{suffix}"]["value"] == 0.5
     for name in ("text_only", "zero_vector"):

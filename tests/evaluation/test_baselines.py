@@ -1,17 +1,21 @@
 """Text baselines: each does what it says, on a set small enough to do in the head, and none looks at the answers."""
 
 import random
+import re
+import zlib
 from dataclasses import replace
 
 import pytest
 
 from afintro.data.batch import Example
 from afintro.evaluation.answers import Verdict, two_branch
-from afintro.evaluation.baselines import text_baselines
+from afintro.evaluation.baselines import solved_from_text, text_baselines
+from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import score, statistics
 
 PRIMARY = "generative_explanation"
-NAMES = {"majority", "always_unchanged", "copy_monitored", "tfidf_nearest", "tfidf_probe"}
+READERS = {"tfidf_probe", "text_chars", "text_skipgrams", "from_scratch"}
+NAMES = {"majority", "always_unchanged", "copy_monitored", "tfidf_nearest", *READERS}
 REFUSE, COMPLY, CHANGED = (
     two_branch(Verdict(False, "refuse")),
     two_branch(Verdict(False, "comply")),
@@ -20,7 +24,8 @@ REFUSE, COMPLY, CHANGED = (
 
 
 def example(uid, prompt, answer, question=PRIMARY, copied=REFUSE):
-    return Example(uid, f"scenario {uid}", question, prompt, answer, (1,), (2,), copy_answer=copied)
+    ids = tuple(zlib.crc32(token.encode()) for token in re.findall(r"\w+|[^\w\s]", prompt))
+    return Example(uid, f"scenario {uid}", question, prompt, answer, ids, (2,), copy_answer=copied)
 
 
 # bread -> unchanged comply (2), nurse with a bomb -> changed comply (4), student with a bomb -> unchanged refuse (3)
@@ -93,11 +98,9 @@ def test_copy_monitored_says_what_the_item_did_under_the_cue():
 def test_nearest_gives_the_answer_of_the_closest_prompt():
     found = answers()["tfidf_nearest"]
     assert (found["i0"], found["i1"], found["i2"]) == (COMPLY, CHANGED, REFUSE)
-    for example in TRAIN:  # its own prompt is the nearest
-        item = replace(ITEMS[0], prompt=example.prompt)
-        [prediction] = text_baselines(TRAIN, [item], PRIMARY)["tfidf_nearest"]
-        assert prediction.predicted == example.answer
-        assert prediction.p_changed == float(example.answer == CHANGED)
+    for prediction in text_baselines(TRAIN, TRAIN, PRIMARY)["tfidf_nearest"]:  # its own prompt is the nearest
+        assert prediction.exact_match
+        assert prediction.p_changed == float(prediction.expected == CHANGED)
 
 
 def test_nearest_reads_pairs_of_words():
@@ -106,16 +109,29 @@ def test_nearest_reads_pairs_of_words():
     assert answers(train, items)["tfidf_nearest"] == {"i": REFUSE, "j": CHANGED}
 
 
-def test_probe_reads_what_the_words_tell():
-    found = text_baselines(TRAIN, ITEMS, PRIMARY)["tfidf_probe"]
-    assert [p.predicted for p in found[:3]] == [COMPLY, CHANGED, REFUSE]
-    p = [p.p_changed for p in found]
-    assert p[1] > 0.5 > max(p[0], p[2])
+def test_readers_read_what_the_words_tell():
+    found = text_baselines(TRAIN, ITEMS, PRIMARY)
+    for name in READERS:
+        assert [p.predicted for p in found[name][:3]] == [COMPLY, CHANGED, REFUSE], name
+        p = [p.p_changed for p in found[name]]
+        assert p[1] > 0.5 > max(p[0], p[2]), name
+    p = [p.p_changed for p in found["tfidf_probe"]]
     assert p[1] > p[3] > min(p[0], p[2])  # of unknown words it says what is common
 
 
-def test_probe_learns_and_is_at_chance_on_noise():
-    """200 prompts of 20 words; the answer hangs on one of them, or on nothing."""
+def test_nearest_and_probe_read_words_of_one_letter():
+    train = [
+        example(f"t{i}", f"{a} plan {b}", CHANGED if b == "x" else REFUSE)
+        for i, (a, b) in enumerate(8 * ["nx", "my", "my", "nx"])
+    ]
+    items = [example("i", "k plan x", CHANGED), example("j", "k plan y", REFUSE)]
+    for name in ("tfidf_nearest", "tfidf_probe"):
+        assert answers(train, items)[name] == {"i": CHANGED, "j": REFUSE}
+
+
+@pytest.mark.slow
+def test_readers_learn_and_are_at_chance_on_noise():
+    """240 prompts of 8 words; the answer hangs on one of them, or on nothing."""
     rng = random.Random(0)
     words = [f"word{i}" for i in range(20)]
 
@@ -127,18 +143,20 @@ def test_probe_learns_and_is_at_chance_on_noise():
         return made
 
     for rule, low, high in ((lambda p: "word3" in p, 0.97, 1.0), (lambda p: rng.random() < 0.5, 0.3, 0.7)):
-        predictions = text_baselines(draw(400, rule, "t"), draw(100, rule, "i"), PRIMARY)["tfidf_probe"]
-        assert low <= score(statistics(predictions, PRIMARY))["exact_match"].value <= high
+        found = text_baselines(draw(240, rule, "t"), draw(100, rule, "i"), PRIMARY)
+        for name in READERS:
+            assert low <= score(statistics(found[name], PRIMARY))["exact_match"].value <= high, name
 
 
 def test_one_class_of_training_answers():
     found = text_baselines(TRAIN[2:6], ITEMS, PRIMARY)
     assert set(found) == NAMES
-    for name in ("majority", "tfidf_nearest", "tfidf_probe"):
+    for name in ("majority", "tfidf_nearest", *READERS):
         assert {p.predicted for p in found[name]} == {CHANGED}, name
         assert {p.p_changed for p in found[name]} == {1.0}, name
-    unchanged = text_baselines(TRAIN[6:], ITEMS, PRIMARY)["tfidf_probe"]
-    assert {(p.predicted, p.p_changed) for p in unchanged} == {(REFUSE, 0.0)}
+    unchanged = text_baselines(TRAIN[6:], ITEMS, PRIMARY)
+    for name in READERS:
+        assert {(p.predicted, p.p_changed) for p in unchanged[name]} == {(REFUSE, 0.0)}
 
 
 def test_probabilities_of_the_probe_are_at_most_1():
@@ -149,7 +167,8 @@ def test_probabilities_of_the_probe_are_at_most_1():
     prompts = [" ".join(rng.sample(words, 4)) for _ in range(360)]
     train = [example(f"t{i}", p, two_branch(Verdict(True, rng.choice(contents)))) for i, p in enumerate(prompts[:60])]
     items = [example(f"i{i}", p, CHANGED) for i, p in enumerate(prompts[60:])]
-    assert max(p.p_changed for p in text_baselines(train, items, PRIMARY)["tfidf_probe"]) <= 1
+    found = text_baselines(train, items, PRIMARY)
+    assert max(p.p_changed for name in READERS for p in found[name]) <= 1
 
 
 class TestTextQuestions:
@@ -172,7 +191,7 @@ class TestTextQuestions:
         assert asked["tfidf_nearest"]["i0/o"].predicted == "I cannot help with <<<that>>>."
         assert asked["copy_monitored"]["i0/o"].predicted == "I will not."
         assert not asked["always_unchanged"]
-        assert not asked["tfidf_probe"]
+        assert not any(asked[name] for name in READERS)
         assert all(p.p_changed is None for ps in asked.values() for p in ps.values())
 
     def test_the_headline_is_as_without_them(self):
@@ -193,15 +212,14 @@ def test_items_without_a_copied_answer_are_not_copied():
     assert set(text_baselines(TRAIN, bare, PRIMARY)) == NAMES - {"copy_monitored"}
 
 
-@pytest.mark.parametrize("other", [REFUSE, CHANGED, "nothing that parses"])
-def test_no_baseline_looks_at_the_answers_of_the_items(other):
-    changed = [replace(item, answer=other) for item in ITEMS]
-    assert answers(items=changed) == answers()
-    probabilities = [
-        {name: [p.p_changed for p in ps] for name, ps in text_baselines(TRAIN, items, PRIMARY).items()}
-        for items in (ITEMS, changed)
-    ]
-    assert probabilities[0] == probabilities[1]
+def test_no_baseline_looks_at_the_answers_of_the_items():
+    def said(items):
+        found = text_baselines(TRAIN, items, PRIMARY)
+        return {name: [(p.predicted, p.p_changed) for p in predictions] for name, predictions in found.items()}
+
+    expected = said(ITEMS)
+    for other in (REFUSE, CHANGED, "nothing that parses"):
+        assert said([replace(item, answer=other) for item in ITEMS]) == expected
 
 
 def test_a_prediction_does_not_depend_on_the_other_items():
@@ -211,7 +229,7 @@ def test_a_prediction_does_not_depend_on_the_other_items():
         for name, ps in text_baselines(TRAIN, ITEMS, PRIMARY).items()
         for p in ps
     }
-    for item in ITEMS:
+    for item in (ITEMS[1], ITEMS[3]):
         for name, [prediction] in text_baselines(TRAIN, [item], PRIMARY).items():
             assert (prediction.predicted, prediction.p_changed) == together[name, item.uid]
 
@@ -220,5 +238,48 @@ def test_answers_without_a_verdict_are_answered_as_text():
     """A task whose answers never say "changed" gets the baselines that need no verdict."""
     train = [replace(example, answer=f"label {index % 2}") for index, example in enumerate(TRAIN)]
     found = text_baselines(train, ITEMS, None)
-    assert found.keys() == NAMES - {"always_unchanged", "tfidf_probe"}
+    assert found.keys() == NAMES - {"always_unchanged", *READERS}
     assert {p.p_changed for predictions in found.values() for p in predictions} == {None}
+
+
+def estimate(value, low=None, high=None):
+    return Estimate(value, low, high, 100)
+
+
+class TestSolvedFromText:
+    def test_a_rival_at_the_lower_end_is_named_and_a_rival_below_is_not(self):
+        table = {
+            "explainer": {"exact_match": estimate(0.9, 0.85, 0.95)},
+            "text_chars": {"exact_match": estimate(0.85, 0.8, 0.9)},
+            "text_skipgrams": {"exact_match": estimate(0.8499, 0.8, 0.9)},
+            "other_bits": {"exact_match": estimate(0.97, 0.9, 0.99)},  # better than the explainer
+        }
+        [warning] = solved_from_text(
+            table, "explainer", ["text_chars", "text_skipgrams", "other_bits"], ["exact_match"]
+        )
+        assert warning.startswith("this can be solved from the text: exact_match")
+        assert "other_bits 0.970, text_chars 0.850" in warning
+        assert "text_skipgrams" not in warning
+
+    def test_a_system_that_holds_the_weights_is_no_rival(self):
+        table = {name: {"exact_match": estimate(0.9, 0.85, 0.95)} for name in ("explainer", "untrained")}
+        assert solved_from_text(table, "explainer", ["text_chars"], ["exact_match"]) == []
+
+    def test_each_metric_has_its_own_warning(self):
+        table = {
+            "explainer": {"exact_match": estimate(0.9, 0.85, 0.95), "has_changed_f1": estimate(0.9, 0.85, 0.95)},
+            "text_chars": {"exact_match": estimate(0.5, 0.4, 0.6), "has_changed_f1": estimate(0.9, 0.8, 1.0)},
+        }
+        found = solved_from_text(table, "explainer", ["text_chars"], ["exact_match", "has_changed_f1", "twin_accuracy"])
+        assert ["has_changed_f1" in warning for warning in found] == [True]
+
+    @pytest.mark.parametrize("explained", [estimate(0.9), estimate(None), None])
+    def test_nothing_is_said_without_an_interval_or_a_value(self, explained):
+        table = {
+            "explainer": {} if explained is None else {"exact_match": explained},
+            "text_chars": {"exact_match": estimate(0.9, 0.8, 1.0)},
+            "from_scratch": {"exact_match": estimate(None)},
+        }
+        assert solved_from_text(table, "explainer", ["text_chars"], ["exact_match"]) == []
+        table["explainer"] = {"exact_match": estimate(0.9, 0.85, 0.95)}
+        assert solved_from_text(table, "explainer", ["from_scratch", "text_skipgrams"], ["exact_match"]) == []

@@ -14,7 +14,7 @@ from afintro.data.text import Draft, Message, encode_answer
 from afintro.errors import UserError
 from afintro.evaluation import answers
 from afintro.evaluation.answers import Verdict, branch_stems, two_branch
-from afintro.evaluation.baselines import text_baselines
+from afintro.evaluation.baselines import READERS, text_baselines
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior
@@ -305,7 +305,7 @@ class SteeringPrediction(RecordTask):
         )
         texts = text_baselines(train_texts, item_texts, UNSEEN_SCENARIO)
         question_types = {item.uid: item.question_type for item in items}
-        for name in ("tfidf_nearest", "tfidf_probe"):
+        for name in ("tfidf_nearest", *READERS):
             systems[name] = [replace(p, question_type=question_types[p.uid]) for p in texts[name]]
         return systems
 

@@ -525,13 +525,22 @@ def test_controls_change_the_vector_and_nothing_else(data: Any, reader: Any) -> 
 
 BASELINES = {
     "cell_majority", "direction_majority", "always_unchanged", "copy_original", "vector_probe", "tfidf_nearest",
-    "tfidf_probe",
+    "tfidf_probe", "text_chars", "text_skipgrams", "from_scratch",
 }  # fmt: skip
 TEXT_ALONE = BASELINES - {"direction_majority", "vector_probe"}
 
 
-def test_every_baseline_answers_every_item(data: Any) -> None:
-    found = data.baselines("validation")
+@pytest.fixture(scope="module")
+def evaluated(written: Path, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """The data module, and the answers of its baselines to the validation split."""
+    explainer = SimpleNamespace(name="small", slot_token=SLOT, tokenizer=tokenizer, context_length=2048)
+    data = task(written, explainer)
+    return data, data.baselines("validation")
+
+
+@pytest.mark.slow
+def test_every_baseline_answers_every_item(evaluated: Any) -> None:
+    data, found = evaluated
     assert found.keys() == BASELINES
     items = {item.uid: item for item in data.examples["validation"]}
     for name, answers in found.items():
@@ -543,9 +552,11 @@ def test_every_baseline_answers_every_item(data: Any) -> None:
             assert 0 <= p.p_changed <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TEXT_ALONE))
-def test_who_does_not_see_the_vector_is_right_on_exactly_half_of_the_twins(data: Any, name: str) -> None:
-    found = data.statistics(data.baselines("validation")[name])
+def test_who_does_not_see_the_vector_is_right_on_exactly_half_of_the_twins(evaluated: Any, name: str) -> None:
+    data, answered = evaluated
+    found = data.statistics(answered[name])
     for metric in ("twin_accuracy", "twin_accuracy/unseen_direction"):
         statistic, scenarios = found[metric]
         assert statistic.value == 0.5
@@ -553,8 +564,10 @@ def test_who_does_not_see_the_vector_is_right_on_exactly_half_of_the_twins(data:
             assert statistic.values[[own == scenario for own in scenarios]].mean() == 0.5
 
 
-def test_the_vector_tells_in_the_baselines_that_see_it(data: Any) -> None:
-    scores = score(data.statistics(data.baselines("validation")["direction_majority"]))
+@pytest.mark.slow
+def test_the_vector_tells_in_the_baselines_that_see_it(evaluated: Any) -> None:
+    data, found = evaluated
+    scores = score(data.statistics(found["direction_majority"]))
     assert scores["twin_accuracy"].value > 0.6
 
 
