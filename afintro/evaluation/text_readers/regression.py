@@ -4,6 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ STANDOUTS = (8, 64, 512)  # numbers of columns that stand out; held-out training
 ITERATIONS = 150  # beyond them, answers hardly change where texts contradict each other
 PENALTY = 100.0  # inverse strength of the L2 penalty: weak enough to learn every training prompt by heart
 FOLDS = 4
-FEW = 400  # number of texts up to which every fold is tried; above, one fold is large enough to choose
+ENOUGH = 200  # held-out texts: folds are tried until so many were answered
 CHARACTERS = 3_000_000  # training text that a regression reads at most
 CHUNK = 2000  # texts whose columns are in memory at once
 
@@ -71,7 +72,7 @@ class Regression:
 
     def __init__(self, standouts: int, matrix: csr_matrix, labels: NDArray[np.int64]) -> None:
         self._scaler = StandardScaler()
-        self._model = LogisticRegression(C=PENALTY, max_iter=ITERATIONS)
+        self._model = LogisticRegression(C=PENALTY, max_iter=ITERATIONS, tol=1e-3)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             for expected in (
                 UserWarning,
@@ -136,7 +137,7 @@ def _choose(matrix: csr_matrix, taught: Taught) -> int:
     groups = [example.scenario_id for example in taught.examples]
     if len(set(groups)) < FOLDS:
         return STANDOUTS[0]
-    tried = slice(None if len(groups) <= FEW else 1)
+    tried = slice(ceil(ENOUGH * FOLDS / len(groups)))
     folds = list(GroupKFold(FOLDS).split(groups, groups=groups))[tried]
     if len(set(groups)) < len(groups):
         folds += list(KFold(FOLDS, shuffle=True, random_state=SEED).split(groups))[tried]
