@@ -71,8 +71,8 @@ def test_known_scenarios_are_known_in_new_words():
         ]
 
     train, items = asked(4, "t"), asked(1, "i")
-    assert accuracy(words, False, train, items) > 0.9
-    assert accuracy(skip_bigrams, False, train, items) > 0.85
+    assert accuracy(words, False, train, items) > 0.8
+    assert accuracy(skip_bigrams, False, train, items) > 0.8
 
 
 def test_too_much_text_is_drawn_from_and_answered_in_pieces(monkeypatch, caplog):
