@@ -187,9 +187,9 @@ class Clusters:
     def weighted_mean(self, values: Floats, groups: Floats, bounds: Ends, differences: bool = False) -> Estimate:
         """Estimate the mean over groups of the mean within each group: a large group counts no more than a small group.
 
-        The variance is the sum over groups of the variances of their means (Cochran 1977, Sampling Techniques, sec. 5.9).
+        The variance is the sum over groups of the variances of their means (Cochran 1977, Sampling Techniques, ch. 5).
         The variance of a group with a single item is unknown: the item's distance from the mean over groups stands for it
-        (Lumley 2010, Complex Surveys, sec. 5.3, "adjust").
+        (Lumley 2010, Complex Surveys, "adjust" of single units).
 
         Args:
             values: ``[n]`` float64.

@@ -39,7 +39,7 @@ def wilson(share: float, count: float, quantile: float = NORMAL) -> Ends:
 def paired(first_alone: float, second_alone: float, count: float, quantile: float = NORMAL) -> Ends:
     """Compute the interval of the difference of two shares of the same items.
 
-    Source: Tango (1998, Statistics in Medicine 17(8), 891-908), equations 12 and 15. Where both systems agree on all ``n``
+    Source: Tango (1998, Statistics in Medicine 17(8), 891-908). Where both systems agree on all ``n``
     items the ends are ``-+ z ** 2 / (n + z ** 2)``.
 
     Args:
@@ -108,7 +108,7 @@ def difference(first: float, first_ends: Ends, second: float, second_ends: Ends,
     """Compute the interval of the difference of two values from their own intervals ("square and add").
 
     Source: Zou & Donner (2008, Statistics in Medicine 27(10), 1693-1702); for AUROCs of the same items Zou & Yue (2013,
-    Journal of Statistical Computation and Simulation 83(12)).
+    Statistics in Medicine 32(29), 5077-5090).
 
     Args:
         first: The first value.

@@ -73,8 +73,8 @@ class Statistic:
 
         Macro-F1 has Wilson's interval at the number of independent items of its own variance, the AUROC has Newcombe's. Both
         variances are estimated by the delta method (for the AUROC: DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44(3)) and
-        inflated by the design effect of the clusters; with one item a cluster this is Obuchowski's estimate (1997, Biometrics
-        53(2)) but for its pooled correlation.
+        inflated by the design effect of the clusters, where Obuchowski (1997, Biometrics 53(2)) sums what the items of a cluster
+        add: the sum is too noisy where few items are wrong.
         """
         influence, evidence = self.influence, clusters.n * min(value, 1 - value)
         effect = clusters.effect(influence, evidence)
