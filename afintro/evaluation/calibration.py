@@ -35,10 +35,14 @@ def calibration_error(values: Floats, clusters: Clusters) -> Estimate:
     used, bins = np.unique(bins_of(values[:, 0]), return_inverse=True)
     counts = np.bincount(bins).astype(np.float64)
     means = np.bincount(bins, gaps) / counts
-    effect = clusters.effect(gaps, float(np.abs(gaps).sum()))
+    evidence = float(np.abs(gaps).sum())
+    effect = clusters.effect(gaps, evidence)
+    # Items of a cluster with like probabilities agree more than others, and it is them whose gaps add up in a bin.
+    alike = Clusters([f"{member}/{index}" for member, index in zip(clusters.members, bins, strict=True)])
+    correlation = max(effect.correlation, alike.effect(gaps, evidence).correlation)
     together = np.zeros((clusters.count, len(used)))
     np.add.at(together, (clusters.members, bins), 1.0)
-    pairs = effect.correlation * (together.T @ together) + (1 - effect.correlation) * np.diag(counts)
+    pairs = correlation * (together.T @ together) + (1 - correlation) * np.diag(counts)
     scale = np.sqrt(_variances(values, gaps - means[bins], bins, np.diag(pairs) / counts) / counts)
     chance = pairs * np.outer(scale, scale) / clusters.n  # covariance of the gaps, weighted by the shares of the bins
     independent = float(_variances(values, gaps - means[bins], bins, np.ones(len(used))).sum()) / clusters.n

@@ -72,6 +72,13 @@ def test_of_certain_answers_that_are_all_right_or_all_wrong_has_width():
     assert (wrong.value, wrong.ci_low, wrong.ci_high) == pytest.approx((1.0, 1 - limit, 1.0))
 
 
+def test_nearly_certain_answers_that_are_all_right_have_the_width_of_no_error():
+    """Ten probabilities of 0.1 % can hide an error of a quarter of the items, whatever their own variance says."""
+    found = estimate([0.001] * 10, [0] * 10)
+    assert (found.value, found.ci_low) == (0.0, 0.0)
+    assert found.ci_high == pytest.approx(norm.ppf(0.975) ** 2 / (10 + norm.ppf(0.975) ** 2))
+
+
 def test_one_cluster_has_no_interval():
     one = estimate([0.9] * 4, [0] * 4, ["s"] * 4)
     assert (one.ci_low, one.ci_high, one.n) == (None, None, 4)

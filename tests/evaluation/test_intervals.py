@@ -183,6 +183,17 @@ class TestDifference:
             np.sqrt(3) * width(Clusters(names(60)).difference(first, second)), rel=0.1
         )
 
+    def test_in_clusters_by_hand(self):
+        """Four discordant items are the evidence of their correlation; each cluster of two goes one way or does not differ."""
+        first, second = [1, 1, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 0, 0]
+        correlation = (4 * 1 + 0.5) / 4.5
+        worth, quantile = 8 / (1 + correlation), t.ppf(0.975, 3 * (1 + correlation) / correlation)
+        found = Clusters(list("aabbccdd")).difference(first, second)
+        assert ends(found) == pytest.approx(paired(worth / 4, worth / 4, worth, quantile))
+        # Discordant items of one cluster that go both ways: no correlation, from the evidence of two items.
+        apart = Clusters(list("aabbccdd")).difference([1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0])
+        assert ends(apart) == pytest.approx(paired(1 / 1.2, 1 / 1.2, 8 / 1.2, t.ppf(0.975, 3 * 6)))
+
     def test_of_systems_that_agree_everywhere_has_width(self):
         found = Clusters(names(300)).difference([1, 0, 1] * 100, [1, 0, 1] * 100)
         assert (found.value, *ends(found)) == pytest.approx((0.0, -0.012643, 0.012643), abs=1e-6)

@@ -408,3 +408,11 @@ class TestCategories:
     def test_a_task_without_categories_has_no_such_table(self, capsys):
         print_table(SCORES, {}, [])
         assert "by category" not in capsys.readouterr().out
+
+
+def test_an_estimate_without_an_interval_stands_alone():
+    assert cell(Estimate(0.5, None, None, 3)) == "0.500"
+    assert cell(Estimate(0.5, 0.25, 0.75, 3)) == "0.500 [0.25, 0.75]"
+    assert cell(Estimate(None, None, None, 3)) == "null"
+    assert difference({"value": -0.25, "ci_low": None, "ci_high": None}) == "-0.250"
+    assert difference({"value": -0.25, "ci_low": -0.5, "ci_high": 0.0}, 2) == "-0.25 [-0.50, +0.00]"
