@@ -38,7 +38,7 @@ def calibration_error(values: Floats, clusters: Clusters) -> Estimate:
     evidence = float(np.abs(gaps).sum())
     effect = clusters.effect(gaps, evidence)
     # Items of a cluster with like probabilities agree more than others, and it is them whose gaps add up in a bin.
-    alike = Clusters([f"{member}/{index}" for member, index in zip(clusters.members, bins, strict=True)])
+    alike = Clusters((clusters.members * CALIBRATION_BINS + bins).tolist())
     correlation = max(effect.correlation, alike.effect(gaps, evidence).correlation)
     together = np.zeros((clusters.count, len(used)))
     np.add.at(together, (clusters.members, bins), 1.0)

@@ -57,10 +57,8 @@ class Clusters:
         clusters: The cluster of each item, e.g. its scenario.
     """
 
-    def __init__(self, clusters: Sequence[str]) -> None:
-        names = sorted(set(clusters))
-        index = {name: i for i, name in enumerate(names)}
-        self.members = np.array([index[cluster] for cluster in clusters], dtype=np.int64)
+    def __init__(self, clusters: Sequence[str] | Sequence[int]) -> None:
+        names, self.members = np.unique(np.array(clusters), return_inverse=True)
         self.n = len(clusters)
         self.count = len(names)
         self.sizes: Floats = np.bincount(self.members, minlength=self.count).astype(np.float64)
@@ -111,11 +109,7 @@ class Clusters:
         Args:
             kept: ``[n]``, 1 for an item that counts, else 0.
         """
-        reduced = Clusters([])
-        _, reduced.members = np.unique(self.members[np.asarray(kept, dtype=np.float64) > 0], return_inverse=True)
-        reduced.n, reduced.sizes = len(reduced.members), np.bincount(reduced.members).astype(np.float64)
-        reduced.count = len(reduced.sizes)
-        return reduced
+        return Clusters(self.members[np.asarray(kept, dtype=np.float64) > 0].tolist())
 
     def share(self, hits: Sequence[float] | Floats, among: Sequence[float] | Floats | None = None) -> Estimate:
         """Estimate the share of hits: Wilson's interval at the number of independent items that the items are worth.
