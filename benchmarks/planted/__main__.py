@@ -9,6 +9,7 @@ import argparse
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,12 @@ def main() -> None:
     drawn += [power(0.0, items, args.evaluations) for items in WITHOUT]
     drawn += [power(0.0, items, args.evaluations, RIVALS) for items in WITHOUT]
     tables = {
-        "hardware": report.hardware(), "versions": report.versions(), "seed": args.seed, "taught": args.taught,
-        "asked": args.asked, "findings": rows, "power": [asdict(row) for row in drawn],
-    }  # fmt: skip
+        "hardware": report.hardware(),
+        "versions": {**report.versions(), "scikit-learn": version("scikit-learn")},
+        **{name: getattr(args, name) for name in ("seed", "taught", "asked")},
+        "findings": rows,
+        "power": [asdict(row) for row in drawn],
+    }
     write_json(args.results / "planted.json", tables)
     (args.results / "planted.md").write_text(markdown(tables) + "\n")
     print(markdown(tables))
