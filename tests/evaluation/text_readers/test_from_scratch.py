@@ -89,3 +89,20 @@ def test_training_is_bounded(monkeypatch, caplog):
     assert (
         "from_scratch learned 60 different prompts in 8 epochs" in caplog.text
     )  # eight tokens of each are within the bound
+
+
+def test_both_directions_read_the_whole_prompt_and_no_padding():
+    """With the same layer in both directions and opposite weights, a prompt read backwards has the opposite answer."""
+    torch.manual_seed(0)
+    model = from_scratch.Reader(tokens=10, kinds=1).eval()
+    model.backwards.load_state_dict(model.forwards.state_dict())
+    width = model.answer.in_features // 3
+    weights = torch.randn(width)
+    with torch.no_grad():
+        model.answer.weight.copy_(torch.cat([torch.zeros(width), weights, -weights])[None])
+        model.answer.bias.zero_()
+        prompts = [torch.tensor(ids) for ids in ([2, 3, 4], [4, 3, 2], [5, 6, 5], [7, 8, 9, 2, 3])]
+        there, back, same, _ = model(torch.nn.utils.rnn.pad_sequence(prompts))[:, 0].tolist()
+    assert there == pytest.approx(-back, abs=1e-6)
+    assert abs(there) > 1e-3
+    assert same == pytest.approx(0, abs=1e-6)
