@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -28,11 +29,12 @@ from afintro.explainer.comparisons import train_comparison
 from afintro.explainer.module import ExplainerModule
 from afintro.explainer.sharding import Sharded
 from afintro.shipped import shipped_config
-from afintro.tasks.base import OTHER_BASE, TEXT_ONLY, TaskData
+from afintro.tasks.base import EXPLAINER, OTHER_BASE, TEXT_ONLY, TaskData
 
 LOGS = Path("lightning_logs")
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 CONFIG_FLAGS = ("--config", "-c")
+COMPARISON = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class ExplainerCLI(LightningCLI):
@@ -71,9 +73,10 @@ class ExplainerCLI(LightningCLI):
         """Add the comparison explainers that are trained after ``fit``: on another base, and without vectors."""
         parser.add_argument(
             "--other_base",
-            type=str | None,
+            type=str | dict[str, str] | None,
             default=None,
-            help="after fit, train the same explainer on this base model too, as a comparison (hub id, directory or toy name)",
+            help="after fit, train the same explainer on this base model too, as a comparison (hub id, directory or toy name); "
+            "or several as name: model, which the table then calls by these names",
         )
         parser.add_argument(
             "--text_only",
@@ -128,10 +131,27 @@ class ExplainerCLI(LightningCLI):
                 launcher.kill(signal.SIGKILL)
             raise
 
+    def _comparisons(self) -> dict[str, str]:
+        """Return the base model of each comparison that is trained after ``fit``, by name.
+
+        Raises:
+            UserError: A name cannot be the name of a comparison.
+        """
+        settings = self.config[self.subcommand]
+        bases = settings.get("other_base") or {}
+        bases = {OTHER_BASE: bases} if isinstance(bases, str) else dict(bases)
+        for name in bases:
+            if not COMPARISON.fullmatch(name) or name in (EXPLAINER, TEXT_ONLY, "checkpoints"):
+                raise UserError(
+                    f"names a comparison {name!r}",
+                    where="--other_base",
+                    remedy="use small letters, digits and _, and no name that the run uses itself",
+                )
+        return bases | ({TEXT_ONLY: self.model.name} if settings.get("text_only") else {})
+
     def before_fit(self) -> None:
         """Refuse comparisons where weights are sharded: an evaluation would hold those of two bases in every process."""
-        settings = self.config[self.subcommand]
-        wanted = [name for name in (OTHER_BASE, TEXT_ONLY) if settings.get(name)]
+        wanted = list(self._comparisons())
         if wanted and isinstance(self.trainer.strategy, Sharded):
             raise UserError(
                 f"shards the weights, and {' and '.join(wanted)} cannot be trained so",
@@ -144,15 +164,10 @@ class ExplainerCLI(LightningCLI):
         if self.trainer.interrupted or not self.trainer.checkpoint_callback:
             return
         best = self.trainer.checkpoint_callback.best_model_path  # type: ignore[attr-defined]
-        settings = self.config[self.subcommand]
-        wanted = {OTHER_BASE: settings.get("other_base"), TEXT_ONLY: settings.get("text_only") and self.model.name}
-        for name, base in wanted.items():
-            if base:
-                # A strategy serves one trainer, so this one gets its own. It trains as many epochs as the explainer took,
-                # because early stopping may have cut that short.
-                fresh = self._get(self.parser.instantiate_classes(self.config), "trainer").as_dict()
-                own = fresh | {"max_epochs": self.trainer.current_epoch}
-                train_comparison(name, base, self.model, self.datamodule, own, Path(str(self.trainer.log_dir)))
+        for name, base in self._comparisons().items():
+            # A strategy serves one trainer, and a stopping rule remembers what it saw, so each comparison gets its own.
+            fresh = self._get(self.parser.instantiate_classes(self.config), "trainer").as_dict()
+            train_comparison(name, base, self.model, self.datamodule, fresh, Path(str(self.trainer.log_dir)))
         self.trainer.validate(
             self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
         )

@@ -3,7 +3,7 @@
 import logging
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,19 @@ from afintro.data.batch import Example
 from afintro.data.files import write_json, write_jsonl
 from afintro.evaluation import report
 from afintro.evaluation.answers import parse_two_branch
+from afintro.evaluation.baselines import solved_from_text
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, few_clusters_warning, lead, score
 from afintro.evaluation.outcomes import answer_limit
 from afintro.evaluation.statistic import Scores
 from afintro.explainer.answering import predict_outcomes
-from afintro.explainer.comparisons import on_changed_items, trained_otherwise
+from afintro.explainer.comparisons import on_changed_items, trained_otherwise, training_fit
 from afintro.explainer.module import ExplainerModule
-from afintro.tasks.base import EXPLAINER, OTHER_BASE, Systems, TaskData
+from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems, TaskData
 
 log = logging.getLogger(__name__)
+
+UNDERFIT = 0.05  # a comparison that fits its training questions less well than the explainer by more proves nothing
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "scikit-learn", "numpy")
 
@@ -88,21 +91,36 @@ class Results(Callback):
         data, folder = module.data, _folder(trainer)
         answered = self._answers(module, data.examples[split])
         run = Path(trainer.ckpt_path).parent.parent if trainer.ckpt_path else None  # the run of the checkpoint
-        compared = {**on_changed_items(module, data, split), **trained_otherwise(module, data, split, run)}
+        controls, compared = on_changed_items(module, data, split), trained_otherwise(module, data, split, run)
+        fits = {name: comparison.fit for name, comparison in compared.items()}
+        if fits:
+            fits = {EXPLAINER: training_fit(module, data.training_examples(), data.settings.batch_size), **fits}
         if trainer.is_global_zero:
-            systems = data.graded({EXPLAINER: answered, **data.baselines(split), **compared})
-            self._report(trainer, module, split, folder, systems)
+            others = {name: comparison.predictions for name, comparison in compared.items()}
+            systems = data.graded({EXPLAINER: answered, **data.baselines(split), **controls, **others})
+            self._report(trainer, module, split, folder, systems, fits)
         trainer.strategy.barrier()
 
-    def _report(self, trainer: Trainer, module: ExplainerModule, split: str, folder: Path, systems: Systems) -> None:
+    def _report(
+        self,
+        trainer: Trainer,
+        module: ExplainerModule,
+        split: str,
+        folder: Path,
+        systems: Systems,
+        fits: Mapping[str, float],
+    ) -> None:
         """Score all systems, write the scores, print them and log them."""
         data, items = module.data, module.data.examples[split]
         scores = {name: data.statistics(answers) for name, answers in systems.items()}
         table = {name: score(system_scores) for name, system_scores in scores.items()}
-        leads = self._leads(scores, data)
+        underfit = underfit_of(fits)
+        leads = self._leads(scores, data, [name for name in fits if name != EXPLAINER], underfit)
         few = few_clusters_warning(scores[EXPLAINER])
-        warnings = [*data.warnings, *data.warnings_about(systems, leads), *_missing(systems, table[EXPLAINER])]
+        warnings = [*data.warnings, *data.warnings_about(systems, leads), *_missing(fits, table[EXPLAINER])]
         warnings += [few] if few else []
+        fitting = [name for name in data.without_weights(list(table)) if name not in underfit]
+        warnings += [*underfit.values(), *solved_from_text(table, EXPLAINER, fitting, data.solved)]
         metrics, baselines = _as_json(table[EXPLAINER]), {name: _as_json(table[name]) for name in table}
         del baselines[EXPLAINER]
         summary = {
@@ -113,6 +131,7 @@ class Results(Callback):
             "metrics": {**metrics, **leads},
             "baselines": baselines,
             "warnings": warnings,
+            **({"training_fit": dict(fits), "underfit": sorted(underfit)} if fits else {}),
             **data.details(systems),
             "model": {**module.identity, "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None},
             "data": data.describe(split),
@@ -125,10 +144,16 @@ class Results(Callback):
         report.print_table(table, leads, warnings)
         self._log(trainer, table, systems[EXPLAINER], items, data)
 
-    def _leads(self, scores: dict[str, Scores], data: TaskData) -> dict[str, Any]:
-        """Return paired differences of the explainer to the best baseline, and to some baselines each on its own."""
-        baselines = [name for name in scores if name != EXPLAINER]
-        against = {"": data.best_of(baselines), **{f"/{name}": [name] for name in data.compared_with(baselines)}}
+    def _leads(
+        self, scores: dict[str, Scores], data: TaskData, compared: Sequence[str], underfit: Collection[str]
+    ) -> dict[str, Any]:
+        """Return paired differences of the explainer to the best baseline, and to some baselines each on its own.
+
+        A comparison that does not fit its training questions proves nothing, and is not among the baselines.
+        """
+        baselines = [name for name in scores if name != EXPLAINER and name not in underfit]
+        single = dict.fromkeys([*data.compared_with(baselines), *(name for name in compared if name in baselines)])
+        against = {"": data.best_of(baselines), **{f"/{name}": [name] for name in single}}
         leads: dict[str, Any] = {}
         for metric in data.leads:
             for suffix, names in against.items():
@@ -162,6 +187,20 @@ class Results(Callback):
             writer.flush()
 
 
+def underfit_of(fits: Mapping[str, float]) -> dict[str, str]:
+    """Return the comparisons that fit their training questions less well than the explainer does, each with a warning.
+
+    Args:
+        fits: Share of the training questions that each trained system answers exactly; empty without comparisons.
+    """
+    return {
+        name: f"{name}: underfit, proves nothing: it answers {fit:.3f} of its training questions exactly, the explainer "
+        f"{fits[EXPLAINER]:.3f}"
+        for name, fit in fits.items()
+        if fit < fits[EXPLAINER] - UNDERFIT
+    }
+
+
 def _folder(trainer: Trainer) -> Path:
     """Return the run's folder; all processes call this at once, because ``log_dir`` makes them agree on it."""
     return Path(trainer.log_dir or trainer.default_root_dir)
@@ -171,10 +210,10 @@ def _as_json(estimates: dict[str, Estimate]) -> dict[str, Any]:
     return {name: estimate.as_json() for name, estimate in estimates.items()}
 
 
-def _missing(systems: Systems, metrics: dict[str, Estimate]) -> list[str]:
+def _missing(fits: Mapping[str, float], metrics: dict[str, Estimate]) -> list[str]:
     """Return warnings about a comparison that was not trained and about metrics that cannot be computed."""
     warnings = []
-    if OTHER_BASE not in systems:
+    if not {*fits} - {EXPLAINER, TEXT_ONLY}:
         warnings.append(
             "no explainer on another base was trained in this run (other_base), so that comparison is missing"
         )

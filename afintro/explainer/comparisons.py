@@ -1,17 +1,27 @@
 """Answers that the trained explainer is compared with: on changed items, before training, or trained otherwise."""
 
 import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from lightning import Trainer
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from afintro.data.batch import Example, collate
+from afintro.data.files import write_json
+from afintro.evaluation.metrics import Prediction
 from afintro.explainer.adapters import export_adapter, import_adapter
 from afintro.explainer.answering import answer_items
 from afintro.explainer.module import ExplainerModule
-from afintro.tasks.base import OTHER_BASE, TEXT_ONLY, Systems, TaskData
+from afintro.tasks.base import TEXT_ONLY, Systems, TaskData
 
 log = logging.getLogger(__name__)
+
+FITTED = 300  # training questions that tell how well an explainer fits them
 
 
 def on_changed_items(module: ExplainerModule, data: TaskData, split: str) -> Systems:
@@ -44,34 +54,87 @@ def on_changed_items(module: ExplainerModule, data: TaskData, split: str) -> Sys
 def train_comparison(
     name: str, base: str, module: ExplainerModule, data: TaskData, trainer_settings: dict[str, Any], run: Path
 ) -> None:
-    """Train the same explainer otherwise with the same settings, and put its adapter into the run's folder.
+    """Train the same explainer otherwise, and put its adapter into the run's folder.
+
+    The comparison has the explainer's settings and follows the explainer's rule: it stops when the configured early stopping
+    says so or after ``max_epochs``, and its best checkpoint is kept. A comparison that merely trained as long as the explainer
+    did could be behind because it learns more slowly.
 
     Args:
-        name: ``other_base``, or ``text_only`` (trained and asked with zero vectors).
+        name: Name of the comparison; ``text_only`` is trained and asked with zero vectors.
         base: Name of the base model.
         module: The explainer to compare with.
         data: The data module of the explainer.
-        trainer_settings: Settings of the explainer's trainer.
+        trainer_settings: Settings of a trainer that has not run, callbacks included.
         run: Folder of the explainer's run.
     """
-    log.info("comparison %s: training the same explainer on %s", name, base)
+    log.info("comparison %s: training the same explainer on %s, by the same rule", name, base)
     other = module.on_base(base)
+    checkpoints = run / name / "checkpoints"
+    stopping = [callback for callback in trainer_settings["callbacks"] or [] if isinstance(callback, EarlyStopping)]
+    best = [callback for callback in trainer_settings["callbacks"] or [] if _chooses(callback)]
+    for callback in best:
+        callback.dirpath = str(checkpoints)
     bare = {
         "logger": False,
-        "callbacks": [],
-        "enable_checkpointing": False,
+        "callbacks": [*stopping, *best],
+        "enable_checkpointing": bool(best),
         "enable_model_summary": False,
-        "limit_val_batches": 0,
     }
     trainer = Trainer(**{**trainer_settings, **bare})
     trainer.fit(other, datamodule=data.for_another_explainer(zero_vectors=name == TEXT_ONLY))
+    if best and best[0].best_model_path:
+        stored = torch.load(best[0].best_model_path, map_location="cpu", weights_only=True)
+        other.load_state_dict(stored["state_dict"], strict=False)
     if trainer.is_global_zero:
         export_adapter(other.loaded(), run / name, other.injector)
         (run / name / "base.txt").write_text(base)
+        write_json(run / name / "training.json", {"base": base, "epochs": trainer.current_epoch})
     trainer.strategy.barrier()  # the other processes read it next
+    if trainer.is_global_zero:
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: Path | None) -> Systems:
+def _chooses(callback: Callback) -> TypeGuard[ModelCheckpoint]:
+    """Tell whether a callback keeps the checkpoint with the best value of a metric."""
+    return isinstance(callback, ModelCheckpoint) and callback.monitor is not None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Hold what one comparison answered, and how well it fits its training questions.
+
+    Args:
+        predictions: Its answers to the split.
+        fit: Share of the training questions that it answers exactly.
+    """
+
+    predictions: list[Prediction]
+    fit: float
+
+
+def training_fit(module: ExplainerModule, examples: Sequence[Example], batch_size: int) -> float:
+    """Return the share of training questions that an explainer answers exactly, by teacher forcing.
+
+    At most :data:`FITTED` questions are asked, evenly spread, in every process alike.
+
+    Args:
+        module: The explainer, with its weights loaded.
+        examples: Its training examples, at least one.
+        batch_size: Number of examples in a forward pass.
+    """
+    step = -(-len(examples) // FITTED)
+    asked = [examples[index] for index in range(0, len(examples), step)]
+    with module.evaluating():
+        outcomes = [
+            outcome
+            for start in range(0, len(asked), batch_size)
+            for outcome in module.evaluate_batch(collate(asked[start : start + batch_size]).to(module.device))
+        ]
+    return sum(outcome.exact for outcome in outcomes) / len(outcomes)
+
+
+def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: Path | None) -> dict[str, Comparison]:
     """Answer a split with the comparisons that were trained in a run's folder.
 
     Args:
@@ -81,19 +144,20 @@ def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: 
         run: Folder of the run; None where there is none.
 
     Returns:
-        Predictions by the name of the comparison; empty if none was trained.
+        The comparisons by name; empty if none was trained.
     """
-    systems = {}
-    for name in (OTHER_BASE, TEXT_ONLY):
-        if run is None or not (run / name / "base.txt").is_file():
-            continue
+    compared = {}
+    for path in sorted(run.glob("*/base.txt")) if run is not None else ():
+        name = path.parent.name
         if module.device_mesh is not None:
             data.warnings.append(f"{name} is left out of the table: its weights would not be sharded")
             continue
-        other = module.on_base((run / name / "base.txt").read_text())
+        other = module.on_base(path.read_text())
         other.configure_model()
-        import_adapter(other.loaded(), run / name, other.injector)
+        import_adapter(other.loaded(), path.parent, other.injector)
         other.to(module.device)
-        items = data.for_another_explainer(zero_vectors=name == TEXT_ONLY).read_examples(split, other)
-        systems[name] = answer_items(other, items, data)
-    return systems
+        others = data.for_another_explainer(zero_vectors=name == TEXT_ONLY)
+        others.examples = {part: others.read_examples(part, other) for part in ("train", split)}
+        fit = training_fit(other, others.training_examples(), data.settings.batch_size)
+        compared[name] = Comparison(answer_items(other, others.examples[split], data), fit)
+    return compared

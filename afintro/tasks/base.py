@@ -80,6 +80,7 @@ class TaskData(PackedData):
         question_types: Names that ``question_weights`` may use.
         verdict_types: Question types, of training or evaluation, whose answers carry a verdict.
         leads: Metrics whose differences to the best baseline are reported.
+        solved: Metrics on which the run warns if a system without the organism's weights reaches the explainer.
         has_vectors: Whether prompts hold vectors.
         space: Width and layers of the vectors, known once training records are read; None without vectors.
         paths: Path of each split; None for a split without a file.
@@ -93,6 +94,7 @@ class TaskData(PackedData):
     question_types: tuple[str, ...] = ()
     verdict_types: tuple[str, ...] = ()
     leads: tuple[str, ...] = ("exact_match",)
+    solved: tuple[str, ...] = ()
     has_vectors = False
     space: VectorSpace | None = None
 
@@ -147,6 +149,10 @@ class TaskData(PackedData):
     def compared_with(self, baselines: Sequence[str]) -> list[str]:
         """Return the baselines that get a ``lead/<metric>/<baseline>`` of their own."""
         return list(baselines)
+
+    def without_weights(self, systems: Sequence[str]) -> list[str]:
+        """Return the systems that hold neither the organism's weights nor a vector of it; none where a task does not say."""
+        return []
 
     def warnings_about(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
         """Return warnings that only the finished table allows."""

@@ -20,7 +20,7 @@ from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior
 from afintro.generation.behavior import LABELS, behavior_fields
 from afintro.ranges import NonNegativeFloat
-from afintro.tasks.base import EXPLAINER, OTHER_BASE, Control, ExplainerSpec, Named, Systems
+from afintro.tasks.base import EXPLAINER, Control, ExplainerSpec, Named, Systems
 from afintro.tasks.context_ablation import records
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
 from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, build_embedded, embedded_directory
@@ -29,6 +29,7 @@ from afintro.tasks.stored import RecordTask, example_of
 PRIMARY = "generative_explanation"
 QUESTION_TYPES = (PRIMARY, "orig_match", "change_match")
 SHOTS = 4
+UNTRAINED = ("zero_shot", "four_shot")
 
 
 @dataclass
@@ -87,6 +88,7 @@ class ContextAblation(RecordTask):
     question_types = QUESTION_TYPES
     verdict_types = (PRIMARY,)
     leads = ("exact_match", "has_changed_f1", "content_match")
+    solved = ("exact_match", "has_changed_f1")
     shaped_by = (answers, behavior, records)
 
     def __init__(
@@ -247,16 +249,21 @@ class ContextAblation(RecordTask):
     def controls(self, split: str, reader: ExplainerSpec) -> Iterator[Control]:
         """Yield the primary items for the untrained model, zero-shot and after four solved items."""
         primary = list(self.primary_examples(split))
-        yield Control("zero_shot", primary, trained=False)
-        yield Control("four_shot", self._few_shot(primary, SHOTS, reader.tokenizer), trained=False)
+        zero, four = UNTRAINED
+        yield Control(zero, primary, trained=False)
+        yield Control(four, self._few_shot(primary, SHOTS, reader.tokenizer), trained=False)
 
     def best_of(self, baselines: Sequence[str]) -> list[str]:
-        """Leave out the explainer on another base, which is compared separately."""
-        return [name for name in baselines if name != OTHER_BASE]
+        """Return everything that does not hold the organism's weights, explainers on other bases included."""
+        return self.without_weights(baselines)
 
     def compared_with(self, baselines: Sequence[str]) -> list[str]:
-        """Return the explainer on another base."""
-        return [name for name in baselines if name == OTHER_BASE]
+        """Return the organism before training, which holds its weights too."""
+        return [name for name in baselines if name in UNTRAINED]
+
+    def without_weights(self, systems: Sequence[str]) -> list[str]:
+        """Leave out the explainer and the organism before training."""
+        return [name for name in systems if name not in (EXPLAINER, *UNTRAINED)]
 
     def warnings_about(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
         """Warn if the explainer gives one verdict nearly always."""

@@ -21,7 +21,7 @@ from afintro.generation import behavior
 from afintro.generation.behavior import LABELS
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt
-from afintro.tasks.base import EXPLAINER, OTHER_BASE, TEXT_ONLY, Control, ExplainerSpec, Named, Systems
+from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Control, ExplainerSpec, Named, Systems
 from afintro.tasks.settings import renamed
 from afintro.tasks.steering import records, twins, wording
 from afintro.tasks.steering.baselines import steered_items, steering_baselines
@@ -320,7 +320,7 @@ class SteeringPrediction(RecordTask):
 
     def best_of(self, baselines: Sequence[str]) -> list[str]:
         """Return the systems that could explain the score without reading vector and prompt together."""
-        trained = (OTHER_BASE, TEXT_ONLY, ZERO, SHUFFLED)
+        trained = (TEXT_ONLY, ZERO, SHUFFLED)
         return [name for name in baselines if name not in trained]
 
     def warnings_about(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
