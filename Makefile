@@ -19,7 +19,7 @@ $(STAMP):
 
 demo: setup
 	$(BIN)/python -m afintro fit --config configs/context_ablation.yaml
-	$(BIN)/python -m afintro validate --config configs/context_ablation.yaml --ckpt_path best
+	$(BIN)/python -m afintro test --config configs/context_ablation.yaml --ckpt_path best
 
 lint: setup
 	$(BIN)/ruff check .

@@ -96,8 +96,8 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     }
     summary = json.loads((run / "summary.json").read_text())
     assert summary.keys() == {
-        "task", "split", "n", "seconds", "metrics", "baselines", "warnings", "training_fit", "underfit", "model", "data",
-        "versions", "git_commit",
+        "task", "split", "selected_on", "reported_on", "n", "seconds", "metrics", "baselines", "warnings",
+        "training_fit", "underfit", "model", "data", "versions", "git_commit",
     }  # fmt: skip
     assert (summary["task"], summary["split"], summary["n"]) == ("context_ablation", "validation", 30)
     metrics = summary["metrics"]
@@ -141,7 +141,10 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     assert again["metrics"] == metrics
     assert again["baselines"] == summary["baselines"], "the comparison is found again"
     assert command(workspace, "test", "--ckpt_path", "best") == 0
-    assert json.loads((workspace.runs()[2] / "summary.json").read_text())["split"] == "test"
+    tested = json.loads((workspace.runs()[2] / "summary.json").read_text())
+    assert (tested["split"], tested["selected_on"], tested["reported_on"]) == ("test", "validation", "test")
+    chosen = [any("chosen on these items" in line for line in each["warnings"]) for each in (summary, tested)]
+    assert chosen == [True, False]
     assert command(workspace, "predict", "--ckpt_path", "best") == 0
     predicted = [json.loads(line) for line in (workspace.runs()[3] / "predictions.jsonl").read_text().splitlines()]
     by_uid = {row["uid"]: row["predicted"] for row in rows}

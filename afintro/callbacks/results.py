@@ -30,6 +30,7 @@ from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems, TaskData
 
 log = logging.getLogger(__name__)
 
+SELECTED_ON = "validation"  # the split whose metrics checkpoints and early stopping go by
 UNDERFIT = 0.05  # a comparison that fits its training questions less well than the explainer by more proves nothing
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "scikit-learn", "numpy")
@@ -120,12 +121,19 @@ class Results(Callback):
         warnings = [*data.warnings, *data.warnings_about(systems, leads), *_missing(fits, table[EXPLAINER])]
         warnings += [few] if few else []
         fitting = [name for name in data.without_weights(list(table)) if name not in underfit]
+        if split == SELECTED_ON:
+            warnings.append(
+                "the checkpoint was chosen on these items, so that the explainer and its comparisons look better than they "
+                "are; `test` reports items that chose nothing"
+            )
         warnings += [*underfit.values(), *solved_from_text(table, EXPLAINER, fitting, data.solved)]
         metrics, baselines = _as_json(table[EXPLAINER]), {name: _as_json(table[name]) for name in table}
         del baselines[EXPLAINER]
         summary = {
             "task": data.task,
             "split": split,
+            "selected_on": SELECTED_ON,
+            "reported_on": split,
             "n": len(items),
             "seconds": round(time.monotonic() - self._started, 1),
             "metrics": {**metrics, **leads},

@@ -20,6 +20,7 @@ from afintro.errors import UserError
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.fused import fuse_lora
 from afintro.lm.padded import supports_packed_attention
+from afintro.lm.threads import use_threads
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,7 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
         model.set_attn_implementation(PACKED)
     else:
         log.warning("%s cannot use packed attention: batches are padded, and generation reads all tokens anew", name)
+    use_threads(model)
     return model.eval()
 
 

@@ -25,6 +25,7 @@ from afintro.data.text import chat, encode_answer, encode_prompt
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
 from afintro.lm.generate import generate_greedy
+from afintro.lm.threads import use_threads
 from afintro.toys.grammar import Scenario, cue_wording, sample
 
 log = logging.getLogger(__name__)
@@ -202,6 +203,7 @@ def _train(settings: ToySettings, directory: Path) -> None:
             )
         )
         model.set_attn_implementation(PACKED)
+        use_threads(model)
         examples = []
         for scenario in training:
             for monitored in (True, False):

@@ -25,6 +25,7 @@ from afintro.data.cache import build_once, cache_directory
 from afintro.data.introspection_texts import read_concepts
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
+from afintro.lm.threads import use_threads
 from afintro.toys.chat_base.acceptance import measure, report
 from afintro.toys.chat_base.corpus import Dialogue, dialogues, study_texts
 from afintro.toys.organism import ToySettings, make_tokenizer
@@ -227,6 +228,7 @@ def _train(settings: StudyBaseSettings, directory: Path) -> None:
         torch.manual_seed(settings.seed)
         model = make_model(settings, tokenizer)
         model.to(device)  # type: ignore[arg-type]  # of any module
+        use_threads(model)
     _fit(model, encode(tokenizer, corpus, settings.context_weight), settings)
     model.eval()
     acceptance = measure(model, tokenizer, settings.seed)
