@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 METRIC = {"value", "ci_low", "ci_high", "n"}
+SELECTION = {"selected_on", "reported_on", "training_fit", "underfit"}
 SUMMARY = {
     "task", "split", "n", "seconds", "metrics", "baselines", "warnings", "model", "data", "versions", "git_commit",
 }  # fmt: skip
@@ -184,7 +185,7 @@ def session(request: pytest.FixtureRequest) -> Session:
 def test_fit_leaves_what_the_contract_says(session: Session) -> None:
     summary, rows = session.summary(0), session.rows(0)
     described = session.task == "feature_descriptions"
-    assert summary.keys() == SUMMARY | ({"categories", "judges"} if described else set())
+    assert summary.keys() == SUMMARY | SELECTION | ({"categories", "judges"} if described else set())
     assert (summary["task"], summary["split"], summary["n"]) == (session.task, "validation", len(rows))
     assert session.printed["fit"].splitlines()[-1] == f"summary: lightning_logs/{session.task}/version_0/summary.json"
     assert TABLE in session.printed["fit"]
