@@ -31,6 +31,10 @@ from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems, TaskData
 log = logging.getLogger(__name__)
 
 SELECTED_ON = "validation"  # the split whose metrics checkpoints and early stopping go by
+CHOSEN = (
+    "the checkpoint was chosen on these items, so that the explainer and its comparisons look better than they are; "
+    "`test` reports items that chose nothing"
+)
 UNDERFIT = 0.05  # a comparison that fits its training questions less well than the explainer by more proves nothing
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "scikit-learn", "numpy")
@@ -118,15 +122,16 @@ class Results(Callback):
         underfit = underfit_of(fits)
         leads = self._leads(scores, data, [name for name in fits if name != EXPLAINER], underfit)
         few = few_clusters_warning(scores[EXPLAINER])
-        warnings = [*data.warnings, *data.warnings_about(systems, leads), *_missing(fits, table[EXPLAINER])]
-        warnings += [few] if few else []
         fitting = [name for name in data.without_weights(list(table)) if name not in underfit]
-        if split == SELECTED_ON:
-            warnings.append(
-                "the checkpoint was chosen on these items, so that the explainer and its comparisons look better than they "
-                "are; `test` reports items that chose nothing"
-            )
-        warnings += [*underfit.values(), *solved_from_text(table, EXPLAINER, fitting, data.solved)]
+        warnings = [
+            *data.warnings,
+            *data.warnings_about(systems, leads),
+            *_missing(fits, table[EXPLAINER]),
+            *([few] if few else []),
+            *([CHOSEN] if split == SELECTED_ON else []),
+            *underfit.values(),
+            *solved_from_text(table, EXPLAINER, fitting, data.solved),
+        ]
         metrics, baselines = _as_json(table[EXPLAINER]), {name: _as_json(table[name]) for name in table}
         del baselines[EXPLAINER]
         summary = {
@@ -198,6 +203,9 @@ class Results(Callback):
 def underfit_of(fits: Mapping[str, float]) -> dict[str, str]:
     """Return the comparisons that fit their training questions less well than the explainer does, each with a warning.
 
+    ``text_only`` is none of them: without vectors nobody can fit questions whose answers depend on the vector, and that the
+    comparison does not is its result.
+
     Args:
         fits: Share of the training questions that each trained system answers exactly; empty without comparisons.
     """
@@ -205,7 +213,7 @@ def underfit_of(fits: Mapping[str, float]) -> dict[str, str]:
         name: f"{name}: underfit, proves nothing: it answers {fit:.3f} of its training questions exactly, the explainer "
         f"{fits[EXPLAINER]:.3f}"
         for name, fit in fits.items()
-        if fit < fits[EXPLAINER] - UNDERFIT
+        if name != TEXT_ONLY and fit < fits[EXPLAINER] - UNDERFIT
     }
 
 

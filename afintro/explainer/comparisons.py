@@ -71,8 +71,9 @@ def train_comparison(
     log.info("comparison %s: training the same explainer on %s, by the same rule", name, base)
     other = module.on_base(base)
     checkpoints = run / name / "checkpoints"
-    stopping = [callback for callback in trainer_settings["callbacks"] or [] if isinstance(callback, EarlyStopping)]
-    best = [callback for callback in trainer_settings["callbacks"] or [] if _chooses(callback)]
+    callbacks = trainer_settings["callbacks"] or []
+    stopping = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+    best = [callback for callback in callbacks if _chooses(callback)]
     for callback in best:
         callback.dirpath = str(checkpoints)
     bare = {
@@ -89,7 +90,7 @@ def train_comparison(
     if trainer.is_global_zero:
         export_adapter(other.loaded(), run / name, other.injector)
         (run / name / "base.txt").write_text(base)
-        write_json(run / name / "training.json", {"base": base, "epochs": trainer.current_epoch})
+        write_json(run / name / "training.json", {"epochs": trainer.current_epoch})
     trainer.strategy.barrier()  # the other processes read it next
     if trainer.is_global_zero:
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -39,6 +39,15 @@ class RecordTask(TaskData):
 
     shaped_by: ClassVar[tuple[ModuleType, ...]] = (near_duplicates, records, samples, splits, text, words)
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._records: dict[str, list[Any]] = {}  # by split, as :meth:`records` returns them
+        self._numbers: dict[str, list[int]] = {}  # of each record in its file
+
+    def records(self, split: str) -> Sequence[Any]:
+        """Return the records of a split, each with a ``scenario``; the first call reads and keeps them."""
+        raise NotImplementedError
+
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
         """Return all questions of a split; for training, without held-out records."""
         raise NotImplementedError
@@ -62,12 +71,25 @@ class RecordTask(TaskData):
     def recall(self, split: str, facts: dict[str, Any]) -> None:
         """Take over what :meth:`facts` returned when the store was made."""
 
+    def keep(self, split: str, records: Sequence[Any], numbers: Sequence[int]) -> None:
+        """Keep some records of a file as those of a split.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            records: All records of the file.
+            numbers: Which of them the split has, in order.
+        """
+        self._numbers[split] = list(numbers)
+        self._records[split] = [records[number] for number in numbers]
+
     def forget(self) -> None:
         """Drop the records."""
+        self._records = {}
 
     def texts(self, split: str) -> list[Named]:
-        """Return the text of each record of a split that another split must not repeat, with its file and record."""
-        raise NotImplementedError
+        """Return the scenario of each record of a split, with its file and record."""
+        records, path = self.records(split), self.file_of(split)
+        return [(r.scenario, f"{path}, record {n}") for r, n in zip(records, self._numbers[split], strict=True)]
 
     def seen_before(self, split: str) -> list[str]:
         """Return the splits whose texts an evaluated split must not repeat: of a test also validation, which chooses."""

@@ -20,7 +20,7 @@ from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior
 from afintro.generation.behavior import LABELS, behavior_fields
 from afintro.ranges import NonNegativeFloat
-from afintro.tasks.base import EXPLAINER, Control, ExplainerSpec, Named, Systems
+from afintro.tasks.base import EXPLAINER, Control, ExplainerSpec, Systems
 from afintro.tasks.context_ablation import records
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
 from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, build_embedded, embedded_directory
@@ -102,8 +102,6 @@ class ContextAblation(RecordTask):
         super().__init__(question_weights=question_weights, **settings)
         self.answer_form = answer_form
         self.questions = questions or Questions()
-        self._records: dict[str, list[ContextAblationRecord]] = {}
-        self._numbers: dict[str, list[int]] = {}  # of each record in its file
 
     def build_embedded(self) -> None:
         """Let the toy organism answer scenarios of its grammar, unless the cache holds its answers."""
@@ -139,7 +137,7 @@ class ContextAblation(RecordTask):
             if self.paths["validation"] is None:
                 kept = [records[number] for number in numbers]
                 left, right = self.split_off_validation([r.scenario_id for r in kept], [r.scenario for r in kept], path)
-                self._keep("validation", records, [numbers[i] for i in right])
+                self.keep("validation", records, [numbers[i] for i in right][: self.settings.limit])
                 numbers = [numbers[i] for i in left]
             if not numbers:
                 raise UserError(
@@ -148,20 +146,9 @@ class ContextAblation(RecordTask):
         else:
             train = self.records("train")
             self.warn_of_shared((r.scenario_id for r in records), (r.scenario_id for r in train), path)
-        self._keep(split, records, numbers)
+        self.keep(split, records, numbers[: self.settings.limit])
         if split != "train":
             self.compare_with_seen(split)
-
-    def _keep(self, split: str, records: Sequence[ContextAblationRecord], numbers: Sequence[int]) -> None:
-        """Keep the records of a split, with their numbers in the file."""
-        self._numbers[split] = list(numbers[: self.settings.limit])
-        self._records[split] = [records[number] for number in self._numbers[split]]
-
-    def texts(self, split: str) -> list[Named]:
-        """Return the scenario of each record of a split, with its file and record."""
-        records = self.records(split)
-        path = self.file_of(split)
-        return [(r.scenario, f"{path}, record {n}") for r, n in zip(records, self._numbers[split], strict=True)]
 
     def _labeled(self, record: ContextAblationRecord) -> ContextAblationRecord:
         """Add behavior labels to a record without them: files of the parent framework come so."""
@@ -234,10 +221,6 @@ class ContextAblation(RecordTask):
     def draft_settings(self) -> dict[str, Any]:
         """Return how the questions are asked and answered."""
         return {"answer_form": self.answer_form, "questions": asdict(self.questions)}
-
-    def forget(self) -> None:
-        """Drop the records."""
-        self._records = {}
 
     def _monitored_content(self, record: ContextAblationRecord) -> str:
         return record.monitored_output if self.answer_form == "text" else (record.monitored_behavior or "other")

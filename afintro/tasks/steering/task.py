@@ -21,7 +21,7 @@ from afintro.generation import behavior
 from afintro.generation.behavior import LABELS
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt
-from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Control, ExplainerSpec, Named, Systems
+from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Control, ExplainerSpec, Systems
 from afintro.tasks.settings import renamed
 from afintro.tasks.steering import records, twins, wording
 from afintro.tasks.steering.baselines import steered_items, steering_baselines
@@ -94,8 +94,6 @@ class SteeringPrediction(RecordTask):
         )
         self.wording = wording or SteeringWording()
         self._directions: dict[str, Direction] = {}
-        self._records: dict[str, list[SteeringRecord]] = {}
-        self._numbers: dict[str, list[int]] = {}  # of each record in its file
         self.unseen: frozenset[str] = frozenset()
 
     def build_embedded(self) -> None:
@@ -134,7 +132,7 @@ class SteeringPrediction(RecordTask):
             records = self._read(path)
             train = self._records["train"]
             self.warn_of_shared((r.scenario_id for r in records), (r.scenario_id for r in train), path)
-            self._records[split], self._numbers[split] = records, list(range(len(records)))
+            self.keep(split, records, range(len(records)))
             self.compare_with_seen(split)
         if split != "train":
             assert self.space is not None
@@ -151,30 +149,18 @@ class SteeringPrediction(RecordTask):
         assert path is not None
         records = self._read(path)
         numbers = self.guarded([r.scenario for r in records], [f"{path}, record {i}" for i in range(len(records))])
-        records = [records[number] for number in numbers]
-        self.unseen = unseen_directions([r.direction for r in records], self.unseen_fraction, self.settings.split_seed)
+        kept = [records[number] for number in numbers]
+        self.unseen = unseen_directions([r.direction for r in kept], self.unseen_fraction, self.settings.split_seed)
         if self.paths["validation"] is None:
-            left, right = self.split_off_validation(
-                [r.scenario_id for r in records], [r.scenario for r in records], path
-            )
-            self._records["validation"] = [records[i] for i in right]
-            self._numbers["validation"] = [numbers[i] for i in right]
-            records, numbers = [records[i] for i in left], [numbers[i] for i in left]
-        numbers = [
-            number for record, number in zip(records, numbers, strict=True) if record.direction not in self.unseen
-        ]
-        records = [record for record in records if record.direction not in self.unseen]
-        if not records:
+            left, right = self.split_off_validation([r.scenario_id for r in kept], [r.scenario for r in kept], path)
+            self.keep("validation", records, [numbers[i] for i in right])
+            numbers = [numbers[i] for i in left]
+        self.keep("train", records, [number for number in numbers if records[number].direction not in self.unseen])
+        train = self._records["train"]
+        if not train:
             raise UserError("no training record is left", where=path, remedy="check the held-out files and the split")
-        self._records["train"], self._numbers["train"] = records, numbers
-        layers = tuple(sorted({record.layer for record in records}))
-        self.space = VectorSpace(len(self.load_directions()[records[0].direction].at(records[0].layer)), layers)
-
-    def texts(self, split: str) -> list[Named]:
-        """Return the scenario of each record of a split, with its file and record."""
-        records = self.records(split)
-        path = self.file_of(split)
-        return [(r.scenario, f"{path}, record {n}") for r, n in zip(records, self._numbers[split], strict=True)]
+        layers = tuple(sorted({record.layer for record in train}))
+        self.space = VectorSpace(len(self.load_directions()[train[0].direction].at(train[0].layer)), layers)
 
     # Examples.
 
@@ -288,10 +274,6 @@ class SteeringPrediction(RecordTask):
             direction, layer = facts["first"]
             self.unseen = frozenset(facts["unseen"])
             self.space = VectorSpace(len(self.load_directions()[direction].at(layer)), tuple(facts["layers"]))
-
-    def forget(self) -> None:
-        """Drop the records."""
-        self._records = {}
 
     # Evaluation.
 
