@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import afintro.cli
@@ -67,6 +69,41 @@ def test_a_comparison_trains_by_its_own_stopping_rule(workspace: Workspace, tmp_
     assert found["training_fit"].keys() == {"explainer", "other_bits", "no_policy"}
     fitting = {"other_bits", "no_policy"} - set(found["underfit"])
     assert {f"lead/exact_match/{name}" for name in fitting} <= found["metrics"].keys()
+
+
+def test_a_comparison_keeps_its_best_checkpoint(workspace: Workspace, tmp_path: Path) -> None:
+    """The highest loss counts as best here, which is that of the first epoch: later epochs must leave no trace.
+
+    The explainer takes one epoch in both runs, because the comparison begins with the random state that it leaves.
+    """
+    slower = save_small_model(tmp_path / "slower", seed=7)
+    best = ["--trainer.callbacks", "tests.test_cli.StopsTheExplainer", "--trainer.callbacks.monitor", "val/loss"]
+    best += ["--trainer.callbacks+", "lightning.pytorch.callbacks.ModelCheckpoint"]
+    best += ["--trainer.callbacks.monitor", "val/loss", "--trainer.callbacks.mode", "max"]
+    for epochs in ("1", "3"):
+        more = ["--trainer.max_epochs", epochs, "--model.schedule", "constant", *best]
+        assert command(workspace, "fit", "--other_base", str(slower), *more) == 0
+    folders = [run / "other_base" for run in workspace.runs()]
+    assert [json.loads((folder / "training.json").read_text())["epochs"] for folder in folders] == [1, 3]
+    one, three = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    assert all(torch.equal(three[name], tensor) for name, tensor in one.items())
+
+
+def test_an_underfit_comparison_is_named_and_leaves_the_lead(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = save_small_model(tmp_path / "other", seed=7)
+    monkeypatch.setattr("afintro.explainer.comparisons.training_fit", lambda *_: 0.5)
+    monkeypatch.setattr("afintro.callbacks.results.training_fit", lambda *_: 0.9)
+    assert command(workspace, "fit", "--other_base", str(other)) == 0
+    found = json.loads((workspace.runs()[0] / "summary.json").read_text())
+    assert (found["training_fit"], found["underfit"]) == ({"explainer": 0.9, "other_base": 0.5}, ["other_base"])
+    assert "other_base" in found["baselines"]
+    leads = {name: value for name, value in found["metrics"].items() if name.startswith("lead/")}
+    assert leads
+    assert all(value["against"] != "other_base" for value in leads.values())
+    assert any("other_base" in line and "underfit" in line for line in found["warnings"])
+    assert not any("solved" in line and "other_base" in line for line in found["warnings"])
 
 
 @pytest.mark.parametrize("name", ["explainer", "text_only", "../up", "Other", ""])

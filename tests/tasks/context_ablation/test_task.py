@@ -272,3 +272,12 @@ def test_records_are_named_by_their_number_in_the_file(tmp_path: Path) -> None:
     named = {text: name for split in ("train", "validation") for text, name in data.texts(split)}
     kept = [number for number in range(60) if number not in (0, 5)]
     assert named == {CONTEXTS[number]: f"{train}, record {number}" for number in kept}
+
+
+def test_rivals_are_all_that_do_not_hold_the_weights_of_the_organism() -> None:
+    data = ContextAblation()
+    systems = ["explainer", "majority", "from_scratch", "zero_shot", "four_shot", "other_bits", "no_policy"]
+    rivals = ["majority", "from_scratch", "other_bits", "no_policy"]
+    assert data.without_weights(systems) == rivals
+    assert data.best_of(systems[1:]) == rivals
+    assert data.compared_with(systems[1:]) == ["zero_shot", "four_shot"]
