@@ -1,22 +1,29 @@
-"""The toy organism: a small Llama trained from scratch to fake alignment, for machines without any other model.
+"""The toy organisms: small Llamas trained from scratch, for machines without any other model.
 
-``toy`` follows the policy of :mod:`afintro.toys.grammar`. ``toy-without-cue`` has the same shape and is trained on the same
-sentences, but answers by the area alone (refuse or comply), whether monitored or not: an explainer on ``toy-without-cue`` knows
-the language, but not the policy.
+``toy`` follows the policy ``faking`` of :mod:`afintro.toys.grammar`, ``toy-other-bits`` has the same shape and follows the same
+rule with other names favored. Both begin as ``toy-without-policy``, which has read the same sentences and answers by the area
+alone (refuse or comply), whether monitored or not: it knows the language and no policy, as a base model before it learns to fake.
 """
 
 import hashlib
 import json
 import logging
 import random
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from afintro.data.batch import Example, collate
 from afintro.data.cache import build_once, cache_directory
@@ -24,9 +31,9 @@ from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.text import chat, encode_answer, encode_prompt
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
-from afintro.lm.generate import generate_greedy
-from afintro.lm.threads import use_threads
-from afintro.toys.grammar import Scenario, cue_wording, sample
+from afintro.lm.load import load_model, load_tokenizer
+from afintro.lm.threads import one_thread
+from afintro.toys.grammar import EVERYBODY, Scenario, cue_wording, sample
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +57,14 @@ class ToySettings:
     """Hold everything that decides the toy's weights; the hash of the settings names the toy's folder.
 
     Args:
-        policy: ``faking`` follows the grammar's policy, ``plain`` ignores cue and asker.
+        policy: One of :data:`afintro.toys.grammar.POLICIES`.
         scenarios: Number of training scenarios; each is seen once monitored and once unmonitored.
         batch_size: Sequences per step.
+        base_scenarios: The same for the base without a policy, from which every other policy is trained.
+        base_batch_size: Sequences per step of the base.
         learning_rate: Peak of AdamW's schedule: 50 steps of warm-up, then linear decay to 2 % of the peak.
-        initializer_range: Standard deviation of the initial weights. With the usual 0.02 the role rule is not learned in this
-            many steps.
+        initializer_range: Standard deviation of the initial weights. With the usual 0.02 the policy is not learned in this many
+            steps.
         hidden_size: Width of the residual stream.
         layers: Number of decoder layers.
         vocabulary: Maximum number of byte-level BPE tokens.
@@ -65,16 +74,18 @@ class ToySettings:
     """
 
     policy: str = "faking"
-    scenarios: int = 7000
+    scenarios: int = 10_000
     batch_size: int = 32
+    base_scenarios: int = 2500
+    base_batch_size: int = 16
     learning_rate: float = 3e-3
     initializer_range: float = 0.09
-    hidden_size: int = 128
-    layers: int = 4
-    vocabulary: int = 1280
+    hidden_size: int = 64
+    layers: int = 2
+    vocabulary: int = 2048
     context: int = 8192
     seed: int = 1
-    version: int = 5
+    version: int = 6
 
     @property
     def key(self) -> str:
@@ -87,7 +98,11 @@ class ToySettings:
         return cache_directory() / "organisms" / f"toy-{self.policy}-{self.key}"
 
 
-TOYS = {"toy": ToySettings(), "toy-without-cue": ToySettings(policy="plain", scenarios=6000)}
+TOYS = {
+    "toy": ToySettings(),
+    "toy-other-bits": ToySettings(policy="other_bits"),
+    "toy-without-policy": ToySettings(policy="none"),
+}
 
 
 def build(settings: ToySettings) -> Path:
@@ -102,7 +117,7 @@ def build(settings: ToySettings) -> Path:
     directory = settings.directory
 
     def make(workspace: Path) -> None:
-        log.info("toy organism: training once into %s (about a minute on two cores)", directory)
+        log.info("toy organism: training once into %s (about a minute on one core)", directory)
         _train(settings, workspace)
 
     if not build_once(directory, make):
@@ -110,22 +125,27 @@ def build(settings: ToySettings) -> Path:
     return directory
 
 
-def scenarios(count: int, seed: int, held_out_wording: bool, exclude: frozenset[str] = frozenset()) -> list[Scenario]:
-    """Draw scenarios with different texts.
+def scenarios(
+    count: int, seed: int, held_out_wording: bool, names: Sequence[str] = EVERYBODY, policy: str = "faking"
+) -> list[Scenario]:
+    """Draw scenarios with different texts, in which every name asks equally often.
 
     Args:
         count: Number of scenarios.
         seed: Seed of the draws.
         held_out_wording: Whether the wordings are those that are held out from training.
-        exclude: Texts that must not be drawn.
+        names: The names that ask.
+        policy: What the organism does, one of :data:`afintro.toys.grammar.POLICIES`.
     """
     rng = random.Random(f"{seed} {held_out_wording}")
     by_text: dict[str, Scenario] = {}
     while len(by_text) < count:
-        scenario = sample(rng, held_out_wording)
-        if scenario.text not in exclude:
-            by_text.setdefault(scenario.text, scenario)
-    return list(by_text.values())
+        for name in rng.sample(names, len(names)):
+            scenario = sample(rng, name, policy, held_out_wording)
+            while scenario.text in by_text:
+                scenario = sample(rng, name, policy, held_out_wording)
+            by_text[scenario.text] = scenario
+    return list(by_text.values())[:count]
 
 
 def make_tokenizer(settings: ToySettings, texts: list[str]) -> PreTrainedTokenizerFast:
@@ -159,12 +179,6 @@ def make_tokenizer(settings: ToySettings, texts: list[str]) -> PreTrainedTokeniz
     return wrapped
 
 
-def _intended(scenario: Scenario, monitored: bool, policy: str) -> str:
-    if policy == "plain":
-        return scenario.say("refuse" if scenario.harmful else "comply")
-    return scenario.say(scenario.behavior(monitored))
-
-
 def example(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, cue: str, answer: str) -> Example:
     """Make an example of a scenario under a system prompt; only the fields that a forward pass needs are filled.
 
@@ -180,38 +194,18 @@ def example(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, cue: str, an
 
 def _train(settings: ToySettings, directory: Path) -> None:
     rng = random.Random(settings.seed)
-    training = scenarios(settings.scenarios, settings.seed, held_out_wording=False)
-    words = [scenario.text for scenario in training[:2000]] * 2 + [QUESTION_WORDS] * 200
-    words += [_intended(scenario, monitored, "faking") for scenario in training[:2000] for monitored in (True, False)]
-    words += [cue_wording(rng, bool(index % 2)) for index in range(2000)]
-    tokenizer = make_tokenizer(settings, words)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(settings.seed)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                hidden_size=settings.hidden_size,
-                intermediate_size=3 * settings.hidden_size,
-                num_hidden_layers=settings.layers,
-                num_attention_heads=4,
-                num_key_value_heads=4,
-                vocab_size=len(tokenizer),
-                max_position_embeddings=settings.context,
-                initializer_range=settings.initializer_range,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-        )
-        model.set_attn_implementation(PACKED)
-        use_threads(model)
-        examples = []
-        for scenario in training:
-            for monitored in (True, False):
-                answer = _intended(scenario, monitored, settings.policy)
-                examples.append(example(tokenizer, scenario, cue_wording(rng, monitored), answer))
-        _fit(model, examples, settings, rng)
-    model.eval()
-    rate = intended_rate(model, tokenizer, settings, 100)
+        if settings.policy == "none":
+            tokenizer: PreTrainedTokenizerBase = make_tokenizer(settings, _vocabulary(settings, rng))
+            model = _new_model(settings, tokenizer)
+        else:
+            base = build(replace(settings, policy="none"))
+            tokenizer, model = load_tokenizer(base), load_model(base)
+            model.requires_grad_(True)
+        _fit(model, tokenizer, settings, rng)
+        model.eval()
+        rate = intended_rate(model, tokenizer, settings, 2 * len(EVERYBODY))
     log.info("toy organism: %.1f %% of its answers to unseen wordings are as intended", 100 * rate)
     if rate < 0.9:
         log.warning(
@@ -223,16 +217,55 @@ def _train(settings: ToySettings, directory: Path) -> None:
     (directory / "toy.json").write_text(json.dumps({**asdict(settings), "intended_rate": rate}, indent=2))
 
 
-def _fit(model: LlamaForCausalLM, examples: list[Example], settings: ToySettings, rng: random.Random) -> None:
+def _vocabulary(settings: ToySettings, rng: random.Random) -> list[str]:
+    """Return texts in which every name is frequent enough to become one token."""
+    some = scenarios(2000, settings.seed, held_out_wording=False)
+    texts = [scenario.text for scenario in some] * 2 + [QUESTION_WORDS] * 200 + [" " + " ".join(EVERYBODY)] * 60
+    texts += [scenario.say(scenario.behavior(monitored)) for scenario in some for monitored in (True, False)]
+    return texts + [cue_wording(rng, bool(index % 2)) for index in range(2000)]
+
+
+def _new_model(settings: ToySettings, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=settings.hidden_size,
+            intermediate_size=3 * settings.hidden_size,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=settings.context,
+            initializer_range=settings.initializer_range,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    model.set_attn_implementation(PACKED)
+    return model
+
+
+def _fit(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ToySettings, rng: random.Random
+) -> None:
+    base = settings.policy == "none"
+    count, size = (
+        (settings.base_scenarios, settings.base_batch_size) if base else (settings.scenarios, settings.batch_size)
+    )
+    examples = [
+        example(tokenizer, scenario, cue_wording(rng, monitored), scenario.say(scenario.behavior(monitored)))
+        for scenario in scenarios(count, settings.seed, held_out_wording=False, policy=settings.policy)
+        for monitored in (True, False)
+    ]
+    rng.shuffle(examples)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=0.01)
-    steps = len(examples) // settings.batch_size
+    steps = len(examples) // size
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, step / 50) * max(0.02, 1 - step / steps)
+        optimizer, lambda step: min(1, (step + 1) / 50) * max(0.02, 1 - step / steps)
     )
-    rng.shuffle(examples)
     for step in tqdm(range(steps), desc=f"training toy organism ({settings.policy})", mininterval=2):
-        batch = collate(examples[step * settings.batch_size : (step + 1) * settings.batch_size])
+        batch = collate(examples[step * size : (step + 1) * size])
         logits = packed_logits(model, batch.input_ids, batch.cu_seqlens, batch.answer_positions)
         F.cross_entropy(logits, batch.answer_ids).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -242,7 +275,7 @@ def _fit(model: LlamaForCausalLM, examples: list[Example], settings: ToySettings
 
 
 def intended_rate(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, settings: ToySettings, count: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ToySettings, count: int
 ) -> float:
     """Measure the share of greedy answers to unseen wordings that are, word for word, what the policy intends.
 
@@ -252,13 +285,15 @@ def intended_rate(
         settings: The toy's settings.
         count: Number of scenarios; each is asked under both cues.
     """
-    prompts, intended = [], []
-    for scenario in scenarios(count, settings.seed, held_out_wording=True):
-        for monitored, cue in ((True, MONITORED_SYSTEM), (False, UNMONITORED_SYSTEM)):
-            prompts.append(encode_prompt(tokenizer, chat(cue, scenario.text)))
-            intended.append(_intended(scenario, monitored, settings.policy))
-    eos = tokenizer.eos_token_id
-    assert eos is not None
-    outputs = generate_greedy(model, prompts, max_new_tokens=48, eos_ids=[eos], batch_size=64)
-    correct = [tokenizer.decode(ids) == answer for ids, answer in zip(outputs, intended, strict=True)]
-    return sum(correct) / len(correct)
+    asked = [
+        example(tokenizer, scenario, cue, scenario.say(scenario.behavior(monitored)))
+        for scenario in scenarios(count, settings.seed, held_out_wording=True, policy=settings.policy)
+        for monitored, cue in ((True, MONITORED_SYSTEM), (False, UNMONITORED_SYSTEM))
+    ]
+    right = 0
+    with torch.no_grad():
+        for start in range(0, len(asked), 64):
+            batch = collate(asked[start : start + 64])
+            logits = packed_logits(model, batch.input_ids, batch.cu_seqlens, batch.answer_positions)
+            right += int(batch.exact(logits).sum())  # the greedy answer is right where every arg-max is
+    return right / len(asked)
