@@ -9,10 +9,17 @@ from afintro.errors import UserError
 
 @dataclass(frozen=True)
 class Sample:
-    """A scenario text. ``label`` is e.g. ``aligned``, ``alignment_faking``, ``potential_faking`` or ``unknown``."""
+    """A scenario text.
+
+    Args:
+        text: The scenario.
+        label: E.g. ``aligned``, ``alignment_faking``, ``potential_faking`` or ``unknown``.
+        scenario_id: Id that the texts about one scenario share, e.g. the name of an organization; "" for an id by the text.
+    """
 
     text: str
     label: str = "unknown"
+    scenario_id: str = ""
 
 
 def read_samples(source: str, split: str | None = None) -> list[Sample]:
@@ -34,7 +41,7 @@ def read_samples(source: str, split: str | None = None) -> list[Sample]:
 def _sample(row: Any, where: str) -> Sample:
     if not isinstance(row, dict):
         raise UserError(f"is {type(row).__name__}, not an object", where=where, remedy="give objects with 'text'")
-    text, label = row.get("text"), row.get("label")
+    text, label, identity = row.get("text"), row.get("label"), row.get("scenario_id")
     if text is None:
         raise UserError("has no field 'text'", where=where, remedy="give every sample its text under 'text'")
     if not isinstance(text, str) or not text.strip():
@@ -42,13 +49,14 @@ def _sample(row: Any, where: str) -> Sample:
         raise UserError(f"field 'text' is {kind}", where=where, remedy="give the scenario as a non-empty string")
     if not _is_unicode(text):
         raise UserError("field 'text' holds a lone surrogate", where=where, remedy="correct the escape sequence")
-    if label is not None and not isinstance(label, str):
-        raise UserError(
-            f"field 'label' is {type(label).__name__}, not a string",
-            where=where,
-            remedy="give a string or leave it out",
-        )
-    return Sample(text, label or "unknown")
+    for name, value in (("label", label), ("scenario_id", identity)):
+        if value is not None and not isinstance(value, str):
+            raise UserError(
+                f"field '{name}' is {type(value).__name__}, not a string",
+                where=where,
+                remedy="give a string or leave it out",
+            )
+    return Sample(text, label or "unknown", identity or "")
 
 
 def _is_unicode(text: str) -> bool:

@@ -32,7 +32,9 @@ def identity_of(
         directory: Directory or hub id of the organism.
         tokenizer: The organism's tokenizer.
     """
-    content = json.dumps([[sample.text, sample.label] for sample in samples])
+    # Without ids the content is as it was before samples had ids, so that older folders are still found.
+    ids = [[sample.scenario_id] if sample.scenario_id else [] for sample in samples]
+    content = json.dumps([[sample.text, sample.label, *own] for sample, own in zip(samples, ids, strict=True)])
     plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))  # tuples become lists
     return {
         **plain,

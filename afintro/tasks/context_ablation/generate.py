@@ -178,6 +178,7 @@ class _Generator:
             unmonitored_prompt=render(self.tokenizer, chat(UNMONITORED_SYSTEM, sample.text)),
             label=sample.label,
             uid=uid,
+            scenario_id=sample.scenario_id,
             monitored_behavior=before.label,
             monitored_behavior_rule=before.rule,
             unmonitored_behavior=after.label,
