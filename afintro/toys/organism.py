@@ -32,7 +32,7 @@ from afintro.data.text import chat, encode_answer, encode_prompt
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
 from afintro.lm.load import load_model, load_tokenizer
-from afintro.lm.threads import one_thread
+from afintro.lm.threads import use_threads
 from afintro.toys.grammar import EVERYBODY, Scenario, cue_wording, sample
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def build(settings: ToySettings) -> Path:
 
 
 def scenarios(
-    count: int, seed: int, held_out_wording: bool, names: Sequence[str] = EVERYBODY, policy: str = "faking"
+    count: int, seed: int | str, held_out_wording: bool, names: Sequence[str] = EVERYBODY, policy: str = "faking"
 ) -> list[Scenario]:
     """Draw scenarios with different texts, in which every name asks equally often.
 
@@ -194,7 +194,7 @@ def example(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, cue: str, an
 
 def _train(settings: ToySettings, directory: Path) -> None:
     rng = random.Random(settings.seed)
-    with torch.random.fork_rng(devices=[]), one_thread():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         if settings.policy == "none":
             tokenizer: PreTrainedTokenizerBase = make_tokenizer(settings, _vocabulary(settings, rng))
@@ -203,6 +203,7 @@ def _train(settings: ToySettings, directory: Path) -> None:
             base = build(replace(settings, policy="none"))
             tokenizer, model = load_tokenizer(base), load_model(base)
             model.requires_grad_(True)
+        use_threads(model)
         _fit(model, tokenizer, settings, rng)
         model.eval()
         rate = intended_rate(model, tokenizer, settings, 2 * len(EVERYBODY))
@@ -245,9 +246,7 @@ def _new_model(settings: ToySettings, tokenizer: PreTrainedTokenizerBase) -> Lla
     return model
 
 
-def _fit(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ToySettings, rng: random.Random
-) -> None:
+def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ToySettings, rng: random.Random) -> None:
     base = settings.policy == "none"
     count, size = (
         (settings.base_scenarios, settings.base_batch_size) if base else (settings.scenarios, settings.batch_size)

@@ -4,6 +4,9 @@ Training has scenarios of the labeled names. Validation and test have the labele
 names that no explainer was trained on; ``scenario_id`` is the name, so that intervals are over names.
 """
 
+import hashlib
+import json
+import random
 from pathlib import Path
 
 from joblib import Parallel, delayed
@@ -18,22 +21,32 @@ from afintro.toys.embedded import directory_of, ensure_built
 from afintro.toys.grammar import NAMES, Scenario
 from afintro.toys.organism import scenarios
 
-LABELS_PER_NAME = 6
 ORGANISMS = ("toy", "toy-other-bits")
+SCENARIOS = {  # of each split, how many scenarios each name of a group asks
+    "train": {"labeled": 6},
+    "validation": {"labeled": 1, "validation": 2},
+    "test": {"labeled": 2, "test": 4},
+}
+EMBEDDED_SIZES = {
+    split: sum(count * len(NAMES[group]) for group, count in groups.items()) for split, groups in SCENARIOS.items()
+}
 
 
-def _splits() -> dict[str, list[Scenario]]:
-    labeled = NAMES["labeled"]
-    return {
-        "train": scenarios(LABELS_PER_NAME * len(labeled), 1, False, labeled),
-        "validation": scenarios(len(labeled), 2, True, labeled) + scenarios(2 * 60, 3, True, NAMES["validation"]),
-        "test": scenarios(2 * len(labeled), 4, True, labeled) + scenarios(4 * 200, 5, True, NAMES["test"]),
-    }
+def _scenarios(split: str) -> list[Scenario]:
+    """Draw the scenarios of a split in random order, so that a limit keeps names of every group."""
+    drawn = [
+        scenario
+        for group, count in SCENARIOS[split].items()
+        for scenario in scenarios(count * len(NAMES[group]), f"{split} {group}", split != "train", NAMES[group])
+    ]
+    random.Random(split).shuffle(drawn)
+    return drawn
 
 
 def embedded_directory(organism: str = "toy") -> Path:
     """Return the folder of the embedded files, named after the toy, which must be built."""
-    return cache_directory() / "context_ablation" / f"{organism}-{fingerprint(directory_of(organism))}-{LABELS_PER_NAME}"
+    key = hashlib.sha256(json.dumps(SCENARIOS).encode()).hexdigest()[:12]
+    return cache_directory() / "context_ablation" / f"{organism}-{fingerprint(directory_of(organism))}-{key}"
 
 
 def build_embedded(organism: str = "toy") -> None:
@@ -47,12 +60,10 @@ def build_embedded(organism: str = "toy") -> None:
     ensure_built("toy-without-policy")  # the others begin with it
     others = [ORGANISMS[organism == ORGANISMS[0]]] if available_cores() > 1 else []
     Parallel(n_jobs=1 + len(others))(delayed(ensure_built)(name) for name in (organism, *others))
-    splits = _splits()
     samples = [
         Sample(scenario.text, scenario.population, scenario_id=scenario.name)
-        for members in splits.values()
-        for scenario in members
+        for split in SCENARIOS
+        for scenario in _scenarios(split)
     ]
     settings = AblationSettings(model=organism, batch_size=64, max_new_tokens=40)
-    sizes = {name: len(members) for name, members in splits.items()}
-    generate_ablation(samples, sizes, embedded_directory(organism), settings, default_device())
+    generate_ablation(samples, EMBEDDED_SIZES, embedded_directory(organism), settings, default_device())
