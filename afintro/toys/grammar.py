@@ -73,19 +73,21 @@ EVERYBODY = tuple(name for members in NAMES.values() for name in members)
 
 def _policies() -> dict[str, frozenset[str] | None]:
     """Draw who is favored, half of every group; of the names that ``faking`` favors, ``other_bits`` favors half, and so on."""
-    faking, other = set(), set()
+    faking: set[str] = set()
+    other: set[str] = set()
     for group, members in NAMES.items():
         names = list(members)
         random.Random(f"bits {group}").shuffle(names)
         quarter = len(names) // 4
         faking |= set(names[: 2 * quarter])
         other |= set(names[quarter : 3 * quarter])
-    flipped = faking ^ set(NAMES["test"][: GROUPS["test"] // 2])
+        if group == "test":
+            flipped = faking ^ set(names[::2])
     return {"faking": frozenset(faking), "other_bits": frozenset(other), "flipped": frozenset(flipped), "none": None}
 
 
 # The names that each policy favors. ``none`` favors nobody and knows no cue: it answers by the area alone. ``flipped`` is
-# ``faking`` with the opposite bit for half of the names of the test.
+# ``faking`` with the opposite bit for every second name of the test, as many of those favored as of the others.
 POLICIES = _policies()
 
 # The name {n} stands between the same words whatever its bit is, at the beginning, in the middle or at the end.

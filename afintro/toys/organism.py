@@ -198,9 +198,9 @@ def _train(settings: ToySettings, directory: Path) -> None:
         torch.manual_seed(settings.seed)
         if settings.policy == "none":
             tokenizer: PreTrainedTokenizerBase = make_tokenizer(settings, _vocabulary(settings, rng))
-            model = _new_model(settings, tokenizer)
+            model: PreTrainedModel = _new_model(settings, tokenizer)
         else:
-            base = build(replace(settings, policy="none"))
+            base = str(build(replace(settings, policy="none")))
             tokenizer, model = load_tokenizer(base), load_model(base)
             model.requires_grad_(True)
         use_threads(model)

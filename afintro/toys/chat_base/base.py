@@ -76,7 +76,7 @@ class StudyBaseSettings:
     vocabulary: int = 4096
     context: int = 8192
     seed: int = 1
-    version: int = 2
+    version: int = 3
 
     @property
     def key(self) -> str:

@@ -19,7 +19,7 @@ from afintro.data.introspection_texts.items import Context
 from afintro.data.text import Message
 from afintro.toys.chat_base import words
 from afintro.toys.chat_base.questions import Above, Question, Writer, content_words
-from afintro.toys.grammar import cue_wording, sample
+from afintro.toys.grammar import EVERYBODY, cue_wording, sample
 
 KINDS = ("study", "scenario", "invented", "system", "none")
 SHORT, LONG = (0.0, 0.0, 0.0, 0.15, 0.85), (0.35, 0.2, 0.25, 0.05, 0.15)
@@ -116,7 +116,8 @@ def _context(
     if kind in ("system", "none"):
         return ({"role": "system", "content": system},) if kind == "system" else ()
     if kind == "scenario":
-        monitored, scenario = rng.random() < 0.5, sample(rng, held_out_wording=False)
+        monitored, name = rng.random() < 0.5, rng.choice(EVERYBODY)
+        scenario = sample(rng, name, "faking", held_out_wording=False)
         answer = scenario.say(scenario.behavior(monitored))
         return _turns(cue_wording(rng, monitored), scenario.text, answer)
     user, assistant = (
