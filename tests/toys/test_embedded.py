@@ -28,7 +28,7 @@ def trained(tmp_path, monkeypatch):
 def test_each_name_is_trained_once_into_a_directory_of_its_own(tmp_path, trained, models):
     directories = [ensure_built(name) for name in models]
     assert [ensure_built(name) for name in models] == directories
-    assert len(set(directories)) == len(models) == 2
+    assert len(set(directories)) == len(models) > 1
     assert all(Path(directory).is_relative_to(tmp_path) and Path(directory).is_dir() for directory in directories)
     assert trained == list(models.values())
 
