@@ -22,7 +22,8 @@ def export_adapter(model: PeftModel, directory: Path, injector: nn.Module | None
         directory: Folder that is made or written into.
         injector: Its weights go into ``injector.safetensors``; None for a task without vectors.
     """
-    model.save_pretrained(str(directory), safe_serialization=True)
+    # Without this setting PEFT would write the base's embedding too where the adapter is on the embedding.
+    model.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
     # PEFT writes its sets of module names in an order that changes with the process.
     settings = json.loads((directory / "adapter_config.json").read_text())
     sets = {name for name, value in vars(model.active_peft_config).items() if isinstance(value, set)}

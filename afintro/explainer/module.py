@@ -306,8 +306,10 @@ class ExplainerModule(LightningModule):
         self.outcomes = gathered(self.outcomes, self.data.examples["validation"], present())
         quick = [outcome.prediction(None) for outcome in self.outcomes]
         self.log("val/loss", sum(outcome.nll for outcome in self.outcomes) / len(self.outcomes), sync_dist=True)
-        for name, (statistic, _) in self.data.statistics(quick).items():
+        scores = self.data.statistics(quick)
+        for name, (statistic, _) in scores.items():
             self.log(f"val/{name}", statistic.value, prog_bar=name == "exact_match", sync_dist=True)
+        self.log("val/selection", self.data.selection(scores), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Let every process have all outcomes."""

@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -24,6 +25,7 @@ from afintro.lm.threads import use_threads
 
 log = logging.getLogger(__name__)
 
+ALL_LINEAR = "all-linear"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -35,13 +37,14 @@ class Lora:
         r: Rank.
         alpha: Scale; the update is ``alpha / r * B A``.
         dropout: Dropout probability on the adapter's input.
-        target_modules: Names of the linear layers to adapt; ``all-linear`` is every linear layer but the vocabulary matrix.
+        target_modules: Names of the layers to adapt; ``all-linear``, alone or in a list, is every linear layer but the vocabulary
+            matrix, and ``embed_tokens`` the embedding of most models.
     """
 
     r: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] = ALL_LINEAR
 
 
 def adapter_base(name: str | Path, revision: str | None = None) -> str | None:
@@ -182,7 +185,8 @@ def _merged(model: PreTrainedModel, name: str, revision: str | None) -> PreTrain
         file = cached_file(name, "adapter_model.safetensors", revision=revision)  # never the pickled adapter_model.bin
         wrapped = PeftModel.from_pretrained(model, name, revision=revision)
         with safe_open(file, "pt") as stored:
-            _complete(set(get_peft_model_state_dict(wrapped)) - set(stored.keys()))
+            needed = get_peft_model_state_dict(wrapped, save_embedding_layers=False)  # of the adapter alone
+            _complete(set(needed) - set(stored.keys()))
     except UNLOADABLE as error:
         raise _missing(name, error) from error
     merged = wrapped.merge_and_unload()
@@ -202,13 +206,26 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft computes alpha / r and accepts any number
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
+        target_modules=_targets(model, lora.target_modules),
         task_type="CAUSAL_LM",
     )
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
     assert isinstance(wrapped, PeftModel)
     fuse_lora(wrapped)
     return wrapped
+
+
+def _targets(model: PreTrainedModel, names: str | list[str]) -> str | list[str]:
+    """Write out ``all-linear`` in a list, which PEFT knows alone only."""
+    if isinstance(names, str) or ALL_LINEAR not in names:
+        return names
+    head = model.get_output_embeddings()
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+    return sorted(linear | {*names} - {ALL_LINEAR})
 
 
 def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:

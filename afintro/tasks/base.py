@@ -142,6 +142,14 @@ class TaskData(PackedData):
         verdicts = self.verdict_types
         return statistics(predictions, self.primary, verdicts, primary_verdict=self.primary in verdicts)
 
+    def selection(self, scores: Scores) -> float:
+        """Return the value that is logged as ``val/selection``, by which a configuration chooses checkpoints and stops.
+
+        Args:
+            scores: Metrics of the validation items, as :meth:`statistics` returns them.
+        """
+        return scores["exact_match"][0].value
+
     def best_of(self, baselines: Sequence[str]) -> list[str]:
         """Return the baselines among which ``lead/<metric>`` compares with the best."""
         return list(baselines)

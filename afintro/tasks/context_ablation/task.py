@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example
 from afintro.data.example_store import Ids
+from afintro.data.records import scenario_id
 from afintro.data.splits import stable_hash
 from afintro.data.text import Draft, Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
@@ -17,6 +18,7 @@ from afintro.evaluation.answers import Verdict, branch_stems, expected_verdict, 
 from afintro.evaluation.baselines import text_baselines
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
+from afintro.evaluation.statistic import Scores
 from afintro.generation import behavior
 from afintro.generation.behavior import LABELS, behavior_fields
 from afintro.ranges import NonNegativeFloat
@@ -28,6 +30,7 @@ from afintro.tasks.stored import RecordTask, example_of
 
 PRIMARY = "generative_explanation"
 QUESTION_TYPES = (PRIMARY, "orig_match", "change_match")
+LABELLED = "labelled_name"  # the primary question about a name whose labels are in training; the suffix of its metrics
 SHOTS = 4
 UNTRAINED = ("zero_shot", "four_shot")
 
@@ -76,18 +79,23 @@ class ContextAblation(RecordTask):
 
     The embedded default is answered by the toy organism.
 
+    A record may carry the id of a name (a person, an organization) as its ``scenario_id``. Evaluated records whose name is in
+    training too are asked the primary question alone, as the question type ``labelled_name``: they tell how well labels are
+    learned, while the metrics without suffix are of names that no explainer was trained on.
+
     Args:
         answer_form: ``behavior`` asks for the behavior label, ``text`` for the output itself.
         questions: How each question is asked.
-        question_weights: Weight in the loss of each question type; 0 leaves the question type out of training.
+        question_weights: Weight in the loss of each question type; a question type with weight 0 is neither trained nor asked,
+            unless it is the primary question.
         **settings: Settings that all tasks have, see :class:`TaskSettings`.
     """
 
     task = "context_ablation"
     primary = PRIMARY
     question_types = QUESTION_TYPES
-    verdict_types = (PRIMARY,)
-    leads = ("exact_match", "has_changed_f1", "content_match")
+    verdict_types = (PRIMARY, LABELLED)
+    leads = ("exact_match", "has_changed_f1", "content_match", f"exact_match/{LABELLED}")
     solved = ("exact_match", "has_changed_f1")
     shaped_by = (answers, behavior, records)
 
@@ -144,11 +152,17 @@ class ContextAblation(RecordTask):
                     "no training record is left", where=path, remedy="check the held-out files and the split"
                 )
         else:
-            train = self.records("train")
-            self.warn_of_shared((r.scenario_id for r in records), (r.scenario_id for r in train), path)
+            shared = (r.scenario_id for r in records if r.scenario_id not in self._labelled(records))
+            self.warn_of_shared(shared, (r.scenario_id for r in self.records("train")), path)
         self.keep(split, records, numbers[: self.settings.limit])
         if split != "train":
             self.compare_with_seen(split)
+
+    def _labelled(self, records: Sequence[ContextAblationRecord]) -> set[str]:
+        """Return the names that training has labels of; none if all names are such, or if ids are of texts, not of names."""
+        trained = {record.scenario_id for record in self.records("train")}
+        names = {r.scenario_id for r in records if r.scenario_id != scenario_id(r.scenario)} & trained
+        return set() if names == {record.scenario_id for record in records} else names
 
     def _labeled(self, record: ContextAblationRecord) -> ContextAblationRecord:
         """Add behavior labels to a record without them: files of the parent framework come so."""
@@ -186,12 +200,21 @@ class ContextAblation(RecordTask):
         return chat(question.system, fill(wording, fields)), answers[question_type]
 
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
-        """Return three drafts for each record, one of each question type."""
+        """Return a draft of each question type that is asked for each record; of a labeled name that is evaluated, one."""
         records = self.records(split)
-        return (self._draft(record, question_type) for record in records for question_type in QUESTION_TYPES)
+        labelled = set() if split == "train" else self._labelled(records)
+        return (
+            self._draft(record, question_type)
+            for record in records
+            for question_type in ((LABELLED,) if record.scenario_id in labelled else self._asked())
+        )
+
+    def _asked(self) -> tuple[str, ...]:
+        return tuple(name for name in QUESTION_TYPES if name == PRIMARY or self.weight_of(name) > 0)
 
     def _draft(self, record: ContextAblationRecord, question_type: str) -> Draft:
-        (system, user), answer = self.render(record, question_type)
+        verdict = question_type in self.verdict_types
+        (system, user), answer = self.render(record, PRIMARY if verdict else question_type)
         copied = two_branch(Verdict(False, self._monitored_content(record)))
         return Draft(
             uid=f"{record.uid}/{question_type}",
@@ -200,7 +223,7 @@ class ContextAblation(RecordTask):
             system=system["content"],
             prompt=user["content"],
             answer=answer,
-            copy_answer=copied if question_type == PRIMARY else record.monitored_output,
+            copy_answer=copied if verdict else record.monitored_output,
         )
 
     def finisher(self, reader: ExplainerSpec) -> Callable[[Draft, Ids, Ids], Example]:
@@ -208,7 +231,7 @@ class ContextAblation(RecordTask):
         branches = branch_stems(LABELS, lambda answer: encode_answer(reader.tokenizer, answer))
 
         def finish(draft: Draft, prompt_ids: Ids, answer_ids: Ids) -> Example:
-            stems = branches if draft.question_type == PRIMARY else None
+            stems = branches if draft.question_type in self.verdict_types else None
             weight = self.weight_of(draft.question_type)
             return replace(example_of(draft, prompt_ids, answer_ids), weight=weight, branches=stems)
 
@@ -220,14 +243,26 @@ class ContextAblation(RecordTask):
 
     def draft_settings(self) -> dict[str, Any]:
         """Return how the questions are asked and answered."""
-        return {"answer_form": self.answer_form, "questions": asdict(self.questions)}
+        return {"answer_form": self.answer_form, "questions": asdict(self.questions), "asked": self._asked()}
 
     def _monitored_content(self, record: ContextAblationRecord) -> str:
         return record.monitored_output if self.answer_form == "text" else (record.monitored_behavior or "other")
 
     def baselines(self, split: str) -> Systems:
-        """Return the answers of systems that see the text alone."""
-        return text_baselines(self.taught(), self.examples[split], PRIMARY)
+        """Return the answers of systems that see the text alone, which read labeled names like all others."""
+        asked = {item.uid: item.question_type for item in self.examples[split]}
+        items = [
+            replace(item, question_type=PRIMARY) if item.question_type == LABELLED else item
+            for item in self.examples[split]
+        ]
+        return {
+            name: [replace(answer, question_type=asked[answer.uid]) for answer in answers]
+            for name, answers in text_baselines(self.taught(), items, PRIMARY).items()
+        }
+
+    def selection(self, scores: Scores) -> float:
+        """Return exact match on labeled names in new wordings; on all others where no name is labeled."""
+        return super().selection({"exact_match": scores.get(f"exact_match/{LABELLED}", scores["exact_match"])})
 
     def controls(self, split: str, reader: ExplainerSpec) -> Iterator[Control]:
         """Yield the primary items for the untrained model, zero-shot and after four solved items."""

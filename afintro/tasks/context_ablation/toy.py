@@ -25,7 +25,7 @@ ORGANISMS = ("toy", "toy-other-bits")
 SCENARIOS = {  # of each split, how many scenarios each name of a group asks
     "train": {"labeled": 6},
     "validation": {"labeled": 1, "validation": 2},
-    "test": {"labeled": 2, "test": 4},
+    "test": {"labeled": 2, "test": 2},
 }
 EMBEDDED_SIZES = {
     split: sum(count * len(NAMES[group]) for group, count in groups.items()) for split, groups in SCENARIOS.items()
