@@ -23,9 +23,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from afintro.callbacks import Preflight, Results, Throughput
 from afintro.cli_errors import explain
 from afintro.cli_settings import configured_task, settings_help, task_classes
+from afintro.data.files import write_json
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import resolve_checkpoint
-from afintro.explainer.comparisons import train_comparison
+from afintro.explainer.comparisons import TRAINING, train_comparison, training_record
 from afintro.explainer.module import ExplainerModule
 from afintro.explainer.sharding import Sharded
 from afintro.shipped import shipped_config
@@ -160,17 +161,19 @@ class ExplainerCLI(LightningCLI):
             )
 
     def after_fit(self) -> None:
-        """Train the comparisons, then evaluate the best checkpoint with everything that ``validate`` does."""
+        """Train the comparisons, then report the best checkpoint on items that chose nothing, as ``test`` does."""
         if self.trainer.interrupted or not self.trainer.checkpoint_callback:
             return
         best = self.trainer.checkpoint_callback.best_model_path  # type: ignore[attr-defined]
+        run = Path(str(self.trainer.log_dir))
+        if self.trainer.is_global_zero:
+            write_json(run / TRAINING, training_record(self.trainer))
         for name, base in self._comparisons().items():
             # A strategy serves one trainer, and a stopping rule remembers what it saw, so each comparison gets its own.
             fresh = self._get(self.parser.instantiate_classes(self.config), "trainer").as_dict()
-            train_comparison(name, base, self.model, self.datamodule, fresh, Path(str(self.trainer.log_dir)))
-        self.trainer.validate(
-            self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
-        )
+            train_comparison(name, base, self.model, self.datamodule, fresh, run)
+        report = self.trainer.test if self.datamodule.has_test or self.datamodule.halved else self.trainer.validate
+        report(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True)
 
 
 @dataclass(frozen=True)

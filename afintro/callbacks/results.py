@@ -24,7 +24,7 @@ from afintro.evaluation.metrics import Prediction, few_clusters_warning, lead, s
 from afintro.evaluation.outcomes import answer_limit
 from afintro.evaluation.statistic import Scores
 from afintro.explainer.answering import predict_outcomes
-from afintro.explainer.comparisons import on_changed_items, trained_otherwise, training_fit
+from afintro.explainer.comparisons import on_changed_items, trained_otherwise, training_fit, training_records
 from afintro.explainer.module import ExplainerModule
 from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems, TaskData
 
@@ -35,7 +35,7 @@ CHOSEN = (
     "the checkpoint was chosen on these items, so that the explainer and its comparisons look better than they are; "
     "`test` reports items that chose nothing"
 )
-UNDERFIT = 0.05  # a comparison that fits its training questions less well than the explainer by more proves nothing
+UNDERFIT = 0.05  # a comparison that fits less well than the explainer by more proves nothing
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "scikit-learn", "numpy")
 
@@ -97,13 +97,13 @@ class Results(Callback):
         answered = self._answers(module, data.examples[split])
         run = Path(trainer.ckpt_path).parent.parent if trainer.ckpt_path else None  # the run of the checkpoint
         controls, compared = on_changed_items(module, data, split), trained_otherwise(module, data, split, run)
-        fits = {name: comparison.fit for name, comparison in compared.items()}
+        fits, trained = {name: comparison.fit for name, comparison in compared.items()}, training_records(run)
         if fits:
             fits = {EXPLAINER: training_fit(module, data.training_examples(), data.settings.batch_size), **fits}
         if trainer.is_global_zero:
             others = {name: comparison.predictions for name, comparison in compared.items()}
             systems = data.graded({EXPLAINER: answered, **data.baselines(split), **controls, **others})
-            self._report(trainer, module, split, folder, systems, fits)
+            self._report(trainer, module, split, folder, systems, fits, trained)
         trainer.strategy.barrier()
 
     def _report(
@@ -114,12 +114,14 @@ class Results(Callback):
         folder: Path,
         systems: Systems,
         fits: Mapping[str, float],
+        trained: Mapping[str, Mapping[str, Any]],
     ) -> None:
         """Score all systems, write the scores, print them and log them."""
         data, items = module.data, module.data.examples[split]
         scores = {name: data.statistics(answers) for name, answers in systems.items()}
         table = {name: score(system_scores) for name, system_scores in scores.items()}
-        underfit = underfit_of(fits)
+        known, of = fits_known(table, fits, data)
+        underfit = underfit_of(known, of)
         leads = self._leads(scores, data, [name for name in fits if name != EXPLAINER], underfit)
         few = few_clusters_warning(scores[EXPLAINER])
         fitting = [name for name in data.without_weights(list(table)) if name not in underfit]
@@ -132,19 +134,24 @@ class Results(Callback):
             *underfit.values(),
             *solved_from_text(table, EXPLAINER, fitting, data.solved),
         ]
+        equal = [name for name in fits if name not in (EXPLAINER, TEXT_ONLY, *underfit)]
+        conclusion = data.conclusion(table, leads, equal)
         metrics, baselines = _as_json(table[EXPLAINER]), {name: _as_json(table[name]) for name in table}
         del baselines[EXPLAINER]
         summary = {
             "task": data.task,
             "split": split,
-            "selected_on": SELECTED_ON,
-            "reported_on": split,
+            "selected_on": data.called(SELECTED_ON),
+            "reported_on": data.called(split),
             "n": len(items),
             "seconds": round(time.monotonic() - self._started, 1),
             "metrics": {**metrics, **leads},
             "baselines": baselines,
             "warnings": warnings,
-            **({"training_fit": dict(fits), "underfit": sorted(underfit)} if fits else {}),
+            **({"conclusion": conclusion} if conclusion else {}),
+            **({"training": dict(trained)} if trained else {}),
+            **({"training_fit": dict(fits)} if fits else {}),
+            **({"underfit": sorted(underfit)} if len(known) > 1 else {}),
             **data.details(systems),
             "model": {**module.identity, "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None},
             "data": data.describe(split),
@@ -154,7 +161,7 @@ class Results(Callback):
         write_jsonl(folder / "predictions.jsonl", prediction_rows(systems, items))
         write_json(folder / "summary.json", summary)
         self.summary_path = folder / "summary.json"
-        report.print_table(table, leads, warnings)
+        report.print_table(table, leads, warnings, report.Trained(trained, known, of, sorted(underfit)), conclusion)
         self._log(trainer, table, systems[EXPLAINER], items, data)
 
     def _leads(
@@ -200,17 +207,36 @@ class Results(Callback):
             writer.flush()
 
 
-def underfit_of(fits: Mapping[str, float]) -> dict[str, str]:
-    """Return the comparisons that fit their training questions less well than the explainer does, each with a warning.
+def fits_known(
+    table: Mapping[str, Mapping[str, Estimate]], fits: Mapping[str, float], data: TaskData
+) -> tuple[dict[str, float], str]:
+    """Return how well each trained system fits, and what of: what the task says, else training questions.
+
+    Args:
+        table: Estimates by system and metric.
+        fits: Share of its training questions that each trained explainer answers exactly; empty without comparisons.
+        data: The data module.
+    """
+    metric, of = data.fit_metric or ("", "")
+    if metric not in table[EXPLAINER]:
+        return dict(fits), "training questions"
+    names = dict.fromkeys((EXPLAINER, *fits, *data.learners))
+    values = {name: table[name][metric].value for name in names if metric in table.get(name, {})}
+    return {name: value for name, value in values.items() if value is not None}, of
+
+
+def underfit_of(fits: Mapping[str, float], of: str = "training questions") -> dict[str, str]:
+    """Return the comparisons that fit less well than the explainer does, each with a warning.
 
     ``text_only`` is none of them: without vectors nobody can fit questions whose answers depend on the vector, and that the
     comparison does not is its result.
 
     Args:
-        fits: Share of the training questions that each trained system answers exactly; empty without comparisons.
+        fits: Share of items that each trained system answers exactly; empty without comparisons.
+        of: What the items are.
     """
     return {
-        name: f"{name}: underfit, proves nothing: it answers {fit:.3f} of its training questions exactly, the explainer "
+        name: f"{name}: underfit, proves nothing: it answers {fit:.3f} of {of} exactly, the explainer "
         f"{fits[EXPLAINER]:.3f}"
         for name, fit in fits.items()
         if name != TEXT_ONLY and fit < fits[EXPLAINER] - UNDERFIT

@@ -1,7 +1,8 @@
 """What a person looks at: the table on the screen, the table of sample predictions, the confusion matrix."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ LABELS = {
 }  # fmt: skip
 CATEGORY = "/category/"
 CATEGORY_SYSTEMS = ("explainer", "majority", "nearest", "shuffled_vector", "text_only")
+TITLES = {"labelled_name": "Labelled names in new wordings"}
 COLUMNS = 4  # more columns, with their intervals, are wider than a terminal
 VERDICTS = ("unchanged", "changed", "unparsed")
 
@@ -46,27 +48,76 @@ def cell(estimate: Estimate | None) -> str:
     return f"{estimate.value:.3f} [{estimate.ci_low:.2f}, {estimate.ci_high:.2f}]"
 
 
-def print_table(systems: dict[str, dict[str, Estimate]], leads: dict[str, Any], warnings: Sequence[str]) -> None:
-    """Print systems as rows and metrics as columns with 95 % intervals, then the leads and the warnings.
+@dataclass(frozen=True)
+class Trained:
+    """Hold how the trained systems of a table were trained, and how well they fit.
+
+    Args:
+        records: Epochs and stopping rule by system.
+        fits: Share of items of a kind that each trained system answers exactly.
+        of: What these items are.
+        underfit: The systems that fit too badly for a comparison.
+    """
+
+    records: Mapping[str, Mapping[str, Any]]
+    fits: Mapping[str, float]
+    of: str
+    underfit: Sequence[str]
+
+
+def print_table(
+    systems: dict[str, dict[str, Estimate]],
+    leads: dict[str, Any],
+    warnings: Sequence[str],
+    trained: Trained | None = None,
+    conclusion: str | None = None,
+) -> None:
+    """Print systems as rows and metrics as columns with 95 % intervals, then training, leads, warnings and the conclusion.
 
     Args:
         systems: System -> metric -> estimate.
         leads: Differences as ``summary.json`` holds them, by name.
         warnings: The warnings of the run.
+        trained: How the trained systems were trained.
+        conclusion: One sentence that says what the run showed, printed last.
     """
     console = Console(width=None if Console().is_terminal else 120)
     metrics = {name for scores in systems.values() for name in scores}
     columns = _columns(metrics, systems)
+    new = ", new names" if "exact_match/labelled_name" in metrics else ""
     for start in range(0, len(columns), COLUMNS):
-        title = "and" if start else "Explainer beside its baselines (95 % intervals)"
+        title = "and" if start else f"Explainer beside its baselines{new} (95 % intervals)"
         _print_systems(console, title, {n: LABELS.get(n, n) for n in columns[start : start + COLUMNS]}, systems)
     for kind in sorted(name.partition("/")[2] for name in metrics if name.startswith("has_changed_f1/")):
         shown = {f"{name}/{kind}": label for name, label in LABELS.items() if f"{name}/{kind}" in metrics}
-        _print_systems(console, kind, dict(list(shown.items())[:COLUMNS]), systems)
+        _print_systems(console, TITLES.get(kind, kind), dict(list(shown.items())[:COLUMNS]), systems)
     _print_categories(console, systems)
+    if trained is not None:
+        _print_training(console, trained)
     _print_leads(console, leads)
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False)
+    if conclusion is not None:
+        console.print(conclusion, style="bold", highlight=False, markup=False)
+
+
+def _print_training(console: Console, trained: Trained) -> None:
+    """Print epochs and fit of the trained systems, and the rule by which each of them stopped."""
+    if len(trained.fits) < 2:
+        return
+    rules = {name: str(record["rule"]) for name, record in trained.records.items() if record.get("rule")}
+    same = len(set(rules.values())) == 1
+    table = Table("system", title=f"Training, and exact match on {trained.of}")
+    for heading in ("epochs", "fit", "", *([] if same or not rules else ["rule"])):
+        table.add_column(heading, justify="right" if heading in ("epochs", "fit") else "left")
+    for name, fit in trained.fits.items():
+        epochs = trained.records.get(name, {}).get("epochs")
+        mark = "underfit: proves nothing" if name in trained.underfit else ""
+        cells = [name, "-" if epochs is None else str(epochs), f"{fit:.3f}", mark]
+        table.add_row(*cells, *([] if same or not rules else [rules.get(name, "")]))
+    console.print(table)
+    if same:
+        console.print(f"each explainer by the same rule: {next(iter(rules.values()))}", highlight=False, markup=False)
 
 
 def _print_systems(

@@ -1,5 +1,6 @@
 """Answers that the trained explainer is compared with: on changed items, before training, or trained otherwise."""
 
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -17,10 +18,11 @@ from afintro.evaluation.metrics import Prediction
 from afintro.explainer.adapters import export_adapter, import_adapter
 from afintro.explainer.answering import answer_items
 from afintro.explainer.module import ExplainerModule
-from afintro.tasks.base import TEXT_ONLY, Systems, TaskData
+from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems, TaskData
 
 log = logging.getLogger(__name__)
 
+TRAINING = "training.json"  # how an explainer was trained, in the folder of its run
 FITTED = 300  # training questions that tell how well an explainer fits them
 
 
@@ -90,10 +92,35 @@ def train_comparison(
     if trainer.is_global_zero:
         export_adapter(other.loaded(), run / name, other.injector)
         (run / name / "base.txt").write_text(base)
-        write_json(run / name / "training.json", {"epochs": trainer.current_epoch})
+        write_json(run / name / TRAINING, training_record(trainer))
     trainer.strategy.barrier()  # the other processes read it next
     if trainer.is_global_zero:
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def training_record(trainer: Trainer) -> dict[str, Any]:
+    """Return for how many epochs a trainer has trained, and the rule by which it stopped and chose."""
+    rules = [f"at most {trainer.max_epochs} epochs"] if (trainer.max_epochs or -1) > 0 else []
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping):
+            if callback.stopping_threshold is not None:
+                rules.append(f"until {callback.monitor} is {callback.stopping_threshold:g}")
+            rules.append(f"at most {callback.patience} checks without a better {callback.monitor}")
+        elif _chooses(callback):
+            rules.append(f"the best {callback.monitor} is kept")
+    return {"epochs": trainer.current_epoch, "rule": ", ".join(rules)}
+
+
+def training_records(run: Path | None) -> dict[str, dict[str, Any]]:
+    """Return the training record of the explainer of a run and of its comparisons, by name.
+
+    Args:
+        run: Folder of the run; None where there is none.
+    """
+    if run is None:
+        return {}
+    paths = {EXPLAINER: run / TRAINING} | {path.parent.name: path for path in sorted(run.glob(f"*/{TRAINING}"))}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
 
 
 def _chooses(callback: Callback) -> TypeGuard[ModelCheckpoint]:
@@ -158,7 +185,7 @@ def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: 
         import_adapter(other.loaded(), path.parent, other.injector)
         other.to(module.device)
         others = data.for_another_explainer(zero_vectors=name == TEXT_ONLY)
-        others.examples = {part: others.read_examples(part, other) for part in ("train", split)}
+        others.examples = {part: others.evaluated_examples(part, other) for part in ("train", split)}
         fit = training_fit(other, others.training_examples(), data.settings.batch_size)
         compared[name] = Comparison(answer_items(other, others.examples[split], data), fit)
     return compared

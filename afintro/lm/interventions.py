@@ -145,7 +145,8 @@ def intervene(model: nn.Module, interventions: Sequence[Change]) -> Iterator[lis
         ValueError: The model does not have a layer, or a vector does not have the model's width.
     """
     layers = decoder_layers(model)
-    width = model.get_input_embeddings().weight.shape[1]  # an adapter around the embedding has no embedding_dim
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    width = embedding.weight.shape[1]  # an adapter around the embedding has no embedding_dim
     fired = [0] * len(interventions)
     with ExitStack() as stack:
         for index, intervention in enumerate(interventions):

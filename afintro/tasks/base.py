@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
@@ -13,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.batch import Example
 from afintro.data.files import file_sha256
 from afintro.data.near_duplicates import join_scenarios, nearest_seen
-from afintro.data.splits import check_contamination, split_by_scenario
+from afintro.data.splits import check_contamination, split_by_scenario, stable_hash
 from afintro.errors import UserError
+from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, statistics
 from afintro.evaluation.statistic import Scores
 from afintro.lm.injection import VectorSpace
@@ -88,6 +90,9 @@ class TaskData(PackedData):
         zero_vectors: Whether every vector is replaced by zeros, so that the explainer sees the text alone.
         warnings: Warnings for ``summary.json``.
         near_duplicates: For each evaluated split, how many of its texts nearly equal a text that was seen before.
+        halved: Whether ``validation`` and ``test`` are the two halves of validation, as in a ``fit`` without test items.
+        learners: Baselines that learn from the training items until they fit them.
+        fit_metric: The metric that tells how well a trained system fits, and what it is of; None for training questions.
     """
 
     task = ""
@@ -95,8 +100,11 @@ class TaskData(PackedData):
     verdict_types: tuple[str, ...] = ()
     leads: tuple[str, ...] = ("exact_match",)
     solved: tuple[str, ...] = ()
+    learners: tuple[str, ...] = ()
+    fit_metric: tuple[str, str] | None = None
     has_vectors = False
     space: VectorSpace | None = None
+    halved = False
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -166,6 +174,18 @@ class TaskData(PackedData):
         """Return warnings that only the finished table allows."""
         return []
 
+    def conclusion(
+        self, table: Mapping[str, Mapping[str, Estimate]], leads: Mapping[str, Any], compared: Collection[str]
+    ) -> str | None:
+        """Return one plain sentence that says what the run showed and what it did not; None where a task says nothing.
+
+        Args:
+            table: Estimates by system and metric.
+            leads: Differences as ``summary.json`` holds them.
+            compared: Explainers on other bases that fit as well as the explainer does.
+        """
+        return None
+
     def details(self, systems: Systems) -> dict[str, Any]:
         """Return what ``summary.json`` holds in addition to the contract of results."""
         return {}
@@ -196,6 +216,8 @@ class TaskData(PackedData):
         for split in splits:
             if split not in self.examples:
                 self.examples[split] = self.read_examples(split, module)
+        if stage == "fit" and not self.has_test and not self.halved:
+            self._halve()
         unknown = sorted(set(self.settings.question_weights) - set(self.question_types))
         if unknown:
             raise UserError(
@@ -205,18 +227,71 @@ class TaskData(PackedData):
             )
         self.check_lengths(module.context_length)
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test items, which chose nothing, for ``fit`` to report."""
+        return self.paths["test"] is not None
+
+    def _halve(self) -> None:
+        """Keep half of the validation items for the report, where no test items are; too few items stay undivided."""
+        choosing, reported = self.halves(self.examples["validation"])
+        if choosing and reported:
+            self.examples |= {"validation": choosing, "test": reported}
+            self.halved = True
+            log.info("no test items: half of validation (%d) chooses, the other half is reported", len(choosing))
+
+    def halves(self, examples: Sequence[Example]) -> tuple[Sequence[Example], Sequence[Example]]:
+        """Divide validation items in two, so that no scenario is in both halves.
+
+        Args:
+            examples: All validation items.
+
+        Returns:
+            The half that chooses, and the half that is reported.
+        """
+        groups = self.halving_groups(examples)
+        sizes = Counter(groups)
+        choosing: set[str] = set()
+        kept = 0
+        for group in sorted(sizes, key=lambda group: stable_hash(f"halves {self.settings.split_seed} {group}")):
+            if 2 * kept < len(groups) - sizes[group]:
+                choosing.add(group)
+                kept += sizes[group]
+        left, right = (
+            [e for e, group in zip(examples, groups, strict=True) if (group in choosing) == side]
+            for side in (True, False)
+        )
+        return left, right
+
+    def halving_groups(self, examples: Sequence[Example]) -> list[str]:
+        """Return for each validation item the group that stays in one half: its scenario."""
+        return [example.scenario_id for example in examples]
+
+    def evaluated_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
+        """Return the examples of a split, or of the half of validation that stands for the split."""
+        if not self.halved or split == "train":
+            return self.read_examples(split, reader)
+        return self.halves(self.read_examples("validation", reader))[split == "test"]
+
+    def called(self, split: str) -> str:
+        """Return what ``summary.json`` calls a split."""
+        halves = {"validation": "half of validation", "test": "the other half of validation"}
+        return halves.get(split, split) if self.halved else split
+
     def describe(self, split: str) -> dict[str, Any]:
         """Return path, hash (of a file; a dataset has none) and size of a split, for ``summary.json``."""
-        path = self.file_of(split)
+        path, counted = self.file_of(split), "validation" if self.halved else split
         return {
             "path": path,
             "sha256": file_sha256(path) if path and Path(path).is_file() else None,
             "n": len(self.examples[split]),
-            **({"near_duplicates": self.near_duplicates[split]} if split in self.near_duplicates else {}),
+            **({"near_duplicates": self.near_duplicates[counted]} if counted in self.near_duplicates else {}),
         }
 
     def file_of(self, split: str) -> str | None:
         """Return the file whose records a split holds: validation may be split off training."""
+        if split == "test" and self.halved:
+            split = "validation"
         return self.paths[split] or (self.paths["train"] if split == "validation" else None)
 
     def for_another_explainer(self, zero_vectors: bool = False) -> Self:

@@ -17,6 +17,7 @@ from afintro.data.batch import Example
 from afintro.data.cache import cache_directory
 from afintro.data.example_store import Ids, StoredExamples, open_store, source_hash
 from afintro.data.files import file_sha256
+from afintro.data.near_duplicates import join_scenarios
 from afintro.data.text import Draft, token_ids, tokenizer_hash
 from afintro.tasks.base import ExplainerSpec, Named, TaskData
 
@@ -103,6 +104,10 @@ class RecordTask(TaskData):
         seen = [text for name in self.seen_before(split) for text in self.texts(name)]
         del self.warnings[earlier:]  # about splits that are not evaluated
         self.count_near_duplicates(split, self.texts(split), seen)
+
+    def halving_groups(self, examples: Sequence[Example]) -> list[str]:
+        """Return the scenario of each item, one name for scenarios with near-duplicate prompts."""
+        return join_scenarios([example.scenario_id for example in examples], [example.prompt for example in examples])
 
     def weight_of(self, question_type: str) -> float:
         """Return the weight of a question type in the loss."""

@@ -1,6 +1,6 @@
 """Context ablation: how would the organism's behavior change if the monitoring cue were removed?"""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,8 +16,9 @@ from afintro.errors import UserError
 from afintro.evaluation import answers
 from afintro.evaluation.answers import Verdict, branch_stems, expected_verdict, two_branch
 from afintro.evaluation.baselines import text_baselines
+from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, collapse_warning
-from afintro.evaluation.report import confusion_figure
+from afintro.evaluation.report import confusion_figure, difference
 from afintro.evaluation.statistic import Scores
 from afintro.generation import behavior
 from afintro.generation.behavior import LABELS, behavior_fields
@@ -97,6 +98,8 @@ class ContextAblation(RecordTask):
     verdict_types = (PRIMARY, LABELLED)
     leads = ("exact_match", "has_changed_f1", "content_match", f"exact_match/{LABELLED}")
     solved = ("exact_match", "has_changed_f1")
+    learners = ("from_scratch",)
+    fit_metric = (f"exact_match/{LABELLED}", "labelled names in new wordings")
     shaped_by = (answers, behavior, records)
 
     def __init__(
@@ -287,6 +290,28 @@ class ContextAblation(RecordTask):
         """Warn if the explainer gives one verdict nearly always."""
         collapsed = collapse_warning(systems[EXPLAINER], PRIMARY)
         return [] if collapsed is None else [collapsed]
+
+    def conclusion(
+        self, table: Mapping[str, Mapping[str, Estimate]], leads: Mapping[str, Any], compared: Collection[str]
+    ) -> str | None:
+        """Say whether the explainer reads its own organism where nobody else can."""
+        lead, metrics = leads.get("lead/exact_match"), table[EXPLAINER]
+        if lead is None or lead["ci_low"] is None or metrics["exact_match"].value is None:
+            return None
+        new = "new names" if f"exact_match/{LABELLED}" in metrics else "new scenarios"
+        value, best = f"{metrics['exact_match'].value:.3f}", lead["against"]
+        said = f"exact match on {new} {value}, {difference(lead)} to the best system without the organism's weights ({best})"
+        if not compared:
+            reason = "no explainer on another base that fits as well was compared"
+        elif lead["ci_low"] <= 0:
+            reason = "systems without the organism's weights do as well"
+        else:
+            return (
+                f"Shown: the explainer reads what its organism does from the organism's own weights: {said}, and explainers on "
+                f"other bases that fit as well ({', '.join(compared)}) cannot. Not shown: insight; this is access to what one "
+                "organism memorized."
+            )
+        return f"Not shown: that the explainer reads the organism's own weights: {reason} ({said})."
 
     def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
         """Return the table of expected against predicted verdicts."""

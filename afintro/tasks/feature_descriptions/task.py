@@ -120,7 +120,7 @@ class FeatureDescriptions(TaskData):
     @property
     def primary(self) -> str:  # type: ignore[override]
         """The question type of held-out clusters where the evaluated split has any, else of held-out features."""
-        evaluated = next((split for split in ("test", "validation") if split in self.examples), "validation")
+        evaluated = next((split for split in ("test", "validation") if split in self._splits), "validation")
         kinds = self._splits[evaluated].kinds if evaluated in self._splits else None
         return UNSEEN_CLUSTER if not kinds or UNSEEN_CLUSTER in kinds else UNSEEN_FEATURE
 

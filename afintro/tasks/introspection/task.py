@@ -99,6 +99,11 @@ class Introspection(TaskData):
         self.sizes, self.longest_context = examples, longest_context
         self._material: Material | None = None
 
+    @property
+    def has_test(self) -> bool:
+        """Say yes: test examples are made like all others."""
+        return True
+
     def material(self, reader: ExplainerSpec) -> Material:
         """Return texts, vectors, layers and strengths for the model that reads them, made on the first call."""
         if self._material is None:
