@@ -15,6 +15,7 @@ from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, KFold
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from afintro.data.batch import Example
 from afintro.evaluation.text_readers.pieces import numbers
@@ -113,14 +114,15 @@ def read_pieces(
     started = time.monotonic()
     taught = draw(name, taught, [len(example.prompt) for example in taught.examples], CHARACTERS)
     texts = [example.prompt for example in taught.examples]
-    columns = Columns(pieces, measured, texts)
-    matrix = columns.of(texts)
-    standouts = _choose(matrix, taught)
-    model = Regression(standouts, matrix, taught.labels)
     answered = [np.zeros((0, taught.kinds))]
-    for start in range(0, len(items), CHUNK):
-        chunk = [item.prompt for item in items[start : start + CHUNK]]
-        answered.append(model.predict(columns.of(chunk), taught.kinds))
+    with threadpool_limits(1):  # the matrices are sparse, and threads that share busy cores wait for each other
+        columns = Columns(pieces, measured, texts)
+        matrix = columns.of(texts)
+        standouts = _choose(matrix, taught)
+        model = Regression(standouts, matrix, taught.labels)
+        for start in range(0, len(items), CHUNK):
+            chunk = [item.prompt for item in items[start : start + CHUNK]]
+            answered.append(model.predict(columns.of(chunk), taught.kinds))
     log.info(
         "%s learned from %d prompts; %d of %d columns stand out (%.1f s)",
         name, len(texts), standouts, matrix.shape[1], time.monotonic() - started,
