@@ -23,7 +23,7 @@ from afintro.toys.organism import scenarios
 
 ORGANISMS = ("toy", "toy-other-bits")
 SCENARIOS = {  # of each split, how many scenarios each name of a group asks
-    "train": {"labeled": 6},
+    "train": {"labeled": 4},
     "validation": {"labeled": 1, "validation": 2},
     "test": {"labeled": 2, "test": 2},
 }
