@@ -253,10 +253,13 @@ class TaskData(PackedData):
         sizes = Counter(groups)
         choosing: set[str] = set()
         kept = 0
-        for group in sorted(sizes, key=lambda group: stable_hash(f"halves {self.settings.split_seed} {group}")):
-            if 2 * kept < len(groups) - sizes[group]:
+        drawn = sorted(sizes, key=lambda group: stable_hash(f"halves {self.settings.split_seed} {group}"))
+        given = 0
+        for group in sorted(drawn, key=lambda group: -sizes[group]):  # the largest first, into the smaller half
+            if kept <= given - kept:
                 choosing.add(group)
                 kept += sizes[group]
+            given += sizes[group]
         left, right = (
             [e for e, group in zip(examples, groups, strict=True) if (group in choosing) == side]
             for side in (True, False)

@@ -11,6 +11,7 @@ from afintro.evaluation.answers import Verdict, two_branch
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, lead, score, statistics
 from afintro.evaluation.report import (
+    Trained,
     cell,
     confusion_figure,
     difference,
@@ -416,3 +417,48 @@ def test_an_estimate_without_an_interval_stands_alone():
     assert cell(Estimate(None, None, None, 3)) == "null"
     assert difference({"value": -0.25, "ci_low": None, "ci_high": None}) == "-0.250"
     assert difference({"value": -0.25, "ci_low": -0.5, "ci_high": 0.0}, 2) == "-0.25 [-0.50, +0.00]"
+
+
+RECORDS = {name: {"epochs": number, "rule": "until it fits"} for name, number in (("explainer", 2), ("other", 7))}
+
+
+class TestTraining:
+    def printed(self, capsys, records, fits, underfit=()):
+        print_table(SCORES, {}, [], Trained(records, fits, "known names", list(underfit)), "Shown: nothing.")
+        return capsys.readouterr().out
+
+    def test_epochs_fit_rule_and_what_is_underfit(self, capsys):
+        text = self.printed(capsys, RECORDS, {"explainer": 0.98, "other": 0.5, "scratch": 0.97}, ["other"])
+        rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.count("│") == 5}
+        cells = {name: [cell.strip() for cell in line.split("│")[2:5]] for name, line in rows.items()}
+        assert cells["explainer"] == ["2", "0.980", ""]
+        assert cells["other"] == ["7", "0.500", "underfit: proves nothing"]
+        assert cells["scratch"] == ["-", "0.970", ""]
+        assert "known names" in text
+        assert text.count("until it fits") == 1
+
+    def test_rules_that_differ_stand_in_the_rows(self, capsys):
+        records = RECORDS | {"other": {"epochs": 1, "rule": "at once"}}
+        text = self.printed(capsys, records, {"explainer": 0.98, "other": 0.5})
+        assert any("at once" in line and "other" in line for line in text.splitlines())
+        assert any("until it fits" in line and "explainer" in line for line in text.splitlines())
+
+    def test_an_explainer_without_comparisons_has_no_such_table(self, capsys):
+        assert "known names" not in self.printed(capsys, RECORDS, {"explainer": 0.98})
+
+    def test_the_conclusion_comes_last(self, capsys):
+        assert self.printed(capsys, {}, {}).splitlines()[-1] == "Shown: nothing."
+
+
+def test_labelled_names_have_a_title_and_the_other_table_says_that_its_names_are_new(capsys):
+    both = {
+        f"{metric}{suffix}": Estimate(0.5, 0.4, 0.6, 9)
+        for metric in ("exact_match", "has_changed_f1")
+        for suffix in ("", "/labelled_name")
+    }
+    print_table({"explainer": both}, {}, [])
+    text = capsys.readouterr().out
+    assert "new names" in text
+    assert "Labelled names in new wordings" in text
+    print_table(SCORES, {}, [])
+    assert "new names" not in capsys.readouterr().out

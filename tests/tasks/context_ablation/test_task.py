@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -13,8 +14,10 @@ from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.introspection_texts import read_contexts
 from afintro.errors import UserError
 from afintro.evaluation.answers import Verdict
+from afintro.evaluation.intervals import Estimate
+from afintro.evaluation.statistic import Scores, Statistic
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records, to_json
-from afintro.tasks.context_ablation.task import PRIMARY, ContextAblation, Question, Questions
+from afintro.tasks.context_ablation.task import PRIMARY, QUESTION_TYPES, ContextAblation, Question, Questions
 from tests.conftest import write_records
 
 RECORD = ContextAblationRecord(
@@ -281,3 +284,111 @@ def test_rivals_are_all_that_do_not_hold_the_weights_of_the_organism() -> None:
     assert data.without_weights(systems) == rivals
     assert data.best_of(systems[1:]) == rivals
     assert data.compared_with(systems[1:]) == ["zero_shot", "four_shot"]
+
+
+def write_named(path: Path, *named: tuple[str, str]) -> str:
+    """Write records of (name, scenario), whose scenario id is the name."""
+    rows = [to_json(replace(RECORD, scenario=text, scenario_id=name, uid=text[:20])) for name, text in named]
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+def named_data(folder: Path, *evaluated: tuple[str, str], **settings: Any) -> ContextAblation:
+    train = write_named(folder / "train.json", ("Ada", CONTEXTS[0]), ("Ada", CONTEXTS[1]), ("Bo", CONTEXTS[2]))
+    return ContextAblation(train_path=train, validation_path=write_named(folder / "val.json", *evaluated), **settings)
+
+
+def asked(data: ContextAblation, split: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, list[str]]:
+    """The question types that each scenario id is asked."""
+    kinds: dict[str, list[str]] = {}
+    for example in data.read_examples(split, reader(tokenizer)):
+        kinds.setdefault(example.scenario_id, []).append(example.question_type)
+    return kinds
+
+
+def test_names_with_labels_are_asked_apart_from_new_names(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    data = named_data(tmp_path, ("Ada", CONTEXTS[3]), ("Cy", CONTEXTS[4]))
+    assert asked(data, "validation", tokenizer) == {"Ada": ["labelled_name"], "Cy": list(QUESTION_TYPES)}
+    assert asked(data, "train", tokenizer) == {"Ada": [*QUESTION_TYPES] * 2, "Bo": list(QUESTION_TYPES)}
+    assert data.warnings == []
+    examples = {e.question_type: e for e in data.read_examples("validation", reader(tokenizer))}
+    labelled, new = examples["labelled_name"], examples[PRIMARY]
+    assert labelled.prompt == new.prompt.replace(CONTEXTS[4], CONTEXTS[3])
+    assert (labelled.answer, labelled.branches, labelled.copy_answer) == (new.answer, new.branches, new.copy_answer)
+
+
+def test_where_no_name_is_new_the_question_stays_the_primary_one(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    data = named_data(tmp_path, ("Ada", CONTEXTS[3]), ("Bo", CONTEXTS[4]))
+    assert set(asked(data, "validation", tokenizer)["Ada"]) == set(QUESTION_TYPES)
+    assert any("2 scenarios" in warning for warning in data.warnings)
+
+
+def test_a_question_type_without_weight_is_neither_trained_nor_asked(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    weights = {PRIMARY: 1.0, "orig_match": 0.0, "change_match": 0.5}
+    data = named_data(tmp_path, ("Cy", CONTEXTS[4]), question_weights=weights)
+    for split, name in (("train", "Bo"), ("validation", "Cy")):
+        assert asked(data, split, tokenizer)[name] == [PRIMARY, "change_match"]
+    data = named_data(tmp_path, ("Cy", CONTEXTS[4]), question_weights={"change_match": 1.0})
+    assert asked(data, "validation", tokenizer)["Cy"] == [PRIMARY, "change_match"], "the headline is always asked"
+
+
+def test_text_readers_answer_labelled_names_too(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    data = named_data(tmp_path, ("Ada", CONTEXTS[3]), ("Cy", CONTEXTS[4]))
+    for split in ("train", "validation"):
+        data.examples[split] = data.read_examples(split, reader(tokenizer))
+    answered = data.baselines("validation")
+    assert {"majority", "tfidf_nearest", "text_chars", "from_scratch"} <= answered.keys()
+    for answers in answered.values():
+        verdicts = [a for a in answers if a.question_type in (PRIMARY, "labelled_name")]
+        assert sorted(a.question_type for a in verdicts) == [PRIMARY, "labelled_name"]
+        assert len({answer.exact_match for answer in verdicts}) == 1, "all records have one answer"
+    assert all(answer.exact_match for answer in answered["majority"] if answer.question_type != "orig_match")
+    scores = data.statistics(answered["majority"])
+    assert {"exact_match", "exact_match/labelled_name", "has_changed_f1/labelled_name"} <= scores.keys()
+
+
+def stating(value: float, low: float | None = 0.1) -> Estimate:
+    return Estimate(value, low, 1.0, 40)
+
+
+def test_checkpoints_are_chosen_by_labelled_names_where_there_are_any() -> None:
+    data = ContextAblation()
+
+    def scores(**values: float) -> Scores:
+        return {name: (Statistic(name, np.array([[value]]), "mean", ("a",)), ["a"]) for name, value in values.items()}
+
+    assert data.selection(scores(exact_match=0.25)) == 0.25
+    assert data.selection(scores(exact_match=0.25) | scores(**{"exact_match/labelled_name": 0.75})) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("low", "compared", "shown", "word"),
+    [
+        (0.2, ["other_bits"], True, "other_bits"),
+        (0.2, [], False, "compared"),
+        (0.0, ["other_bits"], False, "as well"),
+        (-0.3, [], False, "compared"),
+    ],
+)
+def test_the_last_sentence_says_what_was_shown(low: float, compared: list[str], shown: bool, word: str) -> None:
+    """A lead without an explainer on another base that fits as well, or an interval that holds 0, shows nothing."""
+    table = {"explainer": {"exact_match": stating(0.9), "exact_match/labelled_name": stating(1.0)}}
+    leads = {"lead/exact_match": {"value": 0.4, "ci_low": low, "ci_high": 0.6, "n": 40, "against": "text_chars"}}
+    sentence = ContextAblation().conclusion(table, leads, compared)
+    assert sentence is not None
+    assert sentence.startswith("Shown") == shown
+    assert sentence.startswith("Not shown") != shown
+    assert all(part in sentence for part in (word, "0.900", "text_chars", "new names"))
+    if shown:
+        assert "Not shown: insight" in sentence
+
+
+def test_without_an_interval_nothing_is_concluded() -> None:
+    table = {"explainer": {"exact_match": stating(0.9)}}
+    leads = {"lead/exact_match": {"value": 0.4, "ci_low": None, "ci_high": None, "n": 1, "against": "text_chars"}}
+    assert ContextAblation().conclusion(table, leads, ["other_bits"]) is None
+    assert ContextAblation().conclusion(table, {}, ["other_bits"]) is None

@@ -1,0 +1,62 @@
+"""Where there are no test items, half of validation chooses and the other half is reported."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from afintro.data.batch import Example
+from afintro.tasks.base import TaskData
+from afintro.tasks.context_ablation import ContextAblation
+
+
+def items(*scenarios: str, prompt: str = "") -> list[Example]:
+    return [Example(f"u{i}", name, "q", prompt or f"text {i}", "a", (1,), (2,)) for i, name in enumerate(scenarios)]
+
+
+def scenarios_of(half: Sequence[Example]) -> set[str]:
+    return {example.scenario_id for example in half}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_scenario_is_in_both_halves_which_are_of_one_size(seed: int) -> None:
+    names = [f"s{i // 3}" for i in range(60)]
+    choosing, reported = TaskData(split_seed=seed).halves(items(*names))
+    assert not scenarios_of(choosing) & scenarios_of(reported)
+    assert sorted(e.uid for half in (choosing, reported) for e in half) == sorted(f"u{i}" for i in range(60))
+    assert abs(len(choosing) - len(reported)) <= 3
+
+
+def test_the_seed_decides_and_the_order_of_the_items_stays() -> None:
+    names = [f"s{i}" for i in range(40)]
+    halves = {seed: TaskData(split_seed=seed).halves(items(*names)) for seed in (0, 1)}
+    assert scenarios_of(halves[0][0]) != scenarios_of(halves[1][0])
+    numbers = [int(example.uid[1:]) for example in halves[0][0]]
+    assert numbers == sorted(numbers)
+    again, _ = TaskData(split_seed=0).halves(items(*names))
+    assert [e.uid for e in again] == [e.uid for e in halves[0][0]]
+
+
+def test_a_large_scenario_does_not_unbalance_the_halves() -> None:
+    for seed in range(5):
+        choosing, reported = TaskData(split_seed=seed).halves(items(*["big"] * 20, *(f"s{i}" for i in range(20))))
+        assert (len(choosing), len(reported)) == (20, 20)
+
+
+def test_one_scenario_cannot_be_halved() -> None:
+    assert min(len(half) for half in TaskData().halves(items("a", "a"))) == 0
+
+
+def test_near_duplicates_stay_in_one_half() -> None:
+    texts = [f"The {word} of the old {word} harbor counted every single ship by hand." for word in "abcdefghijklmnop"]
+    pairs = [
+        Example(f"u{i}{j}", f"s{i}{j}", "q", text + "!" * j, "a", (1,), (2,))
+        for i, text in enumerate(texts)
+        for j in (0, 1)
+    ]
+    for seed in range(5):
+        halves = ContextAblation(split_seed=seed).halves(pairs)
+        for half in halves:
+            assert {uid[:-1] for uid in scenarios_of(half)} & {
+                uid[:-1] for uid in scenarios_of(halves[half is halves[0]])
+            } == set()
+        assert min(map(len, halves)) > 0
