@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +147,26 @@ def finished(wanted: Sequence[Cell], draws: int, processes: int) -> Iterable[Row
             yield future.result()
 
 
+def kept(path: Path, draws: int, wanted: Sequence[Cell]) -> list[Row]:
+    """Return the rows of an earlier, interrupted measurement that are still wanted; none at another number of draws.
+
+    Args:
+        path: ``coverage.json``, which may be absent.
+        draws: Samples of each cell.
+        wanted: The cells.
+    """
+    found = json.loads(path.read_text()) if path.is_file() else {"draws": None, "rows": []}
+    names = {repr(cell) for cell in wanted}
+    return [row for row in found["rows"] if found["draws"] == draws and repr(cell_of(row)) in names]
+
+
+def cell_of(row: Row) -> Cell:
+    """Return the cell that a row was measured of."""
+    return Cell(**{field.name: row[field.name] for field in fields(Cell)})
+
+
 def main() -> None:
-    """Measure all cells, and write JSON and a table after each of them."""
+    """Measure all cells, and write JSON and a table as they come; an interrupted measurement goes on where it stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=10_000, help="samples of each cell")
     parser.add_argument("--processes", type=int, default=1, help="cells that are measured at once, one core each")
@@ -157,24 +175,25 @@ def main() -> None:
     args = parser.parse_args()
     wanted = [cell for kind in args.only for cell in cells(kind)]
     order = {repr(cell): place for place, cell in enumerate(wanted)}
-    names = list(asdict(wanted[0]))
+    rows = kept(args.results / "coverage.json", args.draws, wanted)
+    have = {repr(cell_of(row)) for row in rows}
+    wanted = [cell for cell in wanted if repr(cell) not in have]
     # The largest cells first, so that no process is left with one of them at the end.
     wanted.sort(key=lambda cell: -len(cell.members) * cell.seeds)
     items, done, started, saved = sum(len(c.members) * c.seeds + 200 for c in wanted), 0, time.monotonic(), 0.0
-    rows: list[Row] = []
     for row in finished(wanted, args.draws, args.processes):
         rows.append(row)
-        cell = Cell(**{name: row[name] for name in names})
+        cell = cell_of(row)
         done += len(cell.members) * cell.seeds + 200
         passed = time.monotonic() - started
         mark = "" if row["inside"] else f"  outside {row['bar']}"
         print(
-            f"{len(rows)}/{len(wanted)} {cell} {row['coverage']:.4f}{mark}, {passed * (items / done - 1):.0f} s left",
+            f"{len(rows)}/{len(order)} {cell} {row['coverage']:.4f}{mark}, {passed * (items / done - 1):.0f} s left",
             flush=True,
         )
-        if time.monotonic() - saved > 10 or len(rows) == len(wanted):
+        if time.monotonic() - saved > 10 or len(rows) == len(order):
             saved = time.monotonic()
-            rows.sort(key=lambda row: order[repr(Cell(**{name: row[name] for name in names}))])
+            rows.sort(key=lambda row: order[repr(cell_of(row))])
             write_json(args.results / "coverage.json", {"draws": args.draws, "rows": rows})
             (args.results / "coverage.md").write_text(markdown(rows) + "\n")
     print(markdown(rows))

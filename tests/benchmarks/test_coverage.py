@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from afintro.data.files import write_json
 from afintro.evaluation.intervals import Clusters, Estimate
 from benchmarks import coverage
 from benchmarks.coverage import bar, cells, markdown, measure
@@ -121,3 +122,31 @@ def test_table_says_why_a_cell_is_outside():
     assert "Wilson's own coverage" in table
     assert "90% of the samples are at an extreme" in table
     assert "too low in 7.0%" in table
+
+
+def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    few = [Cell("share", p, 10, "1", 0.0) for p in (0.1, 0.5, 0.9)]
+    monkeypatch.setattr(coverage, "cells", lambda kind: few)
+    measured = []
+
+    def counted(cell, draws):
+        measured.append(cell)
+        return measure(cell, draws)
+
+    monkeypatch.setattr(coverage, "measure", counted)
+
+    def run(draws):
+        arguments = ["coverage", "--draws", str(draws), "--only", "share", "--results", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        coverage.main()
+        return json.loads((tmp_path / "coverage.json").read_text())["rows"]
+
+    whole = run(40)
+    write_json(tmp_path / "coverage.json", {"draws": 40, "rows": whole[1:]})
+    measured.clear()
+    again = run(40)
+    assert [cell.p for cell in measured] == [0.1]
+    assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in whole]
+    measured.clear()
+    assert run(50)[0]["draws"] == 50
+    assert len(measured) == 3, "rows of another number of draws are not taken over"
