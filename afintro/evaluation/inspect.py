@@ -60,6 +60,7 @@ class Run:
         warnings: The warnings of the run.
         items: Items in the order of ``predictions.jsonl``.
         primary: The question type whose answers carry a verdict and whose metric names have no suffix; empty if none does.
+        conclusion: The sentence that says what the run showed; None for a task or a run without.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Run:
     warnings: list[str]
     items: list[Item]
     primary: str
+    conclusion: str | None = None
 
 
 def newest_run(task: str) -> Path:
@@ -127,7 +129,7 @@ def load_run(path: str | Path) -> Run:
     # Metric names of further question types with verdicts end with the question type.
     kinds = [row["question_type"] for row in rows if row["verdict_expected"] is not None]
     primary = next((kind for kind in kinds if f"has_changed_f1/{kind}" not in metrics), "")
-    return Run(folder, systems, leads, warnings, [_item(row) for row in rows], primary)
+    return Run(folder, systems, leads, warnings, [_item(row) for row in rows], primary, summary.get("conclusion"))
 
 
 def _checked(row: Any, where: str) -> dict[str, Any]:
@@ -171,10 +173,11 @@ def select(run: Run, right: bool | None = None, question_type: str | None = None
 
 
 def show_summary(run: Run) -> None:
-    """Print the table that the run ended with: explainer beside its baselines with intervals, leads, warnings."""
+    """Print what the run ended with: explainer beside its baselines with intervals, leads, warnings, conclusion."""
     unknown = [name for name, lead in run.leads.items() if lead["value"] is None]
     leads = {name: lead for name, lead in run.leads.items() if name not in unknown}
-    report.print_table(run.systems, leads, [*run.warnings, *(f"{name} cannot be computed" for name in unknown)])
+    warnings = [*run.warnings, *(f"{name} cannot be computed" for name in unknown)]
+    report.print_table(run.systems, leads, warnings, conclusion=run.conclusion)
 
 
 def side_by_side(items: Sequence[Item]) -> str:

@@ -74,6 +74,7 @@ def write_run(folder: Path) -> Path:
         "metrics": scores.pop("explainer") | leads,
         "baselines": scores,
         "warnings": [WARNING],
+        "conclusion": "Not shown: anything.",
     }
     write_json(folder / "summary.json", summary)
     write_jsonl(folder / "predictions.jsonl", prediction_rows({"explainer": own, **baselines}, items))
@@ -109,6 +110,7 @@ def test_a_run_is_read_as_it_was_written(folder: Path) -> None:
     assert set(run.leads) == {"lead/exact_match", "lead/content_match"}
     assert run.leads["lead/exact_match"]["against"] in ("majority", "tfidf_probe")
     assert run.warnings == [WARNING]
+    assert run.conclusion == "Not shown: anything."
 
 
 def test_a_relative_path_is_named_in_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
