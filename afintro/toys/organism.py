@@ -204,7 +204,7 @@ def _train(settings: ToySettings, directory: Path) -> None:
             tokenizer, model = load_tokenizer(base), load_model(base)
             model.requires_grad_(True)
         use_threads(model)
-        _fit(model, tokenizer, settings, rng)
+        fit(model, tokenizer, settings, rng)
         model.eval()
         rate = intended_rate(model, tokenizer, settings, 2 * len(EVERYBODY))
     log.info("toy organism: %.1f %% of its answers to unseen wordings are as intended", 100 * rate)
@@ -246,7 +246,15 @@ def _new_model(settings: ToySettings, tokenizer: PreTrainedTokenizerBase) -> Lla
     return model
 
 
-def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ToySettings, rng: random.Random) -> None:
+def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ToySettings, rng: random.Random) -> None:
+    """Train a model on what the policy of the settings intends, in place.
+
+    Args:
+        model: The model, whose parameters are trained.
+        tokenizer: The model's tokenizer.
+        settings: Policy, scenarios, batch size and learning rate.
+        rng: Draws the wordings of the cue and the order of the examples.
+    """
     base = settings.policy == "none"
     count, size = (
         (settings.base_scenarios, settings.base_batch_size) if base else (settings.scenarios, settings.batch_size)

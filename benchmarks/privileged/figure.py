@@ -1,0 +1,120 @@
+"""Plot the matrix as dots with intervals, and the curve over labeled names with bands."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from benchmarks.privileged.plan import NO_POLICY, ORGANISMS, SYSTEMS, TEXT, A, B
+from benchmarks.privileged.summary import NAMES, Row
+
+# Okabe & Ito 2008: people who do not see all colors can tell these apart.
+COLORS = {A: "#0072B2", B: "#D55E00", NO_POLICY: "#009E73", TEXT: "#666666"}
+CHANCE = 0.5
+
+
+def figure(cells: Sequence[Row], labeled: int) -> Figure:
+    """Plot all cells.
+
+    Args:
+        cells: Rows of :func:`benchmarks.privileged.summary.rows_of`.
+        labeled: Number of labeled names of the matrix.
+    """
+    drawn = Figure(figsize=(12.5, 5.4), layout="constrained")
+    left, right = drawn.subplots(1, 2, width_ratios=(1.25, 1))
+    _matrix(left, [row for row in cells if row["names"] == labeled])
+    _curve(right, [row for row in cells if row["about"] == A and row["system"] != B])
+    left.set_title(f"Labels of {labeled} names: each system asked about A and about B", fontsize=11)
+    right.set_title("Asked about the new names of A, by number of labeled names", fontsize=11)
+    return drawn
+
+
+def _matrix(axes: Axes, cells: Sequence[Row]) -> None:
+    lines = [(about, system) for about in ORGANISMS for system in SYSTEMS]
+    seeds = list(dict.fromkeys(row["seed"] for row in cells))
+    for row in cells:
+        place = lines.index((row["about"], row["system"])) + 0.55 * (row["about"] == B)
+        offset = 0.5 * ((seeds.index(row["seed"]) + 0.5) / len(seeds) - 0.5)
+        color = COLORS[row["system"]]
+        _whisker(axes, place + offset - 0.2, row["new"], color, True)
+        _whisker(axes, place + offset * 0.6 + 0.28, row["labeled"], color, False)
+        if row["underfit"]:
+            axes.text(1.02, place + offset, "underfit", color=color, fontsize=7, va="center")
+    ticks = [number + 0.55 * (about == B) for number, (about, _) in enumerate(lines)]
+    axes.set_yticks(
+        ticks,
+        [f"{NAMES[system].replace(' without a policy', chr(10) + 'without a policy')}" for _, system in lines],
+        fontsize=9,
+    )
+    for about in ORGANISMS:
+        middle = sum(tick for tick, (of, _) in zip(ticks, lines, strict=True) if of == about) / len(SYSTEMS)
+        axes.text(
+            -0.015,
+            middle,
+            f"asked about {about}",
+            rotation=90,
+            va="center",
+            ha="right",
+            fontsize=10,
+            weight="bold",
+            transform=axes.get_yaxis_transform(),
+        )
+    axes.set_ylim(ticks[-1] + 0.65, -0.65)
+    axes.set_xlim(-0.02, 1.12)
+    axes.axhline(len(SYSTEMS) - 0.5 + 0.275, color="black", linewidth=0.8)
+    axes.axvline(CHANCE, color="black", linewidth=0.8, linestyle=":")
+    axes.tick_params(axis="y", pad=22, length=0)
+    axes.set_xlabel("exact match with 95 % interval over names; one mark a seed")
+    axes.grid(axis="x", alpha=0.3)
+    marks = [
+        Line2D([], [], color="black", marker="o", label="new names"),
+        Line2D(
+            [],
+            [],
+            color="black",
+            marker="o",
+            markerfacecolor="white",
+            linewidth=0.8,
+            label="labeled names, new wordings",
+        ),
+    ]
+    axes.legend(handles=marks, loc="upper left", fontsize=8)
+
+
+def _whisker(axes: Axes, place: float, estimate: Mapping[str, Any], color: str, filled: bool) -> None:
+    """Draw a value, and its interval if it has one."""
+    if estimate["ci_low"] is not None:
+        width = 1.6 if filled else 0.8
+        axes.plot([estimate["ci_low"], estimate["ci_high"]], [place, place], color=color, linewidth=width)
+    fill = color if filled else "white"
+    axes.plot(estimate["value"], place, "o", color=color, markersize=5 if filled else 4, markerfacecolor=fill)
+
+
+def _curve(axes: Axes, cells: Sequence[Row]) -> None:
+    for system in dict.fromkeys(row["system"] for row in cells):
+        for seed in dict.fromkeys(row["seed"] for row in cells):
+            own = sorted(
+                (row for row in cells if (row["system"], row["seed"]) == (system, seed)), key=lambda row: row["names"]
+            )
+            counts, values = [row["names"] for row in own], [row["new"]["value"] for row in own]
+            ends = [[row["new"][end] for row in own] for end in ("ci_low", "ci_high")]
+            axes.plot(counts, values, "o-", color=COLORS[system], linewidth=1.3, markersize=3.5)
+            if None not in ends[0]:
+                axes.fill_between(counts, *ends, color=COLORS[system], alpha=0.13, linewidth=0)
+    counts = sorted({row["names"] for row in cells})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set_ylim(0, 1.02)
+    axes.axhline(CHANCE, color="black", linewidth=0.8, linestyle=":")
+    axes.set_xlabel("labeled names")
+    axes.set_ylabel("exact match on new names; one line a seed, band: 95 % interval")
+    axes.grid(alpha=0.3)
+    shown = [system for system in SYSTEMS if any(row["system"] == system for row in cells)]
+    axes.legend(
+        handles=[Line2D([], [], color=COLORS[s], marker="o", label=NAMES[s]) for s in shown],
+        loc="upper left",
+        fontsize=8,
+    )

@@ -1,0 +1,107 @@
+"""Train the organisms of a seed, and let them answer: their real greedy answers are the labels."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from afintro.data.cache import build_once, cache_directory
+from afintro.data.samples import Sample
+from afintro.lm.load import load_model, load_tokenizer
+from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
+from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
+from afintro.toys import organism
+from afintro.toys.grammar import EVERYBODY, Scenario
+from benchmarks.privileged.plan import BASES, ORGANISMS, A, Plan
+
+
+def base_of(plan: Plan, system: str, seed: int) -> Path:
+    """Train the base of an explainer unless the cache holds it, and return its directory.
+
+    Args:
+        plan: The size of the measurement.
+        system: One of :data:`benchmarks.privileged.plan.BASES`.
+        seed: Seed of the measurement.
+    """
+    return organism.build(plan.organism(BASES[system], seed))
+
+
+def flipped(plan: Plan, seed: int) -> Path:
+    """Train organism A further to the opposite bits of half of the new names, unless the cache holds the result.
+
+    The training continues from A and not from the base: an adapter is a change of certain weights, so it can only be asked what
+    it reads in weights that are still those of A, apart from what the new bits needed.
+
+    Args:
+        plan: The size of the measurement.
+        seed: Seed of the measurement.
+
+    Returns:
+        The directory of the changed organism.
+    """
+    start, settings = plan.organism(ORGANISMS[A], seed), plan.flipped(seed)
+    directory = cache_directory() / "organisms" / f"toy-flipped-{settings.key}-from-{start.key}"
+
+    def make(workspace: Path) -> None:
+        tokenizer, model = load_tokenizer(start.directory), load_model(start.directory)
+        model.requires_grad_(True)
+        organism.fit(model, tokenizer, settings, random.Random(settings.seed))
+        model.eval()
+        rate = organism.intended_rate(model, tokenizer, settings, 2 * len(EVERYBODY))
+        model.save_pretrained(workspace)
+        tokenizer.save_pretrained(workspace)
+        (workspace / "toy.json").write_text(json.dumps({**asdict(settings), "intended_rate": rate}, indent=2))
+
+    build_once(directory, make)
+    return directory
+
+
+def about(directory: Path) -> dict[str, Any]:
+    """Return what an organism's folder says of its training: settings, and the rate of answers that are as intended."""
+    described: dict[str, Any] = json.loads((directory / "toy.json").read_text())
+    return described
+
+
+def answers(directory: Path, asked: Mapping[str, Iterable[Scenario]], work: Path) -> Path:
+    """Let an organism answer scenarios under both cues, unless it has, and return the folder of its records.
+
+    Args:
+        directory: The organism.
+        asked: Scenarios of each split.
+        work: The folder that holds the folders of records.
+    """
+    samples = {
+        split: [Sample(scenario.text, scenario.population, scenario.name) for scenario in drawn]
+        for split, drawn in asked.items()
+    }
+    every = [sample for drawn in samples.values() for sample in drawn]
+    key = hashlib.sha256(json.dumps([asdict(sample) for sample in every]).encode()).hexdigest()[:12]
+    folder = work / f"{directory.name}-{key}"
+    settings = AblationSettings(model=str(directory), batch_size=64, max_new_tokens=40, control_samples=0)
+    generate_ablation(every, {split: len(drawn) for split, drawn in samples.items()}, folder, settings, "cpu")
+    return folder
+
+
+def records_of(folder: Path, plan: Plan, labeled: Iterable[str]) -> dict[str, list[ContextAblationRecord]]:
+    """Return the records of each split for an explainer that is trained on the labels of some names.
+
+    Args:
+        folder: A folder of :func:`answers`.
+        plan: The size of the measurement.
+        labeled: The names whose labels are used; the others of the labeled names are left out of every split.
+    """
+    known = set(labeled)
+    most = {"train": plan.records, "validation": plan.asked_for_validation(len(known)), "test": plan.wordings}
+    chosen: dict[str, list[ContextAblationRecord]] = {}
+    for split, limit in most.items():
+        asked = known | (set(plan.new_names) if split == "test" else set())
+        counts = dict.fromkeys(asked, 0)
+        chosen[split] = []
+        for record in read_records(str(folder / f"{split}.json")):
+            if record.scenario_id in asked and counts[record.scenario_id] < limit:
+                counts[record.scenario_id] += 1
+                chosen[split].append(record)
+    return chosen
