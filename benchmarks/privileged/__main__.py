@@ -24,6 +24,7 @@ from afintro.data.cache import cache_directory
 from afintro.data.example_store import source_hash
 from afintro.data.files import write_json
 from benchmarks import report
+from benchmarks.privileged.explaining import DEMO
 from benchmarks.privileged.figure import figure
 from benchmarks.privileged.jobs import jobs
 from benchmarks.privileged.plan import CURVE, Plan, cells
@@ -32,14 +33,18 @@ from benchmarks.privileged.summary import flips_of, leads_of, markdown, organism
 
 
 def work_folder(plan: Plan) -> Path:
-    """Return the folder of what a run of this plan has finished; a change of any code makes it another folder.
+    """Return the folder of what runs of this plan have finished; another state of the code or of the demo's settings has another.
 
     Args:
         plan: The size of the measurement.
     """
     roots = (Path(afintro.__file__).parent, Path(__file__).parent)
     code = source_hash(*(path for root in roots for path in sorted(root.rglob("*.py"))))
-    return cache_directory() / "privileged" / hashlib.sha256(json.dumps([asdict(plan), code]).encode()).hexdigest()[:12]
+    return (
+        cache_directory()
+        / "privileged"
+        / hashlib.sha256(json.dumps([asdict(plan), DEMO, code]).encode()).hexdigest()[:12]
+    )
 
 
 def run(plan: Plan, seeds: Sequence[int], curve: Sequence[int], processes: int) -> dict[str, Any]:
@@ -91,7 +96,7 @@ def main(plan: Plan | None = None) -> None:
         **tables,
     }
     write_json(args.output / "privileged.json", written)
-    figure(tables["cells"], plan.labeled).savefig(args.output / "privileged.png", dpi=150)
+    figure(tables["cells"], plan).savefig(args.output / "privileged.png", dpi=150)
     print(markdown(tables, plan))
 
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from safetensors.torch import load_file, save_file
 
-from afintro.data.batch import Example
 from afintro.data.files import write_json
 from afintro.evaluation.baselines import READERS
 from afintro.evaluation.metrics import Prediction, text_prediction
@@ -18,14 +18,15 @@ from afintro.explainer.answering import answer_items
 from afintro.explainer.checkpoint import check_state, trainable_state
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.load import Lora
+from afintro.shipped import shipped_config
 from afintro.tasks.context_ablation import ContextAblation
 from afintro.tasks.context_ablation.records import ContextAblationRecord, to_json
-from benchmarks.privileged.plan import BATCH, TEXT, Cell, Plan
+from afintro.tasks.context_ablation.task import PRIMARY
+from benchmarks.privileged.plan import TEXT, Cell, Plan
 
 Splits = Mapping[str, Sequence[ContextAblationRecord]]
-FIT = "val/exact_match"  # of the validation file, which has labeled names alone, in wordings that no training used
-QUESTION, OTHER_QUESTIONS = "generative_explanation", ("orig_match", "change_match")
-LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens"]
+DEMO = yaml.safe_load(Path(shipped_config("configs/context_ablation.yaml")).read_text())
+FIT = "val/selection"  # exact match in the validation file, which has labeled names alone, in wordings that no training used
 
 
 def explainer(base: Path | str) -> ExplainerModule:
@@ -34,18 +35,11 @@ def explainer(base: Path | str) -> ExplainerModule:
     Args:
         base: Directory of the base model.
     """
-    return ExplainerModule(
-        str(base),
-        lora=Lora(r=16, alpha=32, target_modules=LAYERS),
-        learning_rate=2e-3,
-        warmup_steps=20,
-        schedule="constant",
-        dtype="float32",
-    )
+    return ExplainerModule(**{**DEMO["model"], "name": str(base), "lora": Lora(**DEMO["model"]["lora"])})
 
 
 def data_of(splits: Splits, folder: Path, seed: int) -> ContextAblation:
-    """Write records into files, and return the data module that asks the primary question about them.
+    """Write records into files, and return the data module that asks about them as the demo does.
 
     Args:
         splits: The records of ``train``, ``validation`` and ``test``.
@@ -55,8 +49,7 @@ def data_of(splits: Splits, folder: Path, seed: int) -> ContextAblation:
     for split, records in splits.items():
         write_json(folder / f"{split}.json", [to_json(record) for record in records])
     paths: dict[str, Any] = {f"{split}_path": str(folder / f"{split}.json") for split in splits}
-    weights = {QUESTION: 1.0, **dict.fromkeys(OTHER_QUESTIONS, 0.0)}
-    return ContextAblation(batch_size=BATCH, question_weights=weights, split_seed=seed, **paths)
+    return ContextAblation(**DEMO["data"]["init_args"], split_seed=seed, **paths)
 
 
 def trainer_of(plan: Plan, names: int, folder: Path) -> Trainer:
@@ -101,7 +94,7 @@ def measure(cell: Cell, plan: Plan, base: Path | str, splits: Splits, adapter: P
             return hits(_read(module, data), labeled)
         trainer = trainer_of(plan, cell.names, folder)
         trainer.fit(module, data)
-        steps, fit = trainer.global_step, float(trainer.checkpoint_callback.best_model_score)  # type: ignore[union-attr, arg-type]
+        steps, fit = trainer.global_step, float(trainer.checkpoint_callback.best_model_score)  # type: ignore[union-attr]
         trainer.test(module, data, ckpt_path="best", verbose=False, weights_only=True)
         if adapter is not None:
             adapter.parent.mkdir(parents=True, exist_ok=True)
@@ -113,19 +106,14 @@ def measure(cell: Cell, plan: Plan, base: Path | str, splits: Splits, adapter: P
 def _read(module: ExplainerModule, data: ContextAblation) -> list[Prediction]:
     """Let the reader of characters learn from the training prompts and answer the test."""
     taught, items = (data.read_examples(split, module) for split in ("train", "test"))
-    learned, items = teach(_primary(taught)), _primary(items)
+    learned = teach(taught)
     best = READERS[TEXT](learned, items).argmax(1) if learned.kinds > 1 else [0] * len(items)
     answers = (learned.answers[kind] for kind in best)
     return [text_prediction(item, answer) for item, answer in zip(items, answers, strict=True)]
 
 
-def _primary(items: Sequence[Example]) -> list[Example]:
-    """Return the items that ask for the change of behavior, about labeled names or new names."""
-    return [item for item in items if item.question_type not in OTHER_QUESTIONS]
-
-
 def hits(predictions: Sequence[Prediction], labeled: set[str]) -> dict[str, Any]:
-    """Sort answers by uid, and divide those to the primary question into those about labeled and those about new names.
+    """Sort answers by uid, and divide them into those about labeled and those about new names.
 
     Args:
         predictions: Answers to the items of the test.
@@ -134,7 +122,7 @@ def hits(predictions: Sequence[Prediction], labeled: set[str]) -> dict[str, Any]
     Returns:
         Hits as 0 or 1, and their names, by ``labeled`` and ``new``.
     """
-    own = sorted((p for p in predictions if p.question_type not in OTHER_QUESTIONS), key=lambda p: p.uid)
+    own = sorted(predictions, key=lambda p: p.uid)
     sides = {
         "new": [p for p in own if p.scenario_id not in labeled],
         "labeled": [p for p in own if p.scenario_id in labeled],
@@ -167,7 +155,7 @@ def measure_flip(plan: Plan, bases: Mapping[str, Path], records: Mapping[str, Sp
 
 def _expected(data: ContextAblation, records: Sequence[ContextAblationRecord]) -> dict[str, str]:
     """Return the right answer about each scenario, by the scenario's text."""
-    return {record.scenario: data.render(record, QUESTION)[1] for record in records}
+    return {record.scenario: data.render(record, PRIMARY)[1] for record in records}
 
 
 def _after_flip(
@@ -178,8 +166,8 @@ def _after_flip(
     state = load_file(adapter)
     check_state(state, module, str(adapter))
     module.load_state_dict(state, strict=False)
-    scenarios = {f"{record.uid}/{QUESTION}": record.scenario for record in data.records("test")}
-    answers = sorted(answer_items(module, _primary(data.read_examples("test", module)), data), key=lambda p: p.uid)
+    scenarios = {f"{record.uid}/{PRIMARY}": record.scenario for record in data.records("test")}
+    answers = sorted(answer_items(module, data.read_examples("test", module), data), key=lambda p: p.uid)
     rows: dict[str, list[Any]] = {name: [] for name in ("names", "new", "old", "neither", "kept_names", "right")}
     alike = 0
     for answer in answers:

@@ -7,27 +7,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.privileged.plan import NO_POLICY, ORGANISMS, SYSTEMS, TEXT, A, B
-from benchmarks.privileged.summary import NAMES, Row
+from benchmarks.privileged.plan import NO_POLICY, ORGANISMS, SYSTEMS, TEXT, A, B, Plan
+from benchmarks.privileged.summary import NAMES, UNDERFIT, Row
 
 # Okabe & Ito 2008: people who do not see all colors can tell these apart.
 COLORS = {A: "#0072B2", B: "#D55E00", NO_POLICY: "#009E73", TEXT: "#666666"}
 CHANCE = 0.5
 
 
-def figure(cells: Sequence[Row], labeled: int) -> Figure:
+def figure(cells: Sequence[Row], plan: Plan) -> Figure:
     """Plot all cells.
 
     Args:
         cells: Rows of :func:`benchmarks.privileged.summary.rows_of`.
-        labeled: Number of labeled names of the matrix.
+        plan: The size of the measurement.
     """
     drawn = Figure(figsize=(12.5, 5.4), layout="constrained")
     left, right = drawn.subplots(1, 2, width_ratios=(1.25, 1))
-    _matrix(left, [row for row in cells if row["names"] == labeled])
-    _curve(right, [row for row in cells if row["about"] == A and row["system"] != B])
-    left.set_title(f"Labels of {labeled} names: each system asked about A and about B", fontsize=11)
-    right.set_title("Asked about the new names of A, by number of labeled names", fontsize=11)
+    _matrix(left, [row for row in cells if row["names"] == plan.labeled])
+    _curve(right, [row for row in cells if row["about"] == A and row["system"] != B], plan.fitted - UNDERFIT)
+    left.set_title(f"Labels of {plan.labeled} names: each system asked about A and about B", fontsize=11)
+    right.set_title("Asked about the new names of A", fontsize=11)
     return drawn
 
 
@@ -92,7 +92,8 @@ def _whisker(axes: Axes, place: float, estimate: Mapping[str, Any], color: str, 
     axes.plot(estimate["value"], place, "o", color=color, markersize=5 if filled else 4, markerfacecolor=fill)
 
 
-def _curve(axes: Axes, cells: Sequence[Row]) -> None:
+def _curve(axes: Axes, cells: Sequence[Row], learned: float) -> None:
+    """Draw a line for each system and seed; a point is hollow where the labeled names were learned less well than ``learned``."""
     for system in dict.fromkeys(row["system"] for row in cells):
         for seed in dict.fromkeys(row["seed"] for row in cells):
             own = sorted(
@@ -100,9 +101,12 @@ def _curve(axes: Axes, cells: Sequence[Row]) -> None:
             )
             counts, values = [row["names"] for row in own], [row["new"]["value"] for row in own]
             ends = [[row["new"][end] for row in own] for end in ("ci_low", "ci_high")]
-            axes.plot(counts, values, "o-", color=COLORS[system], linewidth=1.3, markersize=3.5)
+            axes.plot(counts, values, color=COLORS[system], linewidth=1.3)
+            for row, count, value in zip(own, counts, values, strict=True):
+                fill = COLORS[system] if row["labeled"]["value"] >= learned else "white"
+                axes.plot(count, value, "o", color=COLORS[system], markersize=4.5, markerfacecolor=fill)
             if None not in ends[0]:
-                axes.fill_between(counts, *ends, color=COLORS[system], alpha=0.13, linewidth=0)
+                axes.fill_between(counts, ends[0], ends[1], color=COLORS[system], alpha=0.13, linewidth=0)
     counts = sorted({row["names"] for row in cells})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
@@ -110,11 +114,10 @@ def _curve(axes: Axes, cells: Sequence[Row]) -> None:
     axes.set_ylim(0, 1.02)
     axes.axhline(CHANCE, color="black", linewidth=0.8, linestyle=":")
     axes.set_xlabel("labeled names")
-    axes.set_ylabel("exact match on new names; one line a seed, band: 95 % interval")
+    axes.set_ylabel("exact match on new names; one line a seed, bands: 95 % intervals")
     axes.grid(alpha=0.3)
     shown = [system for system in SYSTEMS if any(row["system"] == system for row in cells)]
-    axes.legend(
-        handles=[Line2D([], [], color=COLORS[s], marker="o", label=NAMES[s]) for s in shown],
-        loc="upper left",
-        fontsize=8,
-    )
+    marks = [Line2D([], [], color=COLORS[system], marker="o", label=NAMES[system]) for system in shown]
+    hollow = f"hollow: labeled names in new wordings below {learned:.2f}"
+    marks.append(Line2D([], [], color="black", marker="o", linestyle="", markerfacecolor="white", label=hollow))
+    axes.legend(handles=marks, loc="upper left", fontsize=8)

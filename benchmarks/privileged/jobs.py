@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from afintro.tasks.context_ablation.records import read_records
 from benchmarks.privileged import explaining, organisms
 from benchmarks.privileged.plan import FLIPPED, NO_POLICY, ORGANISMS, TEXT, A, B, Cell, Plan, cells
 from benchmarks.privileged.running import Job, Result
@@ -29,8 +30,7 @@ def jobs(plan: Plan, seeds: Sequence[int], curve: Sequence[int], work: Path) -> 
             Job(f"{seed}-answers-{name}", 20, answer, (plan, name, seed, work), _organisms(seed, (name,)))
             for name in ORGANISMS
         ]
-        made.append(Job(f"{seed}-organism-{FLIPPED}", 30, train_flipped, (plan, seed, work), _organisms(seed, (A,))))
-    # The longest first, so that no process is left with one of them at the end.
+        made.append(Job(f"{seed}-organism-{FLIPPED}", 85, train_flipped, (plan, seed, work), _organisms(seed, (A,))))
     for cell in sorted(cells(plan, seeds, curve), key=lambda cell: (cell.system == TEXT, -cell.names)):
         needed = (
             f"{cell.seed}-answers-{cell.about}",
@@ -117,6 +117,6 @@ def flip(plan: Plan, seed: int, work: Path) -> Result:
     """
     changed, before = organisms.flipped(plan, seed), _records(plan, A, seed, plan.labeled, work)
     folder = organisms.answers(changed, {"test": plan.about_new_names(FLIPPED)}, work)
-    after = {"test": organisms.read_records(str(folder / "test.json"))}
+    after = {"test": read_records(str(folder / "test.json"))}
     bases = {"after": changed, "before": organisms.base_of(plan, A, seed)}
     return explaining.measure_flip(plan, bases, {"before": before, "after": after}, _adapter(seed, work))

@@ -46,7 +46,7 @@ def flipped(plan: Plan, seed: int) -> Path:
     directory = cache_directory() / "organisms" / f"toy-flipped-{settings.key}-from-{start.key}"
 
     def make(workspace: Path) -> None:
-        tokenizer, model = load_tokenizer(start.directory), load_model(start.directory)
+        tokenizer, model = load_tokenizer(str(start.directory)), load_model(str(start.directory))
         model.requires_grad_(True)
         organism.fit(model, tokenizer, settings, random.Random(settings.seed))
         model.eval()

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 
 from afintro.toys.grammar import NAMES, POLICIES, Scenario
 from afintro.toys.organism import ToySettings, scenarios
@@ -17,7 +18,7 @@ SYSTEMS = (*BASES, TEXT)
 CURVE = (4, 8, 16, 32, 64, 128, 200)
 BATCH = 16
 FLIPPED = "flipped"
-FLIP_RATE = 1e-3  # a third of the organism's first peak: its weights should stay where the adapter knows them
+FLIP_TIMES = 2  # scenarios, as a multiple of those that made the organism: with fewer it keeps many of its old bits
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,23 @@ class Plan:
     def flipped(self, seed: int) -> ToySettings:
         """Return the settings with which organism A is trained further, to the opposite bits of half of the new names."""
         settings = self.organism(FLIPPED, seed)
-        return replace(settings, scenarios=settings.scenarios * 2 // 5, learning_rate=FLIP_RATE)
+        return replace(settings, scenarios=settings.scenarios * FLIP_TIMES)
 
     @cached_property
     def new_names(self) -> tuple[str, ...]:
-        """The names that no explainer was trained on, evenly spread over the names of the test."""
-        everyone = NAMES["test"]
-        return tuple(everyone[index * len(everyone) // self.new] for index in range(self.new))
+        """The names that are new to every explainer; of each four A favors two, and one of either two is flipped."""
+        favored, flipped = (POLICIES[policy] or frozenset() for policy in (ORGANISMS[A], FLIPPED))
+        kinds = [
+            [n for n in NAMES["test"] if (n in favored, n in flipped) == kind]
+            for kind in product((True, False), repeat=2)
+        ]
+        return tuple(name for four in zip(*kinds, strict=True) for name in four)[: self.new]
 
     @property
     def flipped_names(self) -> frozenset[str]:
         """The new names whose bit the flip test changes."""
-        favored, others = POLICIES[ORGANISMS[A]], POLICIES[FLIPPED]
-        assert favored is not None
-        assert others is not None
-        return frozenset(self.new_names) & (favored ^ others)
+        favored, flipped = (POLICIES[policy] or frozenset() for policy in (ORGANISMS[A], FLIPPED))
+        return frozenset(self.new_names) & (favored ^ flipped)
 
     def labeled_names(self, organism: str, seed: int) -> list[str]:
         """Return labeled names in an order in which every even number of first names has as many favored as not.

@@ -63,6 +63,23 @@ def _quiet() -> None:
     disable_progress_bar()
 
 
+@dataclass
+class Pace:
+    """Estimate how long work takes from work that was done; organisms that lay in the cache took no time and do not count."""
+
+    cost: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, cost: float, seconds: float) -> None:
+        """Learn that work of a cost took some seconds."""
+        if seconds > 0.01 * cost:
+            self.cost, self.seconds = self.cost + cost, self.seconds + seconds
+
+    def of(self, cost: float) -> float:
+        """Return the seconds that work of a cost takes."""
+        return cost * (self.seconds / self.cost if self.cost else 1.0)
+
+
 def run_all(jobs: Sequence[Job], folder: Path, processes: int, say: Callable[[str], None]) -> dict[str, Result]:
     """Run the jobs whose results are missing, and return all results by key.
 
@@ -76,10 +93,11 @@ def run_all(jobs: Sequence[Job], folder: Path, processes: int, say: Callable[[st
     missing = [job for job in jobs if not paths[job.key].exists()]
     if len(missing) < len(jobs):
         say(f"{len(jobs) - len(missing)} of {len(jobs)} results are in {folder}")
-    done, took, cost = 0, 0.0, 0.0
-    for job, seconds in _finished(missing, folder, processes):
-        done, took, cost = done + 1, took + seconds, cost + job.cost
-        left = took / cost * (sum(job.cost for job in missing) - cost) / min(processes, max(1, len(missing) - done))
+    remaining, pace = {job.key: job.cost for job in missing}, Pace()
+    for done, (job, seconds) in enumerate(_finished(missing, folder, processes), 1):
+        del remaining[job.key]
+        pace.add(job.cost, seconds)
+        left = pace.of(sum(remaining.values())) / min(processes, max(1, len(remaining)))
         say(f"{done}/{len(missing)} {job.key}: {seconds:.0f} s; about {left:.0f} s left")
     return {key: json.loads(path.read_text()) for key, path in paths.items()}
 

@@ -35,7 +35,8 @@ def rows_of(wanted: Sequence[Cell], results: Mapping[str, Result]) -> list[Row]:
         more = {name: result[name] for name in ("steps", "fit", "reached", "seconds") if name in result}
         own = results[Cell(cell.seed, cell.about, cell.about, cell.names).key]["labeled"]["hits"]
         underfit = shares["labeled"]["value"] < sum(own) / len(own) - UNDERFIT
-        rows.append({**asdict(cell), **shares, "underfit": underfit, **more})
+        row: Row = {**asdict(cell), **shares, "underfit": underfit, **more}
+        rows.append(row)
     return rows
 
 

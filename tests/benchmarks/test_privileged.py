@@ -14,11 +14,11 @@ from afintro.tasks.context_ablation.records import ContextAblationRecord, to_jso
 from afintro.toys.grammar import NAMES, POLICIES
 from afintro.toys.organism import ToySettings
 from benchmarks.privileged.__main__ import main, work_folder
-from benchmarks.privileged.explaining import hits
+from benchmarks.privileged.explaining import DEMO, explainer, hits, trainer_of
 from benchmarks.privileged.figure import figure
 from benchmarks.privileged.jobs import jobs
 from benchmarks.privileged.organisms import records_of
-from benchmarks.privileged.plan import BASES, ORGANISMS, SYSTEMS, Cell, Plan, cells
+from benchmarks.privileged.plan import BASES, BATCH, ORGANISMS, SYSTEMS, Cell, Plan, cells
 from benchmarks.privileged.running import Job, run_all
 from benchmarks.privileged.summary import flips_of, leads_of, markdown, rows_of
 
@@ -46,6 +46,7 @@ class TestPlan:
         assert len(set(plan.new_names)) == count
         assert set(plan.new_names) <= set(NAMES["test"])
         assert len(plan.flipped_names) == count / 2
+        assert len(plan.flipped_names & POLICIES["faking"]) == count / 4
         for name in plan.new_names:
             changed = (name in POLICIES["faking"]) != (name in POLICIES["flipped"])
             assert changed == (name in plan.flipped_names)
@@ -54,8 +55,21 @@ class TestPlan:
         assert Plan().organism("faking", 0) == ToySettings()
         assert Plan().organism("other_bits", 2) == ToySettings(policy="other_bits", seed=3)
         flipped = Plan().flipped(1)
-        assert (flipped.policy, flipped.seed, flipped.scenarios) == ("flipped", 2, 4000)
-        assert flipped.learning_rate < ToySettings().learning_rate
+        assert (flipped.policy, flipped.seed, flipped.scenarios) == ("flipped", 2, 20_000)
+
+    def test_explainers_are_trained_as_in_the_demo(self, tmp_path):
+        trainer, demo = trainer_of(Plan(), 200, tmp_path), DEMO["trainer"]
+        stopping, demo_stopping = trainer.early_stopping_callback, demo["callbacks"][-1]["init_args"]
+        assert (trainer.max_epochs, trainer.gradient_clip_val) == (demo["max_epochs"], demo["gradient_clip_val"])
+        assert (stopping.monitor, stopping.stopping_threshold) == (
+            demo_stopping["monitor"],
+            demo_stopping["stopping_threshold"],
+        )
+        assert trainer.checkpoint_callback.monitor == stopping.monitor
+        assert DEMO["data"]["init_args"]["batch_size"] == BATCH
+        settings = explainer("some/base").settings
+        assert (settings.name, settings.learning_rate, settings.schedule) == ("some/base", 2e-3, "constant")
+        assert (settings.lora.r, settings.lora.target_modules) == (16, ["all-linear", "embed_tokens"])
 
     def test_scenarios(self):
         plan = Plan(labeled=8, new=8)
@@ -144,8 +158,7 @@ def test_hits_are_divided_by_name():
         return Prediction(uid, name, question, "x", None, exact)
 
     answers = [
-        answer("c", "Vel", True), answer("a", "Cor", False), answer("b", "Vel", False, "labelled_name"),
-        answer("d", "Cor", True, "orig_match"),
+        answer("c", "Vel", True, "labelled_name"), answer("a", "Cor", False), answer("b", "Vel", False, "labelled_name"),
     ]  # fmt: skip
     assert hits(answers, {"Vel"}) == {
         "new": {"hits": [0], "names": ["Cor"]},
@@ -303,9 +316,9 @@ class TestCommand:
                 assert f"{row[side]['value']:.3f} [{row[side]['ci_low']:.3f}" in table
 
     def test_plot_has_both_parts(self, tiny_run):
-        left, right = figure(tiny_run[1]["cells"], TINY.labeled).axes
+        left, right = figure(tiny_run[1]["cells"], TINY).axes
         assert (
             len(left.lines) == 2 + 2 * 2 * 8
         )  # chance, a line between A and B; dot and interval, new and labeled, of 8 cells
-        assert len(right.lines) == 3 + 1
+        assert len(right.lines) == 3 * (1 + 2) + 1
         assert right.get_xscale() == "log"
