@@ -32,7 +32,7 @@ def rows_of(wanted: Sequence[Cell], results: Mapping[str, Result]) -> list[Row]:
     for cell in wanted:
         result = results[cell.key]
         shares = {side: share(result[side]["hits"], result[side]["names"]) for side in ("new", "labeled")}
-        more = {name: result[name] for name in ("steps", "fit", "reached", "seconds") if name in result}
+        more: Row = {name: result[name] for name in ("steps", "fit", "reached", "seconds") if name in result}
         own = results[Cell(cell.seed, cell.about, cell.about, cell.names).key]["labeled"]["hits"]
         underfit = shares["labeled"]["value"] < sum(own) / len(own) - UNDERFIT
         row: Row = {**asdict(cell), **shares, "underfit": underfit, **more}
