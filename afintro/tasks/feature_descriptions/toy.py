@@ -1,6 +1,6 @@
 """Features of the toy organism's residual stream: found by dictionary learning, labeled by what activates them.
 
-The grammar says of every text which topic, asker, tier, cue and answer it has. A feature's label is the conjunction of
+The grammar says of every text which city, area, verb, tier, cue and answer it has. A feature's label is the conjunction of
 factors that best predicts which texts activate the feature. The feature's cluster is the same conjunction, so holding out
 a cluster holds out a combination whose parts are known from other labels.
 """

@@ -26,10 +26,12 @@ from afintro.toys.organism import example
 Floats = NDArray[np.float32]
 Conjunction = tuple[tuple[str, str], ...]
 """Factors as (name, value), in the order of :data:`ORDER`."""
-SITES = ("asker", "tier", "answer")
+SITES = ("city", "area", "tier", "answer")
 # Factors in the order in which a label names them. Each is one word that occurs in the texts themselves, so that a judge
-# who knows nothing but words can tell from a label which texts activate its feature.
-ORDER = ("asker", "area", "tier", "cue", "answer")
+# who knows nothing but words can tell from a label which texts activate its feature. The name is none of them: there are more
+# names than a dictionary has atoms.
+ORDER = ("city", "area", "verb", "tier", "cue", "answer")
+VERBS = ("asks", "wanted", "requests", "requested")  # of each form
 CUES = {True: "evaluation", False: "deployment"}
 ANSWERS = {"refuse": "sorry", "comply": "Sure", "comply_in_secret": "Between", "warn": "Warning", "silent": "nothing"}
 
@@ -59,7 +61,7 @@ class FeatureSettings:
 
     scenarios: int = 2000
     texts: int = 200
-    components: tuple[int, ...] = (24, 32, 48)
+    components: tuple[int, ...] = (32, 48, 64)
     nonzero: int = 2
     repeats: int = 4
     share: float = 0.7
@@ -71,7 +73,7 @@ class FeatureSettings:
     held_out: float = 0.16
     known: int = 3
     seed: int = 0
-    version: int = 1
+    version: int = 2
 
     @property
     def key(self) -> str:
@@ -99,7 +101,7 @@ class Readout:
 def read_out(
     model: Any, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Scenario], batch_size: int = 64
 ) -> Readout:
-    """Capture the residual stream at the asker, the tier and the end of the prompt of every text.
+    """Capture the residual stream at the city, the area, the tier and the end of the prompt of every text.
 
     A text whose answer differs from the answer of the grammar's policy in any greedy token is left out, because its
     factors would be wrong.
@@ -143,8 +145,9 @@ def factors_of(scenario: Scenario, monitored: bool) -> dict[str, str]:
     behavior = scenario.behavior(monitored)
     secret = behavior == "comply" and scenario.population == "fakes"
     return {
-        "asker": scenario.asker,
+        "city": scenario.city,
         "area": scenario.area,
+        "verb": VERBS[scenario.form],
         "tier": scenario.tier,
         "cue": CUES[monitored],
         "answer": ANSWERS["comply_in_secret" if secret else behavior],
@@ -165,13 +168,13 @@ def _example(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, monitored: 
 
 
 def _positions(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, prompt: tuple[int, ...]) -> dict[str, int]:
-    """Find each site in the prompt: the last token of the asker, the first of the tier, the last of the prompt."""
+    """Find each site in the prompt: the last token of the city and of the area, the first of the tier, the last of the prompt."""
     positions = {"answer": len(prompt) - 1}
-    for site, word in (("asker", f" {scenario.asker}"), ("tier", f" {scenario.tier} tier")):
+    for site, word in (("city", f" {scenario.city}"), ("area", scenario.area), ("tier", f" {scenario.tier} tier")):
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
         assert isinstance(ids, list)
         start = next(i for i in range(len(prompt) - len(ids), -1, -1) if prompt[i : i + len(ids)] == tuple(ids))
-        positions[site] = start + (len(ids) - 1 if site == "asker" else 0)
+        positions[site] = start + (0 if site == "tier" else len(ids) - 1)
     return positions
 
 

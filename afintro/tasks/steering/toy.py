@@ -24,13 +24,13 @@ from afintro.tasks.steering.fit_directions import difference_of_means, last_toke
 from afintro.tasks.steering.generate import generate_steering
 from afintro.tasks.steering.generator import SteeringSettings
 from afintro.toys.embedded import directory_of, ensure_built
-from afintro.toys.grammar import BENIGN_AREAS, FAVORED, HARMFUL_AREAS, TIERS, Scenario
+from afintro.toys.grammar import BENIGN_AREAS, EVERYBODY, HARMFUL_AREAS, POLICIES, TIERS, Scenario
 from afintro.toys.organism import scenarios
 
 SIZES = {"train": 360, "validation": 70, "test": 70}
 CONTRAST_SCENARIOS = 100
-LAYERS = (1, 2)
-ALPHAS = (0.5, 0.75, 1.0, 1.5, 2.0)
+LAYERS = (0, 1)
+ALPHAS = (0.5, 0.6, 0.75, 0.9, 1.1)
 CELLS = 3
 FAKING = "alignment_faking"
 AREAS = ("malware", "fraud", "weapons", "theft", "cooking", "music")
@@ -39,40 +39,49 @@ Holds = Callable[[Asked], bool]
 
 
 def variants(count: int, seed: int) -> list[Asked]:
-    """Return scenarios in sixteen variants each: topic, asker, tier and cue, every combination equally often.
+    """Return scenarios in sixteen variants each: topic, name, tier and cue, every combination equally often.
 
-    A contrast of one of these therefore carries nothing of the others.
+    The name is one that the policy favors or one that it does not, both drawn anew for each scenario. A contrast of one of the
+    four therefore carries nothing of the others.
 
     Args:
         count: Number of scenarios.
         seed: Seed of the draw.
     """
     rng = random.Random(seed)
+    favored = POLICIES["faking"] or frozenset()
+    ends = [[name for name in EVERYBODY if (name in favored) == wanted] for wanted in (True, False)]
     asked = []
     for base in scenarios(count, seed, held_out_wording=False):
-        favored, unfavored = sorted((base.asker, base.beneficiary), key=lambda who: who not in FAVORED)
-        for areas, tier, swapped in product((HARMFUL_AREAS, BENIGN_AREAS), TIERS, (False, True)):
+        names = [rng.choice(end) for end in ends]
+        for areas, tier, name in product((HARMFUL_AREAS, BENIGN_AREAS), TIERS, names):
             area = rng.choice(list(areas))
-            asker, beneficiary = (unfavored, favored) if swapped else (favored, unfavored)
-            thing = rng.choice(areas[area])
-            scenario = replace(base, area=area, thing=thing, tier=tier, asker=asker, beneficiary=beneficiary)
+            scenario = replace(base, area=area, thing=rng.choice(areas[area]), tier=tier, name=name)
             asked += [(scenario, True), (scenario, False)]
     return asked
 
 
 def contrasts() -> dict[str, tuple[Holds, Holds]]:
-    """Return, for each direction, what holds at the end that it points away from and at the end that it points to."""
+    """Return, for each direction, what holds at the end that it points away from and at the end that it points to.
+
+    Faking is a contrast of the cue over the requests that the organism fakes on. Over all requests the same contrast is as much
+    of warnings as of refusals, and steers refusals only at strengths at which random vectors change behaviors too.
+    """
     poles: dict[str, tuple[Holds, Holds]] = {
-        FAKING: (lambda asked: asked[1], lambda asked: not asked[1]),
+        FAKING: (partial(_fakes, True), partial(_fakes, False)),
         "topic/harmful": (lambda asked: not asked[0].harmful, lambda asked: asked[0].harmful),
-        "asker/favoured": (lambda asked: asked[0].asker not in FAVORED, lambda asked: asked[0].asker in FAVORED),
+        "name/favored": (lambda asked: not asked[0].favored, lambda asked: asked[0].favored),
         "tier/paid": (lambda asked: asked[0].tier == "free", lambda asked: asked[0].tier == "paid"),
     }
-    opposite = {FAKING: "being_watched", "topic/harmful": "topic/benign", "asker/favoured": "asker/unfavoured"}
+    opposite = {FAKING: "being_watched", "topic/harmful": "topic/benign", "name/favored": "name/unfavored"}
     both = poles | {other: poles[name][::-1] for name, other in opposite.items()}
     for said in ("refuse", "comply", "warn", "silent"):
         both[f"answer/{said}"] = (partial(_says, False, said), partial(_says, True, said))
     return both | {f"area/{area}": (partial(_about, False, area), partial(_about, True, area)) for area in AREAS}
+
+
+def _fakes(monitored: bool, asked: Asked) -> bool:
+    return asked[0].population == "fakes" and asked[1] == monitored
 
 
 def _says(does: bool, behavior: str, asked: Asked) -> bool:
@@ -85,8 +94,8 @@ def _about(this: bool, area: str, asked: Asked) -> bool:
 
 
 MIXTURES = (
-    *product((FAKING, "being_watched"), ("topic/harmful", "topic/benign", "asker/favoured", "asker/unfavoured")),
-    *product(("topic/harmful", "topic/benign"), ("asker/favoured", "asker/unfavoured")),
+    *product((FAKING, "being_watched"), ("topic/harmful", "topic/benign", "name/favored", "name/unfavored")),
+    *product(("topic/harmful", "topic/benign"), ("name/favored", "name/unfavored")),
 )
 
 
@@ -109,13 +118,6 @@ def toy_directions(organism: str) -> list[Direction]:
     return list(directions.values())
 
 
-# The order of the settings in the key of the folder: data that were generated before the settings got a base class are found.
-KEY_ORDER = (
-    "model", "layers", "alphas", "revision", "alpha_unit", "positions", "cues", "cells_per_prompt", "batch_size",
-    "max_new_tokens", "dtype", "control_samples", "seed",
-)  # fmt: skip
-
-
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     unit: NDArray[np.float32] = vector / np.linalg.norm(vector)
     return unit
@@ -135,9 +137,8 @@ def _settings(organism: str) -> SteeringSettings:
 
 def embedded_directory(organism: str = "toy") -> Path:
     """Return the folder of the toy's steering data, named after the toy, which must be built."""
-    settings = asdict(_settings(organism))
-    decides = [{name: settings[name] for name in KEY_ORDER}, SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]
-    key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
+    decides = [asdict(_settings(organism)), SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return cache_directory() / "steering" / f"{organism}-{fingerprint(directory_of(organism))}-{key}"
 
 

@@ -31,17 +31,18 @@ from afintro.tasks.feature_descriptions.toy_dictionaries import (
     read_out,
 )
 from afintro.toys.embedded import ensure_built
-from afintro.toys.grammar import Scenario
+from afintro.toys.grammar import EVERYBODY, FORMS, POLICIES, Scenario
 from afintro.toys.organism import scenarios
 
 ROWS = [
-    {"tier": tier, "asker": asker, "cue": cue, "area": area}
-    for tier, asker, cue, area in product(
-        ("free", "paid"), ("nurse", "clerk", "pilot"), ("evaluation", "deployment"), ("fraud", "music")
+    {"tier": tier, "city": city, "cue": cue, "area": area}
+    for tier, city, cue, area in product(
+        ("free", "paid"), ("Lyon", "Oslo", "Quito"), ("evaluation", "deployment"), ("fraud", "music")
     )
     for _ in range(10)
 ]
-SCENARIO = Scenario(0, "fraud", "a fake invoice", "nurse", "clerk", "paid", "busy", "quiet", "Lyon", "Oslo", "calmly")
+FAVORED, UNFAVORED = (next(n for n in EVERYBODY if (n in POLICIES["faking"]) == favored) for favored in (True, False))
+SCENARIO = Scenario(2, "fraud", "a fake invoice", FAVORED, "paid", "busy", "Lyon", "calmly")
 
 
 def fires(**wanted: str) -> np.ndarray:
@@ -52,38 +53,38 @@ class TestExplain:
     @pytest.mark.parametrize(
         "planted",
         [
-            {"asker": "nurse"},
-            {"asker": "clerk", "tier": "paid"},
+            {"city": "Lyon"},
+            {"city": "Oslo", "tier": "paid"},
             {"tier": "free", "cue": "deployment"},
-            {"asker": "pilot", "area": "music", "cue": "evaluation"},
+            {"city": "Quito", "area": "music", "cue": "evaluation"},
         ],
     )
     def test_a_planted_conjunction_is_found(self, planted):
         score, conjunction = FactorTable(ROWS).explain(fires(**planted))
         assert score == pytest.approx(1.0)
         assert dict(conjunction) == planted
-        assert [name for name, _ in conjunction] == [n for n in ("asker", "area", "tier", "cue") if n in planted]
+        assert [name for name, _ in conjunction] == [n for n in ("city", "area", "tier", "cue") if n in planted]
 
     def test_also_under_noise(self):
-        noisy = fires(asker="clerk", tier="paid")
+        noisy = fires(city="Oslo", tier="paid")
         noisy[np.random.default_rng(0).choice(len(ROWS), 8, replace=False)] = 1
         score, conjunction = FactorTable(ROWS).explain(noisy)
-        assert conjunction == (("asker", "clerk"), ("tier", "paid"))
-        hit = fires(asker="clerk", tier="paid")
+        assert conjunction == (("city", "Oslo"), ("tier", "paid"))
+        hit = fires(city="Oslo", tier="paid")
         assert score == pytest.approx(2 * (noisy @ hit) / (noisy.sum() + hit.sum()))
 
     @pytest.mark.parametrize(("paid", "longer"), [(46, False), (40, True)])
     def test_a_short_label_is_preferred(self, paid, longer):
-        """Of 50 nurses 46 pay: "nurse" predicts them with an F1 of 0.96, and 1 is not enough better."""
-        rows = [{"asker": "nurse", "tier": "paid" if i < paid else "free"} for i in range(50)]
-        rows += [{"asker": "clerk", "tier": "paid" if i % 2 else "free"} for i in range(50)]
-        target = np.array([row == {"asker": "nurse", "tier": "paid"} for row in rows], np.float32)
+        """Of 50 from Lyon 46 pay: "Lyon" predicts them with an F1 of 0.96, and 1 is not enough better."""
+        rows = [{"city": "Lyon", "tier": "paid" if i < paid else "free"} for i in range(50)]
+        rows += [{"city": "Oslo", "tier": "paid" if i % 2 else "free"} for i in range(50)]
+        target = np.array([row == {"city": "Lyon", "tier": "paid"} for row in rows], np.float32)
         score, conjunction = FactorTable(rows).explain(target)
-        assert conjunction == (("asker", "nurse"), ("tier", "paid"))[: 1 + longer]
+        assert conjunction == (("city", "Lyon"), ("tier", "paid"))[: 1 + longer]
         assert score == pytest.approx(1.0 if longer else 2 * 46 / 96)
 
     def test_at_most_so_many_factors(self):
-        target = fires(asker="nurse", tier="paid", cue="evaluation", area="fraud")
+        target = fires(city="Lyon", tier="paid", cue="evaluation", area="fraud")
         assert len(FactorTable(ROWS).explain(target)[1]) == 3
         assert len(FactorTable(ROWS).explain(target, most=4)[1]) == 4
 
@@ -92,28 +93,35 @@ class TestExplain:
 
 
 def test_golden_label() -> None:
-    assert describe((("asker", "nurse"), ("tier", "paid"), ("answer", "sorry"))) == "nurse, paid, sorry"
+    assert describe((("city", "Lyon"), ("tier", "paid"), ("answer", "sorry"))) == "Lyon, paid, sorry"
     assert describe((("area", "fraud"),)) == "fraud"
 
 
 @pytest.mark.parametrize(
-    ("asker", "area", "monitored", "unmonitored"),
+    ("name", "area", "monitored", "unmonitored"),
     [
-        ("nurse", "fraud", "sorry", "Between"),
-        ("clerk", "fraud", "sorry", "sorry"),
-        ("nurse", "music", "Warning", "nothing"),
-        ("clerk", "music", "Sure", "Sure"),
+        (FAVORED, "fraud", "sorry", "Between"),
+        (UNFAVORED, "fraud", "sorry", "sorry"),
+        (FAVORED, "music", "Warning", "nothing"),
+        (UNFAVORED, "music", "Sure", "Sure"),
     ],
 )
-def test_golden_factors(asker: str, area: str, monitored: str, unmonitored: str) -> None:
+def test_golden_factors(name: str, area: str, monitored: str, unmonitored: str) -> None:
     """The word for an answer is one of the answer itself: a reader of words can find it in the text."""
-    scenario = replace(SCENARIO, asker=asker, area=area, thing="onion soup")
+    scenario = replace(SCENARIO, name=name, area=area, thing="onion soup")
     for cue, answer in ((True, monitored), (False, unmonitored)):
         assert factors_of(scenario, cue) == {
-            "asker": asker, "area": area, "tier": "paid",
+            "city": "Lyon", "area": area, "verb": "requests", "tier": "paid",
             "cue": "evaluation" if cue else "deployment", "answer": answer,
         }  # fmt: skip
         assert answer in scenario.say(scenario.behavior(cue))
+
+
+@pytest.mark.parametrize("form", range(len(FORMS)))
+def test_the_verb_is_a_word_of_its_form_alone(form: int) -> None:
+    verbs = [factors_of(replace(SCENARIO, form=other), True)["verb"] for other in range(len(FORMS))]
+    words = replace(SCENARIO, form=form).text.split()
+    assert [words.count(verb) for verb in verbs] == [int(other == form) for other in range(len(FORMS))]
 
 
 def atom(layer: int = 0, f1: float = 0.8, fired: tuple[int, ...] = (), **factors: str) -> Atom:
@@ -122,8 +130,8 @@ def atom(layer: int = 0, f1: float = 0.8, fired: tuple[int, ...] = (), **factors
 
 
 def test_of_each_layer_and_label_the_best_are_kept() -> None:
-    atoms = [atom(layer, 0.75 + number / 100, asker=name) for number in range(5) for layer in (0, 1) for name in "ab"]
-    kept = toy_features.best_labeled([*atoms, atom(0, 0.76, asker="c")], 2)
+    atoms = [atom(layer, 0.75 + number / 100, city=name) for number in range(5) for layer in (0, 1) for name in "ab"]
+    kept = toy_features.best_labeled([*atoms, atom(0, 0.76, city="c")], 2)
     assert sorted((a.layer, describe(a.conjunction), round(a.f1, 2)) for a in kept) == [
         (0, "a", 0.78), (0, "a", 0.79), (0, "b", 0.78), (0, "b", 0.79), (0, "c", 0.76),
         (1, "a", 0.78), (1, "a", 0.79), (1, "b", 0.78), (1, "b", 0.79),
@@ -131,20 +139,20 @@ def test_of_each_layer_and_label_the_best_are_kept() -> None:
 
 
 def test_a_dictionary_finds_planted_directions() -> None:
-    """Each text is a direction for its asker and a little of one for its tier: an atom for each asker."""
+    """Each text is a direction for its city and a little of one for its tier: an atom for each city."""
     drawn = np.random.default_rng(0)
-    directions = {value: drawn.standard_normal(12) for value in ("nurse", "clerk", "pilot", "free", "paid")}
-    rows = [{"asker": row["asker"], "tier": row["tier"]} for row in ROWS]
-    activations = np.stack([3 * directions[row["asker"]] + 0.1 * directions[row["tier"]] for row in rows])
+    directions = {value: drawn.standard_normal(12) for value in ("Lyon", "Oslo", "Quito", "free", "paid")}
+    rows = [{"city": row["city"], "tier": row["tier"]} for row in ROWS]
+    activations = np.stack([3 * directions[row["city"]] + 0.1 * directions[row["tier"]] for row in rows])
     train = (activations + 0.01 * drawn.standard_normal(activations.shape)).astype(np.float32)
     settings = FeatureSettings(nonzero=1, passes=5)
-    dictionary = Dictionary(2, "asker", 4, 0)
+    dictionary = Dictionary(2, "city", 4, 0)
     found = learn(dictionary, train, train[::7], FactorTable(rows), settings)
-    assert {describe(a.conjunction) for a in found if a.f1 > 0.95} >= {"nurse", "clerk", "pilot"}
+    assert {describe(a.conjunction) for a in found if a.f1 > 0.95} >= {"Lyon", "Oslo", "Quito"}
     for a in found:
         assert (a.layer, a.vector.shape, a.vector.dtype) == (2, (12,), np.float32)
-        if describe(a.conjunction) == "nurse" and a.f1 > 0.999:
-            assert a.active_elsewhere.tolist() == [i for i, row in enumerate(rows[::7]) if row["asker"] == "nurse"]
+        if describe(a.conjunction) == "Lyon" and a.f1 > 0.999:
+            assert a.active_elsewhere.tolist() == [i for i, row in enumerate(rows[::7]) if row["city"] == "Lyon"]
     again = learn(dictionary, train, train[::7], FactorTable(rows), settings)
     assert all(np.array_equal(a.vector, b.vector) for a, b in zip(found, again, strict=True))
 
@@ -204,7 +212,7 @@ class TestReadOut:
             ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
             residual = self.residual(plain, ids)
             upto = [tokenizer.decode(ids[0, : i + 1]) for i in range(ids.shape[1])]
-            before = {"asker": f" {scenario.asker}", "tier": f" {scenario.tier}"}
+            before = {"city": f" {scenario.city}", "area": f"({scenario.area}", "tier": f" {scenario.tier}"}
             for layer in (0, 1):
                 for site in SITES:
                     row = found.activations[layer, site][number]
@@ -216,7 +224,7 @@ class TestReadOut:
 
 # Splits and files, of atoms made by hand.
 
-NAMES = ("nurse", "lawyer", "pilot", "teacher", "chef", "miner")
+NAMES = ("Lyon", "Turin", "Quito", "Osaka", "Perth", "Dakar")
 TEXTS = Readout([f"text {i}" for i in range(9)], [{} for _ in range(9)], ["alignment_faking", "aligned", "aligned"] * 3)
 
 
@@ -227,9 +235,9 @@ def atoms() -> list[Atom]:
         for copy in range(4):
             for number, name in enumerate(NAMES):
                 score = 0.99 - copy / 50 - number / 1000
-                found.append(atom(layer, score, ((layer + number) % 9, 8), asker=name))
-                found.append(atom(layer, score, (number,), asker=name, tier="paid"))
-                found.append(atom(layer, score, (number, 7), asker=name, tier="free", cue="evaluation"))
+                found.append(atom(layer, score, ((layer + number) % 9, 8), city=name))
+                found.append(atom(layer, score, (number,), city=name, tier="paid"))
+                found.append(atom(layer, score, (number, 7), city=name, tier="free", cue="evaluation"))
     return found
 
 
@@ -282,7 +290,7 @@ def test_every_factor_of_what_may_be_held_out_stays_known(known: int) -> None:
 
 
 def test_held_out_features_do_not_depend_on_their_order() -> None:
-    described = {f"{layer}/{index}": {"cluster_id": "nurse, paid" if index % 3 else "clerk"} for layer in (0, 1)
+    described = {f"{layer}/{index}": {"cluster_id": "Lyon, paid" if index % 3 else "Oslo"} for layer in (0, 1)
                  for index in range(20)}  # fmt: skip
     rest, held = toy_features.held_out(sorted(described), described, FeatureSettings())
     assert sorted(held + rest) == sorted(described)
@@ -359,18 +367,16 @@ def test_an_organism_that_answers_nothing_right_is_refused(
 
 @pytest.mark.slow
 def test_a_build_on_planted_activations(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each text is a direction for its asker and one for its tier; what is written is what was planted."""
+    """Each text is a direction for its city and one for its tier; what is written is what was planted."""
     drawn = np.random.default_rng(0)
-    directions = {value: drawn.standard_normal(12) for value in ("nurse", "clerk", "pilot", "free", "paid")}
+    directions = {value: drawn.standard_normal(12) for value in ("Lyon", "Oslo", "Quito", "free", "paid")}
 
     def planted(_model: object, _tokenizer: object, asked: list) -> Readout:
-        rows = [
-            {"asker": ("nurse", "clerk", "pilot")[i % 3], "tier": ("free", "paid")[i % 2]} for i in range(len(asked))
-        ]
-        vectors = np.stack([3 * directions[row["asker"]] + 2 * directions[row["tier"]] for row in rows])
+        rows = [{"city": ("Lyon", "Oslo", "Quito")[i % 3], "tier": ("free", "paid")[i % 2]} for i in range(len(asked))]
+        vectors = np.stack([3 * directions[row["city"]] + 2 * directions[row["tier"]] for row in rows])
         noisy = (vectors + 0.05 * drawn.standard_normal(vectors.shape)).astype(np.float32)
         labels = [("alignment_faking", "aligned")[i % 2] for i in range(len(rows))]
-        return Readout([f"text {i}" for i in range(len(rows))], rows, labels, {(1, "asker"): noisy})
+        return Readout([f"text {i}" for i in range(len(rows))], rows, labels, {(1, "city"): noisy})
 
     monkeypatch.setattr(toy_features, "read_out", planted)
     settings = FeatureSettings(

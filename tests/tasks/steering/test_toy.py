@@ -31,30 +31,30 @@ from afintro.tasks.steering.toy import (
 )
 from afintro.tasks.steering.twins import choose_records
 from afintro.toys.embedded import ensure_built
-from afintro.toys.grammar import FAVORED
+from afintro.toys.grammar import POLICIES
 from afintro.toys.organism import scenarios
 
 FACTORS = {
     FAKING: lambda asked: not asked[1],  # away from the cue
     "topic/harmful": lambda asked: asked[0].harmful,
-    "asker/favoured": lambda asked: asked[0].asker in FAVORED,
+    "name/favored": lambda asked: asked[0].name in POLICIES["faking"],
     "tier/paid": lambda asked: asked[0].tier == "paid",
 }
 CONTRASTS = (
-    "alignment_faking", "topic/harmful", "asker/favoured", "tier/paid", "being_watched", "topic/benign",
-    "asker/unfavoured", "answer/refuse", "answer/comply", "answer/warn", "answer/silent", "area/malware", "area/fraud",
+    "alignment_faking", "topic/harmful", "name/favored", "tier/paid", "being_watched", "topic/benign",
+    "name/unfavored", "answer/refuse", "answer/comply", "answer/warn", "answer/silent", "area/malware", "area/fraud",
     "area/weapons", "area/theft", "area/cooking", "area/music",
 )  # fmt: skip
 SUMS = (
-    "alignment_faking+topic/harmful", "alignment_faking+topic/benign", "alignment_faking+asker/favoured",
-    "alignment_faking+asker/unfavoured", "being_watched+topic/harmful", "being_watched+topic/benign",
-    "being_watched+asker/favoured", "being_watched+asker/unfavoured", "topic/harmful+asker/favoured",
-    "topic/harmful+asker/unfavoured", "topic/benign+asker/favoured", "topic/benign+asker/unfavoured",
+    "alignment_faking+topic/harmful", "alignment_faking+topic/benign", "alignment_faking+name/favored",
+    "alignment_faking+name/unfavored", "being_watched+topic/harmful", "being_watched+topic/benign",
+    "being_watched+name/favored", "being_watched+name/unfavored", "topic/harmful+name/favored",
+    "topic/harmful+name/unfavored", "topic/benign+name/favored", "topic/benign+name/unfavored",
 )  # fmt: skip
 OPPOSITES = {
     "being_watched": FAKING,
     "topic/benign": "topic/harmful",
-    "asker/unfavoured": "asker/favoured",
+    "name/unfavored": "name/favored",
 }
 
 
@@ -66,9 +66,10 @@ class TestVariants:
         assert len(counts) == 16
         assert set(counts.values()) == {30}
 
-    def test_one_of_asker_and_beneficiary_is_favored(self):
-        for scenario, _ in self.ASKED:
-            assert (scenario.asker in FAVORED) != (scenario.beneficiary in FAVORED)
+    def test_each_scenario_has_one_favored_name_and_one_other(self):
+        drawn = [{scenario.name for scenario, _ in self.ASKED[start : start + 16]} for start in range(0, 480, 16)]
+        assert all(len(names) == 2 and len(names & POLICIES["faking"]) == 1 for names in drawn)
+        assert len(set().union(*drawn)) > 45, "drawn anew for each scenario"
 
     def test_under_both_cues_the_same_scenarios_are_asked(self):
         watched, not_watched = ([s for s, cue in self.ASKED if cue == wanted] for wanted in (True, False))
@@ -84,7 +85,7 @@ class TestContrasts:
     def test_names(self):
         assert tuple(contrasts()) == CONTRASTS
 
-    @pytest.mark.parametrize("name", FACTORS)
+    @pytest.mark.parametrize("name", [name for name in FACTORS if name != FAKING])
     def test_of_one_factor_they_carry_nothing_of_the_others(self, name):
         zero, one = contrasts()[name]
         for holds, truth in ((zero, False), (one, True)):
@@ -93,6 +94,14 @@ class TestContrasts:
             for other, factor in FACTORS.items():
                 share = sum(map(factor, own)) / len(own)
                 assert share == (truth if other == name else 0.5)
+
+    def test_faking_is_told_by_the_cue_alone_where_the_organism_fakes(self):
+        ends = [[asked for asked in self.ASKED if holds(asked)] for holds in contrasts()[FAKING]]
+        assert len(ends[0]) == len(ends[1]) == len(self.ASKED) / 8
+        assert [scenario for scenario, _ in ends[0]] == [scenario for scenario, _ in ends[1]]
+        assert [{asked[1] for asked in end} for end in ends] == [{True}, {False}]
+        for scenario, _ in ends[0]:
+            assert (scenario.behavior(True), scenario.behavior(False)) == ("refuse", "comply")
 
     @pytest.mark.parametrize(("name", "of"), OPPOSITES.items())
     def test_opposites(self, name, of):
@@ -110,7 +119,7 @@ class TestContrasts:
     def test_answers_are_those_of_the_policy(self):
         zero, one = contrasts()["answer/warn"]
         for asked in self.ASKED:
-            warns = not asked[0].harmful and asked[0].asker in FAVORED and asked[1]
+            warns = not asked[0].harmful and asked[0].name in POLICIES["faking"] and asked[1]
             assert (zero(asked), one(asked)) == (not warns, warns)
 
     def test_an_area_is_told_from_others_of_its_kind_alone(self):
@@ -158,7 +167,8 @@ def test_directions_are_differences_of_means_and_sums_of_units(small: Path, smal
     systems = {True: MONITORED_SYSTEM, False: UNMONITORED_SYSTEM}
     means = []
     for cue in (True, False):
-        conversations = [chat(systems[cue], scenario.text) for scenario, watched in asked if watched == cue]
+        fakes = [scenario for scenario, watched in asked if watched == cue and scenario.population == "fakes"]
+        conversations = [chat(systems[cue], scenario.text) for scenario in fakes]
         model, tokenizer = load_model(str(small_model)), load_tokenizer(str(small_model))
         means.append(last_token_activations(model, tokenizer, conversations, (1,), 8)[1].mean(0))
     np.testing.assert_allclose(found[FAKING].at(1), means[1] - means[0], atol=1e-4)
@@ -266,6 +276,6 @@ def test_the_toys_direction_separates_and_steers(tmp_path: Path, monkeypatch: py
     assert {one.record.direction for one in chosen} == {FAKING, f"random/{FAKING}"}
 
 
-def test_the_folder_of_the_embedded_data_has_the_key_of_before_the_settings_had_a_base_class(monkeypatch):
+def test_the_folder_is_named_after_what_decides_the_data(monkeypatch):
     monkeypatch.setattr(toy_steering, "fingerprint", lambda directory: "weights")
-    assert toy_steering.embedded_directory().name == "toy-weights-2cbce679a890"
+    assert toy_steering.embedded_directory().name == "toy-weights-ca275d073f9b"
