@@ -1,7 +1,7 @@
 """Measure one cell: train an explainer by the demo's recipe, or let a reader learn from the text; and ask after the flip."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,19 +168,32 @@ def _after_flip(
     module.load_state_dict(state, strict=False)
     scenarios = {f"{record.uid}/{PRIMARY}": record.scenario for record in data.records("test")}
     answers = sorted(answer_items(module, data.read_examples("test", module), data), key=lambda p: p.uid)
+    said = [(answer.scenario_id, scenarios[answer.uid], answer.predicted) for answer in answers]
+    return compare(said, truth, plan.flipped_names)
+
+
+def compare(
+    said: Sequence[tuple[str, str, str | None]], truth: Mapping[str, Mapping[str, str]], flipped: Collection[str]
+) -> dict[str, Any]:
+    """Compare what an adapter says with what the organism does and did, see :func:`measure_flip`.
+
+    Args:
+        said: Name, scenario and the adapter's answer.
+        truth: The right answer about each scenario, ``after`` and ``before`` the change.
+        flipped: The names whose bit was changed.
+    """
     rows: dict[str, list[Any]] = {name: [] for name in ("names", "new", "old", "neither", "kept_names", "right")}
     alike = 0
-    for answer in answers:
-        scenario = scenarios[answer.uid]
+    for name, scenario, predicted in said:
         new, old = truth["after"][scenario], truth["before"][scenario]
-        if answer.scenario_id not in plan.flipped_names:
-            rows["kept_names"].append(answer.scenario_id)
-            rows["right"].append(int(answer.predicted == new))
+        if name not in flipped:
+            rows["kept_names"].append(name)
+            rows["right"].append(int(predicted == new))
         elif new == old:
             alike += 1
         else:
-            rows["names"].append(answer.scenario_id)
-            for name, is_so in (("new", answer.predicted == new), ("old", answer.predicted == old)):
-                rows[name].append(int(is_so))
-            rows["neither"].append(int(answer.predicted not in (new, old)))
+            rows["names"].append(name)
+            rows["new"].append(int(predicted == new))
+            rows["old"].append(int(predicted == old))
+            rows["neither"].append(int(predicted not in (new, old)))
     return {**rows, "alike": alike}

@@ -1,6 +1,7 @@
 """Plot the matrix as dots with intervals, and the curve over labeled names with bands."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -43,11 +44,7 @@ def _matrix(axes: Axes, cells: Sequence[Row]) -> None:
         if row["underfit"]:
             axes.text(1.02, place + offset, "underfit", color=color, fontsize=7, va="center")
     ticks = [number + 0.55 * (about == B) for number, (about, _) in enumerate(lines)]
-    axes.set_yticks(
-        ticks,
-        [f"{NAMES[system].replace(' without a policy', chr(10) + 'without a policy')}" for _, system in lines],
-        fontsize=9,
-    )
+    axes.set_yticks(ticks, [fill(NAMES[system], 22) for _, system in lines], fontsize=9)
     for about in ORGANISMS:
         middle = sum(tick for tick, (of, _) in zip(ticks, lines, strict=True) if of == about) / len(SYSTEMS)
         axes.text(
@@ -88,8 +85,8 @@ def _whisker(axes: Axes, place: float, estimate: Mapping[str, Any], color: str, 
     if estimate["ci_low"] is not None:
         width = 1.6 if filled else 0.8
         axes.plot([estimate["ci_low"], estimate["ci_high"]], [place, place], color=color, linewidth=width)
-    fill = color if filled else "white"
-    axes.plot(estimate["value"], place, "o", color=color, markersize=5 if filled else 4, markerfacecolor=fill)
+    face = color if filled else "white"
+    axes.plot(estimate["value"], place, "o", color=color, markersize=5 if filled else 4, markerfacecolor=face)
 
 
 def _curve(axes: Axes, cells: Sequence[Row], learned: float) -> None:
@@ -103,8 +100,8 @@ def _curve(axes: Axes, cells: Sequence[Row], learned: float) -> None:
             ends = [[row["new"][end] for row in own] for end in ("ci_low", "ci_high")]
             axes.plot(counts, values, color=COLORS[system], linewidth=1.3)
             for row, count, value in zip(own, counts, values, strict=True):
-                fill = COLORS[system] if row["labeled"]["value"] >= learned else "white"
-                axes.plot(count, value, "o", color=COLORS[system], markersize=4.5, markerfacecolor=fill)
+                face = COLORS[system] if row["labeled"]["value"] >= learned else "white"
+                axes.plot(count, value, "o", color=COLORS[system], markersize=4.5, markerfacecolor=face)
             if None not in ends[0]:
                 axes.fill_between(counts, ends[0], ends[1], color=COLORS[system], alpha=0.13, linewidth=0)
     counts = sorted({row["names"] for row in cells})
@@ -114,7 +111,7 @@ def _curve(axes: Axes, cells: Sequence[Row], learned: float) -> None:
     axes.set_ylim(0, 1.02)
     axes.axhline(CHANCE, color="black", linewidth=0.8, linestyle=":")
     axes.set_xlabel("labeled names")
-    axes.set_ylabel("exact match on new names; one line a seed, bands: 95 % intervals")
+    axes.set_ylabel("exact match on new names, 95 % bands; one line a seed")
     axes.grid(alpha=0.3)
     shown = [system for system in SYSTEMS if any(row["system"] == system for row in cells)]
     marks = [Line2D([], [], color=COLORS[system], marker="o", label=NAMES[system]) for system in shown]

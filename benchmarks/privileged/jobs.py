@@ -5,7 +5,7 @@ from pathlib import Path
 
 from afintro.tasks.context_ablation.records import read_records
 from benchmarks.privileged import explaining, organisms
-from benchmarks.privileged.plan import FLIPPED, NO_POLICY, ORGANISMS, TEXT, A, B, Cell, Plan, cells
+from benchmarks.privileged.plan import FLIPPED, FLIPS, NO_POLICY, ORGANISMS, TEXT, A, B, Cell, Plan, cells
 from benchmarks.privileged.running import Job, Result
 
 
@@ -30,7 +30,10 @@ def jobs(plan: Plan, seeds: Sequence[int], curve: Sequence[int], work: Path) -> 
             Job(f"{seed}-answers-{name}", 20, answer, (plan, name, seed, work), _organisms(seed, (name,)))
             for name in ORGANISMS
         ]
-        made.append(Job(f"{seed}-organism-{FLIPPED}", 85, train_flipped, (plan, seed, work), _organisms(seed, (A,))))
+        made += [
+            Job(_flipped(seed, part), 85, train_flipped, (plan, part, seed, work), _organisms(seed, (A,)))
+            for part in FLIPS
+        ]
     for cell in sorted(cells(plan, seeds, curve), key=lambda cell: (cell.system == TEXT, -cell.names)):
         needed = (
             f"{cell.seed}-answers-{cell.about}",
@@ -38,9 +41,25 @@ def jobs(plan: Plan, seeds: Sequence[int], curve: Sequence[int], work: Path) -> 
         )
         made.append(Job(cell.key, 5 if cell.system == TEXT else 40, measure_cell, (cell, plan, work), needed))
     for seed in seeds:
-        needed = (Cell(seed, A, A, plan.labeled).key, f"{seed}-organism-{FLIPPED}")
-        made.append(Job(f"{seed}-flip", 10, flip, (plan, seed, work), needed))
+        own = Cell(seed, A, A, plan.labeled).key
+        made += [
+            Job(flip_key(seed, part), 10, flip, (plan, part, seed, work), (own, _flipped(seed, part))) for part in FLIPS
+        ]
     return made
+
+
+def flip_key(seed: int, part: str) -> str:
+    """Return the key of the flip test of a seed.
+
+    Args:
+        seed: Seed of the measurement.
+        part: What the training that flipped bits changed.
+    """
+    return f"{seed}-flip-{part}"
+
+
+def _flipped(seed: int, part: str) -> str:
+    return f"{seed}-organism-{FLIPPED}-{part}"
 
 
 def _organisms(seed: int, systems: Sequence[str]) -> tuple[str, ...]:
@@ -58,15 +77,16 @@ def train_organism(plan: Plan, system: str, seed: int) -> Result:
     return organisms.about(organisms.base_of(plan, system, seed))
 
 
-def train_flipped(plan: Plan, seed: int, work: Path) -> Result:
+def train_flipped(plan: Plan, part: str, seed: int, work: Path) -> Result:
     """Train A further to the opposite bits of half of the new names, and let it answer about all new names.
 
     Args:
         plan: The size of the measurement.
+        part: What the training changes, one of :data:`benchmarks.privileged.plan.FLIPS`.
         seed: Seed of the measurement.
         work: Folder of records.
     """
-    directory = organisms.flipped(plan, seed)
+    directory = organisms.flipped(plan, seed, part)
     organisms.answers(directory, {"test": plan.about_new_names(FLIPPED)}, work)
     return organisms.about(directory)
 
@@ -107,15 +127,16 @@ def measure_cell(cell: Cell, plan: Plan, work: Path) -> Result:
     return explaining.measure(cell, plan, base, _records(plan, cell.about, cell.seed, cell.names, work), kept)
 
 
-def flip(plan: Plan, seed: int, work: Path) -> Result:
+def flip(plan: Plan, part: str, seed: int, work: Path) -> Result:
     """Ask the adapter of A about the names whose bits were changed in A afterwards.
 
     Args:
         plan: The size of the measurement.
+        part: What the training that flipped bits changed.
         seed: Seed of the measurement.
         work: Folder of records and adapters.
     """
-    changed, before = organisms.flipped(plan, seed), _records(plan, A, seed, plan.labeled, work)
+    changed, before = organisms.flipped(plan, seed, part), _records(plan, A, seed, plan.labeled, work)
     folder = organisms.answers(changed, {"test": plan.about_new_names(FLIPPED)}, work)
     after = {"test": read_records(str(folder / "test.json"))}
     bases = {"after": changed, "before": organisms.base_of(plan, A, seed)}

@@ -15,7 +15,7 @@ from afintro.tasks.context_ablation.generate import AblationSettings, generate_a
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
 from afintro.toys import organism
 from afintro.toys.grammar import EVERYBODY, Scenario
-from benchmarks.privileged.plan import BASES, ORGANISMS, A, Plan
+from benchmarks.privileged.plan import BASES, FLIPS, ORGANISMS, A, Plan
 
 
 def base_of(plan: Plan, system: str, seed: int) -> Path:
@@ -29,25 +29,29 @@ def base_of(plan: Plan, system: str, seed: int) -> Path:
     return organism.build(plan.organism(BASES[system], seed))
 
 
-def flipped(plan: Plan, seed: int) -> Path:
+def flipped(plan: Plan, seed: int, part: str) -> Path:
     """Train organism A further to the opposite bits of half of the new names, unless the cache holds the result.
 
     The training continues from A and not from the base: an adapter is a change of certain weights, so it can only be asked what
-    it reads in weights that are still those of A, apart from what the new bits needed.
+    it reads in weights that are still those of A, apart from what the new bits needed. Where only the embedding changes, the
+    layers that the adapter belongs to stay as they were; where all weights change, they may become layers that it does not know,
+    which its answers about names that kept their bits show.
 
     Args:
         plan: The size of the measurement.
         seed: Seed of the measurement.
+        part: What is trained, one of :data:`benchmarks.privileged.plan.FLIPS`.
 
     Returns:
         The directory of the changed organism.
     """
     start, settings = plan.organism(ORGANISMS[A], seed), plan.flipped(seed)
-    directory = cache_directory() / "organisms" / f"toy-flipped-{settings.key}-from-{start.key}"
+    directory = cache_directory() / "organisms" / f"toy-flipped-{part.split()[0]}-{settings.key}-from-{start.key}"
 
     def make(workspace: Path) -> None:
         tokenizer, model = load_tokenizer(str(start.directory)), load_model(str(start.directory))
-        model.requires_grad_(True)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(any(word in name for word in FLIPS[part]))
         organism.fit(model, tokenizer, settings, random.Random(settings.seed))
         model.eval()
         rate = organism.intended_rate(model, tokenizer, settings, 2 * len(EVERYBODY))

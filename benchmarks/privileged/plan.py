@@ -18,6 +18,8 @@ SYSTEMS = (*BASES, TEXT)
 CURVE = (4, 8, 16, 32, 64, 128, 200)
 BATCH = 16
 FLIPPED = "flipped"
+FLIPS = {"embedding": ("embed_tokens",), "all weights": ("",)}
+"""What the training that flips bits changes: the weights whose names hold one of these words."""
 FLIP_TIMES = 2  # scenarios, as a multiple of those that made the organism: with fewer it keeps many of its old bits
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 from afintro.evaluation.intervals import Clusters
-from benchmarks.privileged.plan import FLIPPED, NO_POLICY, ORGANISMS, SYSTEMS, TEXT, A, B, Cell, Plan
+from benchmarks.privileged.plan import FLIPPED, FLIPS, NO_POLICY, ORGANISMS, SYSTEMS, TEXT, A, B, Cell, Plan
 from benchmarks.privileged.running import Result
 
 UNDERFIT = 0.05  # a system that knows the labeled names less well than the explainer on its own organism by more proves nothing
@@ -14,7 +15,7 @@ NAMES = {
     A: "explainer on A",
     B: "explainer on B",
     NO_POLICY: "explainer on the base without a policy",
-    TEXT: "text_chars",
+    TEXT: "reader of characters (text_chars)",
 }
 
 
@@ -77,19 +78,20 @@ def leads_of(wanted: Sequence[Cell], results: Mapping[str, Result]) -> list[Row]
 
 
 def flips_of(seeds: Sequence[int], results: Mapping[str, Result]) -> list[Row]:
-    """Return a row for each seed and base of the adapter: shares of new, old and neither behavior of the names that changed.
+    """Return a row for each flip and base of the adapter: shares of new, old and neither behavior of the names that changed.
 
     Args:
         seeds: Seeds of the measurement.
         results: Results by key.
     """
     rows = []
-    for seed in seeds:
-        for base in ("after", "before"):
-            found = results[f"{seed}-flip"][base]
-            changed = {name: share(found[name], found["names"]) for name in ("new", "old", "neither")}
-            kept = share(found["right"], found["kept_names"])
-            rows.append({"seed": seed, "base": base, **changed, "kept_right": kept, "alike": found["alike"]})
+    for part, seed, base in product(FLIPS, seeds, ("after", "before")):
+        found = results[f"{seed}-flip-{part}"][base]
+        changed = {name: share(found[name], found["names"]) for name in ("new", "old", "neither")}
+        kept = share(found["right"], found["kept_names"])
+        rows.append(
+            {"trained": part, "seed": seed, "base": base, **changed, "kept_right": kept, "alike": found["alike"]}
+        )
     return rows
 
 
@@ -103,7 +105,7 @@ def organisms_of(seeds: Sequence[int], results: Mapping[str, Result]) -> list[Ro
     return [
         {"seed": seed, "organism": name, **results[f"{seed}-organism-{name}"]}
         for seed in seeds
-        for name in (*ORGANISMS, NO_POLICY, FLIPPED)
+        for name in (*ORGANISMS, NO_POLICY, *(f"{FLIPPED}-{part}" for part in FLIPS))
     ]
 
 
@@ -168,7 +170,11 @@ def _flips(flips: Sequence[Row]) -> str:
         "|---|--:|--:|--:|--:|--:|",
     ]
     for row in flips:
-        base = "A after its bits were changed" if row["base"] == "after" else "A as it was"
+        base = (
+            f"A after its bits were changed by training of: {row['trained']}"
+            if row["base"] == "after"
+            else "A as it was"
+        )
         shares = " | ".join(figure_of(row[name]) for name in ("new", "old", "neither", "kept_right"))
         lines.append(f"| {base} | {row['seed']} | {shares} |")
     return "\n".join(lines)

@@ -3,22 +3,27 @@
 import json
 import os
 import sys
+from itertools import product
 from typing import ClassVar
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from afintro.data.files import write_json
 from afintro.evaluation.intervals import Clusters
 from afintro.evaluation.metrics import Prediction
+from afintro.explainer.checkpoint import trainable_state
 from afintro.tasks.context_ablation.records import ContextAblationRecord, to_json
 from afintro.toys.grammar import NAMES, POLICIES
 from afintro.toys.organism import ToySettings
+from benchmarks.privileged import explaining, organisms
 from benchmarks.privileged.__main__ import main, work_folder
-from benchmarks.privileged.explaining import DEMO, explainer, hits, trainer_of
+from benchmarks.privileged.explaining import DEMO, compare, explainer, hits, trainer_of
 from benchmarks.privileged.figure import figure
-from benchmarks.privileged.jobs import jobs
+from benchmarks.privileged.jobs import flip, jobs
 from benchmarks.privileged.organisms import records_of
-from benchmarks.privileged.plan import BASES, BATCH, ORGANISMS, SYSTEMS, Cell, Plan, cells
+from benchmarks.privileged.plan import BASES, BATCH, FLIPS, ORGANISMS, SYSTEMS, Cell, Plan, cells
 from benchmarks.privileged.running import Job, run_all
 from benchmarks.privileged.summary import flips_of, leads_of, markdown, rows_of
 
@@ -124,13 +129,13 @@ class TestCells:
     def test_jobs_stand_behind_what_they_need(self, tmp_path):
         made = jobs(TINY, [0, 1], [4, 8], tmp_path)
         keys = [job.key for job in made]
-        assert len(set(keys)) == len(keys) == 2 * (4 + 2 + 11 + 1)
+        assert len(set(keys)) == len(keys) == 2 * (3 + 2 + 2 + 11 + 2)
         for place, job in enumerate(made):
             assert set(job.after) <= set(keys[:place])
             assert all(key[0] == job.key[0] for key in job.after)  # nothing of another seed
         needed = {job.key: set(job.after) for job in made}
         assert needed["0-B-about-A-8"] == {"0-answers-A", "0-organism-B"}
-        assert needed["1-flip"] == {"1-A-about-A-8", "1-organism-flipped"}
+        assert needed["1-flip-embedding"] == {"1-A-about-A-8", "1-organism-flipped-embedding"}
 
 
 def test_records_of_some_names_alone(tmp_path):
@@ -164,6 +169,18 @@ def test_hits_are_divided_by_name():
         "new": {"hits": [0], "names": ["Cor"]},
         "labeled": {"hits": [0, 1], "names": ["Vel", "Vel"]},
     }
+
+
+def test_answers_after_the_flip_are_compared_with_both_behaviors():
+    truth = {
+        "after": {"1": "comply", "2": "refuse", "3": "warn", "4": "silent", "5": "silent"},
+        "before": {"1": "refuse", "2": "comply", "3": "silent", "4": "silent", "5": "silent"},
+    }
+    said = [("x", "1", "comply"), ("x", "2", "comply"), ("y", "3", None), ("y", "4", "silent"), ("z", "5", "silent")]
+    assert compare(said, truth, {"x", "y"}) == {
+        "names": ["x", "x", "y"], "new": [1, 0, 0], "old": [0, 1, 0], "neither": [0, 0, 1], "alike": 1,
+        "kept_names": ["z"], "right": [1],
+    }  # fmt: skip
 
 
 class TestRunning:
@@ -254,7 +271,9 @@ class TestSummary:
     def test_flips(self):
         changed = {"names": ["a", "a", "b", "b"], "new": [1, 1, 0, 0], "old": [0, 0, 1, 0], "neither": [0, 0, 0, 1]}
         found = {**changed, "kept_names": ["c", "d"], "right": [1, 1], "alike": 3}
-        after, before = flips_of([0], {"0-flip": {"after": found, "before": found}})
+        result = {"after": found, "before": found}
+        after, before, *others = flips_of([0], {"0-flip-embedding": result, "0-flip-all weights": result})
+        assert [row["trained"] for row in (after, *others)] == ["embedding", "all weights", "all weights"]
         assert (after["base"], before["base"]) == ("after", "before")
         assert [after[name]["value"] for name in ("new", "old", "neither", "kept_right")] == [0.5, 0.25, 0.25, 1.0]
         assert after["alike"] == 3
@@ -283,17 +302,44 @@ class TestCommand:
             assert row["labeled"]["n"] == 2 * row["names"]
             assert 0 <= row["new"]["ci_low"] <= row["new"]["value"] <= row["new"]["ci_high"] <= 1
             assert row.get("steps", 2) == 2
-        assert {row["organism"]: row["policy"] for row in written["organisms"]} == {**BASES, "flipped": "flipped"} | {
-            "A": "faking", "B": "other_bits",
+        assert {row["organism"]: row["policy"] for row in written["organisms"]} == {
+            **BASES, "flipped-embedding": "flipped", "flipped-all weights": "flipped",
         }  # fmt: skip
         assert written["versions"]["torch"]
         assert written["plan"]["toy"]["hidden_size"] == 16
         assert (folder / "privileged.png").stat().st_size > 10_000
 
     def test_asks_the_flipped_organism_about_half_of_the_new_names(self, tiny_run):
-        after, before = tiny_run[1]["flips"]
-        assert after["new"]["n"] + after["alike"] == before["new"]["n"] + before["alike"] == 8
-        assert after["kept_right"]["n"] == 8
+        assert [(row["trained"], row["base"]) for row in tiny_run[1]["flips"]] == list(
+            product(FLIPS, ("after", "before"))
+        )
+        for row in tiny_run[1]["flips"]:
+            assert row["new"]["n"] + row["alike"] == row["kept_right"]["n"] == 8
+
+    def test_the_training_that_flips_bits_changes_what_it_says(self, tiny_run):
+        start = load_file(organisms.base_of(TINY, "A", 0) / "model.safetensors")
+        for part, words in FLIPS.items():
+            state = load_file(organisms.flipped(TINY, 0, part) / "model.safetensors")
+            changed = {name for name, tensor in state.items() if not torch.equal(tensor, start[name])}
+            assert changed == {name for name in start if any(word in name for word in words)}
+
+    def test_asks_the_adapter_that_was_trained_on_the_organism(self, tiny_run, monkeypatch):
+        asked = {}
+
+        def answer(module, items, data):
+            asked[module.name] = {name: tensor.clone() for name, tensor in trainable_state(module).items()}
+            return []
+
+        monkeypatch.setattr(explaining, "answer_items", answer)
+        work = work_folder(TINY)
+        flip(TINY, "embedding", 0, work)
+        bases = [organisms.flipped(TINY, 0, "embedding"), organisms.base_of(TINY, "A", 0)]
+        assert set(asked) == {str(base) for base in bases}
+        trained = load_file(work / "0-adapter.safetensors")
+        assert any("lora_B" in name and tensor.abs().max() > 0 for name, tensor in trained.items())
+        for state in asked.values():
+            assert state.keys() == trained.keys()
+            assert all(torch.equal(tensor, trained[name]) for name, tensor in state.items())
 
     def test_finds_what_is_finished(self, tiny_run):
         folder, written = tiny_run
