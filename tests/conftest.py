@@ -323,6 +323,7 @@ def workspace(tmp_path: Path, small_model: Path) -> Workspace:
     """Make a :class:`Workspace`."""
     write_records(tmp_path / "train.json", 24, seed=3)
     write_records(tmp_path / "validation.json", 10, seed=3, held_out_wording=True)
+    write_records(tmp_path / "test.json", 10, seed=4, held_out_wording=True)
     config = tmp_path / "small.yaml"
     config.write_text(
         f"""
@@ -332,7 +333,7 @@ model:
   learning_rate: 0.01
 data:
   class_path: afintro.tasks.context_ablation.ContextAblation
-  init_args: {{train_path: train.json, validation_path: validation.json, test_path: validation.json, batch_size: 8}}
+  init_args: {{train_path: train.json, validation_path: validation.json, test_path: test.json, batch_size: 8}}
 {TRAINER}
   max_epochs: 2
 """

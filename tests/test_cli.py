@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import afintro.cli
 from afintro.cli import main
 from afintro.cli_errors import explain
+from afintro.data.files import write_json
 from tests.conftest import Workspace, save_small_model, write_described_features, write_records
 from tests.recomputed import assert_table_follows
 
@@ -134,9 +135,9 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     summary = json.loads((run / "summary.json").read_text())
     assert summary.keys() == {
         "task", "split", "selected_on", "reported_on", "n", "seconds", "metrics", "baselines", "warnings",
-        "training_fit", "underfit", "model", "data", "versions", "git_commit",
+        "conclusion", "training", "training_fit", "underfit", "model", "data", "versions", "git_commit",
     }  # fmt: skip
-    assert (summary["task"], summary["split"], summary["n"]) == ("context_ablation", "validation", 30)
+    assert (summary["task"], summary["split"], summary["n"]) == ("context_ablation", "test", 30)
     metrics = summary["metrics"]
     expected = {"exact_match", "has_changed_f1", "content_match", "parse_rate", "auroc_changed", "calibration_error"}
     expected |= {f"exact_match/{q}" for q in ("generative_explanation", "orig_match", "change_match")}
@@ -146,12 +147,15 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     assert metrics["lead/exact_match"]["against"] in summary["baselines"]
     assert metrics["lead/exact_match"]["against"] not in ("zero_shot", "four_shot"), "they hold the organism's weights"
     assert summary["training_fit"].keys() == {"explainer", "other_base"}
+    assert {name: record["epochs"] for name, record in summary["training"].items()} == {"explainer": 2, "other_base": 2}
+    assert "shown" in summary["conclusion"].lower()
+    assert summary["conclusion"].split()[-1] == " ".join(printed[:-1]).split()[-1], "the sentence comes last"
     assert summary["baselines"].keys() == {
         "majority", "always_unchanged", "copy_monitored", "tfidf_nearest", "tfidf_probe", "text_chars", "text_skipgrams",
         "from_scratch", "zero_shot", "four_shot", "other_base",
     }  # fmt: skip
     assert summary["model"]["base"] == str(workspace.model)
-    assert summary["data"]["path"] == "validation.json"
+    assert summary["data"]["path"] == "test.json"
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 30
     assert rows[0].keys() == {
@@ -173,15 +177,19 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     assert events.Tags()["images"] == ["verdicts"]
     assert "predictions/text_summary" in events.Tags()["tensors"]
 
-    assert command(workspace, "validate", "--ckpt_path", "best") == 0
+    assert command(workspace, "test", "--ckpt_path", "best") == 0
     again = json.loads((workspace.runs()[1] / "summary.json").read_text())
     assert again["metrics"] == metrics
     assert again["baselines"] == summary["baselines"], "the comparison is found again"
-    assert command(workspace, "test", "--ckpt_path", "best") == 0
-    tested = json.loads((workspace.runs()[2] / "summary.json").read_text())
-    assert (tested["split"], tested["selected_on"], tested["reported_on"]) == ("test", "validation", "test")
-    chosen = [any("chosen on these items" in line for line in each["warnings"]) for each in (summary, tested)]
-    assert chosen == [True, False]
+    assert (again["training"], again["conclusion"]) == (summary["training"], summary["conclusion"])
+    assert command(workspace, "validate", "--ckpt_path", "best") == 0
+    validated = json.loads((workspace.runs()[2] / "summary.json").read_text())
+    reported = [
+        [each[name] for name in ("split", "selected_on", "reported_on")] for each in (summary, again, validated)
+    ]
+    assert reported == [["test", "validation", "test"]] * 2 + [["validation"] * 3]
+    chosen = [any("chosen on these items" in line for line in each["warnings"]) for each in (summary, validated)]
+    assert chosen == [False, True]
     assert command(workspace, "predict", "--ckpt_path", "best") == 0
     predicted = [json.loads(line) for line in (workspace.runs()[3] / "predictions.jsonl").read_text().splitlines()]
     by_uid = {row["uid"]: row["predicted"] for row in rows}
@@ -189,15 +197,39 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     assert len(predicted) == 10
 
 
-def test_a_task_with_vectors_from_fit_to_validate(workspace: Workspace) -> None:
+def test_without_test_items_half_of_validation_is_reported(workspace: Workspace, tmp_path: Path) -> None:
+    """The half chooses for the comparison too, which is asked the other half."""
+    other = save_small_model(tmp_path / "other", seed=7)
+    assert command(workspace, "fit", "--other_base", str(other), "--data.test_path", "null") == 0
+    run = workspace.runs()[0]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["split"] == "test"
+    assert (summary["selected_on"], summary["reported_on"]) == ("half of validation", "the other half of validation")
+    assert (summary["n"], summary["data"]["n"], summary["data"]["path"]) == (15, 15, "validation.json")
+    assert not any("chosen on these items" in line for line in summary["warnings"])
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert all("other_base" in row["baselines"] for row in rows)
+    reported = {row["scenario_id"] for row in rows}
+    assert len(reported) == 5
+    assert command(workspace, "validate", "--ckpt_path", "best", "--data.test_path", "null") == 0
+    whole = [json.loads(line) for line in (workspace.runs()[1] / "predictions.jsonl").read_text().splitlines()]
+    assert len({row["scenario_id"] for row in whole}) == 10
+    assert reported < {row["scenario_id"] for row in whole}
+
+
+def test_a_task_with_vectors_from_fit_to_test(workspace: Workspace) -> None:
     """Controls, the comparison without vectors, and both injectors found again; categories and scores in each row."""
     write_described_features(workspace.path, layers=(3, 5))
+    described = json.loads((workspace.path / "descriptions.json").read_text())
+    held = [uid for uid in described if described[uid]["cluster_id"] == "5" or uid.endswith("7")]
+    for split, uids in (("train", described.keys() - set(held)), ("validation", held[0::2]), ("test", held[1::2])):
+        write_json(workspace.path / f"{split}.json", {uid: described[uid] for uid in sorted(uids)})
     config = ["--config", str(ROOT / "configs" / "feature_descriptions.yaml"), "--model.name", str(workspace.model)]
-    config += ["--data.train_path", "descriptions.json", "--data.features", '["L3.safetensors", "L5.safetensors"]']
-    config += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--data.validation_fraction", "0.3"]
-    config += ["--data.limit", "12"]
+    config += ["--data.train_path", "train.json", "--data.features", '["L3.safetensors", "L5.safetensors"]']
+    config += ["--data.validation_path", "validation.json", "--data.test_path", "test.json"]
+    config += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--data.limit", "12"]
     assert main(["fit", *config]) == 0
-    assert main(["validate", *config, "--ckpt_path", "best"]) == 0
+    assert main(["test", *config, "--ckpt_path", "best"]) == 0
     folders = [workspace.path / "lightning_logs" / "feature_descriptions" / f"version_{i}" for i in (0, 1)]
     first, second = (json.loads((folder / "summary.json").read_text()) for folder in folders)
     assert second["metrics"] == first["metrics"]

@@ -215,7 +215,7 @@ class TaskData(PackedData):
         splits = {"fit": ("train", "validation"), "validate": ("train", "validation")}.get(stage, ("train", "test"))
         for split in splits:
             if split not in self.examples:
-                self.examples[split] = self.read_examples(split, module)
+                self.examples[split] = self.evaluated_examples(split, module)
         if stage == "fit" and not self.has_test and not self.halved:
             self._halve()
         unknown = sorted(set(self.settings.question_weights) - set(self.question_types))

@@ -1,12 +1,18 @@
 """Where there are no test items, half of validation chooses and the other half is reported."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from afintro.data.batch import Example
 from afintro.tasks.base import TaskData
 from afintro.tasks.context_ablation import ContextAblation
+from afintro.tasks.feature_descriptions.task import FeatureDescriptions
+from tests.conftest import write_described_features
 
 
 def items(*scenarios: str, prompt: str = "") -> list[Example]:
@@ -60,3 +66,25 @@ def test_near_duplicates_stay_in_one_half() -> None:
                 uid[:-1] for uid in scenarios_of(halves[half is halves[0]])
             } == set()
         assert min(map(len, halves)) > 0
+
+
+def test_features_are_halved_with_their_items(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """What baselines compare vectors with, and what texts are looked up for, is the half that is evaluated."""
+    write_described_features(tmp_path)
+    features = [str(tmp_path / "L3.safetensors")]
+    data = FeatureDescriptions(
+        train_path=str(tmp_path / "descriptions.json"), features=features, validation_fraction=0.4
+    )
+    reader: Any = SimpleNamespace(name="reader", slot_token="<|slot|>", tokenizer=tokenizer, context_length=None)
+    data.examples = {split: data.read_examples(split, reader) for split in ("train", "validation")}
+    whole = {example.uid for example in data.examples["validation"]}
+    choosing, reported = data.halves(data.examples["validation"])
+    labels = [{example.answer for example in half} for half in (choosing, reported)]
+    assert not labels[0] & labels[1]
+    for split, half in (("validation", choosing), ("test", reported)):
+        assert [e.uid for e in data.evaluated_examples(split, reader)] == [e.uid for e in half]
+        data.examples[split] = half
+        answers = data.baselines(split)["nearest"]
+        assert {answer.uid for answer in answers} == {example.uid for example in half}
+        assert data.longest(split, 1)[-1].uid in {example.uid for example in half}
+    assert {example.uid for half in (choosing, reported) for example in half} == whole

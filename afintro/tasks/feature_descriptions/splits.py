@@ -35,9 +35,12 @@ class FeatureSplit:
         """Return at most ``limit`` of the features, evenly spread, so that both kinds are represented."""
         if limit is None or len(self.indices) <= limit:
             return self
-        chosen = np.linspace(0, len(self.indices) - 1, limit).astype(np.int64)
-        kinds = None if self.kinds is None else tuple(self.kinds[i] for i in chosen)
-        return type(self)(self.table, self.indices[chosen], kinds)
+        return self.at(np.linspace(0, len(self.indices) - 1, limit).astype(np.int64))
+
+    def at(self, places: NDArray[np.int64]) -> Self:
+        """Return the features at some places ``[n]`` of this split."""
+        kinds = None if self.kinds is None else tuple(self.kinds[place] for place in places)
+        return type(self)(self.table, self.indices[places], kinds)
 
     def count_shared(self, table: FeatureTable) -> int:
         """Count the features of a table that this split holds too."""
