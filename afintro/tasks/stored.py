@@ -105,6 +105,10 @@ class RecordTask(TaskData):
         del self.warnings[earlier:]  # about splits that are not evaluated
         self.count_near_duplicates(split, self.texts(split), seen)
 
+    def is_asked(self, question_type: str) -> bool:
+        """Tell whether items of a question type are asked; the store holds items of all types."""
+        return True
+
     def halving_groups(self, examples: Sequence[Example]) -> list[str]:
         """Return the scenario of each item, one name for scenarios with near-duplicate prompts."""
         return join_scenarios([example.scenario_id for example in examples], [example.prompt for example in examples])
@@ -123,7 +127,8 @@ class RecordTask(TaskData):
         """Return the examples of a split: a list for a small file, a view of the store for a large file."""
         finish = self.finisher(reader)
         if not self._is_large(split):
-            return [finish(draft, *token_ids(reader.tokenizer, draft)) for draft in self.drafts(split, reader)]
+            asked = (draft for draft in self.drafts(split, reader) if self.is_asked(draft.question_type))
+            return [finish(draft, *token_ids(reader.tokenizer, draft)) for draft in asked]
         earlier = len(self.warnings)
 
         def facts() -> dict[str, Any]:
@@ -141,7 +146,7 @@ class RecordTask(TaskData):
         # Reading the records of this split may have repeated warnings that the store of another split remembers.
         self.warnings = list(dict.fromkeys([*self.warnings, *store.facts["warnings"]]))
         log.info("%s: %d examples in %s", split, len(store), folder)
-        return StoredExamples(store, finish)
+        return StoredExamples(store, finish).of_kinds(self.is_asked)
 
     def _is_large(self, split: str) -> bool:
         """Whether to keep the examples on disk: also those of a small file, since it is compared with the training file.

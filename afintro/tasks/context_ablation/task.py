@@ -203,17 +203,18 @@ class ContextAblation(RecordTask):
         return chat(question.system, fill(wording, fields)), answers[question_type]
 
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
-        """Return a draft of each question type that is asked for each record; of a labeled name that is evaluated, one."""
+        """Return three drafts for each record, one of each question type; one for a labeled name that is evaluated."""
         records = self.records(split)
         labelled = set() if split == "train" else self._labelled(records)
         return (
             self._draft(record, question_type)
             for record in records
-            for question_type in ((LABELLED,) if record.scenario_id in labelled else self._asked())
+            for question_type in ((LABELLED,) if record.scenario_id in labelled else QUESTION_TYPES)
         )
 
-    def _asked(self) -> tuple[str, ...]:
-        return tuple(name for name in QUESTION_TYPES if name == PRIMARY or self.weight_of(name) > 0)
+    def is_asked(self, question_type: str) -> bool:
+        """Tell whether a question type is trained on or carries the verdict."""
+        return question_type in self.verdict_types or self.weight_of(question_type) > 0
 
     def _draft(self, record: ContextAblationRecord, question_type: str) -> Draft:
         verdict = question_type in self.verdict_types
@@ -246,7 +247,7 @@ class ContextAblation(RecordTask):
 
     def draft_settings(self) -> dict[str, Any]:
         """Return how the questions are asked and answered."""
-        return {"answer_form": self.answer_form, "questions": asdict(self.questions), "asked": self._asked()}
+        return {"answer_form": self.answer_form, "questions": asdict(self.questions)}
 
     def _monitored_content(self, record: ContextAblationRecord) -> str:
         return record.monitored_output if self.answer_form == "text" else (record.monitored_behavior or "other")
