@@ -109,6 +109,12 @@ class RecordTask(TaskData):
         """Tell whether items of a question type are asked; the store holds items of all types."""
         return True
 
+    def take(self, examples: Sequence[Example], places: Sequence[int]) -> Sequence[Example]:
+        """Return the items at some places; stored items stay in the store."""
+        if isinstance(examples, StoredExamples):
+            return examples.take(np.array(places, np.int32))
+        return super().take(examples, places)
+
     def halving_groups(self, examples: Sequence[Example]) -> list[str]:
         """Return the scenario of each item, one name for scenarios with near-duplicate prompts."""
         return join_scenarios([example.scenario_id for example in examples], [example.prompt for example in examples])

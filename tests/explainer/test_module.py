@@ -213,8 +213,8 @@ def test_teacher_forcing_judges_all_of_the_toys_validation_set_as_generation_doe
         o for start in range(0, len(items), 64) for o in module.evaluate_batch(collate(ordered[start : start + 64]))
     ]
     written = write_answers(module, ordered, answer_limit(ordered), batch_size=50)
-    assert len(items) == 900
+    assert len(items) == 200 + 3 * 120
     assert [outcome.exact for outcome in outcomes] == [
         text == item.answer for text, item in zip(written, ordered, strict=True)
     ]
-    assert 100 < sum(outcome.exact for outcome in outcomes) < 800
+    assert 60 < sum(outcome.exact for outcome in outcomes) < 500

@@ -156,7 +156,7 @@ def test_a_checkpoint_holds_the_injector_and_gives_the_same_descriptions(
     """Known mistake 1: a projection that is trained beside a LoRA is never saved."""
     module = reader_of_vectors(small_model, kind)
     examples = described(module)
-    train(module, examples)
+    train(module, examples, steps=60)
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     assert any(name.startswith("injector.") for name in checkpoint["state_dict"])
