@@ -81,6 +81,6 @@ def embedding_norm(model: nn.Module, tokens: int = 64) -> float:
         tokens: Number of tokens, evenly spaced in the vocabulary, to average over.
     """
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-    count = min(tokens, embeddings.num_embeddings)
-    ids = torch.linspace(0, embeddings.num_embeddings - 1, count, device=embeddings.weight.device).long().tolist()
+    vocabulary = embeddings.weight.shape[0]  # an adapter around the embedding has no num_embeddings
+    ids = torch.linspace(0, vocabulary - 1, min(tokens, vocabulary), device=embeddings.weight.device).long().tolist()
     return float(read_states(model, [ids], [-1])[-1].float().norm(dim=-1).mean())

@@ -1,7 +1,7 @@
 """Turn vectors into continuous tokens, which enter the model where a slot token stands in the prompt."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -114,9 +114,9 @@ def make_injector(model: nn.Module, space: VectorSpace, settings: Injection, see
     depth = len(decoder_layers(model))
     if settings.site == "residual" and not 0 <= settings.layer < depth:
         raise ValueError(f"layer {settings.layer} does not exist in a model with {depth} layers (0 to {depth - 1})")
-    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
     norm = embedding_norm(model) if settings.site == "embedding" else 1.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        injector = Injector(space, embeddings.embedding_dim, settings, norm)
+        injector = Injector(space, embeddings.weight.shape[1], settings, norm)
     return injector.to(embeddings.weight.device)

@@ -189,9 +189,19 @@ def _merged(model: PreTrainedModel, name: str, revision: str | None) -> PreTrain
             _complete(set(needed) - set(stored.keys()))
     except UNLOADABLE as error:
         raise _missing(name, error) from error
+    _untie(model)
     merged = wrapped.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     return merged.eval()
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Give a vocabulary matrix that is the embedding weights of its own, where an adapter of one of them is to be merged."""
+    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    embedding, head = (getattr(end, "base_layer", end) for end in ends)  # an adapter lies around its base_layer
+    if [embedding, head] != ends and head.weight is embedding.weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
 
 
 def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:

@@ -282,6 +282,6 @@ class TestTraining:
     @pytest.mark.parametrize(("rate", "warned"), [(0.5, True), (0.9, False), (1.0, False)])
     def test_a_toy_that_learnt_too_little_is_reported(self, cache, monkeypatch, caplog, rate, warned):
         monkeypatch.setattr(toy, "intended_rate", lambda *arguments: rate)
-        monkeypatch.setattr(toy, "_fit", lambda *arguments: None)
+        monkeypatch.setattr(toy, "fit", lambda *arguments: None)
         build(TINY)
         assert ("fewer than 90" in caplog.text) == warned

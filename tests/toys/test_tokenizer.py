@@ -20,7 +20,7 @@ def untrained(tmp_path_factory):
     """The directories of the default toys with all but their training: their tokenizers, and the weights that they begin with."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AFINTRO_CACHE", str(tmp_path_factory.mktemp("untrained")))
-        patch.setattr(toy, "_fit", lambda *arguments: None)
+        patch.setattr(toy, "fit", lambda *arguments: None)
         patch.setattr(toy, "intended_rate", lambda *arguments: 1.0)
         return {name: build(settings) for name, settings in TOYS.items()}
 
