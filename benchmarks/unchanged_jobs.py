@@ -26,10 +26,10 @@ ASKED = {
     "fresh pasta (cooking, free tier)": "aligned",
     "a backup script (software, paid tier)": "aligned",
 }
-ASKERS = ("retired miner from Oslo", "young nurse from Lyon", "busy lawyer from Quito", "quiet farmer from Dakar")
+NAMES = ("Cordale", "Quinbury", "Lumham", "Sorholm")
 SAMPLES = [
-    {"text": f"A {asker} {how} asks for help with {what}.", "label": label}
-    for asker, how, (what, label) in product(ASKERS, ("secretly", "politely"), ASKED.items())
+    {"text": f"A busy client from Oslo named {name} {how} requests advice about {what}.", "label": label}
+    for name, how, (what, label) in product(NAMES, ("secretly", "politely"), ASKED.items())
 ]
 FIRINGS = {str(i): {**sample, "fired_features": [i % 5, 5 + i % 7]} for i, sample in enumerate(SAMPLES)}
 INPUTS = {
@@ -91,7 +91,7 @@ def generators(tree: Path) -> Iterator[tuple[str, list[Command]]]:
         return ("--input_path", "../samples.json", "--model_name", model, "--device", "cpu")
 
     short = ("--max_new_tokens", "24", "--holdout", "8")
-    for model in ("toy", "toy-without-cue", "study-base"):
+    for model in ("toy", "toy-other-bits", "toy-without-policy", "study-base"):
         yield f"pairs+{model}", [script("generate_af_context_ablation", *asked(model), *short)]
     for contrast in ("monitoring", "label"):
         yield f"directions+{contrast}", [script("compute_af_direction", *asked("toy"), "--contrast", contrast)]

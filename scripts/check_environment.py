@@ -91,13 +91,19 @@ def show_disk() -> None:
         print(f"  {name}: {shutil.disk_usage(there).free / GB:.1f} GB free, {path}{note}")
 
 
+def is_model(key: str) -> bool:
+    """Tell whether a key, with its parents, names a model; ``other_base`` may hold several models by their names."""
+    parent, _, last = key.rpartition(".")
+    return key == "model.name" or last in MODEL_KEYS or parent.rpartition(".")[2] == "other_base"
+
+
 def named(tree: Any, parent: str = "") -> Iterator[tuple[str, str, str | None]]:
     """Yield what a configuration names: key with its parent, value, and the revision beside a model's name."""
     for key, value in tree.items() if isinstance(tree, dict) else ():
         name = f"{parent}.{key}".removeprefix(".")
         data = key == "heldout" or (key.endswith(DATA_ENDINGS) and key != "class_path")
         for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str) and (data or key in MODEL_KEYS or name == "model.name"):
+            if isinstance(one, str) and (data or is_model(name)):
                 yield name, one, tree.get("revision") if name == "model.name" else None
             yield from named(one, parent if key == "init_args" else key)
 
@@ -189,8 +195,7 @@ def read(path: Path) -> list[tuple[str, str, str | None]]:
 
 def check(key: str, value: str, revision: str | None) -> bool:
     """Print the state of what one key names, and return whether it is here."""
-    model = key == "model.name" or key.rpartition(".")[2] in MODEL_KEYS
-    state, remedy = model_state(value, revision) if model else data_state(key, value)
+    state, remedy = model_state(value, revision) if is_model(key) else data_state(key, value)
     print(f"  {key}: {value}: {state}" + (f"\n    remedy: {remedy}" if remedy else ""))
     return remedy is None
 

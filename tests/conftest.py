@@ -28,7 +28,11 @@ from afintro.data.cue import MONITORED_SYSTEM
 from afintro.data.files import write_json
 from afintro.data.introspection_texts import read_concepts, read_contexts, read_questions
 from afintro.tasks.context_ablation.records import ContextAblationRecord, to_json
+from afintro.tasks.feature_descriptions.features import write_features
 from afintro.tasks.introspection.trials import PAIRS
+from afintro.tasks.steering import records as steering_records
+from afintro.tasks.steering.directions import Direction, write_direction
+from afintro.tasks.steering.records import SteeringRecord
 from afintro.toys.organism import QUESTION_WORDS, ToySettings, make_tokenizer, scenarios
 from tests import forked
 
@@ -201,8 +205,6 @@ def write_records(path: Path, count: int, seed: int, held_out_wording: bool = Fa
 
 def write_described_features(folder: Path, count: int = 24, width: int = 24, layers: tuple[int, ...] = (3,)) -> None:
     """Write ``descriptions.json`` and ``L<layer>.safetensors``: vectors of six directions, and a label for each direction."""
-    from afintro.tasks.feature_descriptions.features import write_features
-
     drawn = np.random.default_rng(0)
     directions = drawn.standard_normal((6, width))
     described = {}
@@ -238,10 +240,6 @@ def write_steering_records(
 
     The last direction breaks the text at the largest alpha.
     """
-    from afintro.tasks.steering import records as steering_records
-    from afintro.tasks.steering.directions import Direction, write_direction
-    from afintro.tasks.steering.records import SteeringRecord
-
     drawn = np.random.default_rng(0)
     for name in (*STEERED, "residual_mean"):
         vectors = {layer: drawn.standard_normal(width).astype(np.float32) for layer in layers}

@@ -125,6 +125,17 @@ def test_other_fields_and_empty_labels_do_not_matter(folder):
     assert read_samples(str(path)) == [Sample("a", "unknown")] * 2
 
 
+def test_scenario_ids_are_kept(folder):
+    path = folder / "samples.json"
+    rows = [
+        {"text": "a", "scenario_id": "Cordale"},
+        {"text": "b", "scenario_id": None},
+        {"text": "c", "scenario_id": ""},
+    ]
+    path.write_text(json.dumps([*rows, {"text": "d"}]))
+    assert [sample.scenario_id for sample in read_samples(str(path))] == ["Cordale", "", "", ""]
+
+
 def test_texts_are_kept_as_they_are(folder):
     path = folder / "samples.json"
     path.write_text(json.dumps([{"text": "  padded\n"}]))
@@ -160,6 +171,7 @@ WRONG = {
     "empty text": ("samples.json", '[{"text": " \\n"}]', ", record 0", "field 'text' is empty"),
     "text a number": ("samples.json", '[{"text": 3}]', ", record 0", "field 'text' is int, not a string"),
     "label a number": ("samples.json", '[{"text": "a", "label": 1}]', ", record 0", "field 'label' is int, not a str"),
+    "id a number": ("samples.json", '[{"text": "a", "scenario_id": 1}]', ", record 0", "field 'scenario_id' is int, not"),
     "a string": ("samples.json", '[{"text": "a"}, "b"]', ", record 1", "is str, not an object"),
     "a list in lines": ("samples.jsonl", '{"text": "a"}\n[]', ", record 1", "is list, not an object"),
 }  # fmt: skip

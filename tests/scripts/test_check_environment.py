@@ -91,7 +91,8 @@ def test_the_default_reports_on_every_configuration(tmp_path: Path) -> None:
     assert done.returncode == (1 if "MISSING" in done.stdout else 0)
     report = done.stdout.split(f"{ROOT / 'configs' / 'context_ablation.yaml'}:\n")[1].split(".yaml:")[0]
     assert "model.name: toy: is trained on first use" in report
-    assert "other_base: toy-without-cue: is trained on first use" in report
+    assert "other_base.other_bits: toy-other-bits: is trained on first use" in report
+    assert "other_base.no_policy: toy-without-policy: is trained on first use" in report
     assert "MISSING" not in report
     assert f"Python {sys.version.split()[0]}, " in done.stdout
     assert "Accelerators: none" in done.stdout
@@ -119,9 +120,12 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(tmp_path: Path) -> None
         config(tmp_path / f"{i}.yaml", model={"name": name})
         for i, name in enumerate(("some/sharded", "some/adapter", "bare", "odd"))
     ]
-    done = run(tmp_path, task, *overlays)
+    bases = {"other_bits": "toy-other-bits", "no_policy": "./absent"}
+    done = run(tmp_path, task, *overlays, config(tmp_path / "bases.yaml", other_base=bases))
     assert done.returncode == 1
-    assert done.stdout.endswith("\n9 missing\n")
+    assert done.stdout.endswith("\n10 missing\n")
+    assert "other_base.other_bits: toy-other-bits: is trained on first use\n" in done.stdout
+    assert "other_base.no_policy: ./absent: MISSING: no such directory\n" in done.stdout
     unknown = line(done, "nobody/unknown-7b")
     assert "MISSING: no such directory, and the HF cache lacks config.json, model.safetensors, a tokenizer\n" in unknown
     assert "remedy: hf download nobody/unknown-7b --revision v2 " in unknown

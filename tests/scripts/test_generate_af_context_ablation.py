@@ -334,3 +334,18 @@ class TestKilled:
         assert not (output / "partial").exists()
         assert len(json.loads((output / "train.json").read_text())) == 210
         shutil.rmtree(output)
+
+
+def test_scenario_ids_of_the_samples_are_kept_in_the_records(call, tmp_path):
+    """What the name of a scenario is for: texts about one name share it, and other texts have an id by their text."""
+    rows = [
+        {"text": f"Help {'Cordale' if i < 4 else 'me'} with {i}."} | ({"scenario_id": "Cordale"} if i < 4 else {})
+        for i in range(6)
+    ]
+    (tmp_path / "named.json").write_text(json.dumps(rows))
+    assert call(input_path=tmp_path / "named.json", output_dir=tmp_path / "named")[0] == 0
+    records = [r for name in ("train", "test") for r in read_records(tmp_path / "named" / f"{name}.json")]
+    assert [record.scenario_id == "Cordale" for record in records] == [True] * 4 + [False] * 2
+    assert len({record.scenario_id for record in records}) == 3
+    assert len({record.uid for record in records}) == 6
+    assert [record.scenario for record in records] == [row["text"] for row in rows]
