@@ -3,11 +3,13 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from itertools import product
 from typing import ClassVar
 
 import pytest
 import torch
+from lightning import Trainer
 from safetensors.torch import load_file
 
 from afintro.data.files import write_json
@@ -21,7 +23,7 @@ from benchmarks.privileged import explaining, organisms
 from benchmarks.privileged.__main__ import main, work_folder
 from benchmarks.privileged.explaining import DEMO, compare, explainer, hits, trainer_of
 from benchmarks.privileged.figure import figure
-from benchmarks.privileged.jobs import flip, jobs
+from benchmarks.privileged.jobs import flip, jobs, measure_cell
 from benchmarks.privileged.organisms import records_of
 from benchmarks.privileged.plan import BASES, BATCH, FLIPS, ORGANISMS, SYSTEMS, Cell, Plan, cells
 from benchmarks.privileged.running import Job, run_all
@@ -340,6 +342,44 @@ class TestCommand:
         for state in asked.values():
             assert state.keys() == trained.keys()
             assert all(torch.equal(tensor, trained[name]) for name, tensor in state.items())
+
+    def test_every_cell_has_its_base_and_its_labels(self, tiny_run, monkeypatch):
+        asked = []
+        monkeypatch.setattr(explaining, "measure", lambda *arguments: asked.append(arguments))
+        own, other, none, text = (Cell(0, system, "A", 8) for system in ("A", "B", "no_policy", "text_chars"))
+        about_b = Cell(0, "A", "B", 4)
+        for cell in (own, other, none, text, about_b):
+            measure_cell(cell, TINY, work_folder(TINY))
+        a, b, base = (organisms.base_of(TINY, name, 0) for name in BASES)
+        assert len({a, b, base}) == 3
+        assert [(cell, directory) for cell, _, directory, *_ in asked] == [
+            (own, a), (other, b), (none, base), (text, a), (about_b, a),
+        ]  # fmt: skip
+        assert [adapter is not None for *_, adapter in asked] == [True, False, False, False, False]
+        for cell, _, _, splits, _ in asked:
+            assert {r.scenario_id for r in splits["train"]} == {*TINY.labeled_names(cell.about, 0)[: cell.names]}
+            assert {r.provenance["model"] for r in splits["train"]} == {str(b if cell.about == "B" else a)}
+
+    def test_asks_the_best_checkpoint(self, tiny_run, monkeypatch):
+        """No look at the validation finds more than the first here, and of equals the first is kept."""
+        asked, test = [], Trainer.test
+
+        def tested(trainer, module, *arguments, **options):
+            found = test(trainer, module, *arguments, **options)
+            stored = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=True)
+            same = all(
+                torch.equal(tensor, stored["state_dict"][name]) for name, tensor in trainable_state(module).items()
+            )
+            asked.append((same, stored["global_step"]))
+            return found
+
+        monkeypatch.setattr(Trainer, "test", tested)
+        longer, base = replace(TINY, rounds=2), organisms.base_of(TINY, "A", 0)
+        folder = organisms.answers(base, TINY.scenarios("A", 0), work_folder(TINY))
+        splits = organisms.records_of(folder, TINY, TINY.labeled_names("A", 0))
+        result = explaining.measure(Cell(0, "A", "A", 8), longer, base, splits)
+        assert (result["steps"], result["fit"]) == (4, 0.0)
+        assert asked == [(True, 2)]
 
     def test_finds_what_is_finished(self, tiny_run):
         folder, written = tiny_run
