@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 METRIC = {"value", "ci_low", "ci_high", "n"}
-SELECTION = {"selected_on", "reported_on", "training_fit", "underfit"}
+SELECTION = {"selected_on", "reported_on", "training", "training_fit", "underfit"}
 SUMMARY = {
     "task", "split", "n", "seconds", "metrics", "baselines", "warnings", "model", "data", "versions", "git_commit",
 }  # fmt: skip
@@ -186,7 +186,7 @@ def test_fit_leaves_what_the_contract_says(session: Session) -> None:
     summary, rows = session.summary(0), session.rows(0)
     described = session.task == "feature_descriptions"
     assert summary.keys() == SUMMARY | SELECTION | ({"categories", "judges"} if described else set())
-    assert (summary["task"], summary["split"], summary["n"]) == (session.task, "validation", len(rows))
+    assert (summary["task"], summary["split"], summary["n"]) == (session.task, "test", len(rows))
     assert session.printed["fit"].splitlines()[-1] == f"summary: lightning_logs/{session.task}/version_0/summary.json"
     assert TABLE in session.printed["fit"]
     assert {path.name for path in session.folder(0).iterdir()} >= FILES
@@ -207,9 +207,11 @@ def test_a_reader_recomputes_the_table(session: Session) -> None:
 
 
 def test_validate_gives_every_number_of_fit_again(session: Session) -> None:
+    """The test file is the validation file here, so that only the warning about the choice is new."""
     first, again = session.summary(0), session.summary(1)
-    for name in first.keys() & {"metrics", "baselines", "warnings", "data", "judges", "categories"}:
+    for name in first.keys() & {"metrics", "baselines", "data", "judges", "categories"}:
         assert again[name] == first[name], name
+    assert [line for line in again["warnings"] if "chosen on these items" not in line] == first["warnings"]
     assert session.rows(1) == session.rows(0)
     assert session.losses(1) == [pytest.approx(min(session.losses(0)), rel=1e-5)]
 
@@ -231,7 +233,7 @@ def test_a_run_of_feature_descriptions(features: Session) -> None:
     assert sum(summary["categories"].values()) == 10
     assert (summary["judges"]["first"], summary["judges"]["second"]) == ("rouge_l", "chrf")
     assert (features.summary(2)["split"], features.summary(2)["metrics"]) == ("test", summary["metrics"])
-    assert len(features.losses(4)) == 1 + 1, "one epoch more, and the validation at the end"
+    assert len(features.losses(4)) == 1, "one epoch more"
     rows = features.rows(0)
     for row in rows:
         assert row["scores"].keys() == {"rouge_l", "chrf", "functional"}

@@ -261,10 +261,14 @@ class TaskData(PackedData):
                 kept += sizes[group]
             given += sizes[group]
         left, right = (
-            [e for e, group in zip(examples, groups, strict=True) if (group in choosing) == side]
+            self.take(examples, [place for place, group in enumerate(groups) if (group in choosing) == side])
             for side in (True, False)
         )
         return left, right
+
+    def take(self, examples: Sequence[Example], places: Sequence[int]) -> Sequence[Example]:
+        """Return the items at some places."""
+        return [examples[place] for place in places]
 
     def halving_groups(self, examples: Sequence[Example]) -> list[str]:
         """Return for each validation item the group that stays in one half: its scenario."""

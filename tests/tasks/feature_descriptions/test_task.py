@@ -115,7 +115,9 @@ def reader(tokenizer: PreTrainedTokenizerFast) -> Any:
     return SimpleNamespace(name="small", slot_token=SLOT, tokenizer=tokenizer, context_length=512)
 
 
-def task(folder: Path, explainer: Any = None, stage: str = "fit", train: str = "train.json", **settings: Any) -> Any:
+def task(
+    folder: Path, explainer: Any = None, stage: str = "validate", train: str = "train.json", **settings: Any
+) -> Any:
     """The data module on the small data, set up if there is an explainer."""
     settings = {"features": [str(folder / f"L{layer}.safetensors") for layer in LAYERS], **settings}
     settings = {"validation_fraction": 0.15, "batch_size": 4, **settings}

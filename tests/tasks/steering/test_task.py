@@ -62,7 +62,7 @@ def reader(tokenizer: PreTrainedTokenizerFast) -> Any:
     return SimpleNamespace(name="small", slot_token=SLOT, tokenizer=tokenizer, context_length=2048)
 
 
-def task(folder: Path, explainer: Any = None, stage: str = "fit", **settings: Any) -> Any:
+def task(folder: Path, explainer: Any = None, stage: str = "validate", **settings: Any) -> Any:
     """The data module on the small data, set up if there is an explainer."""
     settings = {"validation_path": "validation.json", "unseen_fraction": 0.4, "batch_size": 4, **settings}
     for name in ("validation_path", "test_path"):
