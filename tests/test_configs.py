@@ -45,7 +45,14 @@ def test_every_yaml_goes_through_the_command_line(
         write_described_features(workspace.path)
         small += ["--data.train_path", "descriptions.json", "--data.features", '["L3.safetensors"]']
     else:
-        small += ["--data.train_path", "train.json", "--data.validation_path", "validation.json"]
+        small += [
+            "--data.train_path",
+            "train.json",
+            "--data.validation_path",
+            "validation.json",
+            "--data.test_path",
+            "null",
+        ]
         if stack[0].stem == "steering":
             write_steering_records(workspace.path, (4, 3))
         else:

@@ -1,6 +1,7 @@
 """Split data without leaks: by scenario or cluster, and with held-out texts kept out of training."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -143,6 +144,29 @@ def split_by_scenario(scenarios: Sequence[str], fraction: float, seed: int) -> t
     for index, scenario in enumerate(scenarios):
         (second if stable_hash(f"{seed} {scenario}") < fraction * 2**64 else first).append(index)
     return first, second
+
+
+def halve_by_scenario(scenarios: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
+    """Divide indices into two halves of nearly equal size, so that no scenario is in both.
+
+    Args:
+        scenarios: Scenario id of each record.
+        seed: Seed of the division.
+
+    Returns:
+        Indices of the records in the first half, and in the second half.
+    """
+    sizes = Counter(scenarios)
+    drawn = sorted(sizes, key=lambda scenario: stable_hash(f"halves {seed} {scenario}"))
+    first: set[str] = set()
+    totals = [0, 0]
+    for scenario in sorted(drawn, key=lambda scenario: -sizes[scenario]):  # the largest first, into the smaller half
+        half = int(totals[0] > totals[1])
+        totals[half] += sizes[scenario]
+        if half == 0:
+            first.add(scenario)
+    left, right = ([i for i, name in enumerate(scenarios) if (name in first) == side] for side in (True, False))
+    return left, right
 
 
 def hold_out(

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.batch import Example
 from afintro.data.files import file_sha256
 from afintro.data.near_duplicates import join_scenarios, nearest_seen
-from afintro.data.splits import check_contamination, split_by_scenario, stable_hash
+from afintro.data.splits import check_contamination, halve_by_scenario, split_by_scenario
 from afintro.errors import UserError
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, statistics
@@ -212,8 +211,11 @@ class TaskData(PackedData):
         if self.settings.train_path is None:
             self.use_embedded()  # in every process, since only one of them prepared the data
         module = cast(ExplainerSpec, self.trainer.lightning_module)  # Lightning knows it as a module alone
-        splits = {"fit": ("train", "validation"), "validate": ("train", "validation")}.get(stage, ("train", "test"))
-        for split in splits:
+        evaluated = {"fit": ["validation", *(["test"] if self.has_test else [])], "validate": ["validation"]}
+        for split in (
+            "train",
+            *evaluated.get(stage, ["test"]),
+        ):  # fit ends with the test items, which are checked first
             if split not in self.examples:
                 self.examples[split] = self.evaluated_examples(split, module)
         if stage == "fit" and not self.has_test and not self.halved:
@@ -233,9 +235,14 @@ class TaskData(PackedData):
         return self.paths["test"] is not None
 
     def _halve(self) -> None:
-        """Keep half of the validation items for the report, where no test items are; too few items stay undivided."""
-        choosing, reported = self.halves(self.examples["validation"])
-        if choosing and reported:
+        """Keep half of the validation items for the report, where no test items are.
+
+        Too few items stay undivided: each half must have every question type.
+        """
+        whole = self.examples["validation"]
+        halves = self.halves(whole)
+        if all({e.question_type for e in half} == {e.question_type for e in whole} for half in halves):
+            choosing, reported = halves
             self.examples |= {"validation": choosing, "test": reported}
             self.halved = True
             log.info("no test items: half of validation (%d) chooses, the other half is reported", len(choosing))
@@ -249,22 +256,9 @@ class TaskData(PackedData):
         Returns:
             The half that chooses, and the half that is reported.
         """
-        groups = self.halving_groups(examples)
-        sizes = Counter(groups)
-        choosing: set[str] = set()
-        kept = 0
-        drawn = sorted(sizes, key=lambda group: stable_hash(f"halves {self.settings.split_seed} {group}"))
-        given = 0
-        for group in sorted(drawn, key=lambda group: -sizes[group]):  # the largest first, into the smaller half
-            if kept <= given - kept:
-                choosing.add(group)
-                kept += sizes[group]
-            given += sizes[group]
-        left, right = (
-            self.take(examples, [place for place, group in enumerate(groups) if (group in choosing) == side])
-            for side in (True, False)
-        )
-        return left, right
+        places = halve_by_scenario(self.halving_groups(examples), self.settings.split_seed)
+        choosing, reported = (self.take(examples, half) for half in places)
+        return choosing, reported
 
     def take(self, examples: Sequence[Example], places: Sequence[int]) -> Sequence[Example]:
         """Return the items at some places."""

@@ -1,6 +1,7 @@
 """Where there are no test items, half of validation chooses and the other half is reported."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from afintro.data.batch import Example
+from afintro.errors import UserError
 from afintro.tasks.base import TaskData
 from afintro.tasks.context_ablation import ContextAblation
 from afintro.tasks.feature_descriptions.task import FeatureDescriptions
-from tests.conftest import write_described_features
+from tests.conftest import write_described_features, write_records
 
 
 def items(*scenarios: str, prompt: str = "") -> list[Example]:
@@ -52,6 +54,45 @@ def test_one_scenario_cannot_be_halved() -> None:
     assert min(len(half) for half in TaskData().halves(items("a", "a"))) == 0
 
 
+def test_test_items_are_read_before_training(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A missing test file is found at the beginning of fit, not at its end."""
+    train = str(write_records(tmp_path / "train.json", 6, seed=1))
+    data = ContextAblation(train_path=train, validation_path=train, test_path=str(tmp_path / "missing.json"))
+    reader = SimpleNamespace(name="reader", slot_token=None, tokenizer=tokenizer, context_length=None)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=reader)  # type: ignore[assignment]
+    with pytest.raises(UserError) as caught:
+        data.setup("fit")
+    assert "missing.json" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("kinds", "halved"), [("qq qq qq", True), ("qr qr qr", True), ("qq qq qr", False), ("qr", False)]
+)
+def test_validation_is_halved_only_where_each_half_has_every_question_type(kinds: str, halved: bool) -> None:
+    class Small(TaskData):
+        def read_examples(self, split: str, reader: Any) -> list[Example]:
+            return [
+                replace(item, question_type=kind) for item, kind in zip(items(*"abcd"), kinds.split(), strict=False)
+            ]
+
+    data = Small(train_path="x", validation_path="y")
+    reader = SimpleNamespace(name="reader", slot_token=None, context_length=None)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=reader)  # type: ignore[assignment]
+    data.setup("fit")
+    assert data.halved == halved
+    whole = {example.uid for example in data.read_examples("validation", None)}
+    chosen = {example.uid for example in data.examples["validation"]}
+    assert chosen | {example.uid for example in data.examples.get("test", [])} == whole
+    assert (chosen == whole) == (not halved)
+    other = data.for_another_explainer()
+    other.trainer = data.trainer
+    other.setup("fit")
+    assert {example.uid for example in other.examples["validation"]} == chosen, (
+        "a comparison is chosen by the same items"
+    )
+    assert data.called("test") == ("the other half of validation" if halved else "test")
+
+
 def test_near_duplicates_stay_in_one_half() -> None:
     texts = [f"The {word} of the old {word} harbor counted every single ship by hand." for word in "abcdefghijklmnop"]
     pairs = [
@@ -76,14 +117,15 @@ def test_features_are_halved_with_their_items(tmp_path: Path, tokenizer: PreTrai
         train_path=str(tmp_path / "descriptions.json"), features=features, validation_fraction=0.4
     )
     reader: Any = SimpleNamespace(name="reader", slot_token="<|slot|>", tokenizer=tokenizer, context_length=None)
-    data.examples = {split: data.read_examples(split, reader) for split in ("train", "validation")}
-    whole = {example.uid for example in data.examples["validation"]}
-    choosing, reported = data.halves(data.examples["validation"])
+    whole = {example.uid for example in data.read_examples("validation", reader)}
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=reader)  # type: ignore[assignment]
+    data.setup("fit")
+    assert data.halved
+    choosing, reported = (data.examples[split] for split in ("validation", "test"))
     labels = [{example.answer for example in half} for half in (choosing, reported)]
     assert not labels[0] & labels[1]
     for split, half in (("validation", choosing), ("test", reported)):
         assert [e.uid for e in data.evaluated_examples(split, reader)] == [e.uid for e in half]
-        data.examples[split] = half
         answers = data.baselines(split)["nearest"]
         assert {answer.uid for answer in answers} == {example.uid for example in half}
         assert data.longest(split, 1)[-1].uid in {example.uid for example in half}

@@ -202,14 +202,14 @@ class FeatureDescriptions(TaskData):
         """Return the examples of a split, whose features are halved already where validation is."""
         return self.read_examples(split, reader)
 
-    def halves(self, examples: Sequence[Example]) -> tuple[Sequence[Example], Sequence[Example]]:
-        """Divide validation items in two, and their features too, so that no label is in both halves."""
-        halves = super().halves(examples)
-        if all(halves):
-            whole, places = self._splits["validation"], {example.uid: place for place, example in enumerate(examples)}
-            for name, half in zip(("validation", "test"), halves, strict=True):
-                self._splits[name] = whole.at(np.array([places[example.uid] for example in half]))
-        return halves
+    def _halve(self) -> None:
+        """Divide validation items in two, and their features too."""
+        places = {example.uid: place for place, example in enumerate(self.examples["validation"])}
+        super()._halve()
+        if self.halved:
+            whole = self._splits["validation"]
+            for name in ("validation", "test"):
+                self._splits[name] = whole.at(np.array([places[example.uid] for example in self.examples[name]]))
 
     def longest(self, split: str, count: int) -> list[Example]:
         """Return the examples with the longest labels in characters, because tokenizing millions would take minutes."""
