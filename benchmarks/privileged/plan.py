@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 
+from afintro.tasks.context_ablation.toy import SCENARIOS
 from afintro.toys.grammar import NAMES, POLICIES, Scenario
 from afintro.toys.organism import ToySettings, scenarios
 
@@ -30,7 +31,7 @@ class Plan:
     Args:
         labeled: Number of names whose labels an explainer of the matrix is trained on.
         new: Number of names that are new to every explainer.
-        records: Training records of each labeled name.
+        records: Training records of each labeled name, as many as in the demo.
         wordings: Most records of a name in the validation, and records of a name in the test; their wordings were in no training.
         round_steps: Number of optimizer steps, about, between two looks at the validation.
         rounds: Most looks; the demo's epochs, which have as many steps.
@@ -40,7 +41,7 @@ class Plan:
 
     labeled: int = 200
     new: int = 200
-    records: int = 6
+    records: int = SCENARIOS["train"]["labeled"]
     wordings: int = 4
     round_steps: int = 75
     rounds: int = 12
