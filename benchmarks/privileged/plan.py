@@ -43,7 +43,7 @@ class Plan:
     new: int = 200
     records: int = SCENARIOS["train"]["labeled"]
     wordings: int = 4
-    round_steps: int = 75
+    round_steps: int = 50
     rounds: int = 12
     fitted: float = 0.96
     toy: ToySettings = field(default_factory=ToySettings)

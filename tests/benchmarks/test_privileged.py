@@ -98,13 +98,13 @@ class TestPlan:
         assert texts[0] == texts[1] == texts[2]
 
     @pytest.mark.parametrize(
-        ("names", "epochs"), [(4, (450, 37)), (8, (300, 25)), (32, (75, 6)), (64, (37, 3)), (200, (12, 1))]
+        ("names", "epochs"), [(4, (600, 50)), (8, (300, 25)), (32, (75, 6)), (64, (37, 3)), (200, (12, 1))]
     )
     def test_every_training_may_take_as_many_steps_as_that_of_the_demo(self, names, epochs):
         assert Plan().epochs(names) == epochs
-        steps = -(-names * 6 // 16)
-        assert 800 < steps * epochs[0] <= 900
-        assert 70 <= steps * epochs[1] <= 75
+        steps = -(-names * 4 // 16)
+        assert 580 < steps * epochs[0] <= 600
+        assert 45 <= steps * epochs[1] <= 50
 
     @pytest.mark.parametrize(("names", "count"), [(4, 4), (16, 4), (32, 2), (128, 1), (200, 1)])
     def test_few_names_are_asked_more_each(self, names, count):
