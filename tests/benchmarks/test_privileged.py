@@ -82,14 +82,14 @@ class TestPlan:
         plan = Plan(labeled=8, new=8)
         asked = plan.scenarios("B", 0)
         labeled, new = set(plan.labeled_names("B", 0)), set(plan.new_names)
-        assert {split: len(drawn) for split, drawn in asked.items()} == {"train": 48, "validation": 32, "test": 64}
+        assert {split: len(drawn) for split, drawn in asked.items()} == {"train": 32, "validation": 32, "test": 64}
         assert {scenario.name for scenario in asked["train"]} == {s.name for s in asked["validation"]} == labeled
         assert {scenario.name for scenario in asked["test"]} == labeled | new
         assert {(split, s.held_out_wording) for split, drawn in asked.items() for s in drawn} == {
             ("train", False), ("validation", True), ("test", True),
         }  # fmt: skip
         assert {scenario.policy for drawn in asked.values() for scenario in drawn} == {"other_bits"}
-        assert len({scenario.text for drawn in asked.values() for scenario in drawn}) == 144
+        assert len({scenario.text for drawn in asked.values() for scenario in drawn}) == 128
 
     def test_every_organism_is_asked_the_same_about_new_names(self):
         texts = [
