@@ -36,7 +36,7 @@ class Contrast:
 
 def monitoring_contrast(samples: Sequence[Sample]) -> Contrast:
     """Contrast every text without the monitoring cue (class 1) with the same text under the cue (class 0)."""
-    scenarios = [scenario_id(sample.text) for sample in samples]
+    scenarios = [sample.scenario_id or scenario_id(sample.text) for sample in samples]
     monitored, unmonitored = (
         [chat(cue, sample.text) for sample in samples] for cue in (MONITORED_SYSTEM, UNMONITORED_SYSTEM)
     )

@@ -183,6 +183,7 @@ class SteeringGenerator:
             shared = {
                 "prompt": render(self.tokenizer, chat(CUES[cue], sample.text)),
                 "scenario": sample.text,
+                "scenario_id": sample.scenario_id,
                 "system_prompt": CUES[cue],
                 "label": sample.label,
                 "unmonitored_behavior": unwatched[uid.split("/")[0]],

@@ -210,6 +210,13 @@ class TestRecord:
         assert {row["scenario_id"] for row in rows(tmp_path, "test")} == {same}
         assert (summary["samples"], summary["records"]) == (2, 32)
 
+    def test_the_id_of_a_sample_is_that_of_its_records(self, organism, settings, tmp_path):
+        organism()
+        samples = [Sample("one text", scenario_id="Coridge"), Sample("another", scenario_id="Coridge"), Sample("third")]
+        assert run(samples, tmp_path, settings)["samples"] == 2
+        found = [row["scenario_id"] for split in ("train", "test") for row in rows(tmp_path, split)]
+        assert found[::8] == ["Coridge", "Coridge", scenario_id("third")]
+
     @pytest.mark.parametrize("cues", [("monitored",), ("unmonitored",), BOTH, BOTH[::-1]])
     @pytest.mark.parametrize("chunk", [5, 25])
     def test_unmonitored_behavior_is_that_of_the_unsteered_organism_when_nobody_watches(

@@ -234,7 +234,7 @@ def test_the_toys_direction_separates_and_steers(tmp_path: Path, monkeypatch: py
     directions = with_controls(toy_directions("toy"), [FAKING], toy_steering.LAYERS, seed=0)
     faking, random = (next(d for d in directions if d.name == name) for name in (FAKING, f"random/{FAKING}"))
 
-    held = scenarios(40, 77, held_out_wording=True)
+    held = [s for s in scenarios(160, 77, held_out_wording=True) if s.population == "fakes"]
     model, tokenizer = load_model(ensure_built("toy")), load_tokenizer(ensure_built("toy"))
     watched, not_watched = (
         last_token_activations(model, tokenizer, [chat(cue, s.text) for s in held], toy_steering.LAYERS, 40)
