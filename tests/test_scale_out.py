@@ -47,7 +47,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Worksp
     config = folder / "small.yaml"
     config.write_text(
         f"""
-model: {{name: {small_model}, lora: {{r: 4, alpha: 8, target_modules: [all-linear, embed_tokens]}}, learning_rate: 0.002, schedule: constant}}
+model:
+  name: {small_model}
+  lora: {{r: 4, alpha: 8, target_modules: [all-linear, embed_tokens]}}
+  learning_rate: 0.002
+  schedule: constant
 data:
   class_path: afintro.tasks.context_ablation.ContextAblation
   init_args: {{train_path: train.json, validation_path: validation.json, test_path: validation.json, batch_size: 8}}

@@ -18,9 +18,14 @@ from afintro.toys.organism import SPECIAL_TOKENS, TOYS, build, scenarios
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
     """The directories of the default toys with all but their training: their tokenizers, and the weights that they begin with."""
+
+    def fit(model, tokenizer, settings, rng):
+        if settings.policy == "none":
+            model.lm_head.weight.data += 1  # unlike any initial weights
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AFINTRO_CACHE", str(tmp_path_factory.mktemp("untrained")))
-        patch.setattr(toy, "fit", lambda *arguments: None)
+        patch.setattr(toy, "fit", fit)
         patch.setattr(toy, "intended_rate", lambda *arguments: 1.0)
         return {name: build(settings) for name, settings in TOYS.items()}
 
