@@ -7,13 +7,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from afintro.data.files import write_json
 
@@ -46,21 +47,33 @@ def perform(job: Job, folder: Path) -> float:
         job: The job.
         folder: Gets the result.
     """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    _quiet()
     started = time.monotonic()
-    result = job.make(*job.arguments)
+    with quiet():
+        result = job.make(*job.arguments)
+    torch.set_num_threads(threads)
     seconds = time.monotonic() - started
     write_json(folder / f"{job.key}.json", {**result, "seconds": round(seconds, 1)})
     return seconds
 
 
-def _quiet() -> None:
+@contextmanager
+def quiet() -> Iterator[None]:
     """Leave the terminal to the lines about progress: labeled names are in the test by design, and loaders need no workers."""
-    for name in ("lightning.pytorch", "afintro.tasks"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning|transformers")
-    disable_progress_bar()
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "afintro.tasks")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning|transformers")
+        disable_progress_bar()
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            enable_progress_bar()
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Steering: what the explainer reads, what is held out, and that only the vector can tell twins apart."""
 
 import json
+import shutil
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small data; nobody writes here."""
     found = tmp_path_factory.mktemp("steering")
     write_steering_records(found)
+    shutil.copy(found / "validation.json", found / "test.json")
     return found
 
 
