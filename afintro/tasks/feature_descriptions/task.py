@@ -270,8 +270,12 @@ class FeatureDescriptions(TaskData):
         return [Detection(p.predicted or "", *texts[p.uid]) for p in predictions]
 
     def statistics(self, predictions: Sequence[Prediction]) -> Scores:
-        """Compute all metrics of one system, see :func:`description_statistics`."""
-        return description_statistics(predictions, self.primary)
+        """Compute all metrics of one system, see :func:`description_statistics`.
+
+        Validation may lack the question type that is primary in the test items, which ``fit`` reads before training.
+        """
+        asked = {prediction.question_type for prediction in predictions}
+        return description_statistics(predictions, UNSEEN_CLUSTER if UNSEEN_CLUSTER in asked else UNSEEN_FEATURE)
 
     def best_of(self, baselines: Sequence[str]) -> list[str]:
         """Name the baselines that could explain the score without a trained reader of vectors."""

@@ -267,6 +267,18 @@ def test_features_in_both_files_are_told(folder: Path, reader: Any) -> None:
     assert data.primary == "unseen_feature", "there is no held-out cluster"
 
 
+def test_validation_is_scored_where_only_the_test_has_held_out_clusters(
+    folder: Path, reader: Any, tmp_path: Path
+) -> None:
+    """``fit`` reads both before training, and chooses checkpoints by validation."""
+    held = json.loads((folder / "held.json").read_text())
+    (tmp_path / "features.json").write_text(json.dumps({uid: row for uid, row in held.items() if topic(uid) != 2}))
+    data = task(folder, reader, "fit", validation_path=tmp_path / "features.json", test_path="held.json")
+    assert data.primary == "unseen_cluster"
+    scores = data.statistics(data.baselines("validation")["reference"])
+    assert data.selection(scores) == 1.0
+
+
 def test_nothing_left_to_validate_on_is_refused(folder: Path, reader: Any) -> None:
     with pytest.raises(UserError, match=r"train.json: 30 features leave none for validation"):
         task(folder, reader, validation_fraction=0.01)
