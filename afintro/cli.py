@@ -165,7 +165,8 @@ class ExplainerCLI(LightningCLI):
         if self.trainer.interrupted or not self.trainer.checkpoint_callback:
             return
         best = self.trainer.checkpoint_callback.best_model_path  # type: ignore[attr-defined]
-        run = Path(str(self.trainer.log_dir))
+        # The comparisons lie with the checkpoint that they are compared with: that of a resumed run may be of an earlier run.
+        run = Path(best).parent.parent if best else Path(str(self.trainer.log_dir))
         if self.trainer.is_global_zero:
             write_json(run / TRAINING, training_record(self.trainer))
         for name, base in self._comparisons().items():

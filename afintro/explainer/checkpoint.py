@@ -173,7 +173,9 @@ def resolve_checkpoint(name: str, root: Path, task: str) -> Path:
         return newest
     for state in read_checkpoint(newest).get("callbacks", {}).values():
         if isinstance(state, dict) and state.get("monitor") and state.get("best_model_path"):
-            best = newest.parent / Path(state["best_model_path"]).name  # the run's folder may have moved
-            if best.is_file():
-                return best
+            best = Path(state["best_model_path"])
+            # The run's folder may have moved, or the run have been resumed from another whose checkpoint is still the best.
+            for path in (newest.parent / best.name, best):
+                if path.is_file():
+                    return path
     return newest

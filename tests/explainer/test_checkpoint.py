@@ -102,7 +102,7 @@ def test_best_is_that_of_the_newest_run_that_has_one(tmp_path: Path) -> None:
     def save(run: str, file: str, monitor: str | None, best: str) -> None:
         path = tmp_path / "task" / run / "checkpoints" / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"callbacks": {"a": {"monitor": monitor, "best_model_path": f"/elsewhere/{best}"}}}, path)
+        torch.save({"callbacks": {"a": {"monitor": monitor, "best_model_path": str(Path("/elsewhere", best))}}}, path)
 
     save("version_2", "best-1.ckpt", "val/loss", "best-1.ckpt")
     save("version_10", "best-3.ckpt", "val/loss", "best-3.ckpt")
@@ -113,6 +113,9 @@ def test_best_is_that_of_the_newest_run_that_has_one(tmp_path: Path) -> None:
     save("version_12", "last.ckpt", "val/loss", "removed.ckpt")
     newest = ("version_12", "checkpoints", "last.ckpt")
     assert resolve_checkpoint("best", tmp_path, "task").parts[-3:] == newest, "the best file was removed"
+    save("version_13", "last.ckpt", "val/loss", str(tmp_path / "task" / "version_10" / "checkpoints" / "best-3.ckpt"))
+    resumed = ("version_10", "checkpoints", "best-3.ckpt")
+    assert resolve_checkpoint("best", tmp_path, "task").parts[-3:] == resumed, "still the best after more training"
     with pytest.raises(UserError, match="no run of other"):
         resolve_checkpoint("best", tmp_path, "other")
 
