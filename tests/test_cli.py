@@ -104,7 +104,10 @@ def test_an_underfit_comparison_is_named_and_leaves_the_lead(
     assert leads
     assert all(value["against"] != "other_base" for value in leads.values())
     assert any("other_base" in line and "underfit" in line for line in found["warnings"])
-    assert not any("solved" in line and "other_base" in line for line in found["warnings"])
+    solved = [line for line in found["warnings"] if "can be solved" in line]
+    assert any("other_base" in line for line in solved), (
+        "it does as well as the explainer here, although it is underfit"
+    )
 
 
 @pytest.mark.parametrize("name", ["explainer", "text_only", "../up", "Other", ""])
@@ -195,6 +198,24 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     by_uid = {row["uid"]: row["predicted"] for row in rows}
     assert [row["predicted"] for row in predicted] == [by_uid[row["uid"]] for row in predicted]
     assert len(predicted) == 10
+    assert "conclusion" not in validated, "its items chose the checkpoint"
+
+
+def test_a_comparison_that_a_resumed_run_trains_is_found(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best checkpoint may be of the run that was resumed from."""
+    monkeypatch.setattr(
+        "afintro.tasks.context_ablation.task.text_baselines", lambda *_: {}
+    )  # they take most of the time
+    other = save_small_model(tmp_path / "other", seed=7)
+    few = ["--data.limit", "3", "--data.question_weights", '{"generative_explanation": 1.0}']
+    assert command(workspace, "fit", *few) == 0
+    assert command(workspace, "fit", "--ckpt_path", "last", "--other_base", str(other), *few) == 0
+    first, second = (json.loads((run / "summary.json").read_text()) for run in workspace.runs())
+    assert second["model"]["checkpoint"] == first["model"]["checkpoint"]
+    assert "other_base" in second["baselines"]
+    assert second["training"].keys() == {"explainer", "other_base"}
 
 
 def test_without_test_items_half_of_validation_is_reported(workspace: Workspace, tmp_path: Path) -> None:

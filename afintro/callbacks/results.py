@@ -124,7 +124,6 @@ class Results(Callback):
         underfit = underfit_of(known, of)
         leads = self._leads(scores, data, [name for name in fits if name != EXPLAINER], underfit)
         few = few_clusters_warning(scores[EXPLAINER])
-        fitting = [name for name in data.without_weights(list(table)) if name not in underfit]
         warnings = [
             *data.warnings,
             *data.warnings_about(systems, leads),
@@ -132,10 +131,11 @@ class Results(Callback):
             *([few] if few else []),
             *([CHOSEN] if split == SELECTED_ON else []),
             *underfit.values(),
-            *solved_from_text(table, EXPLAINER, fitting, data.solved),
+            # Also those that are underfit: whoever reaches the explainer without the weights shows that nobody needs them.
+            *solved_from_text(table, EXPLAINER, data.without_weights(list(table)), data.solved),
         ]
         equal = [name for name in fits if name not in (EXPLAINER, TEXT_ONLY, *underfit)]
-        conclusion = data.conclusion(table, leads, equal)
+        conclusion = None if split == SELECTED_ON else data.conclusion(table, leads, equal)
         metrics, baselines = _as_json(table[EXPLAINER]), {name: _as_json(table[name]) for name in table}
         del baselines[EXPLAINER]
         summary = {

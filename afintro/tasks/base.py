@@ -211,11 +211,9 @@ class TaskData(PackedData):
         if self.settings.train_path is None:
             self.use_embedded()  # in every process, since only one of them prepared the data
         module = cast(ExplainerSpec, self.trainer.lightning_module)  # Lightning knows it as a module alone
+        # Training ends with the test items, which are checked before it begins.
         evaluated = {"fit": ["validation", *(["test"] if self.has_test else [])], "validate": ["validation"]}
-        for split in (
-            "train",
-            *evaluated.get(stage, ["test"]),
-        ):  # fit ends with the test items, which are checked first
+        for split in ("train", *evaluated.get(stage, ["test"])):
             if split not in self.examples:
                 self.examples[split] = self.evaluated_examples(split, module)
         if stage == "fit" and not self.has_test and not self.halved:

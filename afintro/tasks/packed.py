@@ -26,7 +26,7 @@ class PackedData(LightningDataModule):
     Attributes:
         settings: The settings that every task has.
         examples: Examples of each split that was read.
-        primary: The question type that ``predict`` answers.
+        primary: The question type whose metric names have no suffix.
     """
 
     primary = ""
@@ -45,6 +45,10 @@ class PackedData(LightningDataModule):
     def primary_examples(self, split: str) -> Sequence[Example]:
         """Return the examples of the primary question type."""
         return [example for example in self.examples[split] if example.question_type == self.primary]
+
+    def predicted_examples(self) -> Sequence[Example]:
+        """Return the test items that ``predict`` answers: those of the primary question type."""
+        return self.primary_examples("test")
 
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """Return this process's share of the training rows, shuffled by seed and epoch.
@@ -77,8 +81,8 @@ class PackedData(LightningDataModule):
         return row_loader(self.evaluation_rows(self.examples["test"]), *self._place)
 
     def predict_dataloader(self) -> DataLoader[PackedBatch]:
-        """Return this process's share of the test items of the primary question type, in the order of the file."""
-        return row_loader(self.evaluation_rows(self.primary_examples("test"), sort=False), *self._place)
+        """Return this process's share of the test items that ``predict`` answers, in the order of the file."""
+        return row_loader(self.evaluation_rows(self.predicted_examples(), sort=False), *self._place)
 
     @property
     def _place(self) -> tuple[int, int]:

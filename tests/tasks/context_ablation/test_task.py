@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.introspection_texts import read_contexts
+from afintro.data.records import scenario_id
 from afintro.errors import UserError
 from afintro.evaluation.answers import Verdict
 from afintro.evaluation.intervals import Estimate
@@ -325,6 +327,33 @@ def test_where_no_name_is_new_the_question_stays_the_primary_one(
     assert any("2 scenarios" in warning for warning in data.warnings)
 
 
+def test_a_limit_that_leaves_no_new_name_is_told(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    data = named_data(tmp_path, ("Ada", CONTEXTS[3]), ("Ada", CONTEXTS[4]), ("Cy", CONTEXTS[5]), limit=2)
+    assert asked(data, "validation", tokenizer) == {"Ada": [*QUESTION_TYPES] * 2}
+    assert any("1 scenarios" in warning for warning in data.warnings)
+
+
+def test_a_file_of_many_names_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The identity of a text is asked for a few times a record, whatever the number of records."""
+    identified = Mock(side_effect=scenario_id)
+    monkeypatch.setattr("afintro.tasks.context_ablation.task.scenario_id", identified)
+    data = named_data(tmp_path, *((f"N{i}", text) for i, text in enumerate(CONTEXTS[3:])))
+    assert len(data.records("validation")) == 57
+    assert 57 <= identified.call_count <= 4 * 57
+
+
+@pytest.mark.parametrize("kept_on_disk", [False, True])
+def test_predict_answers_one_question_a_record(
+    kept_on_disk: bool, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("afintro.tasks.stored.LARGE", 0 if kept_on_disk else 1 << 20)
+    data = named_data(tmp_path, ("Ada", CONTEXTS[3]), ("Cy", CONTEXTS[4]))
+    data.examples["test"] = data.read_examples("validation", reader(tokenizer))
+    predicted = [(item.scenario_id, item.question_type) for item in data.predicted_examples()]
+    assert predicted == [("Ada", "labelled_name"), ("Cy", PRIMARY)]
+
+
 def test_a_question_type_without_weight_is_neither_trained_nor_asked(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -362,7 +391,9 @@ def test_checkpoints_are_chosen_by_labelled_names_where_there_are_any() -> None:
         return {name: (Statistic(name, np.array([[value]]), "mean", ("a",)), ["a"]) for name, value in values.items()}
 
     assert data.selection(scores(exact_match=0.25)) == 0.25
-    assert data.selection(scores(exact_match=0.25) | scores(**{"exact_match/labelled_name": 0.75})) == 0.75
+    labelled = scores(**{"exact_match/labelled_name": 0.75})
+    assert data.selection(scores(exact_match=0.25) | labelled) == 0.75
+    assert data.selection(labelled) == 0.75, "a few batches may hold no new name"
 
 
 @pytest.mark.parametrize(
@@ -385,6 +416,17 @@ def test_the_last_sentence_says_what_was_shown(low: float, compared: list[str], 
     assert all(part in sentence for part in (word, "0.900", "text_chars", "new names"))
     if shown:
         assert "Not shown: insight" in sentence
+
+
+def test_nothing_is_shown_where_an_underfit_system_does_as_well() -> None:
+    """Such a system is not in the lead, but whoever does as well without the weights shows that nobody needs them."""
+    leads = {"lead/exact_match": {"value": 0.4, "ci_low": 0.2, "ci_high": 0.6, "n": 40, "against": "text_chars"}}
+    table = {"explainer": {"exact_match": stating(0.9, 0.85)}}
+    for rival, value, shown in (("no_policy", 0.8, True), ("no_policy", 0.86, False), ("zero_shot", 0.9, True)):
+        sentence = ContextAblation().conclusion(table | {rival: {"exact_match": stating(value)}}, leads, ["other_bits"])
+        assert sentence is not None
+        assert sentence.startswith("Shown") == shown, (rival, value)
+        assert "new" not in sentence, "nothing says that these items are of new names"
 
 
 def test_without_an_interval_nothing_is_concluded() -> None:
