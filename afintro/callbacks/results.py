@@ -41,7 +41,7 @@ PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "sciki
 
 
 class Results(Callback):
-    """Writes what a run leaves after ``validate``, ``test`` and ``predict`` (and the validation that ends ``fit``).
+    """Writes what a run leaves after ``validate``, ``test`` and ``predict`` (and the test that ends ``fit``).
 
     Attributes:
         summary_path: The ``summary.json`` that was written last; None before one was.

@@ -157,11 +157,11 @@ class ContextAblation(RecordTask):
         self.keep(split, records, numbers[: self.settings.limit])
         if split != "train":
             evaluated = self._records[split]
-            shared = {record.scenario_id for record in evaluated} - self._labelled(evaluated)
+            shared = {record.scenario_id for record in evaluated} - self._names_with_labels(evaluated)
             self.warn_of_shared(shared, (record.scenario_id for record in self.records("train")), path)
             self.compare_with_seen(split)
 
-    def _labelled(self, records: Sequence[ContextAblationRecord]) -> set[str]:
+    def _names_with_labels(self, records: Sequence[ContextAblationRecord]) -> set[str]:
         """Return the names that training has labels of; none if all names are such, or if ids are of texts, not of names."""
         trained = {record.scenario_id for record in self.records("train")}
         names = {r.scenario_id for r in records if r.scenario_id != scenario_id(r.scenario)} & trained
@@ -205,7 +205,7 @@ class ContextAblation(RecordTask):
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
         """Return three drafts for each record, one of each question type; one for a labeled name that is evaluated."""
         records = self.records(split)
-        labelled = set() if split == "train" else self._labelled(records)
+        labelled = set() if split == "train" else self._names_with_labels(records)
         return (
             self._draft(record, question_type)
             for record in records
