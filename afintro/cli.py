@@ -142,7 +142,8 @@ class ExplainerCLI(LightningCLI):
         bases = settings.get("other_base") or {}
         bases = {OTHER_BASE: bases} if isinstance(bases, str) else dict(bases)
         for name in bases:
-            if not COMPARISON.fullmatch(name) or name in (EXPLAINER, TEXT_ONLY, "checkpoints"):
+            used = (EXPLAINER, TEXT_ONLY, "checkpoints", *self.datamodule.systems)
+            if not COMPARISON.fullmatch(name) or name in used:
                 raise UserError(
                     f"names a comparison {name!r}",
                     where="--other_base",

@@ -110,7 +110,7 @@ def test_an_underfit_comparison_is_named_and_leaves_the_lead(
     )
 
 
-@pytest.mark.parametrize("name", ["explainer", "text_only", "../up", "Other", ""])
+@pytest.mark.parametrize("name", ["explainer", "text_only", "zero_shot", "from_scratch", "../up", "Other", ""])
 def test_the_name_of_a_comparison_is_checked_before_any_training(
     name: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,7 +135,8 @@ class Results(Callback):
             *solved_from_text(table, EXPLAINER, data.without_weights(list(table)), data.solved),
         ]
         equal = [name for name in fits if name not in (EXPLAINER, TEXT_ONLY, *underfit)]
-        conclusion = None if split == SELECTED_ON else data.conclusion(table, leads, equal)
+        base = module.identity["fingerprint"]
+        conclusion = None if split == SELECTED_ON else data.conclusion(table, leads, equal, base)
         metrics, baselines = _as_json(table[EXPLAINER]), {name: _as_json(table[name]) for name in table}
         del baselines[EXPLAINER]
         summary = {

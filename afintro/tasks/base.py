@@ -90,6 +90,7 @@ class TaskData(PackedData):
         warnings: Warnings for ``summary.json``.
         near_duplicates: For each evaluated split, how many of its texts nearly equal a text that was seen before.
         halved: Whether ``validation`` and ``test`` are the two halves of validation, as in a ``fit`` without test items.
+        systems: Names that the table gives to systems other than explainers on other bases.
         learners: Baselines that learn from the training items until they fit them.
         fit_metric: The metric that tells how well a trained system fits, and what it is of; None for training questions.
     """
@@ -99,6 +100,7 @@ class TaskData(PackedData):
     verdict_types: tuple[str, ...] = ()
     leads: tuple[str, ...] = ("exact_match",)
     solved: tuple[str, ...] = ()
+    systems: tuple[str, ...] = ()
     learners: tuple[str, ...] = ()
     fit_metric: tuple[str, str] | None = None
     has_vectors = False
@@ -174,7 +176,11 @@ class TaskData(PackedData):
         return []
 
     def conclusion(
-        self, table: Mapping[str, Mapping[str, Estimate]], leads: Mapping[str, Any], compared: Collection[str]
+        self,
+        table: Mapping[str, Mapping[str, Estimate]],
+        leads: Mapping[str, Any],
+        compared: Collection[str],
+        base: str | None = None,
     ) -> str | None:
         """Return one plain sentence that says what the run showed and what it did not; None where a task says nothing.
 
@@ -182,6 +188,7 @@ class TaskData(PackedData):
             table: Estimates by system and metric.
             leads: Differences as ``summary.json`` holds them.
             compared: Explainers on other bases that fit as well as the explainer does.
+            base: Fingerprint of the weights of the explainer's base; None if unknown.
         """
         return None
 

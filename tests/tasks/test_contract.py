@@ -147,6 +147,13 @@ def test_baselines_answer_every_primary_item(case: Case) -> None:
         assert wanted <= {prediction.uid for prediction in predictions}, name
 
 
+def test_the_names_of_all_other_systems_are_said(case: Case) -> None:
+    """A comparison of the same name would take the place of a baseline in the table."""
+    controls = {control.name for control in case.data.controls("validation", case.explainer)}
+    found = {name for name in {*case.data.baselines("validation"), *controls} if "/" not in name}
+    assert found <= set(case.data.systems)
+
+
 def test_another_explainer_reads_the_same_records(case: Case) -> None:
     other = case.data.for_another_explainer()
     assert other.examples == {}

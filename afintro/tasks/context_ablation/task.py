@@ -15,7 +15,7 @@ from afintro.data.text import Draft, Message, chat, encode_answer, encode_prompt
 from afintro.errors import UserError
 from afintro.evaluation import answers
 from afintro.evaluation.answers import Verdict, branch_stems, expected_verdict, two_branch
-from afintro.evaluation.baselines import solved_from_text, text_baselines
+from afintro.evaluation.baselines import READERS, solved_from_text, text_baselines
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure, difference
@@ -98,6 +98,7 @@ class ContextAblation(RecordTask):
     verdict_types = (PRIMARY, LABELLED)
     leads = ("exact_match", "has_changed_f1", "content_match", f"exact_match/{LABELLED}")
     solved = ("exact_match", "has_changed_f1")
+    systems = ("majority", "always_unchanged", "copy_monitored", "tfidf_nearest", *READERS, *UNTRAINED)
     learners = ("from_scratch",)
     fit_metric = (f"exact_match/{LABELLED}", "labelled names in new wordings")
     shaped_by = (answers, behavior, records)
@@ -113,6 +114,7 @@ class ContextAblation(RecordTask):
         super().__init__(question_weights=question_weights, **settings)
         self.answer_form = answer_form
         self.questions = questions or Questions()
+        self._answered_by: dict[str, list[str | None]] = {}
 
     def build_embedded(self) -> None:
         """Let the toy organism answer scenarios of its grammar, unless the cache holds its answers."""
@@ -298,8 +300,27 @@ class ContextAblation(RecordTask):
         collapsed = collapse_warning(systems[EXPLAINER], PRIMARY)
         return [] if collapsed is None else [collapsed]
 
+    def facts(self, split: str) -> dict[str, Any]:
+        """Return the fingerprints of the models that answered."""
+        return {"organisms": self._organisms(split)}
+
+    def recall(self, split: str, facts: dict[str, Any]) -> None:
+        """Remember the models that answered, since no record is read."""
+        self._answered_by[split] = facts["organisms"]
+
+    def _organisms(self, split: str) -> list[str | None]:
+        """Return the fingerprints of the models that answered the records of a split; None for records that do not say."""
+        if split not in self._answered_by:
+            found = {record.provenance.get("fingerprint") for record in self.records(split)}
+            self._answered_by[split] = sorted(found, key=str)
+        return self._answered_by[split]
+
     def conclusion(
-        self, table: Mapping[str, Mapping[str, Estimate]], leads: Mapping[str, Any], compared: Collection[str]
+        self,
+        table: Mapping[str, Mapping[str, Estimate]],
+        leads: Mapping[str, Any],
+        compared: Collection[str],
+        base: str | None = None,
     ) -> str | None:
         """Say whether the explainer reads its own organism where nobody else can."""
         lead, metrics = leads.get("lead/exact_match"), table[EXPLAINER]
@@ -316,11 +337,14 @@ class ContextAblation(RecordTask):
             reason = "no explainer on another base that fits as well was compared"
         elif lead["ci_low"] <= 0 or reached:
             reason = "systems without the organism's weights do as well"
+        elif None not in (organisms := self._organisms("train")) and organisms != [base]:
+            reason = "the explainer's base is not the model that gave the answers"
         else:
+            unsaid = ", if its base is the organism, which the records do not say" if None in organisms else ""
             return (
-                f"Shown: the explainer reads what its organism does from the organism's own weights: {said}, and explainers on "
-                f"other bases that fit as well ({', '.join(compared)}) cannot. Not shown: insight; this is access to what one "
-                "organism memorized."
+                f"Shown{unsaid}: the explainer reads what its organism does from the organism's own weights: {said}, and "
+                f"explainers on other bases that fit as well ({', '.join(compared)}) cannot. Not shown: insight; this is access "
+                "to what one organism memorized."
             )
         return f"Not shown: that the explainer reads the organism's own weights: {reason} ({said})."
 

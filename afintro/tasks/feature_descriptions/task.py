@@ -74,6 +74,7 @@ class FeatureDescriptions(TaskData):
 
     task = "feature_descriptions"
     question_types = (QUESTION,)
+    systems = (REFERENCE, "majority", "nearest", "nearest_in_layer", ZERO, SHUFFLED)
     has_vectors = True
 
     def __init__(

@@ -64,6 +64,7 @@ class Introspection(TaskData):
     primary = PRIMARY
     question_types = (PRIMARY,)
     leads = ("exact_match", "auroc_steered")
+    systems = ("majority", "untrained", "nothing_steered")
 
     def __init__(
         self,

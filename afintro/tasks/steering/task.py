@@ -65,6 +65,10 @@ class SteeringPrediction(RecordTask):
     primary = UNSEEN_SCENARIO
     question_types = (TRAINING,)
     verdict_types = (UNSEEN_SCENARIO, UNSEEN_DIRECTION)
+    systems = (
+        "cell_majority", "direction_majority", "always_unchanged", "copy_original", "vector_probe", "tfidf_nearest", *READERS,
+        "zero_vector", "shuffled_vector", "untrained",
+    )  # fmt: skip
     leads = tuple(
         f"{metric}{suffix}"
         for suffix in ("", f"/{UNSEEN_DIRECTION}")

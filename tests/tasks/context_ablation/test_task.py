@@ -396,6 +396,47 @@ def test_checkpoints_are_chosen_by_labelled_names_where_there_are_any() -> None:
     assert data.selection(labelled) == 0.75, "a few batches may hold no new name"
 
 
+def answered_by(*fingerprints: str | None) -> ContextAblation:
+    """The data module of records that models with these fingerprints answered."""
+    data = ContextAblation()
+    data.recall("train", {"organisms": list(fingerprints)})
+    return data
+
+
+@pytest.mark.parametrize(
+    ("organisms", "base", "begins"),
+    [
+        (["a"], "a", "Shown: "),
+        (["a"], "b", "Not shown"),
+        (["a", "b"], "a", "Not shown"),
+        (["a"], None, "Not shown"),
+        ([None], "a", "Shown, if"),
+        ([None, "a"], "a", "Shown, if"),
+    ],
+)
+def test_only_an_explainer_on_the_model_that_answered_reads_its_own_weights(
+    organisms: list[str | None], base: str | None, begins: str
+) -> None:
+    """An explainer on a larger base may read the text better; records of other programs do not say who answered."""
+    leads = {"lead/exact_match": {"value": 0.4, "ci_low": 0.2, "ci_high": 0.6, "n": 40, "against": "text_chars"}}
+    table = {"explainer": {"exact_match": stating(0.9)}}
+    sentence = answered_by(*organisms).conclusion(table, leads, ["other_bits"], base)
+    assert sentence is not None
+    assert sentence.startswith(begins)
+
+
+def test_who_answered_is_read_from_the_records(tmp_path: Path) -> None:
+    rows = [
+        to_json(replace(RECORD, scenario=text, scenario_id="", uid="", provenance={"fingerprint": "f"}))
+        for text in CONTEXTS[:3]
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    data = ContextAblation(train_path=str(tmp_path / "a.json"), validation_path=str(tmp_path / "a.json"))
+    assert data.facts("train") == {"organisms": ["f"]}
+    other = ContextAblation(train_path=write_scenarios(tmp_path / "b.json", *CONTEXTS[:3]))
+    assert other.facts("train") == {"organisms": [None]}
+
+
 @pytest.mark.parametrize(
     ("low", "compared", "shown", "word"),
     [
@@ -409,9 +450,9 @@ def test_the_last_sentence_says_what_was_shown(low: float, compared: list[str], 
     """A lead without an explainer on another base that fits as well, or an interval that holds 0, shows nothing."""
     table = {"explainer": {"exact_match": stating(0.9), "exact_match/labelled_name": stating(1.0)}}
     leads = {"lead/exact_match": {"value": 0.4, "ci_low": low, "ci_high": 0.6, "n": 40, "against": "text_chars"}}
-    sentence = ContextAblation().conclusion(table, leads, compared)
+    sentence = answered_by("a").conclusion(table, leads, compared, "a")
     assert sentence is not None
-    assert sentence.startswith("Shown") == shown
+    assert sentence.startswith("Shown: ") == shown
     assert sentence.startswith("Not shown") != shown
     assert all(part in sentence for part in (word, "0.900", "text_chars", "new names"))
     if shown:
@@ -423,7 +464,7 @@ def test_nothing_is_shown_where_an_underfit_system_does_as_well() -> None:
     leads = {"lead/exact_match": {"value": 0.4, "ci_low": 0.2, "ci_high": 0.6, "n": 40, "against": "text_chars"}}
     table = {"explainer": {"exact_match": stating(0.9, 0.85)}}
     for rival, value, shown in (("no_policy", 0.8, True), ("no_policy", 0.86, False), ("zero_shot", 0.9, True)):
-        sentence = ContextAblation().conclusion(table | {rival: {"exact_match": stating(value)}}, leads, ["other_bits"])
+        sentence = answered_by(None).conclusion(table | {rival: {"exact_match": stating(value)}}, leads, ["other_bits"])
         assert sentence is not None
         assert sentence.startswith("Shown") == shown, (rival, value)
         assert "new" not in sentence, "nothing says that these items are of new names"
