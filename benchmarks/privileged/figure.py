@@ -117,4 +117,4 @@ def _curve(axes: Axes, cells: Sequence[Row], learned: float) -> None:
     marks = [Line2D([], [], color=COLORS[system], marker="o", label=NAMES[system]) for system in shown]
     hollow = f"hollow: labeled names in new wordings below {learned:.2f}"
     marks.append(Line2D([], [], color="black", marker="o", linestyle="", markerfacecolor="white", label=hollow))
-    axes.legend(handles=marks, loc="upper left", fontsize=8)
+    axes.legend(handles=marks, loc="lower right", fontsize=8)
