@@ -292,7 +292,7 @@ def tiny_run(tmp_path_factory):
         yield folder, json.loads((folder / "privileged.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 class TestCommand:
     def test_writes_every_cell_with_an_interval(self, tiny_run):
         folder, written = tiny_run
