@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from afintro.lm.capture import embedding_norm
-from afintro.lm.interventions import Intervention, decoder_layers
+from afintro.lm.interventions import Intervention, decoder_layers, residual_width
 
 
 @dataclass
@@ -118,5 +118,5 @@ def make_injector(model: nn.Module, space: VectorSpace, settings: Injection, see
     norm = embedding_norm(model) if settings.site == "embedding" else 1.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        injector = Injector(space, embeddings.weight.shape[1], settings, norm)
+        injector = Injector(space, residual_width(model), settings, norm)
     return injector.to(embeddings.weight.device)

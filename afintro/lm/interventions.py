@@ -130,6 +130,12 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return max((child for child in base.get_decoder().children() if isinstance(child, nn.ModuleList)), key=len)
 
 
+def residual_width(model: nn.Module) -> int:
+    """Return the width of the residual stream of a transformers causal LM, also where an adapter is around its embedding."""
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    return int(embedding.weight.shape[1])  # an adapter around the embedding has no embedding_dim
+
+
 @contextmanager
 def intervene(model: nn.Module, interventions: Sequence[Change]) -> Iterator[list[int]]:
     """Apply interventions to every forward pass inside the block.
@@ -145,8 +151,7 @@ def intervene(model: nn.Module, interventions: Sequence[Change]) -> Iterator[lis
         ValueError: The model does not have a layer, or a vector does not have the model's width.
     """
     layers = decoder_layers(model)
-    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
-    width = embedding.weight.shape[1]  # an adapter around the embedding has no embedding_dim
+    width = residual_width(model)
     fired = [0] * len(interventions)
     with ExitStack() as stack:
         for index, intervention in enumerate(interventions):

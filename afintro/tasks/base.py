@@ -89,7 +89,6 @@ class TaskData(PackedData):
         zero_vectors: Whether every vector is replaced by zeros, so that the explainer sees the text alone.
         warnings: Warnings for ``summary.json``.
         near_duplicates: For each evaluated split, how many of its texts nearly equal a text that was seen before.
-        halved: Whether ``validation`` and ``test`` are the two halves of validation, as in a ``fit`` without test items.
         systems: Names that the table gives to systems other than explainers on other bases.
         learners: Baselines that learn from the training items until they fit them.
         fit_metric: The metric that tells how well a trained system fits, and what it is of; None for training questions.
@@ -105,7 +104,6 @@ class TaskData(PackedData):
     fit_metric: tuple[str, str] | None = None
     has_vectors = False
     space: VectorSpace | None = None
-    halved = False
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -118,6 +116,7 @@ class TaskData(PackedData):
         self.zero_vectors = False
         self.warnings: list[str] = []
         self.near_duplicates: dict[str, int] = {}
+        self._choosing: frozenset[str] | None = None  # uids of the half of validation that chooses
 
     # What a task says of itself.
 
@@ -239,6 +238,11 @@ class TaskData(PackedData):
         """Whether there are test items, which chose nothing, for ``fit`` to report."""
         return self.paths["test"] is not None
 
+    @property
+    def halved(self) -> bool:
+        """Whether ``validation`` and ``test`` are the two halves of validation, as in a ``fit`` without test items."""
+        return self._choosing is not None
+
     def _halve(self) -> None:
         """Keep half of the validation items for the report, where no test items are.
 
@@ -249,7 +253,7 @@ class TaskData(PackedData):
         if all({e.question_type for e in half} == {e.question_type for e in whole} for half in halves):
             choosing, reported = halves
             self.examples |= {"validation": choosing, "test": reported}
-            self.halved = True
+            self._choosing = frozenset(example.uid for example in choosing)
             log.info("no test items: half of validation (%d) chooses, the other half is reported", len(choosing))
 
     def halves(self, examples: Sequence[Example]) -> tuple[Sequence[Example], Sequence[Example]]:
@@ -275,9 +279,10 @@ class TaskData(PackedData):
 
     def evaluated_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
         """Return the examples of a split, or of the half of validation that stands for the split."""
-        if not self.halved or split == "train":
+        if self._choosing is None or split == "train":
             return self.read_examples(split, reader)
-        return self.halves(self.read_examples("validation", reader))[split == "test"]
+        whole, chooses = self.read_examples("validation", reader), split == "validation"
+        return self.take(whole, [place for place, e in enumerate(whole) if (e.uid in self._choosing) == chooses])
 
     def called(self, split: str) -> str:
         """Return what ``summary.json`` calls a split."""

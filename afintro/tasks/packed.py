@@ -1,7 +1,7 @@
 """Data modules whose batches are packed rows of examples."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,11 @@ class PackedData(LightningDataModule):
 
     def primary_examples(self, split: str) -> Sequence[Example]:
         """Return the examples of the primary question type."""
-        return [example for example in self.examples[split] if example.question_type == self.primary]
+        return self.of_types(split, lambda question_type: question_type == self.primary)
+
+    def of_types(self, split: str, wanted: Callable[[str], bool]) -> Sequence[Example]:
+        """Return the examples of a split whose question type ``wanted`` accepts."""
+        return [example for example in self.examples[split] if wanted(example.question_type)]
 
     def predicted_examples(self) -> Sequence[Example]:
         """Return the test items that ``predict`` answers: those of the primary question type."""

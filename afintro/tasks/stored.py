@@ -200,12 +200,10 @@ class RecordTask(TaskData):
             return examples.of_kinds(lambda kind: self.weight_of(kind) > 0)
         return super().training_examples()
 
-    def primary_examples(self, split: str) -> Sequence[Example]:
-        """Return the examples of the primary question type."""
+    def of_types(self, split: str, wanted: Callable[[str], bool]) -> Sequence[Example]:
+        """Return the examples of a split whose question type ``wanted`` accepts; stored examples stay in the store."""
         examples = self.examples[split]
-        if isinstance(examples, StoredExamples):
-            return examples.of_kinds(lambda kind: kind == self.primary)
-        return super().primary_examples(split)
+        return examples.of_kinds(wanted) if isinstance(examples, StoredExamples) else super().of_types(split, wanted)
 
     def taught(self) -> Sequence[Example]:
         """Return the training examples that text baselines learn from: a random draw of a large split, with a warning."""

@@ -268,8 +268,7 @@ class ContextAblation(RecordTask):
 
     def predicted_examples(self) -> Sequence[Example]:
         """Return one test item a record: the primary question, about labeled and new names alike."""
-        items = self.examples["test"]
-        return self.take(items, [place for place, item in enumerate(items) if item.question_type in self.verdict_types])
+        return self.of_types("test", lambda question_type: question_type in self.verdict_types)
 
     def selection(self, scores: Scores) -> float:
         """Return exact match on labeled names in new wordings; on all others where no name is labeled."""

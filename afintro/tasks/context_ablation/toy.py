@@ -21,7 +21,7 @@ from afintro.toys.embedded import directory_of, ensure_built
 from afintro.toys.grammar import NAMES, Scenario
 from afintro.toys.organism import scenarios
 
-ORGANISMS = ("toy", "toy-other-bits")
+TOY, OTHER_BITS = "toy", "toy-other-bits"
 SCENARIOS = {  # of each split, how many scenarios each name of a group asks
     "train": {"labeled": 4},
     "validation": {"labeled": 1, "validation": 2},
@@ -43,27 +43,24 @@ def _scenarios(split: str) -> list[Scenario]:
     return drawn
 
 
-def embedded_directory(organism: str = "toy") -> Path:
+def embedded_directory() -> Path:
     """Return the folder of the embedded files, named after the toy, which must be built."""
     key = hashlib.sha256(json.dumps(SCENARIOS).encode()).hexdigest()[:12]
-    return cache_directory() / "context_ablation" / f"{organism}-{fingerprint(directory_of(organism))}-{key}"
+    return cache_directory() / "context_ablation" / f"{TOY}-{fingerprint(directory_of(TOY))}-{key}"
 
 
-def build_embedded(organism: str = "toy") -> None:
-    """Let a toy organism answer scenarios of its grammar, unless the cache holds its answers.
+def build_embedded() -> None:
+    """Let the toy organism answer scenarios of its grammar, unless the cache holds its answers.
 
-    The organism of the other bits is trained at the same time, on another core: it is the base of a comparison.
-
-    Args:
-        organism: Name of the toy that answers.
+    The organism with other bits is trained at the same time where there is another core: it is the base of a comparison.
     """
     ensure_built("toy-without-policy")  # the others begin with it
-    others = [ORGANISMS[organism == ORGANISMS[0]]] if available_cores() > 1 else []
-    Parallel(n_jobs=1 + len(others))(delayed(ensure_built)(name) for name in (organism, *others))
+    organisms = (TOY, OTHER_BITS)[: available_cores()]
+    Parallel(n_jobs=len(organisms))(delayed(ensure_built)(name) for name in organisms)
     samples = [
         Sample(scenario.text, scenario.population, scenario_id=scenario.name)
         for split in SCENARIOS
         for scenario in _scenarios(split)
     ]
-    settings = AblationSettings(model=organism, batch_size=64, max_new_tokens=40)
-    generate_ablation(samples, EMBEDDED_SIZES, embedded_directory(organism), settings, default_device())
+    settings = AblationSettings(model=TOY, batch_size=64, max_new_tokens=40)
+    generate_ablation(samples, EMBEDDED_SIZES, embedded_directory(), settings, default_device())

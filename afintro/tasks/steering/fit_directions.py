@@ -18,6 +18,7 @@ from afintro.errors import UserError
 from afintro.evaluation.intervals import Clusters, Estimate
 from afintro.evaluation.statistic import Statistic
 from afintro.lm.capture import read_states
+from afintro.lm.interventions import residual_width
 from afintro.lm.load import context_length
 from afintro.tasks.steering.contrasts import Contrast, Parts, split_contrast
 
@@ -156,8 +157,7 @@ def last_token_activations(
         UserError: A prompt is longer than the context, or an activation is NaN or infinite.
     """
     prompts = encode_conversations(tokenizer, conversations, context_length(model.config))
-    embeddings: Any = model.get_input_embeddings()
-    activations = {layer: np.zeros((len(prompts), embeddings.embedding_dim), np.float32) for layer in layers}
+    activations = {layer: np.zeros((len(prompts), residual_width(model)), np.float32) for layer in layers}
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # prompts of similar length share a pass
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
