@@ -3,12 +3,10 @@
 import copy
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 from matplotlib.figure import Figure
-from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example
 from afintro.data.files import file_sha256
@@ -19,6 +17,7 @@ from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, statistics
 from afintro.evaluation.statistic import Scores
 from afintro.lm.injection import VectorSpace
+from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.packed import PackedData
 
 log = logging.getLogger(__name__)
@@ -29,41 +28,6 @@ TEXT_ONLY = "text_only"
 Named = tuple[str, str]  # a text, and its file and record
 EXAMPLES = 3  # pairs of near-duplicates that a warning names
 Systems = dict[str, list[Prediction]]
-
-
-class ExplainerSpec(Protocol):
-    """What a task needs to know of the model that reads its prompts.
-
-    Attributes:
-        name: Hub id, directory or toy's name of the model.
-        slot_token: The token whose embedding a vector replaces; None without vectors.
-    """
-
-    name: str
-    slot_token: str | None
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of prompts and answers."""
-
-    @property
-    def context_length(self) -> int | None:
-        """Longest sequence that the model reads, in tokens; None if it is unknown."""
-
-
-@dataclass(frozen=True)
-class Control:
-    """Items changed in a way that tells where a score comes from.
-
-    Args:
-        name: What the answers are called in the table.
-        items: The changed items; each keeps the uid of the item that it stands for.
-        trained: Whether the trained explainer answers; otherwise the model before training does.
-    """
-
-    name: str
-    items: list[Example]
-    trained: bool
 
 
 class TaskData(PackedData):

@@ -19,7 +19,8 @@ from afintro.data.example_store import Ids, StoredExamples, open_store, source_h
 from afintro.data.files import file_sha256
 from afintro.data.near_duplicates import join_scenarios
 from afintro.data.text import Draft, token_ids, tokenizer_hash
-from afintro.tasks.base import ExplainerSpec, Named, TaskData
+from afintro.tasks.base import Named, TaskData
+from afintro.tasks.contract import ExplainerSpec
 
 log = logging.getLogger(__name__)
 

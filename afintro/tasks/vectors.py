@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from afintro.data.batch import Example
 from afintro.data.splits import stable_hash
 from afintro.errors import UserError
-from afintro.tasks.base import ExplainerSpec
+from afintro.tasks.contract import ExplainerSpec
 
 ZERO, SHUFFLED = "zero_vector", "shuffled_vector"
 

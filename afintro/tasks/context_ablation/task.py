@@ -23,10 +23,11 @@ from afintro.evaluation.statistic import Scores
 from afintro.generation import behavior
 from afintro.generation.behavior import LABELS, behavior_fields
 from afintro.ranges import NonNegativeFloat
-from afintro.tasks.base import EXPLAINER, Control, ExplainerSpec, Systems
+from afintro.tasks.base import EXPLAINER, Systems
 from afintro.tasks.context_ablation import records
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
 from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, build_embedded, embedded_directory
+from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.stored import RecordTask, example_of
 
 PRIMARY = "generative_explanation"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from afintro.data.batch import Example, Slot
 from afintro.data.splits import stable_hash
 from afintro.data.text import Message, chat, encode_answer, encode_prompt, fill
-from afintro.tasks.base import ExplainerSpec
+from afintro.tasks.contract import ExplainerSpec
 from afintro.tasks.feature_descriptions.records import Feature
 from afintro.tasks.feature_descriptions.splits import FeatureSplit
 from afintro.tasks.vectors import slot_position, slot_token

@@ -18,7 +18,8 @@ from afintro.evaluation.metrics import Prediction, text_prediction
 from afintro.evaluation.statistic import Scores
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import NonNegativeFloat, PositiveInt
-from afintro.tasks.base import EXPLAINER, Control, ExplainerSpec, Systems, TaskData
+from afintro.tasks.base import EXPLAINER, Systems, TaskData
+from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.feature_descriptions.activations import Activations, read_activations
 from afintro.tasks.feature_descriptions.examples import FeatureEncoder, FeatureExamples, Wording
 from afintro.tasks.feature_descriptions.features import FeatureFile, open_features

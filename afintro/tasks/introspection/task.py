@@ -12,7 +12,8 @@ from afintro.errors import UserError
 from afintro.evaluation.metrics import Prediction, text_prediction
 from afintro.evaluation.statistic import Scores, Statistic
 from afintro.ranges import NonNegativeFloat, PositiveInt
-from afintro.tasks.base import Control, ExplainerSpec, Systems, TaskData
+from afintro.tasks.base import Systems, TaskData
+from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.introspection.examples import PRIMARY, Label, Style, TrialExamples, TrialSettings
 from afintro.tasks.introspection.material import Kind, Material, Model, Strengths, Unit, contexts_of
 from afintro.tasks.introspection.trials import PAIRS, Dialogues

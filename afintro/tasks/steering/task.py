@@ -21,7 +21,8 @@ from afintro.generation import behavior
 from afintro.generation.behavior import LABELS
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt
-from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Control, ExplainerSpec, Systems
+from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems
+from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.settings import renamed
 from afintro.tasks.steering import records, twins, wording
 from afintro.tasks.steering.baselines import steered_items, steering_baselines

@@ -1,0 +1,43 @@
+"""What a task needs to know of the explainer, and the changed items that it hands the explainer to answer."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from afintro.data.batch import Example
+
+
+class ExplainerSpec(Protocol):
+    """What a task needs to know of the model that reads its prompts.
+
+    Attributes:
+        name: Hub id, directory or toy's name of the model.
+        slot_token: The token whose embedding a vector replaces; None without vectors.
+    """
+
+    name: str
+    slot_token: str | None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of prompts and answers."""
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest sequence that the model reads, in tokens; None if it is unknown."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """Items changed in a way that tells where a score comes from.
+
+    Args:
+        name: What the answers are called in the table.
+        items: The changed items; each keeps the uid of the item that it stands for.
+        trained: Whether the trained explainer answers; otherwise the model before training does.
+    """
+
+    name: str
+    items: list[Example]
+    trained: bool
