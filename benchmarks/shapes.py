@@ -14,7 +14,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.forward import packed_logits
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 from afintro.lm.spans import spans
 from afintro.study.asking.queries import Query, WrittenAnswer
 from afintro.study.asking.session import Session

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import afintro
 from afintro.explainer import ExplainerModule
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 from afintro.tasks.context_ablation import ContextAblation
 from tests.conftest import write_records
 

@@ -23,7 +23,7 @@ from afintro.data.text import fill
 from afintro.errors import UserError
 from afintro.evaluation.intervals import Clusters, Estimate, Floats
 from afintro.evaluation.metrics import chrf
-from afintro.lm.load import UNLOADABLE
+from afintro.lm.load_errors import UNLOADABLE
 
 TextPair = tuple[str, str]  # (reference, candidate)
 GRADES = 5

@@ -14,7 +14,8 @@ from afintro.data.text import template_hash
 from afintro.errors import UserError
 from afintro.explainer.settings import ExplainerSettings
 from afintro.lm.injection import VectorSpace
-from afintro.lm.load import describe_lora, fingerprint
+from afintro.lm.load import fingerprint
+from afintro.lm.lora import describe_lora
 
 IDENTITY = "afintro_identity"
 

@@ -13,7 +13,8 @@ from afintro.explainer.settings import ExplainerSettings
 from afintro.lm.compiled import checkpoint_layers, compile_layers
 from afintro.lm.fused import quantize_base
 from afintro.lm.injection import Injection, Injector, VectorSpace, make_injector
-from afintro.lm.load import add_lora, load_model, load_tokenizer
+from afintro.lm.load import load_model, load_tokenizer
+from afintro.lm.lora import add_lora
 
 # Enough to fit the projection of any width in use; more examples would only take time and memory.
 RIDGE_EXAMPLES = 4096

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from afintro.lm.injection import Injection
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 from afintro.ranges import NonNegativeFloat, NonNegativeInt, check_ranges
 
 

@@ -17,7 +17,7 @@ from afintro.evaluation.text_readers.training import teach
 from afintro.explainer.answering import answer_items
 from afintro.explainer.checkpoint import check_state, trainable_state
 from afintro.explainer.module import ExplainerModule
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 from afintro.shipped import shipped_config
 from afintro.tasks.context_ablation import ContextAblation
 from afintro.tasks.context_ablation.records import ContextAblationRecord, to_json

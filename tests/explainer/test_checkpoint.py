@@ -20,7 +20,7 @@ from afintro.explainer.checkpoint import (
 )
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.injection import VectorSpace
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 from tests.conftest import save_small_model
 
 

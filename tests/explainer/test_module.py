@@ -15,7 +15,7 @@ from afintro.explainer.module import ExplainerModule
 from afintro.explainer.optimizer import rate_factor
 from afintro.explainer.settings import ExplainerSettings
 from afintro.lm.injection import Injection, VectorSpace
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 from afintro.tasks.context_ablation.task import ContextAblation
 from tests.conftest import write_records
 

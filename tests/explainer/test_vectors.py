@@ -18,7 +18,7 @@ from afintro.explainer.checkpoint import read_checkpoint
 from afintro.explainer.loading import fit_projection, new_injector
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.injection import Injection, VectorSpace
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 from afintro.tasks.feature_descriptions.task import FeatureDescriptions
 from tests.conftest import write_described_features
 from tests.explainer.test_module import explainer, gradients

@@ -6,7 +6,8 @@ import torch
 from afintro.lm.capture import capture, embedding_norm, read_states
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import decoder_layers
-from afintro.lm.load import Lora, add_lora, load_model
+from afintro.lm.load import load_model
+from afintro.lm.lora import Lora, add_lora
 
 IDS = torch.arange(40, 60)
 BOUNDS = torch.tensor([0, 6, 20], dtype=torch.int32)

@@ -11,7 +11,8 @@ from afintro.lm.compiled import checkpoint_layers, compile_layers
 from afintro.lm.forward import packed_logits
 from afintro.lm.generate import generate_greedy
 from afintro.lm.interventions import Intervention, decoder_layers, intervene
-from afintro.lm.load import Lora, add_lora, load_model
+from afintro.lm.load import load_model
+from afintro.lm.lora import Lora, add_lora
 
 IDS = torch.arange(7, 31)
 BOUNDS = torch.tensor([0, 9, 24], dtype=torch.int32)

@@ -7,7 +7,8 @@ from torch import nn
 
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import Intervention, intervene
-from afintro.lm.load import Lora, add_lora, load_model
+from afintro.lm.load import load_model
+from afintro.lm.lora import Lora, add_lora
 
 CONTEXT = list(range(7, 20))
 QUESTION = [40, 41, 42, 43]

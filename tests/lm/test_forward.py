@@ -8,7 +8,8 @@ from peft import LoraConfig, get_peft_model
 from afintro.data.batch import Example, collate
 from afintro.lm.forward import packed_logits, packed_positions
 from afintro.lm.interventions import Intervention
-from afintro.lm.load import Lora, add_lora, load_model
+from afintro.lm.load import load_model
+from afintro.lm.lora import Lora, add_lora
 
 # (prompt, answer) lengths: shorter and longer than the sliding window of 8, and an answer of one token.
 LENGTHS = [(5, 3), (20, 6), (1, 1), (12, 1)]

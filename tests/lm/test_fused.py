@@ -11,7 +11,8 @@ from afintro.errors import UserError
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
 from afintro.lm.fused import Fp8Linear, FusedLora, fuse_lora, quantize, quantize_base
-from afintro.lm.load import Lora, add_lora, load_model
+from afintro.lm.load import load_model
+from afintro.lm.lora import Lora, add_lora
 
 IDS = torch.arange(7, 31)
 BOUNDS = torch.tensor([0, 9, 24], dtype=torch.int32)

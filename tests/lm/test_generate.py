@@ -9,7 +9,8 @@ from afintro.lm.decoding import KVSlots
 from afintro.lm.engine import Continuation, Engine, Job
 from afintro.lm.generate import generate_greedy
 from afintro.lm.interventions import Intervention, intervene
-from afintro.lm.load import Lora, add_lora, load_model
+from afintro.lm.load import load_model
+from afintro.lm.lora import Lora, add_lora
 
 LENGTHS = (9, 1, 30, 2, 5, 17, 31, 3, 12, 8)  # below, at and above the sliding window of 8, not sorted
 NEW = 16

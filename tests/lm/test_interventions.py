@@ -6,7 +6,8 @@ from torch import nn
 
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import Intervention, Steering, at_rows, decoder_layers, intervene
-from afintro.lm.load import Lora, add_lora, load_model
+from afintro.lm.load import load_model
+from afintro.lm.lora import Lora, add_lora
 
 IDS = torch.arange(40, 56).view(2, 8)  # two rows of eight
 POSITIONS = torch.tensor([3, 13])  # row 0 column 3, row 1 column 5

@@ -12,14 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from afintro.errors import UserError
-from afintro.lm.load import (
-    adapter_base,
-    context_length,
-    fingerprint,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
+from afintro.lm.load import context_length, fingerprint, load_config, load_model, load_tokenizer
+from afintro.lm.merge import adapter_base
 
 IDS = torch.arange(40, 60)[None]
 LOADERS = pytest.mark.parametrize("load", [load_model, load_tokenizer, load_config])

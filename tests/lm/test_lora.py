@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from afintro.errors import UserError
-from afintro.lm.load import Lora, add_lora, describe_lora, eos_ids, load_model
+from afintro.lm.load import eos_ids, load_model
+from afintro.lm.lora import Lora, add_lora, describe_lora
 from tests.lm.test_load import logits
 
 

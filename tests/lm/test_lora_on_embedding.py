@@ -12,7 +12,8 @@ from afintro.lm.capture import embedding_norm, read_states
 from afintro.lm.generate import generate_greedy
 from afintro.lm.injection import Injection, VectorSpace, make_injector
 from afintro.lm.interventions import Intervention, intervene
-from afintro.lm.load import Lora, add_lora, load_model
+from afintro.lm.load import load_model
+from afintro.lm.lora import Lora, add_lora
 from tests.conftest import save_small_model
 from tests.lm.test_load import logits
 

@@ -11,7 +11,8 @@ from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
 from afintro.lm.generate import generate_greedy, generate_steered
 from afintro.lm.interventions import Intervention, Steering
-from afintro.lm.load import Lora, add_lora, load_model
+from afintro.lm.load import load_model
+from afintro.lm.lora import Lora, add_lora
 from afintro.lm.padded import supports_packed_attention
 from afintro.lm.shared_prefix import continuation_nll
 

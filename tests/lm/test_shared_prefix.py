@@ -9,7 +9,8 @@ import torch
 from afintro.lm import shared_prefix as branches
 from afintro.lm.attention import NAME
 from afintro.lm.interventions import Intervention, decoder_layers, intervene
-from afintro.lm.load import Lora, add_lora, load_model
+from afintro.lm.load import load_model
+from afintro.lm.lora import Lora, add_lora
 from afintro.lm.shared_prefix import Prefix, last_log_probabilities, lens_logits, row_log_probabilities
 from afintro.lm.spans import SpanSteering
 

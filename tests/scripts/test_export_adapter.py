@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from afintro.explainer.checkpoint import read_checkpoint
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.injection import Injection, VectorSpace
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 from afintro.study.matrix import weights_hash
 from tests.conftest import save_small_model
 

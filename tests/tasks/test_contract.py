@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 import afintro.tasks
 from afintro.evaluation.metrics import text_prediction
 from afintro.explainer.module import ExplainerModule
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 from afintro.tasks.base import TaskData
 from afintro.tasks.settings import TaskSettings
 

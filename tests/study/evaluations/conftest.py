@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from afintro.explainer.module import ExplainerModule
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 from afintro.study.asking.queries import WrittenAnswer
 from afintro.study.asking.session import Session
 from afintro.study.settings import Scale

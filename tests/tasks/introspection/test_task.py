@@ -14,7 +14,7 @@ from afintro.data.files import write_json
 from afintro.data.introspection_texts import read_contexts, read_questions, read_self_reports
 from afintro.errors import UserError
 from afintro.explainer.module import ExplainerModule
-from afintro.lm.load import Lora
+from afintro.lm.lora import Lora
 from afintro.tasks.introspection.material import Strengths, ranges_of
 from afintro.tasks.introspection.task import Introspection, Sizes
 from afintro.tasks.introspection.vectors import SPLITS

@@ -1,0 +1,27 @@
+"""What can go wrong while weights are loaded, in words."""
+
+from collections.abc import Iterable
+
+from safetensors import SafetensorError
+
+from afintro.errors import UserError
+
+# A truncated file raises a SafetensorError, weights of another shape raise a RuntimeError.
+UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+
+
+def unloadable(name: str, error: Exception) -> UserError:
+    """Return the error to raise where a model, tokenizer or adapter cannot be loaded."""
+    reason = " ".join(str(error).split())[:160]
+    return UserError(
+        f"cannot be loaded ({type(error).__name__}: {reason})",
+        where=f"model {name!r}",
+        remedy="give a hub id that is reachable or cached (HF_HOME, HF_HUB_OFFLINE), a local model or adapter directory, or 'toy'",
+    )
+
+
+def refuse_missing_weights(missing: Iterable[str]) -> None:
+    """Refuse missing weights, which transformers and PEFT would draw at random, with a warning."""
+    names = sorted(missing)
+    if names:
+        raise ValueError(f"weights are missing for {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}")
