@@ -65,6 +65,17 @@ def _segment(
     return _softcapped(query, key, value, mask, scaling, softcap)
 
 
+# Compiled code would be made anew for every number of sequences, which takes minutes.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _by_sequence(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, *settings: Any) -> Tensor:
+    """Return the attention of a packed row ``[1, T, heads, d]``, one sequence after the other."""
+    # Not slices, because the gradient of each slice would be a tensor of the whole row.
+    lengths = starts.diff().tolist()
+    queries, keys, values = (whole[0].split(lengths, dim=1) for whole in (query, key, value))
+    parts = [_segment(*segment, *settings) for segment in zip(queries, keys, values, strict=True)]
+    return torch.cat(parts, dim=1).transpose(0, 1)[None]
+
+
 def _softcapped(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float
 ) -> Tensor:
@@ -166,12 +177,7 @@ def packed_attention(
         assert max_length_q is not None
         flat = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
         return _varlen_cuda(*flat, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
-    # Not slices, because the gradient of each slice would be a tensor of the whole row.
-    lengths = cu_seq_lens_q.diff().tolist()
-    queries, keys, values = (whole[0].split(lengths, dim=1) for whole in (query, key, value))
-    segments = zip(queries, keys, values, strict=True)
-    parts = [_segment(*segment, scaling, sliding_window, softcap) for segment in segments]
-    return torch.cat(parts, dim=1).transpose(0, 1)[None], None
+    return _by_sequence(query, key, value, cu_seq_lens_q, scaling, sliding_window, softcap), None
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -104,6 +104,19 @@ def test_layers_share_their_graphs(model_directories, traced):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_rows_of_any_number_of_sequences_share_their_graphs(model_directories, traced, architecture):
+    model = trained(model_directories[architecture])
+    compile_layers(model)
+    with torch.no_grad():
+        packed_logits(model, IDS, BOUNDS, POSITIONS)
+        graphs = len(traced)
+        for starts in ([0, 24], [0, 3, 10, 24], [0, 5, 6, 7, 15, 24]):
+            packed_logits(model, IDS, torch.tensor(starts, dtype=torch.int32), POSITIONS)
+    assert len(traced) == graphs > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 def test_generation_through_compiled_layers(model_directories, architecture):
     prompts = [[7, 8, 9, 10], [20, 21], [11, 12, 13, 14, 15, 16]]
     eager, model = trained(model_directories[architecture]), trained(model_directories[architecture])
