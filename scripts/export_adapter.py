@@ -124,7 +124,7 @@ def trained_module(settings: dict[str, Any], checkpoint: dict[str, Any]) -> Expl
         raise UserError(what, where="--config", remedy=remedy) from error
     assert isinstance(trained, ExplainerSettings)
     # Compilation and 8-bit weights only make training faster; the trained weights need neither.
-    module = ExplainerModule(**vars(replace(trained, compile_layers=False, fp8=False)))
+    module = ExplainerModule(**vars(replace(trained, compile_layers=False, fp8=False, quantize=None)))
     vectors = checkpoint.get("afintro_identity", {}).get("vectors")
     if vectors:
         module.space = VectorSpace(vectors["width"], tuple(vectors["layers"]))

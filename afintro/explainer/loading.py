@@ -15,6 +15,7 @@ from afintro.lm.fused import quantize_base
 from afintro.lm.injection import Injection, Injector, VectorSpace, make_injector
 from afintro.lm.load import load_model, load_tokenizer
 from afintro.lm.lora import add_lora
+from afintro.lm.nf4 import quantize_base_nf4
 
 # Enough to fit the projection of any width in use; more examples would only take time and memory.
 RIDGE_EXAMPLES = 4096
@@ -45,7 +46,7 @@ def load_adapted(directory: str, settings: ExplainerSettings, device: torch.devi
     Args:
         directory: Hub id or directory of the base model.
         settings: Revision, dtype and adapter, and how memory and time are saved.
-        device: Where the model will run; only ``fp8`` looks at it.
+        device: Where the model will run; only ``fp8`` and ``quantize`` look at it.
 
     Returns:
         The model on the processor, in training mode: ``from_pretrained`` leaves it in evaluation mode, Lightning keeps the
@@ -55,6 +56,8 @@ def load_adapted(directory: str, settings: ExplainerSettings, device: torch.devi
     model = add_lora(base, settings.lora)
     if settings.fp8:
         quantize_base(model, device)
+    if settings.quantize:
+        quantize_base_nf4(model, device)
     checkpoint_layers(base, float(settings.gradient_checkpointing))
     if settings.compile_layers:
         compile_layers(model)

@@ -22,6 +22,7 @@ from afintro.explainer.loading import load_adapted, load_checked_tokenizer, new_
 from afintro.explainer.optimizer import make_optimizer
 from afintro.explainer.settings import ExplainerSettings
 from afintro.explainer.sharding import Sharded, shard
+from afintro.lm import nf4
 from afintro.lm.injection import Injector, VectorSpace
 from afintro.lm.interventions import intervene
 from afintro.lm.load import context_length, load_config
@@ -54,6 +55,8 @@ class ExplainerModule(LightningModule):
     def __init__(self, name: str = "toy", **settings: Any) -> None:
         super().__init__()
         self.settings = ExplainerSettings(name, **settings)
+        if self.settings.quantize:
+            nf4.library()  # whether it is installed is known before any work
         self.name, self.slot_token = self.settings.name, self.settings.slot_token
         self.space: VectorSpace | None = None
         self.model: PeftModel | None = None
@@ -142,10 +145,13 @@ class ExplainerModule(LightningModule):
         if not isinstance(strategy, Sharded):
             self._load(self.device if strategy is None else strategy.root_device)
             return
-        if self.settings.fp8:
-            raise UserError(
-                "is set, but 8-bit weights cannot be sharded", where="model.fp8", remedy="leave it out, or use DDP"
-            )
+        for quantized in ("fp8", "quantize"):
+            if getattr(self.settings, quantized):
+                raise UserError(
+                    "is set, but quantized weights cannot be sharded",
+                    where=f"model.{quantized}",
+                    remedy="leave it out, or use DDP",
+                )
         assert strategy.device_mesh is not None
         with strategy.in_turn():
             self._load(strategy.root_device)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from afintro.errors import UserError
 from afintro.lm.injection import Injection
 from afintro.lm.lora import Lora
 from afintro.ranges import NonNegativeFloat, NonNegativeInt, check_ranges
@@ -27,11 +28,13 @@ class ExplainerSettings:
         compile_layers: Compile the decoder layers: steps are faster after a minute of compilation. For accelerators.
         fp8: Multiply the frozen matrices with their inputs in eight bits: steps are faster still, with a small error in the
             loss. Needs ``dtype: bfloat16`` and an accelerator of compute capability 8.9 or higher.
+        quantize: ``nf4`` keeps the frozen matrices in four bits, a quarter of the memory of bfloat16, with a small error in the
+            loss; the exported adapter is loaded on the plain base. Needs the extra ``quantize``.
         slot_token: Existing reserved token that marks where a vector enters the prompt; None for a task without vectors.
         injection: How a vector enters the model, for tasks that have vectors.
 
     Raises:
-        UserError: A number is outside of its range.
+        UserError: A number is outside of its range, or the matrices would be quantized twice.
     """
 
     name: str = "toy"
@@ -45,8 +48,11 @@ class ExplainerSettings:
     gradient_checkpointing: bool | float = False
     compile_layers: bool = False
     fp8: bool = False
+    quantize: Literal["nf4"] | None = None
     slot_token: str | None = None
     injection: Injection = field(default_factory=Injection)
 
     def __post_init__(self) -> None:
         check_ranges(self, "model")
+        if self.fp8 and self.quantize:
+            raise UserError("excludes model.fp8", where="model.quantize", remedy="set one of the two")

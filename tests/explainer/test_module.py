@@ -157,14 +157,16 @@ def test_the_constructor_loads_nothing() -> None:
     assert ExplainerModule("no/such-model").model is None
 
 
-def test_another_base_has_the_same_settings() -> None:
+@pytest.mark.parametrize("quantized", [{"fp8": True}, {"quantize": "nf4"}])
+def test_another_base_has_the_same_settings(quantized: dict[str, bool | str]) -> None:
     """Every setting differs from its default here, so that a setting that is not passed on would show."""
     settings = ExplainerSettings(
         "a", revision="main", lora=Lora(r=3), learning_rate=0.1, weight_decay=0.2, warmup_steps=4, schedule="cosine",
-        dtype="bfloat16", gradient_checkpointing=True, compile_layers=True, fp8=True, slot_token="<x>",
-        injection=Injection("residual", 2, True, 0.5),
+        dtype="bfloat16", gradient_checkpointing=True, compile_layers=True, slot_token="<x>",
+        injection=Injection("residual", 2, True, 0.5), **quantized,
     )  # fmt: skip
-    assert not [name for name, value in vars(ExplainerSettings()).items() if value == getattr(settings, name)]
+    same = {name for name, value in vars(ExplainerSettings()).items() if value == getattr(settings, name)}
+    assert same == {"fp8", "quantize"} - {*quantized}
     module = ExplainerModule(**vars(settings))
     module.space = VectorSpace(5, (1, 2))
     other = module.on_base("b")
