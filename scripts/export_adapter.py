@@ -33,6 +33,7 @@ from afintro.explainer.checkpoint import read_checkpoint
 from afintro.explainer.module import ExplainerModule
 from afintro.explainer.settings import ExplainerSettings
 from afintro.lm.forward import packed_logits
+from afintro.lm.gguf import gguf_model, is_gguf
 from afintro.lm.injection import VectorSpace
 from afintro.lm.load import DTYPES
 from afintro.study.report.card import Trained, model_card
@@ -57,7 +58,7 @@ def export(args: argparse.Namespace) -> Path:
         made = Path(folder) / "adapter"
         assert module.model is not None
         export_adapter(module.model, made, module.injector)
-        base, dtype, ids = module.directory, module.settings.dtype, probe(module)
+        base, dtype, ids = module.directory, module.base_dtype, probe(module)
         revision, logits = module.settings.revision, module_logits(module, ids)
         del module
         gc.collect()  # two models at once might not fit into memory
@@ -167,7 +168,12 @@ def plain_logits(base: str, revision: str | None, dtype: str, directory: Path, i
     Returns:
         ``[T, vocabulary]`` float64.
     """
-    loaded = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=DTYPES[dtype], use_safetensors=True)
+    if is_gguf(base):  # as anyone would load it too, but for the quantizer, which PEFT does not know
+        loaded: Any = gguf_model(base, DTYPES[dtype])
+    else:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            base, revision=revision, dtype=DTYPES[dtype], use_safetensors=True
+        )
     model = PeftModel.from_pretrained(loaded, str(directory)).eval()
     logits: Tensor = model(input_ids=ids[None]).logits[0]
     return logits.double()
@@ -213,8 +219,8 @@ def push(directory: Path, repository: str) -> str:
         UserError: The key is absent, the base is a local directory, or the hub refuses.
     """
     base = json.loads((directory / "adapter_config.json").read_text())["base_model_name_or_path"]
-    if Path(base).is_dir():
-        what = "is refused: the adapter's base is a directory of this machine, which nobody else could load"
+    if Path(base).exists():
+        what = "is refused: the adapter's base is a directory or file of this machine, which nobody else could load"
         raise UserError(what, where="--push_to_hub", remedy="train on a base from the hub, by its hub id")
     token = os.environ.get("HF_TOKEN")
     if not token:

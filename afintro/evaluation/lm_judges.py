@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,8 +20,11 @@ from afintro.data.text import encode_prompt, template_hash
 from afintro.errors import UserError
 from afintro.evaluation.judges import GRADES, SIMILARITY, Judge, Rubric, TextPair
 from afintro.evaluation.reply_cache import ReplyCache
+from afintro.lm.devices import default_device
+from afintro.lm.dtypes import AUTO, resolve_dtype
 from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, fingerprint, load_config, load_model, load_tokenizer
+from afintro.toys.embedded import ensure_built
 
 if TYPE_CHECKING:
     from openai import OpenAI  # an optional package, imported only by the judge that needs it
@@ -97,9 +99,11 @@ class LocalJudge(LanguageModelJudge):
     """Judge with a local causal language model and greedy decoding. A prompt that exceeds its context gets no score.
 
     Args:
-        model: Hub id, local model directory, or PEFT adapter directory. The model is loaded at the first question.
+        model: Hub id, local model directory, GGUF file, PEFT adapter directory, or the name of an embedded model. The model is
+            loaded at the first question.
         revision: Branch, tag or commit on the hub.
-        dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; ``auto`` is the checkpoint's own on an accelerator and
+            float32 on a CPU.
         batch_size: Prompts per forward pass.
         max_new_tokens: Maximum length of a reply in tokens; a model that reasons before it grades needs more.
     """
@@ -108,7 +112,7 @@ class LocalJudge(LanguageModelJudge):
         self,
         model: str,
         revision: str | None = None,
-        dtype: str = "float32",
+        dtype: str = AUTO,
         batch_size: int = 16,
         max_new_tokens: int = 16,
     ) -> None:
@@ -120,22 +124,29 @@ class LocalJudge(LanguageModelJudge):
         self.max_new_tokens = max_new_tokens
 
     @cached_property
+    def _directory(self) -> str:
+        return ensure_built(self.model)
+
+    @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.model, self.revision)
+        return load_tokenizer(self._directory, self.revision)
 
     @cached_property
     def _config(self) -> Any:
-        return load_config(self.model, self.revision)
+        return load_config(self._directory, self.revision)
+
+    @cached_property
+    def _dtype(self) -> str:
+        return resolve_dtype(self.dtype, self._directory, self.revision, default_device())
 
     @cached_property
     def _weights(self) -> PreTrainedModel:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return load_model(self.model, self.revision, self.dtype).to(device)  # type: ignore[arg-type]
+        return load_model(self._directory, self.revision, self._dtype).to(default_device())  # type: ignore[arg-type]
 
     def _identity(self) -> list[object]:
         commit = getattr(self._config, "_commit_hash", None)  # a branch moves; None for a directory
-        weights = fingerprint(self.model)
-        settings = [self.dtype, self.max_new_tokens, template_hash(self._tokenizer)]
+        weights = fingerprint(self._directory)
+        settings = [self._dtype, self.max_new_tokens, template_hash(self._tokenizer)]
         return ["local", self.model, self.revision, commit, weights, *settings]
 
     def _ask(self, prompts: Sequence[str], keep: Callable[[str, str], None]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from afintro.lm.injection import VectorSpace
 from afintro.lm.load import fingerprint
 from afintro.lm.lora import describe_lora
 
-IDENTITY = "afintro_identity"
+IDENTITY, BASE_DTYPE = "afintro_identity", "afintro_base_dtype"
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:

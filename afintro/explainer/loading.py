@@ -11,6 +11,7 @@ from afintro.data.batch import Example
 from afintro.errors import UserError
 from afintro.explainer.settings import ExplainerSettings
 from afintro.lm.compiled import checkpoint_layers, compile_layers
+from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.fused import quantize_base
 from afintro.lm.injection import Injection, Injector, VectorSpace, make_injector
 from afintro.lm.load import load_model, load_tokenizer
@@ -46,13 +47,14 @@ def load_adapted(directory: str, settings: ExplainerSettings, device: torch.devi
     Args:
         directory: Hub id or directory of the base model.
         settings: Revision, dtype and adapter, and how memory and time are saved.
-        device: Where the model will run; only ``fp8`` and ``quantize`` look at it.
+        device: Where the model will run; ``fp8``, ``quantize`` and ``dtype: auto`` look at it.
 
     Returns:
         The model on the processor, in training mode: ``from_pretrained`` leaves it in evaluation mode, Lightning keeps the
         mode that it finds, and gradient checkpointing would then be silently off.
     """
-    base = load_model(directory, settings.revision, settings.dtype)
+    dtype = resolve_dtype(settings.dtype, directory, settings.revision, device, training=True)
+    base = load_model(directory, settings.revision, dtype)
     model = add_lora(base, settings.lora)
     if settings.fp8:
         quantize_base(model, device)

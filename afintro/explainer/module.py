@@ -16,13 +16,22 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.batch import PackedBatch, interventions_of
 from afintro.errors import UserError
 from afintro.evaluation.outcomes import Outcome, gathered
-from afintro.explainer.checkpoint import IDENTITY, check_identity, check_state, identity_of, trainable_state, whole
+from afintro.explainer.checkpoint import (
+    BASE_DTYPE,
+    IDENTITY,
+    check_identity,
+    check_state,
+    identity_of,
+    trainable_state,
+    whole,
+)
 from afintro.explainer.forward import answer_losses, changed_probabilities
 from afintro.explainer.loading import load_adapted, load_checked_tokenizer, new_injector
 from afintro.explainer.optimizer import make_optimizer
 from afintro.explainer.settings import ExplainerSettings
 from afintro.explainer.sharding import Sharded, shard
 from afintro.lm import nf4
+from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.injection import Injector, VectorSpace
 from afintro.lm.interventions import intervene
 from afintro.lm.load import context_length, load_config
@@ -38,8 +47,8 @@ class ExplainerModule(LightningModule):
     in ``configure_model``.
 
     Args:
-        name: Hub id, local model directory, PEFT adapter directory (merged into its base), or the name of an embedded
-            model such as ``toy``.
+        name: Hub id, local model directory, GGUF file, PEFT adapter directory (merged into its base), or the name of an
+            embedded model such as ``toy`` or ``smollm2``.
         **settings: Other fields of :class:`ExplainerSettings`; the command line finds them through this signature.
 
     Attributes:
@@ -95,7 +104,7 @@ class ExplainerModule(LightningModule):
 
     @property
     def directory(self) -> str:
-        """Return the hub id or directory of the base model; ``prepare_data`` and ``configure_model`` train a toy into it."""
+        """Return the hub id or directory of the base model; ``prepare_data`` and ``configure_model`` make an embedded one."""
         return directory_of(self.name)
 
     @property
@@ -114,8 +123,14 @@ class ExplainerModule(LightningModule):
         """Return the longest sequence that the base model takes, in tokens; None if it does not say."""
         return context_length(load_config(self.directory, self.settings.revision))
 
+    @property
+    def base_dtype(self) -> str:
+        """Return the name of the dtype that the base's weights have on this module's device."""
+        settings = self.settings
+        return resolve_dtype(settings.dtype, self.directory, settings.revision, self.device, training=True)
+
     def prepare_data(self) -> None:
-        """Train an embedded base model; Lightning lets one process of a machine do so while the others wait."""
+        """Make an embedded base model; Lightning lets one process of a machine do so while the others wait."""
         ensure_built(self.name)
 
     def setup(self, stage: str) -> None:
@@ -189,6 +204,8 @@ class ExplainerModule(LightningModule):
         """Keep the adapter alone, and write down which model it belongs to."""
         checkpoint["state_dict"] = {name: whole(tensor) for name, tensor in trainable_state(self).items()}
         checkpoint[IDENTITY] = self.identity
+        # Not a part of the identity, because an adapter may be trained over one dtype and read over another.
+        checkpoint[BASE_DTYPE] = self.base_dtype
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model or with other weights."""

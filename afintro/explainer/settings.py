@@ -14,20 +14,21 @@ class ExplainerSettings:
     """Settings of an explainer, as they stand under ``model`` in a configuration.
 
     Args:
-        name: Hub id, local model directory, PEFT adapter directory (merged into its base), or the name of an embedded
-            model such as ``toy``.
+        name: Hub id, local model directory, GGUF file, PEFT adapter directory (merged into its base), or the name of an
+            embedded model such as ``toy`` or ``smollm2``.
         revision: Branch, tag or commit on the hub; None for the default branch.
         lora: The adapter.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         warmup_steps: Number of optimizer steps over which the learning rate rises linearly to its peak.
         schedule: Shape of the learning rate after the warm-up; ``linear`` and ``cosine`` end at 0.
-        dtype: Dtype of the frozen base weights; adapter weights are float32.
+        dtype: Dtype of the frozen base weights; adapter weights are float32. ``auto`` is float32 on a CPU, and on an accelerator
+            the checkpoint's own dtype (bfloat16 for a float16 checkpoint, over which adapters do not train well).
         gradient_checkpointing: Recompute activations in the backward pass, which saves memory and takes a third more time.
             A number between 0 and 1 recomputes them in that share of the layers, evenly spread.
         compile_layers: Compile the decoder layers: steps are faster after a minute of compilation. For accelerators.
         fp8: Multiply the frozen matrices with their inputs in eight bits: steps are faster still, with a small error in the
-            loss. Needs ``dtype: bfloat16`` and an accelerator of compute capability 8.9 or higher.
+            loss. Needs bfloat16 weights and an accelerator of compute capability 8.9 or higher.
         quantize: ``nf4`` keeps the frozen matrices in four bits, a quarter of the memory of bfloat16, with a small error in the
             loss; the exported adapter is loaded on the plain base. Needs the extra ``quantize``.
         slot_token: Existing reserved token that marks where a vector enters the prompt; None for a task without vectors.
@@ -44,7 +45,7 @@ class ExplainerSettings:
     weight_decay: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = 0
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     gradient_checkpointing: bool | float = False
     compile_layers: bool = False
     fp8: bool = False

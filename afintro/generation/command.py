@@ -9,6 +9,9 @@ from afintro.command import check_at_least
 from afintro.data.samples import Sample, read_samples
 from afintro.errors import UserError
 from afintro.lm.devices import default_device
+from afintro.lm.dtypes import AUTO
+
+MODEL_HELP = "hub id, local directory, GGUF file, PEFT adapter directory, toy or smollm2"
 
 
 def add_sample_flags(parser: argparse.ArgumentParser, batch_size: int, batch_help: str) -> None:
@@ -22,10 +25,15 @@ def add_sample_flags(parser: argparse.ArgumentParser, batch_size: int, batch_hel
     parser.add_argument("--input_path", required=True, help="JSON, JSONL or Parquet file, dataset directory or hub id")
     parser.add_argument("--split", help="split of a dataset (default: train)")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder that gets the files")
-    parser.add_argument("--model_name", required=True, help="hub id, local directory, PEFT adapter directory, or toy")
+    parser.add_argument("--model_name", required=True, help=MODEL_HELP)
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--dtype",
+        default=AUTO,
+        choices=(AUTO, "float32", "bfloat16", "float16"),
+        help="auto: the checkpoint's own on an accelerator, float32 on a CPU",
+    )
     parser.add_argument("--limit", type=int, help="use only the first samples, at most this many")
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--seed", type=int, default=0)

@@ -8,11 +8,11 @@ class GenerationSettings:
     """What decides the records of a generation run, beside its samples.
 
     Args:
-        model: Hub id, local directory, adapter directory, or a toy's name.
+        model: Hub id, local directory, GGUF file, adapter directory, or the name of an embedded model.
         revision: Branch, tag or commit on the hub.
         batch_size: Sequences per forward pass.
         max_new_tokens: Maximum length of an answer in tokens.
-        dtype: The organism's dtype.
+        dtype: The organism's dtype; ``auto`` is its checkpoint's own on an accelerator and float32 on a CPU.
         control_samples: Number of samples, evenly spread, that are also generated for the controls; 0 leaves the controls
             out.
         seed: Recorded with the results; seeds draws and intervals. Generation itself is greedy.
@@ -22,6 +22,6 @@ class GenerationSettings:
     revision: str | None = None
     batch_size: int = 4
     max_new_tokens: int = 256
-    dtype: str = "float32"
+    dtype: str = "auto"
     control_samples: int = 100
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Load models and tokenizers from a hub id, a model directory or a PEFT adapter, and compute their identity."""
+"""Load models and tokenizers from a hub id, a model directory, a GGUF file or a PEFT adapter, and compute their identity."""
 
 import hashlib
 import logging
@@ -12,6 +12,7 @@ from transformers.utils.hub import cached_file
 
 from afintro.errors import UserError
 from afintro.lm.attention import NAME as PACKED
+from afintro.lm.gguf import gguf_config, gguf_fingerprint, gguf_model, gguf_tokenizer, is_gguf
 from afintro.lm.load_errors import UNLOADABLE, refuse_missing_weights, unloadable
 from afintro.lm.merge import adapter_base, merged
 from afintro.lm.padded import supports_packed_attention
@@ -26,12 +27,14 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """Load a tokenizer; an adapter directory without a tokenizer takes its base model's tokenizer.
 
     Args:
-        name: Hub id, local model directory, or PEFT adapter directory.
+        name: Hub id, local model directory, GGUF file, or PEFT adapter directory.
         revision: Branch, tag or commit on the hub.
 
     Raises:
         UserError: No tokenizer can be loaded under this name.
     """
+    if is_gguf(name):
+        return gguf_tokenizer(name)
     base = adapter_base(name, revision)
     try:
         if (
@@ -51,12 +54,14 @@ def load_config(name: str, revision: str | None = None) -> Any:
     """Load a model's configuration alone, which is cheap, for checks before the weights are loaded.
 
     Args:
-        name: Hub id, local model directory, or PEFT adapter directory (which has its base model's configuration).
+        name: Hub id, local model directory, GGUF file, or PEFT adapter directory (which has its base model's configuration).
         revision: Branch, tag or commit on the hub.
 
     Raises:
         UserError: No configuration can be loaded under this name.
     """
+    if is_gguf(name):
+        return gguf_config(name)
     base = adapter_base(name, revision)
     if base is not None:
         return load_config(base)
@@ -73,7 +78,8 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
     stacked.
 
     Args:
-        name: Hub id, local model directory, or PEFT adapter directory. Only safetensors weights are read.
+        name: Hub id, local model directory, GGUF file, or PEFT adapter directory. Of a directory only safetensors weights are
+            read.
         revision: Branch, tag or commit on the hub.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
 
@@ -84,6 +90,8 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
         raise UserError(
             f"{dtype!r} is not a known dtype", where="model dtype", remedy=f"use one of {', '.join(DTYPES)}"
         )
+    if is_gguf(name):
+        return _prepared(gguf_model(name, DTYPES[dtype]), name)
     base = adapter_base(name, revision)
     if base is not None:
         return merged(load_model(base, dtype=dtype), name, revision)
@@ -101,6 +109,11 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
     except UNLOADABLE as error:
         raise unloadable(name, error) from error
     assert isinstance(model, PreTrainedModel)
+    return _prepared(model, name)
+
+
+def _prepared(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """Give a loaded model packed attention if its architecture allows that, and put it into evaluation mode."""
     if supports_packed_attention(model):
         model.set_attn_implementation(PACKED)
     else:
@@ -124,8 +137,10 @@ def context_length(config: Any) -> int | None:
 def fingerprint(name: str) -> str | None:
     """Return a short hash of a local model directory's weights: size, tail and 256 samples of every safetensors file.
 
-    For a hub id the result is None, because there the revision identifies the weights.
+    For a hub id the result is None, because there the revision identifies the weights. A GGUF file is hashed whole.
     """
+    if is_gguf(name):
+        return gguf_fingerprint(name)
     directory = Path(name)
     if not directory.is_dir():
         return None

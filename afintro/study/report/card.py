@@ -10,7 +10,7 @@ import yaml
 
 from afintro import __version__
 from afintro.evaluation.intervals import Estimate
-from afintro.explainer.checkpoint import IDENTITY
+from afintro.explainer.checkpoint import BASE_DTYPE, IDENTITY
 from afintro.study.matrix import weights_hash
 from afintro.study.report.tables import folded, number, table
 
@@ -90,7 +90,7 @@ def _loading(trained: Trained) -> str:
     identity, note, importing = trained.checkpoint[IDENTITY], "", ""
     place = repr(trained.base)
     if trained.base != identity["base"]:  # an embedded model, which is in the cache of the machine that trained it
-        note = f"The base is not on the hub: afintro {__version__} trains it when it is first used.\n\n"
+        note = f"The base is not on the hub: afintro {__version__} makes it when it is first used.\n\n"
         importing, place = "from afintro.toys.embedded import ensure_built\n", f"ensure_built({identity['base']!r})"
     revision = f", revision={identity['revision']!r}" if identity.get("revision") else ""
     injector = "`injector.safetensors` turns vectors into tokens of the prompt; afintro reads it, PEFT does not.\n\n"
@@ -122,7 +122,7 @@ def _training(trained: Trained) -> str:
         ["on", targets if isinstance(targets, str) else ", ".join(targets)],
         ["steps", str(int(trained.checkpoint["global_step"]))],
         ["learning rate", f"{model.get('learning_rate')}, {model.get('schedule')}, {model.get('warmup_steps')} steps of warm-up"],
-        ["base weights", str(model.get("dtype"))],
+        ["base weights", str(trained.checkpoint.get(BASE_DTYPE) or model.get("dtype"))],
         ["seed", str(trained.settings.get("seed_everything"))],
     ]  # fmt: skip
     return table(["setting", "value"], rows)

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from afintro.generation.inputs import Item, fitting_prompts, identity_of, items_
 from afintro.generation.run_folder import finish, in_chunks, run_folder
 from afintro.generation.settings import GenerationSettings
 from afintro.lm.devices import on_device
+from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
 from afintro.ranks import ALONE, Ranks
@@ -67,6 +68,7 @@ def generate_ablation(
     """
     assert sum(splits.values()) == len(samples)
     directory = ensure_built(settings.model)
+    settings = replace(settings, dtype=resolve_dtype(settings.dtype, directory, settings.revision, device))
     tokenizer = load_tokenizer(directory, settings.revision)
     identity = identity_of(samples, splits, settings, directory, tokenizer)
     with run_folder(output_dir, identity, [f"{name}.json" for name in splits], ranks) as finished:

@@ -19,6 +19,7 @@ from afintro.data.text import template_hash
 from afintro.errors import UserError
 from afintro.evaluation.report import cell
 from afintro.generation.command import add_sample_flags, check_device
+from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.load import context_length, fingerprint, load_config, load_model, load_tokenizer
 from afintro.tasks.steering.contrasts import Contrast, label_contrast, monitoring_contrast, split_contrast
 from afintro.tasks.steering.control_vectors import gguf_writer, write_gguf
@@ -217,6 +218,7 @@ def compute(args: argparse.Namespace) -> None:
     contrast, left_out = label_contrast(samples) if args.contrast == "label" else (monitoring_contrast(samples), {})
     split_contrast(contrast, args.holdout, args.seed)  # to fail before a toy is trained
     directory = ensure_built(args.model_name)
+    args.dtype = resolve_dtype(args.dtype, directory, args.revision, args.device)
     config, tokenizer = load_config(directory, args.revision), load_tokenizer(directory, args.revision)
     layers = layers_of(args, config.get_text_config().num_hidden_layers)
     settings = settings_of(args, contrast, left_out, Organism(directory, config, tokenizer), layers)

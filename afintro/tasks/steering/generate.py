@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from afintro.evaluation.figures import write_figure
 from afintro.generation.inputs import fitting_prompts, identity_of, unique_ids
 from afintro.generation.run_folder import finish, run_folder
 from afintro.lm.devices import on_device
+from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.load import context_length, load_config, load_model, load_tokenizer
 from afintro.ranks import ALONE, Ranks
 from afintro.tasks.steering.directions import RESIDUAL, Direction, resolve_layers, write_direction
@@ -60,6 +62,7 @@ def generate_steering(
     """
     assert sum(splits.values()) == len(samples)
     directory = ensure_built(settings.model)
+    settings = replace(settings, dtype=resolve_dtype(settings.dtype, directory, settings.revision, device))
     tokenizer = load_tokenizer(directory, settings.revision)
     config = load_config(directory, settings.revision)
     _check(directions, settings, config)
