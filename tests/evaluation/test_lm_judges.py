@@ -240,6 +240,16 @@ def test_another_model_or_setting_is_another_judge(model_directories, monkeypatc
     assert len(asked) == 1
 
 
+def test_a_judge_by_the_name_of_an_embedded_model(model_directories, monkeypatch):
+    monkeypatch.setattr(lm_judges, "parse_grade", crc_grade)
+    pairs = pairs_of("a", "b")
+    expected = LocalJudge(model_directories["llama"], max_new_tokens=3).score(pairs, SHORT)
+    monkeypatch.setattr(lm_judges, "ensure_built", lambda name: {"toy": model_directories["llama"]}[name])
+    judge = LocalJudge("toy", max_new_tokens=3)
+    assert judge.name == "local:toy"
+    assert judge.score(pairs, SHORT) == expected
+
+
 def test_a_model_that_cannot_be_loaded_is_a_user_error(tmp_path):
     judge = LocalJudge(str(tmp_path / "nothing"))
     assert judge.score([]) == []

@@ -1,5 +1,6 @@
 """The shared module: what must not matter to loss and gradients, and that teacher forcing says what generation says."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from afintro.data.text import encode_answer
 from afintro.errors import UserError
 from afintro.evaluation.outcomes import answer_limit
 from afintro.explainer.answering import predict_outcomes, write_answers
+from afintro.explainer.loading import load_adapted
 from afintro.explainer.module import ExplainerModule
 from afintro.explainer.optimizer import rate_factor
 from afintro.explainer.settings import ExplainerSettings
 from afintro.lm.injection import Injection, VectorSpace
+from afintro.lm.load import load_model
 from afintro.lm.lora import Lora
 from afintro.tasks.context_ablation.task import ContextAblation
 from tests.conftest import write_records
@@ -87,6 +90,23 @@ def test_mistake_6b_question_weights_reach_the_loss(small_model: Path, examples:
     weights = torch.tensor([example.weight for example in examples], dtype=torch.float64)
     assert float(module.loss(collate(examples)).detach()) == pytest.approx(float((nll * weights).sum().detach()) / 9)
     assert sorted(set(weights.tolist())) == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
+def test_the_base_is_float32_on_a_cpu_and_trainable_in_half_precision_elsewhere(
+    small_model: Path, tmp_path: Path, stored: str
+) -> None:
+    directory = str(shutil.copytree(small_model, tmp_path / stored))
+    load_model(directory, dtype=stored).save_pretrained(directory)
+    module = explainer(Path(directory))
+    checkpoint: dict[str, object] = {}
+    module.on_save_checkpoint(checkpoint)
+    assert module.base_dtype == checkpoint["afintro_base_dtype"] == "float32"
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+    elsewhere = load_adapted(directory, module.settings, torch.device("cuda"))  # loaded on the processor all the same
+    expected = torch.float32 if stored == "float32" else torch.bfloat16
+    assert {p.dtype for p in elsewhere.parameters() if not p.requires_grad} == {expected}
+    assert {p.dtype for p in elsewhere.parameters() if p.requires_grad} == {torch.float32}
 
 
 def test_only_the_adapter_is_trained_and_in_float32(small_model: Path) -> None:
