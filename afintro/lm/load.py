@@ -11,12 +11,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.hub import cached_file
 
 from afintro.errors import UserError
+from afintro.lm.adapter import ON, Adapter, find_adapter
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.gguf import gguf_config, gguf_fingerprint, gguf_model, gguf_tokenizer, is_gguf
 from afintro.lm.load_errors import UNLOADABLE, refuse_missing_weights, unloadable
-from afintro.lm.merge import adapter_base, merged
+from afintro.lm.merge import merged
 from afintro.lm.padded import supports_packed_attention
 from afintro.lm.threads import use_threads
+from afintro.lm.vocabulary import refuse_more_tokens, vocabulary_rows
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +35,23 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     Raises:
         UserError: No tokenizer can be loaded under this name.
     """
+    adapter = find_adapter(name, revision)
+    if adapter is not None and not _has_tokenizer(adapter):
+        with adapter.loading_base():
+            return load_tokenizer(adapter.base, adapter.base_revision)
     if is_gguf(name):
         return gguf_tokenizer(name)
-    base = adapter_base(name, revision)
+    own = name if adapter is None else adapter.name
     try:
-        if (
-            base is not None
-            and cached_file(
-                name, "tokenizer_config.json", revision=revision, _raise_exceptions_for_missing_entries=False
-            )
-            is None
-        ):
-            return load_tokenizer(base)
-        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(own, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise unloadable(name, error) from error
+
+
+def _has_tokenizer(adapter: Adapter) -> bool:
+    file = "tokenizer_config.json"
+    found = cached_file(adapter.name, file, revision=adapter.revision, _raise_exceptions_for_missing_entries=False)
+    return found is not None
 
 
 def load_config(name: str, revision: str | None = None) -> Any:
@@ -60,11 +64,12 @@ def load_config(name: str, revision: str | None = None) -> Any:
     Raises:
         UserError: No configuration can be loaded under this name.
     """
+    adapter = find_adapter(name, revision)
+    if adapter is not None:
+        with adapter.loading_base():
+            return load_config(adapter.base, adapter.base_revision)
     if is_gguf(name):
         return gguf_config(name)
-    base = adapter_base(name, revision)
-    if base is not None:
-        return load_config(base)
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -78,8 +83,8 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
     stacked.
 
     Args:
-        name: Hub id, local model directory, GGUF file, or PEFT adapter directory. Of a directory only safetensors weights are
-            read.
+        name: Hub id, local model directory, GGUF file, or PEFT adapter directory, also ``ADAPTER::BASE`` for an adapter on
+            another base than the base that it names. Of a directory only safetensors weights are read.
         revision: Branch, tag or commit on the hub.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
 
@@ -90,11 +95,17 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
         raise UserError(
             f"{dtype!r} is not a known dtype", where="model dtype", remedy=f"use one of {', '.join(DTYPES)}"
         )
+    adapter = find_adapter(name, revision)
+    if adapter is not None:
+        with adapter.loading_base():
+            base = load_model(adapter.base, adapter.base_revision, dtype)
+        rows = vocabulary_rows(base)
+        model = merged(base, adapter)
+        if _has_tokenizer(adapter) or vocabulary_rows(model) < rows:
+            refuse_more_tokens(model, load_tokenizer(name, revision), adapter.place)
+        return model
     if is_gguf(name):
         return _prepared(gguf_model(name, DTYPES[dtype]), name)
-    base = adapter_base(name, revision)
-    if base is not None:
-        return merged(load_model(base, dtype=dtype), name, revision)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
@@ -139,9 +150,10 @@ def fingerprint(name: str) -> str | None:
 
     For a hub id the result is None, because there the revision identifies the weights. A GGUF file is hashed whole.
     """
-    if is_gguf(name):
-        return gguf_fingerprint(name)
-    directory = Path(name)
+    plain = name.partition(ON)[0]
+    if is_gguf(plain):
+        return gguf_fingerprint(plain)
+    directory = Path(plain)
     if not directory.is_dir():
         return None
     digest = hashlib.sha256()
@@ -153,7 +165,7 @@ def fingerprint(name: str) -> str | None:
                 digest.update(file.read(1 << 14))
             file.seek(max(0, path.stat().st_size - (1 << 14)))
             digest.update(file.read())
-    base = adapter_base(name)
-    if base is not None:
-        digest.update((fingerprint(base) or base).encode())
+    adapter = find_adapter(name)
+    if adapter is not None:
+        digest.update((fingerprint(adapter.base) or adapter.base).encode())
     return digest.hexdigest()[:16]

@@ -1,64 +1,177 @@
-"""Merge a PEFT adapter into the base model that it names."""
+"""Merge a PEFT adapter into its base, checked against the logits of the unmerged :class:`peft.PeftModel`."""
 
-import json
-from pathlib import Path
+import warnings
 from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict
+import torch
+from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
-from transformers.utils.peft_utils import find_adapter_config_file
 
-from afintro.lm.load_errors import UNLOADABLE, refuse_missing_weights, unloadable
+from afintro.errors import UserError
+from afintro.lm.adapter import Adapter
+from afintro.lm.expert_lora import has_single_experts, merge_expert_lora
+from afintro.lm.forward import packed_logits
+from afintro.lm.load_errors import UNLOADABLE, refuse_missing_weights, refuse_unused_weights
+from afintro.lm.vocabulary import fit_rows, refuse_unknown_rows, tie_equal, tied, untie
+
+WEIGHTS = "adapter_model.safetensors"
+TOKENS = 8
+# Largest distance of the merged model's logits from the unmerged model's, in units of the spread of the logits.
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
-def adapter_base(name: str | Path, revision: str | None = None) -> str | None:
-    """Return the base model that a PEFT adapter names, or None if ``name`` is not an adapter.
+def merged(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+    """Return ``model`` with an adapter merged into its weights.
+
+    Half-precision weights are merged in float32 and rounded once. Embedding and vocabulary matrix are untied where the adapter
+    makes them differ, and the vocabulary gets the adapter's number of rows.
 
     Args:
-        name: Directory or hub id.
-        revision: Branch, tag or commit on the hub.
+        model: The adapter's base, as :func:`afintro.lm.load.load_model` loads it; it is changed.
+        adapter: The adapter.
 
     Raises:
-        UserError: The adapter does not name its base.
+        UserError: The adapter is of a kind that cannot be merged, lacks weights, has weights that its configuration does not
+            name, or gives other logits when it is merged.
     """
+    was_tied = tied(model)
     try:
-        config = find_adapter_config_file(str(name), revision=revision)
-    except (OSError, ValueError):
-        return None
-    if config is None:
-        return None
-    try:
-        base = json.loads(Path(config).read_text())["base_model_name_or_path"]
-        if not isinstance(base, str) or not base:
-            raise ValueError(f"base_model_name_or_path is {base!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise unloadable(str(name), error) from error
-    return base
-
-
-def merged(model: PreTrainedModel, name: str, revision: str | None) -> PreTrainedModel:
-    """Return ``model`` with an adapter merged into it."""
-    try:
-        file = cached_file(name, "adapter_model.safetensors", revision=revision)  # never the pickled adapter_model.bin
-        wrapped = PeftModel.from_pretrained(model, name, revision=revision)
-        with safe_open(file, "pt") as stored:
-            needed = get_peft_model_state_dict(wrapped, save_embedding_layers=False)  # of the adapter alone
-            refuse_missing_weights(set(needed) - set(stored.keys()))
-    except UNLOADABLE as error:
-        raise unloadable(name, error) from error
-    _untie(model)
-    merged = wrapped.merge_and_unload()
-    assert isinstance(merged, PreTrainedModel)
+        path, config, shapes = _read(adapter)
+        fit_rows(model, shapes, adapter.place)
+        if has_single_experts(model, shapes):
+            merge_expert_lora(model, config, path, adapter.place)
+            merged, logits = model, None
+        else:
+            merged, logits = _merged_by_peft(model, adapter, path, config)
+    except (*UNLOADABLE, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"cannot be loaded ({type(error).__name__}: {reason})",
+            where=adapter.place,
+            remedy="check that its weights, its adapter_config.json and the base belong together",
+        ) from error
+    if was_tied:
+        tie_equal(merged)
+    refuse_unknown_rows(merged, adapter.place)
+    if logits is not None:
+        _check(*logits, _logits(merged), adapter.place, merged.dtype)
     return merged.eval()
 
 
-def _untie(model: PreTrainedModel) -> None:
-    """Give a vocabulary matrix that is the embedding weights of its own, where an adapter of one of them is to be merged."""
-    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
-    embedding, head = (getattr(end, "base_layer", end) for end in ends)  # an adapter lies around its base_layer
-    if [embedding, head] != ends and head.weight is embedding.weight:
-        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        model.config.tie_word_embeddings = False
+def _merged_by_peft(
+    model: PreTrainedModel, adapter: Adapter, path: str, config: Any
+) -> tuple[PreTrainedModel, tuple[Tensor, Tensor]]:
+    """Return the merged model, and the logits of the unmerged model with the adapter and without the adapter."""
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what PEFT warns of is checked here
+        wrapped = _wrapped(model, adapter, path, config)
+        expected = _logits(wrapped)
+        with wrapped.disable_adapter():
+            without = _logits(wrapped)
+        untie(model)
+        merged = _merged(wrapped, adapter)
+    for name, parameter in merged.named_parameters():
+        parameter.data = parameter.data.to(dtypes.get(name, merged.dtype))
+        parameter.requires_grad_(False)
+    return merged, (expected, without)
+
+
+def _read(adapter: Adapter) -> tuple[str, Any, dict[str, tuple[int, ...]]]:
+    """Return the path of the adapter's weights, its configuration, and the shapes of its weights by name."""
+    found = cached_file(adapter.name, WEIGHTS, revision=adapter.revision, _raise_exceptions_for_missing_entries=False)
+    if found is None:
+        what = f"has no {WEIGHTS} (adapter_model.bin is a pickle, which is never read)"
+        raise UserError(what, where=adapter.place, remedy="save the adapter again with a current PEFT")
+    config: Any = PeftConfig.from_pretrained(adapter.name, revision=adapter.revision)
+    kind = f"{config.peft_type.value} adapter"
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        refused = f"is a {kind}, which adds to the prompt or to attention and cannot be merged into weights"
+    elif getattr(config, "alora_invocation_tokens", None):
+        refused = "is an activated LoRA (alora_invocation_tokens), which acts on some tokens alone and cannot be merged"
+    elif config.task_type not in (None, "CAUSAL_LM"):
+        refused = f"was trained for another task than language modeling ({config.task_type})"
+    else:
+        with safe_open(found, "pt") as stored:
+            return found, config, {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    raise UserError(refused, where=adapter.place, remedy="use a LoRA or another adapter of weights, or a whole model")
+
+
+def _wrapped(model: PreTrainedModel, adapter: Adapter, path: str, config: Any) -> PeftModel:
+    """Return the base with the adapter, all of whose weights have found their place, and which lacks none."""
+    mapping = getattr(model, "_checkpoint_conversion_mapping", {})  # as PeftModel.from_pretrained chooses it
+    settings: dict[str, Any] = {"revision": adapter.revision, "torch_device": str(model.device), "key_mapping": mapping}
+    wrapped = PeftModel.from_pretrained(model, adapter.name, config=config, **settings)
+    # The class method forgets which weights of the file it did not use; loading them again tells.
+    loaded = wrapped.load_adapter(adapter.name, "default", **settings)
+    refuse_missing_weights(loaded.missing_keys)
+    unused = {name.replace(".default", "") for name in loaded.unexpected_keys}
+    refuse_unused_weights(unused - _repeated(unused, path), adapter.place)
+    return wrapped.eval()
+
+
+def _repeated(names: set[str], path: str) -> set[str]:
+    """Return names of weights that a file holds twice: PEFT saves ends of a grown vocabulary under a second name."""
+    with safe_open(path, "pt") as stored:
+        others = [name for name in stored.keys() if name not in names and "layers." not in name]  # noqa: SIM118
+        kept = [stored.get_tensor(name) for name in others] if names else []
+        second = [name for name in names if ".modules_to_save." in name or ".trainable_tokens_delta" in name]
+        return {name for name in second if any(torch.equal(stored.get_tensor(name), weight) for weight in kept)}
+
+
+def _merged(wrapped: PeftModel, adapter: Adapter) -> PreTrainedModel:
+    try:
+        for module in list(wrapped.modules()):
+            if isinstance(module, BaseTunerLayer):
+                _merge_layer(module)
+        merged = wrapped.merge_and_unload()
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        kind = wrapped.active_peft_config.peft_type.value
+        raise UserError(
+            f"is a {kind} adapter that PEFT cannot merge into weights ({error})",
+            where=adapter.place,
+            remedy="use a LoRA, or a whole model",
+        ) from error
+    assert isinstance(merged, PreTrainedModel)
+    return merged
+
+
+def _merge_layer(layer: Any) -> None:
+    """Merge one layer in float32, so that half-precision weights are rounded once; the caller restores their dtype."""
+    base: nn.Module = layer.get_base_layer()
+    for parameter in base.parameters():
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+    layer.merge()
+
+
+@torch.no_grad()
+def _logits(model: nn.Module) -> Tensor:
+    """Return the logits of a few tokens from the whole vocabulary, ``[TOKENS, vocabulary]`` float64."""
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    ids = torch.linspace(0, rows - 1, TOKENS).long().to(model.device)  # type: ignore[arg-type]
+    bounds = torch.tensor([0, TOKENS], dtype=torch.int32, device=ids.device)
+    return packed_logits(model, ids, bounds, torch.arange(TOKENS, device=ids.device)).double()
+
+
+def _distance(logits: Tensor, reference: Tensor) -> float:
+    """Return the distance of logits in units of the reference's spread, over all entries that are known."""
+    known = logits.isfinite() & reference.isfinite()
+    spread = (reference - reference.mean(-1, keepdim=True))[known]
+    return float((logits - reference)[known].norm() / spread.norm())
+
+
+def _check(expected: Tensor, without: Tensor, found: Tensor, place: str, dtype: torch.dtype) -> None:
+    """Refuse a merged model whose logits differ from the unmerged model's by more than rounding, or are nearer to the base's."""
+    difference, effect = _distance(found, expected), _distance(without, expected)
+    limit = TOLERANCE[dtype]
+    if not difference <= limit or (effect > limit and difference > effect / 2):
+        what = (
+            f"gives other logits when it is merged (off by {difference:.1e} of their spread, where the adapter changes "
+            f"them by {effect:.1e})"
+        )
+        raise UserError(what, where=place, remedy="merge it yourself into a whole model, and give that model")

@@ -12,8 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from afintro.errors import UserError
+from afintro.lm.adapter import find_adapter
 from afintro.lm.load import context_length, fingerprint, load_config, load_model, load_tokenizer
-from afintro.lm.merge import adapter_base
 
 IDS = torch.arange(40, 60)[None]
 LOADERS = pytest.mark.parametrize("load", [load_model, load_tokenizer, load_config])
@@ -114,10 +114,10 @@ def test_an_adapters_own_tokenizer_comes_first(adapter, tokenizer):
     assert load_tokenizer(str(adapter)).model_max_length == 77
 
 
-def test_adapter_base(adapter, model_directories):
-    assert adapter_base(adapter) == model_directories["llama"]
-    assert adapter_base(model_directories["llama"]) is None
-    assert adapter_base("no/such") is None
+def test_find_adapter(adapter, model_directories):
+    assert find_adapter(adapter).base == model_directories["llama"]
+    assert find_adapter(model_directories["llama"]) is None
+    assert find_adapter("no/such") is None
 
 
 def test_tokenizer_round_trip(model_directories, tokenizer):
