@@ -26,6 +26,8 @@ NAME = "afintro_packed"
 # The kernel reads grouped heads without repeating them; torch before 2.12 has no argument for that.
 GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen.varlen_attn).parameters else {}
 
+LOST = "packed attention was called without the lengths of its sequences: a layer of this architecture drops them"
+
 _packed: ContextVar[bool] = ContextVar("afintro_packed_forward", default=False)
 
 
@@ -73,7 +75,7 @@ def _by_sequence(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, *set
     lengths = starts.diff().tolist()
     queries, keys, values = (whole[0].split(lengths, dim=1) for whole in (query, key, value))
     parts = [_segment(*segment, *settings) for segment in zip(queries, keys, values, strict=True)]
-    return torch.cat(parts, dim=1).transpose(0, 1)[None]
+    return torch.cat(parts, dim=1).transpose(0, 1)[None].contiguous()  # some architectures view it in another shape
 
 
 def _softcapped(
@@ -145,7 +147,7 @@ def packed_attention(
         module: The attention module of a layer; its ``layer_idx`` is the 0-based index of the layer.
         query: ``[1, heads, T, d]``; ``[R, heads, n, d]`` if rows are continued.
         key: ``[1, key heads, T, d]``; ``[R, key heads, n, d]`` if rows are continued.
-        value: The shape of ``key``.
+        value: The shape of ``key``; heads may have another width than those of ``key`` (latent attention of DeepSeek).
         attention_mask: The mask of transformers; only used if the row is not packed.
         scaling: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Dropout probability; only used if the row is not packed.
@@ -159,8 +161,18 @@ def packed_attention(
         **kwargs: Passed on to sdpa attention.
 
     Returns:
-        ``[1, T, heads, d]`` (``[R, n, heads, d]``) in the dtype of ``query``, and None for the attention weights.
+        ``[1, T, heads, d]`` (``[R, n, heads, d]``) in the dtype of ``query``, with the width ``d`` of ``value``, and None for the
+        attention weights.
+
+    Raises:
+        RuntimeError: The pass is packed, but the architecture does not say where sequences begin, or has a mask of its own:
+            sequences would see each other, or would not see what they should.
     """
+    packed = rows is not None or cu_seq_lens_q is not None
+    if packed and attention_mask is not None:
+        raise RuntimeError("packed attention was given a mask, which it does not apply")
+    if not packed and not torch.compiler.is_compiling() and _packed.get():
+        raise RuntimeError(LOST)
     if rows is not None:
         return _continued(rows, module, query, key, value, scaling, sliding_window, softcap), None
     if prefix is not None:
@@ -173,7 +185,8 @@ def packed_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if query.is_cuda and softcap is None and query.dtype in (torch.bfloat16, torch.float16):
+    same_width = query.shape[-1] == value.shape[-1]  # the kernel takes no other
+    if query.is_cuda and softcap is None and same_width and query.dtype in (torch.bfloat16, torch.float16):
         assert max_length_q is not None
         flat = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
         return _varlen_cuda(*flat, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None

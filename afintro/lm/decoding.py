@@ -22,7 +22,7 @@ class KVSlots:
     Attributes:
         lengths: ``[count]`` int32, the number of tokens that each slot holds.
         keys: By layer, ``[count, key heads, capacity, d]``; allocated when the first keys of a layer arrive, in their dtype.
-        values: By layer, with the shape and dtype of ``keys``.
+        values: By layer, with the shape and dtype of ``keys``; the width may differ.
     """
 
     def __init__(self, count: int, capacity: int, device: torch.device) -> None:
@@ -188,13 +188,13 @@ class Decoding:
             layer: 0-based index of the layer.
             query: ``[R, heads, n, d]``.
             key: ``[R, key heads, n, d]``.
-            value: ``[R, key heads, n, d]``.
+            value: ``[R, key heads, n, v]``; ``v`` is ``d`` but for latent attention.
             scaling: Factor on the scores; ``d ** -0.5`` if None.
             window: Width of the sliding window, in tokens; None for full attention.
             softcap: Bound of the scores (Gemma 2); None for no bound.
 
         Returns:
-            ``[R, n, heads, d]``, in the dtype of ``query``.
+            ``[R, n, heads, v]``, in the dtype of ``query``.
         """
         if self.even:
             self.row_slots.extend(layer, key, value, self.longest)
@@ -214,7 +214,7 @@ class Decoding:
         output = weights[..., -end:] @ self.row_slots.values[layer][:rows, :, :end]
         if before is not None:
             output = output + self._with_prompts(weights[..., :-end], before[1])
-        return output.view(rows, heads, new, size).transpose(1, 2)
+        return output.view(rows, heads, new, -1).transpose(1, 2)
 
     def _before(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Return keys and values of the shared prompts, ``[P, key heads, longest, d]``; None if no prompt holds a token."""

@@ -162,7 +162,8 @@ def fits_flash(query: Tensor, key: Tensor, value: Tensor) -> bool:
         value: ``[R, key heads, n, d]``.
     """
     half = query.dtype == key.dtype == value.dtype and query.dtype in (torch.bfloat16, torch.float16)
-    return query.is_cuda and half and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    size = query.shape[-1]
+    return query.is_cuda and half and size % 8 == 0 and size <= 256 and size == value.shape[-1]
 
 
 def _flash_sorted(

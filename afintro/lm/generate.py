@@ -15,6 +15,7 @@ from torch import nn
 from afintro.lm.attention import uses_packed_attention
 from afintro.lm.engine import Continuation, Engine, Job, Prompt
 from afintro.lm.interventions import Intervention, Steering
+from afintro.lm.rope import Threshold, thresholds
 from afintro.lm.uncached import generate_uncached
 
 Condition = Sequence[Steering]
@@ -129,10 +130,20 @@ def _run(
         report(without_jobs)
     if prompt_of:
         settings: Any = {"max_new_tokens": max_new_tokens, "eos_ids": eos_ids, "batch_size": batch_size, "done": done}
-        if uses_packed_attention(model):
-            Engine(model, list(prompt_of), **settings).run()
-        else:
-            generate_uncached(model, list(prompt_of), **settings)
+        changing = thresholds(model)
+        parts: dict[bool, list[Job]] = {True: [], False: []}  # by whether keys can be kept
+        for job in prompt_of:
+            parts[uses_packed_attention(model) and not _outgrows(changing, job, max_new_tokens)].append(job)
+        if parts[True]:
+            Engine(model, parts[True], **settings).run()
+        if parts[False]:
+            generate_uncached(model, parts[False], **settings)
+
+
+def _outgrows(changing: Sequence[Threshold], job: Job, max_new_tokens: int) -> bool:
+    """Return whether keys of the prompt have another rotation at the end of its continuations."""
+    length = len(job.prompt)
+    return any(threshold.between(max(1, length - 1), length + max_new_tokens - 1) for threshold in changing)
 
 
 def _split(changes: Sequence[Intervention], last: int) -> tuple[list[Intervention], list[Intervention]]:

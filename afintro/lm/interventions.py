@@ -10,6 +10,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from afintro.errors import UserError
+
 
 @dataclass(frozen=True)
 class Intervention:
@@ -125,15 +127,58 @@ def at_rows(interventions: Sequence[Sequence[Intervention]], offsets: Sequence[i
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """Return the decoder layers of a transformers causal LM, also inside a PEFT wrapper."""
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     # Architectures name the list of layers differently (layers, h), but it is always the longest list of modules.
-    return max((child for child in base.get_decoder().children() if isinstance(child, nn.ModuleList)), key=len)
+    return max((child for child in text_decoder(model).children() if isinstance(child, nn.ModuleList)), key=len)
+
+
+def text_decoder(model: nn.Module) -> nn.Module:
+    """Return the module whose children are embedding, decoder layers and final norm of the language model.
+
+    Raises:
+        UserError: The architecture has no list of decoder layers.
+    """
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    # transformers takes Llama 4 as a whole, and ModernBERT's vocabulary matrix, for the decoder.
+    for decoder in (base.get_decoder(), getattr(base, "model", base)):
+        for candidate in (decoder, getattr(decoder, "model", decoder)):
+            if any(isinstance(child, nn.ModuleList) for child in candidate.children()):
+                assert isinstance(candidate, nn.Module)
+                return candidate
+    raise UserError(
+        "has no list of decoder layers",
+        where=f"architecture {type(base).__name__}",
+        remedy="use another model",
+    )
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    """Return the norm between the last decoder layer and the vocabulary matrix.
+
+    Raises:
+        UserError: The architecture has none, or names it in a way that is not known.
+    """
+    decoder = text_decoder(model)
+    for name in ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f", "embedding_norm", "layer_norm"):
+        norm = getattr(decoder, name, None)
+        if isinstance(norm, nn.Module):
+            return norm
+    raise UserError(
+        "has no final norm, which the logit lens needs",
+        where=f"architecture {type(decoder).__name__}",
+        remedy="use another model",
+    )
 
 
 def residual_width(model: nn.Module) -> int:
-    """Return the width of the residual stream of a transformers causal LM, also where an adapter is around its embedding."""
+    """Return the width of the residual stream of a transformers causal LM, also inside a PEFT wrapper.
+
+    The embedding may be narrower (OPT-350M), so that the configuration counts where there is one.
+    """
+    config: Any = getattr(model, "config", None)
+    if config is not None:
+        return int(config.get_text_config().hidden_size)
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
-    return int(embedding.weight.shape[1])  # an adapter around the embedding has no embedding_dim
+    return int(embedding.weight.shape[1])
 
 
 @contextmanager

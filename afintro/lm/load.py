@@ -7,16 +7,24 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.hub import cached_file
 
 from afintro.errors import UserError
 from afintro.lm.adapter import ON, Adapter, find_adapter
-from afintro.lm.attention import NAME as PACKED
 from afintro.lm.gguf import gguf_config, gguf_fingerprint, gguf_model, gguf_tokenizer, is_gguf
 from afintro.lm.load_errors import UNLOADABLE, refuse_missing_weights, unloadable
 from afintro.lm.merge import merged
-from afintro.lm.padded import supports_packed_attention
+from afintro.lm.padded import use_packed_attention
 from afintro.lm.threads import use_threads
 from afintro.lm.vocabulary import refuse_more_tokens, vocabulary_rows
 
@@ -107,7 +115,7 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
     if is_gguf(name):
         return _prepared(gguf_model(name, DTYPES[dtype]), name)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _model_class(name, revision).from_pretrained(
             name,
             revision=revision,
             dtype=DTYPES[dtype],
@@ -125,12 +133,17 @@ def load_model(name: str, revision: str | None = None, dtype: str = "float32") -
 
 def _prepared(model: PreTrainedModel, name: str) -> PreTrainedModel:
     """Give a loaded model packed attention if its architecture allows that, and put it into evaluation mode."""
-    if supports_packed_attention(model):
-        model.set_attn_implementation(PACKED)
-    else:
+    if not use_packed_attention(model):
         log.warning("%s cannot use packed attention: batches are padded, and generation reads all tokens anew", name)
     use_threads(model)
     return model.eval()
+
+
+def _model_class(name: str, revision: str | None) -> Any:
+    """Return the class that loads a model: some wrappers around a language model have a class for images and text alone."""
+    config = load_config(name, revision)
+    wrapper = type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if wrapper else AutoModelForCausalLM
 
 
 def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -142,7 +155,11 @@ def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def context_length(config: Any) -> int | None:
     """Return the longest sequence that a model accepts, in tokens; None if its configuration does not say."""
-    return getattr(config, "max_position_embeddings", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name in ("max_position_embeddings", "max_seq_len"):  # the second is MPT's
+        if getattr(text, name, None):
+            return int(getattr(text, name))
+    return None
 
 
 def fingerprint(name: str) -> str | None:

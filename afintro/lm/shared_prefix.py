@@ -15,7 +15,8 @@ from afintro.lm.capture import capture
 from afintro.lm.decoding import Decoding, KVSlots
 from afintro.lm.engine import read_prefixes, starts_of
 from afintro.lm.forward import packed_logits
-from afintro.lm.interventions import decoder_layers, intervene
+from afintro.lm.interventions import decoder_layers, final_norm, intervene
+from afintro.lm.rope import thresholds
 from afintro.lm.spans import SpanSteering, spans
 
 Ids = Sequence[int]
@@ -147,12 +148,15 @@ def lens_logits(
     for group in _groups(prefixes, tokens):
         owners = [(p, r) for p in group for r in range(len(prefixes[p].rows))]
         ends = [[len(prefixes[p].rows[r]) - 1] for p, r in owners]
+        of_group = [prefixes[p] for p in group]
         with capture(model, layers) as residual:
-            _logits(model, [prefixes[p] for p in group], ends)
-        places = _places([prefixes[p] for p in group], ends, uses_packed_attention(base))
+            _logits(model, of_group, ends)
+        rows, width = residual[0].shape[:2]
+        # A packed row holds all sequences; a padded batch has a row for each of them.
+        places = _places(of_group, ends, _keeps(base, of_group), width if rows > 1 else None)
         states = torch.stack([residual[layer].flatten(0, 1)[places.to(residual[layer].device)] for layer in layers])
         vocabulary = base.get_output_embeddings().weight[list(wanted)]
-        scores = _wide(base.get_decoder().norm(states) @ vocabulary.T).cpu()
+        scores = _wide(final_norm(base)(states) @ vocabulary.T).cpu()
         for index, (p, r) in enumerate(owners):
             scored[p][r] = scores[:, index]
     return scored
@@ -183,7 +187,15 @@ def _groups(prefixes: Sequence[Prefix], tokens: int) -> Iterator[list[int]]:
 def _logits(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
     """Return the logits ``[A, vocabulary]`` after the asked columns of each row."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    return (_logits_cached if uses_packed_attention(base) else _logits_uncached)(model, prefixes, asked)
+    return (_logits_cached if _keeps(base, prefixes) else _logits_uncached)(model, prefixes, asked)
+
+
+def _keeps(base: nn.Module, prefixes: Sequence[Prefix]) -> bool:
+    """Return whether keys of the prefixes can be kept while the rows are read: all of a row has one rotation."""
+    longest = max(len(row) for prefix in prefixes for row in prefix.rows)
+    lengths = {max(1, len(prefix.ids)) for prefix in prefixes}
+    changing = any(threshold.between(n, n + longest) for threshold in thresholds(base) for n in lengths)
+    return uses_packed_attention(base) and not changing
 
 
 def _logits_cached(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]]) -> Tensor:
@@ -228,19 +240,23 @@ def _logits_uncached(model: nn.Module, prefixes: Sequence[Prefix], asked: Sequen
     return packed_logits(model, ids, bounds, _places(prefixes, asked, False).to(device), changes)
 
 
-def _places(prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]], kept: bool) -> Tensor:
-    """Return the flat positions of the asked columns: in the padded rows if ``kept``, else in whole sequences end to end."""
+def _places(prefixes: Sequence[Prefix], asked: Sequence[Sequence[int]], kept: bool, width: int | None = None) -> Tensor:
+    """Return the flat positions of the asked columns.
+
+    Args:
+        prefixes: The prefixes with their rows.
+        asked: The columns of each row.
+        kept: Whether the pass reads the rows alone, padded to one length; otherwise it reads whole sequences.
+        width: Number of tokens to which whole sequences are padded; None if whole sequences lie end to end.
+    """
     owners = [(prefix, row) for prefix in prefixes for row in prefix.rows]
-    longest = max(len(row) for _, row in owners)
-    starts = (
-        [index * longest for index in range(len(owners))]
-        if kept
-        else [
-            start + len(p.ids)
-            for start, (p, _) in zip(starts_of([[*p.ids, *r] for p, r in owners]), owners, strict=True)
-        ]
+    if kept:
+        width = max(len(row) for _, row in owners)
+    starts = starts_of([[*p.ids, *r] for p, r in owners]) if width is None else [i * width for i in range(len(owners))]
+    before = [0 if kept else len(prefix.ids) for prefix, _ in owners]
+    return torch.tensor(
+        [start + skip + c for start, skip, columns in zip(starts, before, asked, strict=True) for c in columns]
     )
-    return torch.tensor([start + column for start, columns in zip(starts, asked, strict=True) for column in columns])
 
 
 @contextmanager

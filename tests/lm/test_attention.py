@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.attention.varlen as varlen
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from afintro.lm import attention
 from afintro.lm.attention import NAME, packed_attention, packed_forward
@@ -126,6 +126,33 @@ def test_one_unpadded_row_outside_of_packing_equals_plain_transformers(model_dir
         found = load_model(model_directories[architecture], dtype="float64")(input_ids=ids).logits
         expected = plain_model(model_directories[architecture], torch.float64)(input_ids=ids).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def test_values_of_another_width_than_queries():
+    query, key, value = tensors()
+    wider = torch.cat([value, -value], -1)
+    found, _ = packed_attention(nn.Module(), query, key, wider, None, cu_seq_lens_q=BOUNDS, max_length_q=12)
+    expected = in_full(query, key, value, None, None, None)
+    torch.testing.assert_close(found, torch.cat([expected, -expected], -1), rtol=0, atol=1e-12)
+
+
+def test_a_packed_pass_without_lengths_is_refused():
+    """The layers of Nemotron drop them: its sequences would see each other."""
+    query, key, value = tensors()
+    with pytest.raises(RuntimeError, match="lengths"), packed_forward():
+        packed_attention(nn.Module(), query, key, value, None)
+    size = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    size |= {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("nemotron", **size), attn_implementation=NAME)
+    with pytest.raises(RuntimeError, match="lengths"):
+        packed_logits(model, torch.arange(7, 24), BOUNDS, torch.tensor([16]))
+
+
+def test_a_mask_beside_the_lengths_is_refused():
+    query, key, value = tensors()
+    mask = torch.zeros(1, 1, 17, 17, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="mask"), packed_forward():
+        packed_attention(nn.Module(), query, key, value, mask, cu_seq_lens_q=BOUNDS, max_length_q=12)
 
 
 def test_the_name_is_registered(model_directories):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from afintro.errors import UserError
 from afintro.lm.adapter import find_adapter
@@ -342,3 +343,10 @@ def test_an_adapters_fingerprint_counts_adapter_and_base(adapter, llama, plain_m
 
 def test_a_hub_id_has_no_fingerprint():
     assert fingerprint("tiny/model") is None
+
+
+def test_context_length_of_a_language_model_in_a_wrapper():
+    config = AutoConfig.for_model("gemma3", text_config={"max_position_embeddings": 384})
+    assert context_length(config) == 384
+    assert context_length(AutoConfig.for_model("mpt", max_seq_len=96)) == 96
+    assert context_length(AutoConfig.for_model("bloom")) is None

@@ -27,6 +27,7 @@ OTHERS = {
     "no attention backend": ("falcon", SIZE),
     "attention sinks": ("gpt_oss", SINKS),
     "linear attention": ("qwen3_next", LINEAR),
+    "layers that drop the lengths": ("nemotron", GROUPED),
 }
 PROMPTS = [[7, 8, 9, 10, 11], [20], [12, 13, 14], [30, 31, 32, 33, 34, 35, 36]]
 
