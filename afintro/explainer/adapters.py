@@ -1,12 +1,15 @@
 """Export a trained adapter as a stock PEFT directory with the injector's weights beside it, and load it again."""
 
 import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from afintro.data.files import write_json
 from afintro.errors import UserError
@@ -41,24 +44,25 @@ def import_adapter(model: PeftModel, directory: Path, injector: nn.Module | None
         injector: The injector to load; None for a task without vectors.
 
     Raises:
-        UserError: Weights are absent or do not fit.
+        UserError: Weights are absent, left over or of another shape.
     """
     if injector is not None:
-        _import_injector(injector, directory / INJECTOR_FILE)
-    loaded: Any = set_peft_model_state_dict(model, load_peft_weights(str(directory), device="cpu"))
-    unexpected = loaded.unexpected_keys
-    if unexpected:
-        raise UserError(
-            f"has weights that do not fit ({unexpected[0]})", where=str(directory), remedy="use another adapter"
-        )
+        _load(injector.state_dict(), directory / INJECTOR_FILE, injector.load_state_dict)
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    _load(expected, directory / SAFETENSORS_WEIGHTS_NAME, partial(set_peft_model_state_dict, model))
 
 
-def _import_injector(injector: nn.Module, path: Path) -> None:
+def _load(expected: Mapping[str, Tensor], path: Path, load: Callable[[dict[str, Tensor]], object]) -> None:
+    """Load a file whose weights have exactly the expected names and shapes; a pickle beside the file is never read."""
     if not path.is_file():
-        raise UserError("is absent", where=str(path), remedy="export the adapter again, with its injector")
-    stored = load_file(str(path))
-    expected = {name: tensor.shape for name, tensor in injector.state_dict().items()}
-    wrong = sorted(n for n in {*expected, *stored} if n not in stored or stored[n].shape != expected.get(n))
-    if wrong:
-        raise UserError(f"has weights that do not fit ({wrong[0]})", where=str(path), remedy="use another adapter")
-    injector.load_state_dict(stored)
+        raise UserError("is absent", where=str(path), remedy="export the adapter again")
+    try:
+        stored = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot be read ({error})", where=str(path), remedy="export the adapter again") from error
+    for name in sorted({*expected, *stored}):
+        if name not in stored:
+            raise UserError(f"lacks weights ({name})", where=str(path), remedy="export the adapter again")
+        if name not in expected or stored[name].shape != expected[name].shape:
+            raise UserError(f"has weights that do not fit ({name})", where=str(path), remedy="use another adapter")
+    load(stored)

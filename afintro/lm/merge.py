@@ -108,8 +108,10 @@ def _wrapped(model: PreTrainedModel, adapter: Adapter, path: str, config: Any) -
     wrapped = PeftModel.from_pretrained(model, adapter.name, config=config, **settings)
     # The class method forgets which weights of the file it did not use; loading them again tells.
     loaded = wrapped.load_adapter(adapter.name, "default", **settings)
-    refuse_missing_weights(loaded.missing_keys)
-    unused = {name.replace(".default", "") for name in loaded.unexpected_keys}
+    missing, unused = (
+        {name.replace(".default", "") for name in names} for names in (loaded.missing_keys, loaded.unexpected_keys)
+    )
+    refuse_missing_weights(missing)
     refuse_unused_weights(unused - _repeated(unused, path), adapter.place)
     return wrapped.eval()
 

@@ -1,12 +1,14 @@
 """Checkpoints hold the adapter, say whose it is, and are refused where they do not fit."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from afintro.errors import UserError
@@ -180,3 +182,45 @@ def test_an_injector_that_does_not_fit_is_refused_and_left_as_it_was(small_model
         with pytest.raises(UserError, match=r"weights that do not fit \(projection.weight\)"):
             import_adapter(other.model, tmp_path, other.injector)
         assert all(torch.equal(tensor, before[name]) for name, tensor in other.injector.state_dict().items())
+
+
+LOST = "base_model.model.model.layers.0.mlp.down_proj.lora_B.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda weights: weights.pop(LOST), rf"lacks weights \({re.escape(LOST)}\)"),
+        (
+            lambda weights: weights.update({"other.lora_A.weight": torch.ones(1)}),
+            r"do not fit \(other\.lora_A\.weight\)",
+        ),
+        (lambda weights: weights.update({LOST: torch.ones(2, 2)}), rf"do not fit \({re.escape(LOST)}\)"),
+    ],
+)
+def test_an_adapter_with_lost_left_over_or_misshapen_weights_is_refused(
+    small_model: Path, tmp_path: Path, damage: Callable[[dict[str, torch.Tensor]], object], word: str
+) -> None:
+    """Lost weights would leave an untrained part in place, which answers like the base."""
+    module = explainer(small_model)
+    assert module.model is not None
+    export_adapter(module.model, tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    weights = load_file(path)
+    damage(weights)
+    save_file(weights, path)
+    with pytest.raises(UserError, match=word) as caught:
+        import_adapter(explainer(small_model).loaded(), tmp_path)
+    assert caught.value.where == str(path)
+
+
+def test_an_adapter_whose_weights_are_a_pickle_is_never_read(small_model: Path, tmp_path: Path) -> None:
+    module = explainer(small_model)
+    assert module.model is not None
+    export_adapter(module.model, tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    torch.save(load_file(path), tmp_path / "adapter_model.bin")
+    path.unlink()
+    with pytest.raises(UserError, match="absent") as caught:
+        import_adapter(module.model, tmp_path)
+    assert caught.value.where == str(path)
