@@ -283,7 +283,10 @@ def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str
             by_item[answer.uid][name] = answer
     rows = []
     for prediction in sorted(systems[EXPLAINER], key=lambda p: p.uid):
-        expected, predicted = parse_two_branch(prediction.expected), parse_two_branch(prediction.predicted or "")
+        cut = prediction.cut
+        expected, predicted = (
+            parse_two_branch(answer, cut) for answer in (prediction.expected, prediction.predicted or "")
+        )
         others = by_item[prediction.uid]
         scores = {name: dict(answer.scores) for name, answer in others.items() if answer.scores}
         rows.append(
@@ -295,6 +298,8 @@ def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str
                 "expected": prediction.expected,
                 "predicted": prediction.predicted,
                 "exact_match": prediction.exact_match,
+                **({"expected_cut": True} if cut else {}),
+                **({"truncated": True} if prediction.truncated else {}),
                 "verdict_expected": report.verdict_name(expected),
                 "verdict_predicted": report.verdict_name(predicted),
                 "p_changed": prediction.p_changed,

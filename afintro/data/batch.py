@@ -57,7 +57,7 @@ class Example:
         prompt: The question as a person reads it.
         answer: The expected answer.
         prompt_ids: Token ids of the rendered prompt.
-        answer_ids: Token ids of the answer, end of sequence included.
+        answer_ids: Token ids of the answer, end of sequence included unless the answer is cut.
         weight: Weight of this example in the loss.
         branches: Token ids of the beginning of an answer that says "unchanged", and of one that says "changed"; None if the
             question has no verdict.
@@ -67,6 +67,8 @@ class Example:
         group: Group that macro averages are taken over, e.g. the category of a feature.
         twins: Examples with the same value have the same text and opposite verdicts; "" for an example without twin.
         notes: Further facts that the task keeps of the example.
+        cut: Whether the answer is a text that was cut at a limit of tokens: no end of sequence follows, and every answer that
+            begins with it is right.
     """
 
     uid: str
@@ -84,6 +86,7 @@ class Example:
     group: str = ""
     twins: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    cut: bool = False
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)

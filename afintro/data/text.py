@@ -73,15 +73,20 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     return encode_text(tokenizer, render(tokenizer, messages))
 
 
-def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
+def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, cut: bool = False) -> list[int]:
     """Return the token ids of an answer with the end of sequence, without which the explainer would never learn to stop.
+
+    Args:
+        tokenizer: Tokenizer of the explainer.
+        answer: The answer.
+        cut: Whether the answer was cut: nobody knows what follows, so the end of sequence is left out.
 
     Raises:
         ValueError: The tokenizer has no end-of-sequence token.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token")
-    return [*encode_text(tokenizer, answer), tokenizer.eos_token_id]
+    return [*encode_text(tokenizer, answer), *([] if cut else [tokenizer.eos_token_id])]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -113,6 +118,7 @@ class Draft:
         copy_answer: See :class:`afintro.data.batch.Example`.
         twins: See :class:`afintro.data.batch.Example`.
         notes: Further facts that the task keeps of the question, as JSON values.
+        cut: Whether the answer is a text that was cut, see :class:`afintro.data.batch.Example`.
     """
 
     uid: str
@@ -124,6 +130,7 @@ class Draft:
     copy_answer: str | None = None
     twins: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+    cut: bool = False
 
 
 class Encoded(NamedTuple):
@@ -147,7 +154,7 @@ class Encoded(NamedTuple):
 def token_ids(tokenizer: PreTrainedTokenizerBase, draft: Draft) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the token ids of a draft's prompt and answer."""
     prompt = encode_prompt(tokenizer, chat(draft.system, draft.prompt))
-    return tuple(prompt), tuple(encode_answer(tokenizer, draft.answer))
+    return tuple(prompt), tuple(encode_answer(tokenizer, draft.answer, draft.cut))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, drafts: Sequence[Draft]) -> Encoded:

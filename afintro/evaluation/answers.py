@@ -7,11 +7,12 @@ from dataclasses import dataclass
 UNCHANGED = "The output would remain unchanged from <<<{content}>>>."
 CHANGED = "The most likely output would change to <<<{content}>>>."
 
-_PATTERN = re.compile(
+_BEGINS = (
     r"\s*(?:(?P<unchanged>The output would remain unchanged from)|(?P<changed>The most likely output would change to)) "
-    r"<<<(?P<content>.*)>>>\.?\s*",
-    re.DOTALL,
+    r"<<<(?P<content>.*)"
 )
+_CUT_PATTERN = re.compile(_BEGINS, re.DOTALL)
+_PATTERN = re.compile(rf"{_BEGINS}>>>\.?\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,28 @@ class Verdict:
     content: str
 
 
-def two_branch(verdict: Verdict) -> str:
-    """Write the answer line of a verdict."""
-    return (CHANGED if verdict.changed else UNCHANGED).format(content=verdict.content)
+def two_branch(verdict: Verdict, cut: bool = False) -> str:
+    """Write the answer line of a verdict.
+
+    Args:
+        verdict: What the answer says.
+        cut: Whether the content was cut, so that nobody knows what follows: the line ends with the content.
+    """
+    line = CHANGED if verdict.changed else UNCHANGED
+    return (line.partition(">>>")[0] if cut else line).format(content=verdict.content)
 
 
-def parse_two_branch(answer: str) -> Verdict | None:
+def parse_two_branch(answer: str, cut: bool = False) -> Verdict | None:
     """Read the verdict of an answer line; case and inner white space count.
 
     Args:
         answer: The answer of any system.
+        cut: Whether the expected answer is cut, so that the line may end with its content.
 
     Returns:
         The verdict, or None if the answer does not have the two-branch form.
     """
-    match = _PATTERN.fullmatch(answer)
+    match = _PATTERN.fullmatch(answer) or (_CUT_PATTERN.fullmatch(answer) if cut else None)
     return None if match is None else Verdict(match["changed"] is not None, match["content"])
 
 
@@ -51,7 +59,7 @@ def expected_verdict(answer: str) -> Verdict:
     Args:
         answer: An expected answer, never the answer of a system.
     """
-    verdict = parse_two_branch(answer)
+    verdict = parse_two_branch(answer, cut=True)
     assert verdict is not None
     return verdict
 

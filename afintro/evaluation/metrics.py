@@ -30,6 +30,8 @@ class Prediction:
         p_changed: Probability of the "changed" branch against the "unchanged" branch, where the question has a verdict.
         group: Group over which macro averages are taken.
         twins: Id of a set of items with the same text, half of which have the opposite verdict; "" for other items.
+        cut: Whether the expected answer was cut, so that an answer is right which begins with it.
+        truncated: Whether the limit of tokens ended the answer, not the system; None if unknown.
         scores: Scores of judges in 0..1 by the judge's name; None where a judge's reply could not be read.
     """
 
@@ -42,25 +44,28 @@ class Prediction:
     p_changed: float | None = None
     group: str = ""
     twins: str = ""
+    cut: bool = False
+    truncated: bool | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict, hash=False)
 
 
 def unanswered(item: Example) -> Prediction:
     """Make the prediction of an item that no system has answered yet."""
     return Prediction(
-        item.uid, item.scenario_id, item.question_type, item.answer, None, False, group=item.group, twins=item.twins
-    )
+        item.uid, item.scenario_id, item.question_type, item.answer, None, False,
+        group=item.group, twins=item.twins, cut=item.cut,
+    )  # fmt: skip
 
 
 def text_prediction(item: Example, predicted: str, p_changed: float | None = None) -> Prediction:
-    """Make the prediction of a baseline.
+    """Make the prediction of a baseline. A cut answer is matched up to its length.
 
     Args:
         item: The item.
         predicted: The baseline's answer.
         p_changed: The baseline's probability of "changed", where it has one.
     """
-    exact = predicted == item.answer
+    exact = predicted.startswith(item.answer) if item.cut else predicted == item.answer
     return replace(unanswered(item), predicted=predicted, exact_match=exact, p_changed=p_changed)
 
 
@@ -105,19 +110,28 @@ def statistics(
 
 def _verdict_metrics(put: Callable[..., None], items: Sequence[Prediction], suffix: str) -> None:
     written = [item for item in items if item.predicted is not None]
-    pairs = [(expected_verdict(item.expected), parse_two_branch(item.predicted or "")) for item in written]
+    pairs = [(expected_verdict(item.expected), parse_two_branch(item.predicted or "", item.cut)) for item in written]
     outcomes = [[float(true.changed), -1.0 if parsed is None else float(parsed.changed)] for true, parsed in pairs]
     put(f"has_changed_f1{suffix}", "f1", written, outcomes)
-    content = [[float(parsed is not None and parsed.content == true.content)] for true, parsed in pairs]
+    content = [
+        [float(parsed is not None and _same_content(parsed.content, true.content, item.cut))]
+        for item, (true, parsed) in zip(written, pairs, strict=True)
+    ]
     put(f"content_match{suffix}", "mean", written, content)
     put(f"parse_rate{suffix}", "mean", written, [[float(parsed is not None)] for _, parsed in pairs])
     twins = [index for index, item in enumerate(written) if item.twins]
     right = [[float(outcomes[index][0] == outcomes[index][1])] for index in twins]
     put(f"twin_accuracy{suffix}", "mean", [written[index] for index in twins], right)
-    known = [item for item in items if item.p_changed is not None and parse_two_branch(item.expected) is not None]
+    known = [
+        item for item in items if item.p_changed is not None and parse_two_branch(item.expected, item.cut) is not None
+    ]
     rows = [[float(item.p_changed or 0.0), float(expected_verdict(item.expected).changed)] for item in known]
     put(f"auroc_changed{suffix}", "auroc", known, rows)
     put(f"calibration_error{suffix}", "calibration", known, rows)
+
+
+def _same_content(content: str, expected: str, cut: bool) -> bool:
+    return content.startswith(expected) if cut else content == expected
 
 
 @cache  # the same answers are scored for the table and for the leads
@@ -219,7 +233,7 @@ def collapse_warning(predictions: Sequence[Prediction], primary: str) -> str | N
         The warning, or None.
     """
     answers = [
-        (parse_two_branch(p.predicted or ""), expected_verdict(p.expected))
+        (parse_two_branch(p.predicted or "", p.cut), expected_verdict(p.expected))
         for p in predictions
         if p.question_type == primary
     ]

@@ -16,7 +16,7 @@ class Outcome:
         example: The example.
         nll: Mean negative log-likelihood of the answer tokens, in nats.
         exact: Whether the arg-max at every answer position is the expected token, end of sequence included. This is true
-            if and only if the greedy continuation is the expected answer.
+            if and only if the greedy continuation is the expected answer, or begins with an expected answer that is cut.
         p_changed: Probability of the "changed" branch against the "unchanged" branch; None without branches.
     """
 
@@ -25,14 +25,15 @@ class Outcome:
     exact: bool
     p_changed: float | None
 
-    def prediction(self, predicted: str | None) -> Prediction:
+    def prediction(self, predicted: str | None, truncated: bool | None = None) -> Prediction:
         """Make a prediction of the outcome.
 
         Args:
             predicted: The generated answer; None if no answer was generated.
+            truncated: Whether the limit of tokens ended the answer; None if unknown.
         """
         item = unanswered(self.example)
-        return replace(item, predicted=predicted, exact_match=self.exact, p_changed=self.p_changed)
+        return replace(item, predicted=predicted, exact_match=self.exact, p_changed=self.p_changed, truncated=truncated)
 
 
 def answer_limit(examples: Sequence[Example]) -> int:

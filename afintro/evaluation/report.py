@@ -235,9 +235,9 @@ def confusion_figure(
     """
     counts = np.zeros((2, 3), dtype=int)
     for item in predictions:
-        true = parse_two_branch(item.expected)
+        true = parse_two_branch(item.expected, item.cut)
         if item.question_type == primary and true is not None:
-            parsed = parse_two_branch(item.predicted or "")
+            parsed = parse_two_branch(item.predicted or "", item.cut)
             counts[int(true.changed), 2 if parsed is None else int(parsed.changed)] += 1
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()

@@ -8,7 +8,7 @@ from afintro.data.batch import Example, collate, interventions_of
 from afintro.evaluation.metrics import Prediction
 from afintro.evaluation.outcomes import Outcome, answer_limit, gathered
 from afintro.explainer.module import ExplainerModule
-from afintro.lm.generate import generate_greedy
+from afintro.lm.generate import generate_greedy, reached_limit
 from afintro.lm.interventions import Intervention
 from afintro.lm.load import eos_ids
 from afintro.ranks import ALONE, Ranks
@@ -53,13 +53,13 @@ def predict_outcomes(
     wrong = [outcome.example for outcome in outcomes if not outcome.exact]
     mine = wrong[ranks.rank :: ranks.size]
     uids = [example.uid for example in mine]
-    written = zip(uids, write_answers(module, mine, max_new_tokens, batch_size), strict=True)
-    answers = {outcome.example.uid: outcome.example.answer for outcome in outcomes if outcome.exact}
+    written = zip(uids, _written(module, mine, max_new_tokens, batch_size), strict=True)
+    answers: dict[str, tuple[str, bool]]
+    answers = {outcome.example.uid: (outcome.example.answer, False) for outcome in outcomes if outcome.exact}
     answers |= dict(ranks.gathered(list(written)))
-    return [outcome.prediction(answers[outcome.example.uid]) for outcome in outcomes]
+    return [outcome.prediction(*answers[outcome.example.uid]) for outcome in outcomes]
 
 
-@torch.no_grad()
 def write_answers(
     module: ExplainerModule, examples: Sequence[Example], max_new_tokens: int, batch_size: int
 ) -> list[str]:
@@ -74,6 +74,14 @@ def write_answers(
     Returns:
         The answers as text, in the order of the examples.
     """
+    return [text for text, _ in _written(module, examples, max_new_tokens, batch_size)]
+
+
+@torch.no_grad()
+def _written(
+    module: ExplainerModule, examples: Sequence[Example], max_new_tokens: int, batch_size: int
+) -> list[tuple[str, bool]]:
+    """Return each answer, and whether the limit of tokens ended the answer."""
     model = module.loaded()
     with module.evaluating():
         ids = generate_greedy(
@@ -84,7 +92,8 @@ def write_answers(
             batch_size=batch_size,
             interventions=[_on_prompt(module, example) for example in examples],
         )
-    return [str(module.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in ids]
+    texts = [str(module.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in ids]
+    return [(text, reached_limit(tokens, max_new_tokens)) for text, tokens in zip(texts, ids, strict=True)]
 
 
 def _on_prompt(module: ExplainerModule, example: Example) -> list[Intervention]:

@@ -112,7 +112,8 @@ def fit_projection(
     for example in chosen:
         if example.slot is None:
             continue
-        answer = torch.tensor(example.answer_ids[:-1], device=embedding.weight.device)  # without end of sequence
+        text = example.answer_ids if example.cut else example.answer_ids[:-1]  # without end of sequence
+        answer = torch.tensor(text, device=embedding.weight.device)
         vectors.append(example.slot.vector)
         targets.append(embedding(answer).float().mean(0).cpu().numpy())
     injector.fit_projection(np.stack(vectors), np.stack(targets))

@@ -22,6 +22,18 @@ Condition = Sequence[Steering]
 """How one continuation is steered; an empty condition does not steer."""
 
 
+def reached_limit(tokens: Sequence[int], max_new_tokens: int) -> bool:
+    """Tell whether the limit ended a continuation, and not the model.
+
+    A continuation leaves out the end token, so one that the model ended with its last token is shorter than the limit.
+
+    Args:
+        tokens: New tokens, as the functions of this module return them.
+        max_new_tokens: The limit under which they were generated.
+    """
+    return len(tokens) == max_new_tokens
+
+
 @torch.inference_mode()
 def generate_greedy(
     model: nn.Module,

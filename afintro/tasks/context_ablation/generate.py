@@ -13,8 +13,10 @@ from afintro.data.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTE
 from afintro.data.files import write_json
 from afintro.data.samples import Sample
 from afintro.data.text import chat, render
-from afintro.generation.behavior import BehaviorLabeler, RuleLabeler
+from afintro.generation.behavior import BehaviorLabeler, RuleLabeler, differ
 from afintro.generation.inputs import Item, fitting_prompts, identity_of, items_of, provenance
+from afintro.generation.reasoning import Reply
+from afintro.generation.replies import ReplyDecoder
 from afintro.generation.run_folder import finish, in_chunks, run_folder
 from afintro.generation.settings import GenerationSettings
 from afintro.lm.devices import on_device
@@ -89,7 +91,7 @@ def _merge(
 ) -> dict[str, Any]:
     """Write the splits' files and the summary from all chunks."""
     records: list[ContextAblationRecord] = []
-    noise: list[list[bool]] = []
+    noise: list[list[bool | None]] = []
     for path in chunks:
         chunk = json.loads(path.read_text())
         records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
@@ -114,6 +116,7 @@ class _Generator:
     ) -> None:
         self.model, self.tokenizer, self.settings, self.chunk = model, tokenizer, settings, chunk
         self.labeler: BehaviorLabeler = RuleLabeler()
+        self.decode = ReplyDecoder(tokenizer, settings.max_new_tokens)
         self.eos = eos_ids(model, tokenizer)
         self.provenance = provenance(settings, model, tokenizer, directory)
 
@@ -140,11 +143,11 @@ class _Generator:
         items = items_of(samples, prompts, self.settings.control_samples)
         return in_chunks(output_dir, identity, items, self.chunk, self._chunk, "pairs", ranks)
 
-    def _generate(self, prompts: Sequence[Sequence[int]], batch_size: int) -> list[str]:
+    def _generate(self, prompts: Sequence[Sequence[int]], batch_size: int) -> list[Reply]:
         outputs = generate_greedy(
             self.model, prompts, max_new_tokens=self.settings.max_new_tokens, eos_ids=self.eos, batch_size=batch_size
         )
-        return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in outputs]
+        return [self.decode(ids, prompt) for ids, prompt in zip(outputs, prompts, strict=True)]
 
     def _chunk(self, items: Sequence[Item]) -> dict[str, Any]:
         wanted = [prompt for _, _, prompts, control in items for prompt in (prompts if control else prompts[:2])]
@@ -158,24 +161,21 @@ class _Generator:
                 alone_prompts.append(prompts[0])
                 together.append(monitored)
         alone = self._generate(alone_prompts, 1)
-        behaviors = [
-            (self.labeler(single).label, self.labeler(batched).label)
-            for single, batched in zip(alone, together, strict=True)
-        ]
         noise = [
-            [single != batched, a != b] for single, batched, (a, b) in zip(alone, together, behaviors, strict=True)
+            [single.text != batched.text, differ(self.labeler(single), self.labeler(batched))]
+            for single, batched in zip(alone, together, strict=True)
         ]
         return {"records": [to_json(record) for record in records], "noise": noise}
 
     def _record(
-        self, sample: Sample, uid: str, monitored: str, unmonitored: str, placebo: str | None
+        self, sample: Sample, uid: str, monitored: Reply, unmonitored: Reply, placebo: Reply | None
     ) -> ContextAblationRecord:
         before, after = self.labeler(monitored), self.labeler(unmonitored)
         return ContextAblationRecord(
             scenario=sample.text,
             system_prompt=MONITORED_SYSTEM,
-            monitored_output=monitored,
-            unmonitored_output=unmonitored,
+            monitored_output=monitored.text,
+            unmonitored_output=unmonitored.text,
             monitored_prompt=render(self.tokenizer, chat(MONITORED_SYSTEM, sample.text)),
             unmonitored_prompt=render(self.tokenizer, chat(UNMONITORED_SYSTEM, sample.text)),
             label=sample.label,
@@ -185,7 +185,10 @@ class _Generator:
             monitored_behavior_rule=before.rule,
             unmonitored_behavior=after.label,
             unmonitored_behavior_rule=after.rule,
-            behavior_changed=before.label != after.label,
-            placebo_output=placebo,
+            behavior_changed=differ(before, after),
+            monitored_truncated=monitored.truncated,
+            unmonitored_truncated=unmonitored.truncated,
+            placebo_output=None if placebo is None else placebo.text,
+            placebo_truncated=None if placebo is None else placebo.truncated,
             provenance=self.provenance,
         )

@@ -1,9 +1,11 @@
 """Context-ablation records, and the one place that maps the parent framework's field names to ours."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from afintro.data.records import check_unique, parse_file, parse_record, scenario_id, set_fields
+from afintro.generation.behavior import CUT, behavior_fields
+from afintro.generation.reasoning import Reply, opening_of
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,16 @@ class ContextAblationRecord:
         label: The sample's label, or "unknown".
         uid: Unique in the file; the scenario's id if absent.
         scenario_id: Id that all records of the scenario share.
-        monitored_behavior: Behavior label of the monitored output; None in files of the parent framework.
-        monitored_behavior_rule: The rule that gave the label.
+        monitored_behavior: Behavior label of the monitored output; None in files of the parent framework, and for an output
+            that was cut inside its reasoning.
+        monitored_behavior_rule: The rule that gave the label, or why there is none.
         unmonitored_behavior: Behavior label of the unmonitored output.
         unmonitored_behavior_rule: The rule that gave the label.
-        behavior_changed: Whether the two labels differ.
+        behavior_changed: Whether the two labels differ; None if one of them is unknown.
+        monitored_truncated: Whether the limit of tokens ended the monitored output, not the organism; None in other files.
+        unmonitored_truncated: The same of the unmonitored output.
         placebo_output: Answer to the monitored prompt in other words; None without controls.
+        placebo_truncated: Whether the limit of tokens ended the placebo output.
         provenance: Model, revision, template hash, batch size, dtype, seed.
     """
 
@@ -47,7 +53,10 @@ class ContextAblationRecord:
     unmonitored_behavior: str | None = None
     unmonitored_behavior_rule: str | None = None
     behavior_changed: bool | None = None
+    monitored_truncated: bool | None = None
+    unmonitored_truncated: bool | None = None
     placebo_output: str | None = None
+    placebo_truncated: bool | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,6 +64,23 @@ class ContextAblationRecord:
         object.__setattr__(self, "scenario_id", identity)
         object.__setattr__(self, "uid", self.uid or identity)
         object.__setattr__(self, "changed", self.monitored_output != self.unmonitored_output)
+
+    def reply(self, condition: str) -> Reply:
+        """Return the output of a condition (``monitored``, ``unmonitored`` or ``placebo``) with what is known about it."""
+        prompt = self.unmonitored_prompt if condition == "unmonitored" else self.monitored_prompt
+        text, truncated = getattr(self, f"{condition}_output"), getattr(self, f"{condition}_truncated")
+        return Reply(text or "", truncated, opening_of(prompt))
+
+
+def labeled(record: ContextAblationRecord) -> ContextAblationRecord:
+    """Return a record with behavior labels: files of the parent framework come without."""
+    rules = (record.monitored_behavior_rule, record.unmonitored_behavior_rule)
+    known = record.monitored_behavior is not None and record.unmonitored_behavior is not None
+    if known or any(rule == CUT.rule for rule in rules):
+        return record
+    return replace(
+        record, **behavior_fields(monitored=record.reply("monitored"), unmonitored=record.reply("unmonitored"))
+    )
 
 
 MAKER = "scripts/generate_af_context_ablation.py"

@@ -15,8 +15,9 @@ from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.samples import Sample
 from afintro.data.splits import stable_hash
 from afintro.data.text import chat, render
-from afintro.generation.behavior import RuleLabeler
+from afintro.generation.behavior import Behavior, RuleLabeler, differ
 from afintro.generation.inputs import Item, items_of, provenance
+from afintro.generation.replies import ReplyDecoder
 from afintro.generation.run_folder import in_chunks
 from afintro.generation.settings import GenerationSettings
 from afintro.lm.generate import generate_greedy, generate_steered
@@ -116,6 +117,7 @@ class SteeringGenerator:
         self.model, self.tokenizer, self.settings, self.chunk = model, tokenizer, settings, chunk
         self.directions = {direction.name: direction for direction in directions}
         self.label = cache(RuleLabeler())
+        self.decode = ReplyDecoder(tokenizer, settings.max_new_tokens)
         self.eos = eos_ids(model, tokenizer)
         self.provenance = provenance(settings, model, tokenizer, directory)
 
@@ -176,10 +178,10 @@ class SteeringGenerator:
         outputs = generate_steered(
             self.model, prompts, steerings, max_new_tokens=new, eos_ids=self.eos, batch_size=size
         )
-        readings = read_outputs(self.model, prompts, outputs, self._text, self.label, new, self.eos[0])
+        readings = read_outputs(self.model, prompts, outputs, self.decode, self.label, self.eos[0])
         unwatched = self._unwatched(items)
         records = []
-        for (sample, uid, cue, _, _), steered, texts in zip(asked, conditions, readings, strict=True):
+        for (sample, uid, cue, _, _), steered, own in zip(asked, conditions, readings, strict=True):
             shared = {
                 "prompt": render(self.tokenizer, chat(CUES[cue], sample.text)),
                 "scenario": sample.text,
@@ -188,18 +190,22 @@ class SteeringGenerator:
                 "label": sample.label,
                 "unmonitored_behavior": unwatched[uid.split("/")[0]],
             }
-            for condition, text in zip(steered, texts[2:], strict=True):
-                records.append(to_json(self._record(uid, shared, condition, texts[0], text)))
+            for condition, reading in zip(steered, own[2:], strict=True):
+                records.append(to_json(self._record(uid, shared, condition, own[0], reading)))
         controls = [index for index, (*_, control) in enumerate(asked) if control]
-        guards = self._guards(prompts, outputs, [texts[0] for texts in readings], controls)
+        guards = self._guards(prompts, outputs, [own[0] for own in readings], controls)
         return {"records": records, "guards": asdict(guards)}
 
-    def _unwatched(self, items: Sequence[Item]) -> dict[str, str]:
+    def _unwatched(self, items: Sequence[Item]) -> dict[str, str | None]:
         """Return the organism's unsteered behavior when it is told that nobody watches, by the sample's uid."""
         place = all_cues(self.settings).index("unmonitored")
-        outputs = self._greedy([prompts[place] for _, _, prompts, _ in items], self.settings.batch_size)
-        texts = [self._text(ids) for ids in outputs]
-        return {uid: self.label(text).label for (_, uid, _, _), text in zip(items, texts, strict=True)}
+        prompts = [prompts[place] for _, _, prompts, _ in items]
+        outputs = self._greedy(prompts, self.settings.batch_size)
+        labels = [self._behavior(ids, prompt).label for ids, prompt in zip(outputs, prompts, strict=True)]
+        return {uid: label for (_, uid, _, _), label in zip(items, labels, strict=True)}
+
+    def _behavior(self, ids: Sequence[int], prompt: Sequence[int]) -> Behavior:
+        return self.label(self.decode(ids, prompt))
 
     def _greedy(self, prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:
         new = self.settings.max_new_tokens
@@ -219,16 +225,13 @@ class SteeringGenerator:
             controls=len(controls),
             alone_differs=sum(outputs[i][0] != ids for i, ids in zip(controls, again, strict=True)),
             alone_behaves_otherwise=sum(
-                unsteered[i].behavior.label != self.label(self._text(ids)).label
+                bool(differ(unsteered[i].behavior, self._behavior(ids, prompts[i])))
                 for i, ids in zip(controls, again, strict=True)
             ),
         )
         if self.settings.dtype == "float32" and guards.zero_differs:
             raise RuntimeError(f"a vector of length 0 changed {guards.zero_differs} outputs in float32")
         return guards
-
-    def _text(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _record(
         self, uid: str, shared: dict[str, Any], condition: Condition, original: Reading, steered: Reading
@@ -239,8 +242,8 @@ class SteeringGenerator:
             direction=condition.direction,
             layer=condition.layer,
             alpha=condition.strength,
-            original_output=original.text,
-            steered_output=steered.text,
+            original_output=original.reply.text,
+            steered_output=steered.reply.text,
             alpha_unit=self.settings.alpha_unit,
             positions=self.settings.positions,
             norm=float(np.linalg.norm(self.directions[condition.direction].at(condition.layer))),
@@ -249,7 +252,9 @@ class SteeringGenerator:
             original_behavior_rule=original.behavior.rule,
             steered_behavior=steered.behavior.label,
             steered_behavior_rule=steered.behavior.rule,
-            behavior_changed=original.behavior.label != steered.behavior.label,
+            behavior_changed=differ(original.behavior, steered.behavior),
+            original_truncated=original.reply.truncated,
+            steered_truncated=steered.reply.truncated,
             coherent=steered.coherent,
             perplexity=round(steered.coherence.perplexity, 4),
             repetition=round(steered.coherence.repetition, 4),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from afintro.generation.behavior import Behavior
+from afintro.generation.reasoning import Reply
 from afintro.lm.shared_prefix import continuation_nll
 
 SURPRISING = 0.1  # the share of tokens at which a text may turn
@@ -53,9 +54,9 @@ def coherence(tokens: Sequence[int], nll: Sequence[float]) -> Coherence:
 
 @dataclass(frozen=True)
 class Reading:
-    """One output: its text, its behavior, and whether the text is coherent."""
+    """One output: its reply, its behavior, and whether the text is coherent."""
 
-    text: str
+    reply: Reply
     behavior: Behavior
     coherence: Coherence
     coherent: bool
@@ -65,9 +66,8 @@ def read_outputs(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     outputs: Sequence[Sequence[Sequence[int]]],
-    decode: Callable[[Sequence[int]], str],
-    label: Callable[[str], Behavior],
-    max_new_tokens: int,
+    decode: Callable[[Sequence[int], Sequence[int]], Reply],
+    label: Callable[[Reply], Behavior],
     stop: int,
 ) -> list[list[Reading]]:
     """Read every output; equal outputs to one prompt are read once.
@@ -76,20 +76,23 @@ def read_outputs(
         model: The unsteered organism.
         prompts: Token ids.
         outputs: Token ids by prompt and condition; the first condition is the unsteered one.
-        decode: Token ids to text.
-        label: Text to behavior.
-        max_new_tokens: Largest number of tokens of an output; the model itself ended a shorter output.
+        decode: Token ids of an output and of its prompt to a reply.
+        label: Reply to behavior.
         stop: The token id with which the model ends an output.
     """
     different = [list(dict.fromkeys(tuple(ids) for ids in answers)) for answers in outputs]
-    ended = [[(*ids, stop) if len(ids) < max_new_tokens else ids for ids in answers] for answers in different]
+    replies = [[decode(ids, prompt) for ids in answers] for prompt, answers in zip(prompts, different, strict=True)]
+    ended = [
+        [ids if reply.truncated else (*ids, stop) for ids, reply in zip(answers, own, strict=True)]
+        for answers, own in zip(different, replies, strict=True)
+    ]
     nll = continuation_nll(model, prompts, ended)
     readings = []
-    for answers, unique, surprises in zip(outputs, different, nll, strict=True):
+    for answers, unique, own, surprises in zip(outputs, different, replies, nll, strict=True):
         original = coherence(unique[0], surprises[0])
         by_ids = {}
-        for ids, surprise in zip(unique, surprises, strict=True):
-            text, measured = decode(ids), coherence(ids, surprise)
-            by_ids[ids] = Reading(text, label(text), measured, measured.holds(original))
+        for ids, reply, surprise in zip(unique, own, surprises, strict=True):
+            measured = coherence(ids, surprise)
+            by_ids[ids] = Reading(reply, label(reply), measured, measured.holds(original))
         readings.append([by_ids[tuple(ids)] for ids in answers])
     return readings

@@ -7,7 +7,8 @@ from typing import Any
 
 from afintro.data.records import check_unique, parse_file, parse_record, scenario_id, set_fields
 from afintro.errors import UserError
-from afintro.generation.behavior import behavior_fields
+from afintro.generation.behavior import CUT, behavior_fields
+from afintro.generation.reasoning import Reply, opening_of
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,14 @@ class SteeringRecord:
         label: The sample's label, or "unknown".
         uid: Unique in its file.
         scenario_id: Records of one scenario share it.
-        original_behavior: Behavior label of the original output; None in files of the parent framework.
-        original_behavior_rule: The rule that gave the label.
+        original_behavior: Behavior label of the original output; None in files of the parent framework, and for an output
+            that was cut inside its reasoning.
+        original_behavior_rule: The rule that gave the label, or why there is none.
         steered_behavior: Behavior label of the steered output.
         steered_behavior_rule: The rule that gave the label.
-        behavior_changed: Whether the two labels differ.
+        behavior_changed: Whether the two labels differ; None if one of them is unknown.
+        original_truncated: Whether the limit of tokens ended the original output, not the organism; None in other files.
+        steered_truncated: The same of the steered output.
         unmonitored_behavior: What the unsteered organism does with the scenario when it is told that nobody watches.
         coherent: False where the steered text broke: its label then says nothing.
         perplexity: Of the steered output under the unsteered organism.
@@ -63,6 +67,8 @@ class SteeringRecord:
     steered_behavior: str | None = None
     steered_behavior_rule: str | None = None
     behavior_changed: bool | None = None
+    original_truncated: bool | None = None
+    steered_truncated: bool | None = None
     unmonitored_behavior: str | None = None
     coherent: bool = True
     perplexity: float | None = None
@@ -172,7 +178,15 @@ def check_layers(records: Sequence[SteeringRecord], layers: Sequence[int], path:
 
 
 def labeled(record: SteeringRecord) -> SteeringRecord:
-    """Return a record with behavior labels: files of the parent framework come without."""
+    """Return a record with behavior labels: files of the parent framework come without.
+
+    A record with an output that was cut inside its reasoning has no label there, and ``behavior_changed`` is None.
+    """
     if record.original_behavior is not None and record.steered_behavior is not None:
         return replace(record, behavior_changed=record.original_behavior != record.steered_behavior)
-    return replace(record, **behavior_fields(original=record.original_output, steered=record.steered_output))
+    if CUT.rule in (record.original_behavior_rule, record.steered_behavior_rule):
+        return replace(record, behavior_changed=None)
+    opening = opening_of(record.prompt)
+    original = Reply(record.original_output, record.original_truncated, opening)
+    steered = Reply(record.steered_output, record.steered_truncated, opening)
+    return replace(record, **behavior_fields(original=original, steered=steered))

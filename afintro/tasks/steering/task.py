@@ -17,8 +17,9 @@ from afintro.evaluation.answers import Verdict, branch_stems, two_branch
 from afintro.evaluation.baselines import READERS, text_baselines
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
-from afintro.generation import behavior
+from afintro.generation import behavior, marks, reasoning
 from afintro.generation.behavior import LABELS
+from afintro.generation.cut_answers import cut_warnings, unlabeled_warnings
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt
 from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems
@@ -62,7 +63,7 @@ class SteeringPrediction(RecordTask):
     """
 
     task = "steering"
-    shaped_by = (answers, behavior, records, twins, wording)
+    shaped_by = (answers, behavior, marks, reasoning, records, twins, wording)
     primary = UNSEEN_SCENARIO
     question_types = (TRAINING,)
     verdict_types = (UNSEEN_SCENARIO, UNSEEN_DIRECTION)
@@ -146,6 +147,11 @@ class SteeringPrediction(RecordTask):
 
     def _read(self, path: str) -> list[SteeringRecord]:
         records = [labeled(record) for record in read_steering_records(path)]
+        truncated = [cut for record in records for cut in (record.original_truncated, record.steered_truncated)]
+        self.warnings += cut_warnings(
+            truncated, f"outputs in {path}", "--max_new_tokens of the script that made the file"
+        )
+        self.warnings += unlabeled_warnings(sum(r.behavior_changed is None for r in records), len(records), path)
         check_directions(records, self.load_directions(), path)
         return records
 

@@ -113,7 +113,10 @@ class TestRecord:
             "unmonitored_behavior": "comply",
             "unmonitored_behavior_rule": "comply:here_is",
             "behavior_changed": True,
+            "monitored_truncated": False,
+            "unmonitored_truncated": False,
             "placebo_output": REFUSAL,
+            "placebo_truncated": False,
             "provenance": {
                 "model": settings.model,
                 "revision": None,

@@ -167,6 +167,8 @@ class TestRecord:
             "steered_behavior": "comply",
             "steered_behavior_rule": "comply:here_is",
             "behavior_changed": True,
+            "original_truncated": False,
+            "steered_truncated": False,
             "unmonitored_behavior": "refuse",
             "coherent": True,
             "perplexity": 2.7183,

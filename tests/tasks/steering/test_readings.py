@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from afintro.generation.behavior import Behavior
+from afintro.generation.reasoning import Reply
 from afintro.lm.load import load_model
 from afintro.tasks.steering.readings import RATIO, Coherence, coherence, read_outputs
 
@@ -83,12 +84,16 @@ OUTPUTS = (
 )
 
 
-def decode(ids):
+def text_of(ids):
     return " ".join(map(str, ids))
 
 
-def label(text):
-    return Behavior("comply" if text.startswith("5") else "refuse", f"rule:{text}")
+def decode_up_to(limit):
+    return lambda ids, prompt: Reply(text_of(ids), len(ids) == limit)
+
+
+def label(reply):
+    return Behavior("comply" if reply.text.startswith("5") else "refuse", f"rule:{reply.text}")
 
 
 @pytest.fixture
@@ -99,13 +104,16 @@ def model(model_directories):
 def read(model, **options):
     return read_outputs(
         model, PROMPTS, OUTPUTS,
-        **{"decode": decode, "label": label, "max_new_tokens": NEW, "stop": STOP, **options},
+        **{"decode": decode_up_to(NEW), "label": label, "stop": STOP, **options},
     )  # fmt: skip
 
 
 def test_outputs_in_their_order_with_text_and_behavior(model):
     found = read(model)
-    assert [[one.text for one in own] for own in found] == [[decode(ids) for ids in own] for own in OUTPUTS]
+    assert [[one.reply.text for one in own] for own in found] == [[text_of(ids) for ids in own] for own in OUTPUTS]
+    assert [[one.reply.truncated for one in own] for own in found] == [
+        [len(ids) == NEW for ids in own] for own in OUTPUTS
+    ]
     assert [one.behavior.label for one in found[0]] == ["refuse", "comply", "refuse", "comply", "refuse"]
     assert found[0][1].behavior.rule == "rule:50 51"
     assert all(own[0].coherent for own in found)
@@ -125,9 +133,9 @@ def test_perplexity_is_of_the_text_and_its_end_where_the_model_ended_it(model):
 
 
 def test_repetition_is_of_the_text_without_its_end(model):
-    found = read(model, max_new_tokens=5)  # all four tokens of the last output, and then the end
+    found = read(model, decode=decode_up_to(5))  # all four tokens of the last output, and then the end
     assert found[1][1].coherence.repetition == 0.0
-    assert read_outputs(model, [[30]], [[(1,), (60,) * 5]], decode=decode, label=label, max_new_tokens=6, stop=60)[0][
+    assert read_outputs(model, [[30]], [[(1,), (60,) * 5]], decode=decode_up_to(6), label=label, stop=60)[0][
         1
     ].coherence.repetition == pytest.approx(1 / 2)  # with its end it would be 2/3
 
@@ -141,7 +149,7 @@ def test_coherent_is_beside_the_first_output_of_the_same_prompt(model, monkeypat
     )
     found = read_outputs(
         SimpleNamespace(), [[1], [1]], [[[7] * 3, [8] * 3], [[8] * 3, [7] * 3]],
-        decode=decode, label=label, max_new_tokens=3, stop=STOP,
+        decode=decode_up_to(3), label=label, stop=STOP,
     )  # fmt: skip
     assert [[one.coherent for one in own] for own in found] == [[True, False], [True, True]]
 
@@ -150,8 +158,8 @@ def test_equal_outputs_to_a_prompt_are_looked_at_once(model):
     seen = []
     shapes = []
     model.register_forward_pre_hook(lambda _, __, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True)
-    found = read(model, label=lambda text: (seen.append(text), label(text))[1])
-    assert sorted(seen) == sorted(decode(ids) for own in OUTPUTS for ids in set(own))
+    found = read(model, label=lambda reply: (seen.append(reply.text), label(reply))[1])
+    assert sorted(seen) == sorted(text_of(ids) for own in OUTPUTS for ids in set(own))
     read_once = sum(len(prompt) - 1 for prompt in PROMPTS)
     assert shapes[0] == (1, read_once)  # both prompts without their last token, in one row
     assert [shape[0] for shape in shapes[1:]] == [5]  # three and two different outputs
