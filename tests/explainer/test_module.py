@@ -1,8 +1,10 @@
 """The shared module: what must not matter to loss and gradients, and that teacher forcing says what generation says."""
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -178,8 +180,9 @@ def test_the_constructor_loads_nothing() -> None:
 
 
 @pytest.mark.parametrize("quantized", [{"fp8": True}, {"quantize": "nf4"}])
-def test_another_base_has_the_same_settings(quantized: dict[str, bool | str]) -> None:
+def test_another_base_has_the_same_settings(quantized: dict[str, bool | str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every setting differs from its default here, so that a setting that is not passed on would show."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))  # nothing is quantized here
     settings = ExplainerSettings(
         "a", revision="main", lora=Lora(r=3), learning_rate=0.1, weight_decay=0.2, warmup_steps=4, schedule="cosine",
         dtype="bfloat16", gradient_checkpointing=True, compile_layers=True, slot_token="<x>",
