@@ -26,6 +26,7 @@ from afintro.evaluation.statistic import Scores
 from afintro.explainer.answering import predict_outcomes
 from afintro.explainer.comparisons import on_changed_items, trained_otherwise, training_fit, training_records
 from afintro.explainer.module import ExplainerModule
+from afintro.generation.cut_answers import cut_share, cut_warnings
 from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems, TaskData
 
 log = logging.getLogger(__name__)
@@ -124,11 +125,13 @@ class Results(Callback):
         underfit = underfit_of(known, of)
         leads = self._leads(scores, data, [name for name in fits if name != EXPLAINER], underfit)
         few = few_clusters_warning(scores[EXPLAINER])
+        truncated = [answer.truncated for answer in systems[EXPLAINER]]
         warnings = [
             *data.warnings,
             *data.warnings_about(systems, leads),
             *_missing(fits, table[EXPLAINER]),
             *([few] if few else []),
+            *cut_warnings(truncated, "explainer's answers", ""),
             *([CHOSEN] if split == SELECTED_ON else []),
             *underfit.values(),
             # Also those that are underfit: whoever reaches the explainer without the weights shows that nobody needs them.
@@ -149,6 +152,7 @@ class Results(Callback):
             "metrics": {**metrics, **leads},
             "baselines": baselines,
             "warnings": warnings,
+            "truncated_answers": cut_share(truncated),
             **({"conclusion": conclusion} if conclusion else {}),
             **({"training": dict(trained)} if trained else {}),
             **({"training_fit": dict(fits)} if fits else {}),

@@ -299,5 +299,9 @@ def print_steering(summary: dict[str, Any]) -> None:
         f"{guards['alone_differs']} of {guards['controls']} differ (behavior: {guards['alone_behaves_otherwise']})",
         highlight=False,
     )
+    rates = {name: rate["value"] for name, rate in summary.get("rates", {}).items() if rate["value"] is not None}
+    if rates:
+        listed = ", ".join(f"{name.replace('_', ' ')} {100 * rate:.1f} %" for name, rate in rates.items())
+        console.print(f"outputs: {listed}", highlight=False)
     for warning in summary["warnings"]:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)

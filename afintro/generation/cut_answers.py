@@ -12,21 +12,20 @@ def cut_share(truncated: Sequence[bool | None]) -> float | None:
 
 
 def cut_warnings(
-    truncated: Sequence[bool | None], what: str = "outputs", remedy: str = "--max_new_tokens"
+    truncated: Sequence[bool | None], what: str = "outputs", raising: str = "--max_new_tokens"
 ) -> list[str]:
     """Warn if more than 5 % of some answers were cut.
 
     Args:
         truncated: Whether each answer was cut; None for an answer of which it is not known.
         what: What the answers are called.
-        remedy: What to raise.
+        raising: What to raise against it; "" where nothing helps.
     """
     share = cut_share(truncated) or 0.0
     if share <= OFTEN:
         return []
-    return [
-        f"{100 * share:.1f} % of the {what} were cut at the limit of tokens before the model ended them: raise {remedy}"
-    ]
+    remedy = f": raise {raising}" if raising else ""
+    return [f"{100 * share:.1f} % of the {what} were cut at the limit of tokens before the model ended them{remedy}"]
 
 
 def unlabeled_warnings(unlabeled: int, total: int, where: str = "") -> list[str]:

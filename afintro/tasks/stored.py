@@ -19,6 +19,7 @@ from afintro.data.example_store import Ids, StoredExamples, open_store, source_h
 from afintro.data.files import file_sha256
 from afintro.data.near_duplicates import join_scenarios
 from afintro.data.text import Draft, token_ids, tokenizer_hash
+from afintro.generation.cut_answers import cut_share, cut_warnings
 from afintro.tasks.base import Named, TaskData
 from afintro.tasks.contract import ExplainerSpec
 
@@ -45,6 +46,7 @@ class RecordTask(TaskData):
         super().__init__(**settings)
         self._records: dict[str, list[Any]] = {}  # by split, as :meth:`records` returns them
         self._numbers: dict[str, list[int]] = {}  # of each record in its file
+        self._truncated: dict[str | None, float | None] = {}  # by file, the share of outputs that were cut
 
     def records(self, split: str) -> Sequence[Any]:
         """Return the records of a split, each with a ``scenario``; the first call reads and keeps them."""
@@ -92,6 +94,23 @@ class RecordTask(TaskData):
         """Return the scenario of each record of a split, with its file and record."""
         records, path = self.records(split), self.file_of(split)
         return [(r.scenario, f"{path}, record {n}") for r, n in zip(records, self._numbers[split], strict=True)]
+
+    def count_cut(self, truncated: Sequence[bool | None], path: str) -> None:
+        """Remember which share of a file's outputs was cut at the limit of tokens, and warn if it is large.
+
+        Args:
+            truncated: Whether each output was cut; None for an output of which it is not known.
+            path: The file.
+        """
+        if path not in self._truncated:
+            self._truncated[path] = cut_share(truncated)
+            raising = "--max_new_tokens of the script that made the file"
+            self.warnings += cut_warnings(truncated, f"outputs in {path}", raising)
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """Return what every task describes, and the share of the file's outputs that were cut, if it is known."""
+        share = self._truncated.get(self.file_of(split))
+        return super().describe(split) | ({} if share is None else {"truncated_outputs": share})
 
     def seen_before(self, split: str) -> list[str]:
         """Return the splits whose texts an evaluated split must not repeat: of a test also validation, which chooses."""
@@ -143,11 +162,13 @@ class RecordTask(TaskData):
                 "task": self.facts(split),
                 "warnings": self.warnings[earlier:],
                 "near_duplicates": self.near_duplicates.get(split),
+                "truncated": self._truncated.get(self.file_of(split)),
             }
 
         folder = cache_directory() / "examples" / self.task / f"{split}-{self._key(split, reader)}"
         store = open_store(folder, reader.tokenizer, lambda: self.drafts(split, reader), facts, self.check(reader))
         self.recall(split, store.facts["task"])
+        self._truncated.setdefault(self.file_of(split), store.facts["truncated"])
         if store.facts["near_duplicates"] is not None:
             self.near_duplicates[split] = store.facts["near_duplicates"]
         # Reading the records of this split may have repeated warnings that the store of another split remembers.

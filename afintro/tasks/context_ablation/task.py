@@ -22,7 +22,7 @@ from afintro.evaluation.report import confusion_figure, difference
 from afintro.evaluation.statistic import Scores
 from afintro.generation import behavior, marks, reasoning
 from afintro.generation.behavior import LABELS
-from afintro.generation.cut_answers import cut_warnings, unlabeled_warnings
+from afintro.generation.cut_answers import unlabeled_warnings
 from afintro.ranges import NonNegativeFloat
 from afintro.tasks.base import EXPLAINER, Systems
 from afintro.tasks.context_ablation import records, wording
@@ -141,11 +141,7 @@ class ContextAblation(RecordTask):
         Raises:
             UserError: No record has labels.
         """
-        self.warnings += cut_warnings(
-            [cut for record in records for cut in (record.monitored_truncated, record.unmonitored_truncated)],
-            f"outputs in {path}",
-            "--max_new_tokens of the script that made the file",
-        )
+        self.count_cut([cut for r in records for cut in (r.monitored_truncated, r.unmonitored_truncated)], path)
         numbers = range(len(records))
         if self.answer_form == "text":
             return list(numbers)

@@ -19,7 +19,7 @@ from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
 from afintro.generation import behavior, marks, reasoning
 from afintro.generation.behavior import LABELS
-from afintro.generation.cut_answers import cut_warnings, unlabeled_warnings
+from afintro.generation.cut_answers import unlabeled_warnings
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt
 from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems
@@ -147,10 +147,7 @@ class SteeringPrediction(RecordTask):
 
     def _read(self, path: str) -> list[SteeringRecord]:
         records = [labeled(record) for record in read_steering_records(path)]
-        truncated = [cut for record in records for cut in (record.original_truncated, record.steered_truncated)]
-        self.warnings += cut_warnings(
-            truncated, f"outputs in {path}", "--max_new_tokens of the script that made the file"
-        )
+        self.count_cut([cut for r in records for cut in (r.original_truncated, r.steered_truncated)], path)
         self.warnings += unlabeled_warnings(sum(r.behavior_changed is None for r in records), len(records), path)
         check_directions(records, self.load_directions(), path)
         return records
