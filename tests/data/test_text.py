@@ -141,6 +141,7 @@ def test_an_answer_ends_with_one_end_of_sequence(any_tokenizer, text):
 def test_golden_answers(changeable):
     assert encode_answer(changeable, "é{}<<<\n") == [134, 109, 97, 99, 34, 34, 34, 205, 2]
     assert encode_answer(changeable, "") == [2]
+    assert encode_answer(changeable, "é{}<<<\n", cut=True) == [134, 109, 97, 99, 34, 34, 34, 205]
 
 
 @pytest.mark.parametrize("answer", ["\n", "S", "U\n\n", ""])

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -545,3 +546,25 @@ class TestFewClusters:
             assert estimate.value is not None
         estimate, _ = lead_of(items, {"b": items}, "exact_match")
         assert (estimate.value, estimate.ci_low, estimate.ci_high) == (0.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "exact", "content"),
+    [
+        ("The most likely output would change to <<<Sure, here>>>.", True, 1.0),
+        ("The most likely output would change to <<<Sure, here is the memo.>>>.", True, 1.0),
+        ("The most likely output would change to <<<Sure, here is th", True, 1.0),
+        ("The most likely output would change to <<<Sure", False, 0.0),
+        ("The output would remain unchanged from <<<Sure, here>>>.", False, 1.0),
+        ("Sure, here", False, 0.0),
+    ],
+)
+def test_a_cut_answer_is_matched_up_to_its_length(predicted, exact, content):
+    answer = two_branch(Verdict(True, "Sure, here"), cut=True)
+    assert answer == "The most likely output would change to <<<Sure, here"
+    item = Example("1", "1", PRIMARY, "p", answer, (1,), (2,), cut=True)
+    found = text_prediction(item, predicted)
+    assert found.exact_match is exact
+    assert value([found], "content_match") == content
+    assert value([found], "exact_match") == float(exact)
+    assert not text_prediction(replace(item, cut=False), predicted).exact_match

@@ -144,6 +144,22 @@ def test_teacher_forced_exact_match_is_generation(small_model: Path, examples: l
     assert not all(outcome.exact for outcome in outcomes)
 
 
+def test_a_cut_answer_is_right_if_the_explainer_begins_with_it(small_model: Path, examples: list[Example]) -> None:
+    """What the explainer writes is counted as cut where the limit ended it; an exact answer is not written."""
+    module = explainer(small_model).eval()
+    [text] = write_answers(module, examples[:1], 12, batch_size=1)
+    ids = tuple(encode_answer(module.tokenizer, text, cut=True))[:3]
+    begins = replace(examples[0], uid="begins", answer_ids=ids, cut=True)
+    ends = replace(begins, uid="ends", answer_ids=(*ids, module.tokenizer.eos_token_id), cut=False)
+    other = replace(begins, uid="other", answer_ids=(*ids[:2], ids[2] + 1))
+    outcomes = module.evaluate_batch(collate([begins, ends, other]))
+    assert [outcome.exact for outcome in outcomes] == [True, False, False]
+    predictions = predict_outcomes(module, outcomes, 2, 12)
+    assert [prediction.truncated for prediction in predictions] == [False, True, True]
+    assert [prediction.cut for prediction in predictions] == [True, False, True]
+    assert predictions[1].predicted == text
+
+
 @pytest.mark.slow
 def test_predictions_are_the_same_whatever_the_batch_size(small_model: Path, examples: list[Example]) -> None:
     module = explainer(small_model).eval()

@@ -310,3 +310,15 @@ def test_a_prompt_with_a_vector_needs_an_injector(small_model: Path) -> None:
     examples = described(reader_of_vectors(small_model, "other width"))
     with pytest.raises(RuntimeError, match="no vector space"):
         explainer(small_model).loss(collate(examples))
+
+
+def test_the_ridge_start_takes_all_tokens_of_an_answer_that_was_cut(small_model: Path) -> None:
+    module = reader_of_vectors(small_model, "other width")
+    module.injector = new_injector(module.loaded(), VectorSpace(24, (3, 7)), Injection(ridge=0.5))
+    fitted: list[np.ndarray] = []
+    module.injector.fit_projection = lambda vectors, targets: fitted.append(targets)  # type: ignore[method-assign]
+    [whole] = described(module, 1)
+    cut = replace(whole, answer_ids=whole.answer_ids[:-1], cut=True)
+    fit_projection(module.injector, module.loaded(), [whole, cut])
+    [(first, second)] = fitted
+    assert np.array_equal(first, second)

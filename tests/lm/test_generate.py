@@ -7,7 +7,7 @@ import torch
 
 from afintro.lm.decoding import KVSlots
 from afintro.lm.engine import Continuation, Engine, Job
-from afintro.lm.generate import generate_greedy
+from afintro.lm.generate import generate_greedy, reached_limit
 from afintro.lm.interventions import Intervention, intervene
 from afintro.lm.load import load_model
 from afintro.lm.lora import Lora, add_lora
@@ -314,3 +314,17 @@ def test_interventions_anywhere_in_a_prompt(
                 ids.append(int(reference(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
         wanted.append(ids[last + 1 :])
     assert run(model, prompts, slots, new=4, interventions=changes) == wanted
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_limit_is_told_from_an_end_that_comes_with_the_last_allowed_token(
+    model, expected, architecture, prompts, batch_size
+):
+    """Of three end tokens each stops another row; a row whose end comes as token number ``new`` has not reached the limit."""
+    rows = expected[architecture]
+    stops = ends(rows)
+    shortened = cut(rows, stops)
+    for new in sorted({len(row) + 1 for row in shortened if len(row) < NEW} | {1, NEW}):
+        found = run(model, prompts, batch_size, stops, new)
+        ended = [any(token in stops for token in row[:new]) for row in rows]
+        assert [reached_limit(tokens, new) for tokens in found] == [not by_itself for by_itself in ended]

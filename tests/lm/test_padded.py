@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
-from afintro.lm.generate import generate_greedy, generate_steered
+from afintro.lm.generate import generate_greedy, generate_steered, reached_limit
 from afintro.lm.interventions import Intervention, Steering
 from afintro.lm.load import load_model
 from afintro.lm.lora import Lora, add_lora
@@ -119,7 +119,13 @@ def test_generation(directory, batch_size):
     assert sum(done) == len(PROMPTS)
     stop = expected[0][2]
     ended = [row[: row.index(stop)] if stop in row else row for row in expected]
-    assert generate_greedy(model, PROMPTS, eos_ids=(stop,), **options) == ended
+    found = generate_greedy(model, PROMPTS, eos_ids=(stop,), **options)
+    assert found == ended
+    assert [reached_limit(row, 5) for row in found] == [stop not in row for row in expected]
+    last = generate_greedy(
+        model, PROMPTS, eos_ids=(stop,), **{**options, "max_new_tokens": expected[0].index(stop) + 1}
+    )
+    assert not reached_limit(last[0], expected[0].index(stop) + 1), "its end came with the last allowed token"
 
 
 def test_the_slow_way_is_the_fast_way(model_directories, plain_model):

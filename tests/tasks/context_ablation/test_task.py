@@ -15,7 +15,7 @@ from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.introspection_texts import read_contexts
 from afintro.data.records import scenario_id
 from afintro.errors import UserError
-from afintro.evaluation.answers import Verdict
+from afintro.evaluation.answers import Verdict, expected_verdict
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.statistic import Scores, Statistic
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records, to_json
@@ -475,3 +475,77 @@ def test_without_an_interval_nothing_is_concluded() -> None:
     leads = {"lead/exact_match": {"value": 0.4, "ci_low": None, "ci_high": None, "n": 1, "against": "text_chars"}}
     assert ContextAblation().conclusion(table, leads, ["other_bits"]) is None
     assert ContextAblation().conclusion(table, {}, ["other_bits"]) is None
+
+
+def cut_file(path: Path, **fields: Any) -> str:
+    """Twelve records, of which the first has further or other fields."""
+    rows = json.loads(write_records(path, 12, seed=1).read_text())
+    rows[0] |= fields
+    path.write_text(json.dumps([{k: v for k, v in row.items() if v is not None} for row in rows]))
+    return str(path)
+
+
+@pytest.mark.parametrize("form", ["behavior", "text"])
+def test_outputs_that_were_cut_are_taught_without_an_end(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, form: Any
+) -> None:
+    """Each answer that holds a cut output, and no other answer, ends with the output itself."""
+    path = cut_file(tmp_path / "a.json", unmonitored_truncated=True, monitored_truncated=False)
+    data = ContextAblation(train_path=path, validation_path=path, answer_form=form)
+    examples = list(data.read_examples("train", reader(tokenizer)))
+    record = data.records("train")[0]
+    cut = {example.question_type: example for example in examples if example.cut}
+    assert set(cut) == ({"change_match"} if form == "behavior" else {"change_match", PRIMARY})
+    for example in examples:
+        assert (example.answer_ids[-1] == tokenizer.eos_token_id) is not example.cut
+        assert tokenizer.eos_token_id not in example.answer_ids[:-1]
+        expected = example.answer if example.cut else example.answer + str(tokenizer.eos_token)
+        assert tokenizer.decode(example.answer_ids) == expected
+    assert cut["change_match"].answer == record.unmonitored_output
+    if form == "text":
+        assert cut[PRIMARY].answer.endswith(f"<<<{record.unmonitored_output}")
+        assert expected_verdict(cut[PRIMARY].answer) == data.verdict(record)
+
+
+def test_a_cut_output_without_a_word_teaches_nothing(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    path = cut_file(tmp_path / "a.json", random_hint_prediction="", monitored_truncated=True)
+    data = ContextAblation(train_path=path, validation_path=path)
+    examples = data.read_examples("train", reader(tokenizer))
+    assert len(list(examples)) == 12 * 3 - 1
+    assert all(example.answer_ids for example in examples)
+
+
+def test_records_without_a_label_are_left_out_and_counted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """As the generator writes a record with a reply that was cut in its reasoning, and as a file without labels holds one."""
+    told = {"monitored_behavior": None, "monitored_behavior_rule": "none:cut_in_reasoning", "behavior_changed": None}
+    untold = {"unmonitored_behavior": None, "zeroshot_prediction": "<think>I cannot help with th"}
+    by_prompt = {**untold, "zeroshot_prediction": "I cannot help.", "original_prompt_full": "assistant\n<think>\n"}
+    for number, fields in enumerate((told, untold, by_prompt)):
+        path = cut_file(tmp_path / f"{number}.json", **fields)
+        data = ContextAblation(train_path=path, validation_path=path)
+        assert len(data.records("train")) == 11
+        assert [warning for warning in data.warnings if "1 of 12 records" in warning and path in warning]
+        assert len(ContextAblation(train_path=path, validation_path=path, answer_form="text").records("train")) == 12
+
+
+def test_a_file_in_which_no_reply_came_to_its_answer_is_refused(tmp_path: Path) -> None:
+    rows = json.loads(write_records(tmp_path / "a.json", 3, seed=1).read_text())
+    rows = [{**r, "zeroshot_prediction": "<think>Hm", "unmonitored_behavior": None} for r in rows]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="reasoning") as error:
+        ContextAblation(train_path=str(tmp_path / "a.json"), validation_path=str(tmp_path / "a.json")).records("train")
+    assert error.value.where == str(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(("cut", "warned"), [(1, False), (2, True)])
+def test_many_cut_outputs_are_a_warning(tmp_path: Path, cut: int, warned: bool) -> None:
+    """Five percent of 20 outputs is one; outputs of which nothing is known do not count."""
+    rows = json.loads(write_records(tmp_path / "a.json", 12, seed=1).read_text())
+    for number, row in enumerate(rows[:10]):
+        row |= {"monitored_truncated": number < cut, "unmonitored_truncated": False}
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    data = ContextAblation(train_path=str(tmp_path / "a.json"), validation_path=str(tmp_path / "a.json"))
+    data.examples["train"] = []
+    data.records("train")
+    assert any(f"{5 * cut}.0 % of the outputs" in warning for warning in data.warnings) == warned
+    assert data.describe("train")["truncated_outputs"] == cut / 20

@@ -31,7 +31,8 @@ from afintro.tasks.steering import readings
 from afintro.tasks.steering.directions import Direction, read_direction
 from afintro.tasks.steering.generate import generate_steering
 from afintro.tasks.steering.generator import SteeringSettings
-from afintro.tasks.steering.records import read_steering_records
+from afintro.tasks.steering.records import labeled, read_steering_records
+from afintro.tasks.steering.twins import choose_records
 
 ROOT = Path(__file__).resolve().parents[3]
 REFUSAL, COMPLIANCE, OTHER_REFUSAL = "I cannot help with that.", "Sure, here is how.", "I won't do this."
@@ -409,6 +410,45 @@ class TestGeneration:
         summary = run(SAMPLES[:3], tmp_path, replace(settings, dtype="bfloat16"), holdout=0)
         assert summary["records"] == 24
         assert rows(tmp_path)[0]["provenance"]["dtype"] == "bfloat16"
+
+
+class TestCut:
+    def test_outputs_that_reach_the_limit_were_cut(self, organism, settings, tmp_path):
+        """Bytes are tokens: refusals have 24, as many as are allowed."""
+        assert len(REFUSAL) == 24
+        organism()
+        summary = run(SAMPLES, tmp_path, replace(settings, max_new_tokens=24))
+        for row in rows(tmp_path):
+            assert row["original_truncated"] is True
+            assert row["steered_truncated"] is (row["ablated_continuation"] == REFUSAL)
+        assert summary["rates"]["truncated_original"]["value"] == 1.0
+        assert summary["rates"]["truncated_steered"]["value"] == 0.5
+        assert any("75.0 %" in warning for warning in summary["warnings"])
+
+    def test_an_output_cut_in_its_reasoning_has_no_label_and_is_not_asked_about(self, organism, settings, tmp_path):
+        cut = "<think>I cannot help wit"
+
+        def answer(cue, user, length, batch_size):
+            if cue == "unmonitored" or (length is not None and length > 30):
+                return cut if user == SAMPLES[0].text else COMPLIANCE
+            return f"<think>{COMPLIANCE}</think>{REFUSAL}"
+
+        organism(answer)
+        summary = run(SAMPLES, tmp_path, replace(settings, max_new_tokens=len(cut)))
+        records = read_steering_records(str(tmp_path / "train.json"))
+        unknown = [record for record in records if record.behavior_changed is None]
+        assert {(r.scenario, r.alpha, r.steered_behavior_rule) for r in unknown} == {
+            (SAMPLES[0].text, 4.0, "none:cut_in_reasoning")
+        }
+        assert all(r.unmonitored_behavior is None for r in records if r.scenario == SAMPLES[0].text)
+        assert {labeled(record).behavior_changed for record in unknown} == {None}
+        pushed = [dose for dose in summary["doses"] if dose["alpha"] == 4.0]
+        assert {(dose["behavior_changed"]["value"], dose["behavior_changed"]["n"]) for dose in pushed} == {(1.0, 11)}
+        assert {(d["refusals_flipped"]["value"], d["refusals_flipped"]["n"]) for d in pushed} == {(1.0, 11)}
+        assert summary["rates"]["unlabeled"]["value"] == 4 / 96
+        assert any("4 of 96 records" in warning for warning in summary["warnings"])
+        asked = choose_records([labeled(record) for record in records], 9, 0, "q")
+        assert not {item.record.uid for item in asked} & {record.uid for record in unknown}
 
 
 class TestGuards:

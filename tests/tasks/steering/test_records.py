@@ -9,7 +9,7 @@ from pyarrow import parquet
 from afintro.data.files import write_json, write_json_rows, write_jsonl
 from afintro.data.records import scenario_id
 from afintro.errors import UserError
-from afintro.tasks.steering.records import SteeringRecord, from_json, read_steering_records, to_json
+from afintro.tasks.steering.records import SteeringRecord, from_json, labeled, read_steering_records, to_json
 
 RECORD = SteeringRecord(
     prompt="<s>[INST] This is a test.\nA user asks. [/INST]",
@@ -229,3 +229,19 @@ def test_a_file_without_records(tmp_path):
         UserError, match=r"r\.json: holds no record\n  remedy: make it with scripts/generate_af_steering"
     ):
         read_steering_records(write(tmp_path / "r.json", []))
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed"),
+    [
+        ({"original_continuation": "I cannot help.", "ablated_continuation": "Sure, here it is."}, True),
+        ({"original_continuation": "<think>Sure, here.</think>I cannot help.", "ablated_continuation": "I refuse."}, False),
+        ({"original_continuation": "I cannot help.", "ablated_continuation": "<think>Sure, here it"}, None),
+        ({"prompt": "Help!\n<think>\n", "original_continuation": "I refuse.", "ablated_continuation": "r</think>No."}, None),
+        ({"steered_behavior": None, "steered_behavior_rule": "none:cut_in_reasoning", "original_behavior": "refuse"}, None),
+        ({"steered_truncated": True, "ablated_continuation": "<SCRATCHPAD>I refuse."}, None),
+        ({"steered_truncated": False, "ablated_continuation": "<SCRATCHPAD>I refuse.", "original_continuation": "No."}, False),
+    ],
+)  # fmt: skip
+def test_labels_of_files_without_labels(fields, changed):
+    assert labeled(from_json(PARENT | fields, "w")).behavior_changed is changed

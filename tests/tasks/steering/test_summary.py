@@ -1,6 +1,7 @@
 """What steering data found: every rate by hand, the warnings, and the figure."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from matplotlib.colors import to_rgba
@@ -283,3 +284,30 @@ def test_guards_add_up_from_nothing():
     guards = Guards(prompts=3, zero_differs=1, controls=2, alone_differs=1, alone_behaves_otherwise=1)
     assert Guards() + guards == guards
     assert guards + guards == Guards(6, 2, 4, 2, 2)
+
+
+def test_unknown_labels_leave_a_curve_and_are_printed(capsys):
+    """Of ten prompts two have no label at alpha 2, and none has a label at alpha 3: the curve is that of 1, 2 and 4."""
+    found = curve(1, 3, 5, 6)
+    unknown = lambda r: r.alpha == 3.0 or (r.alpha == 2.0 and r.scenario in ("s8", "s9"))  # noqa: E731
+    found = [
+        replace(r, steered_behavior=None, behavior_changed=None, steered_truncated=True) if unknown(r) else r
+        for r in found
+    ]
+    summary = summary_of(found)
+    shares = [(dose["behavior_changed"]["value"], dose["behavior_changed"]["n"]) for dose in summary["doses"]]
+    assert shares == [(0.1, 10), (3 / 8, 8), (None, 0), (0.6, 10)]
+    assert summary["monotone"] == [{"direction": "v", "layer": 3, "monotone": True}]
+    assert summary["rates"]["truncated_steered"] == {
+        "value": 1.0,
+        "ci_low": pytest.approx(0.75, abs=0.1),
+        "ci_high": 1.0,
+        "n": 12,
+    }
+    assert summary["rates"]["truncated_original"] == NOTHING
+    assert summary["rates"]["unlabeled"]["value"] == 12 / 40
+    dose_response_figure(summary)
+    print_steering(summary)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "truncated steered 100.0 %, unlabeled 30.0 %" in said
+    assert "12 of 40 records" in said
