@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from afintro.lm.attention import uses_packed_attention
 from afintro.lm.forward import packed_logits
-from afintro.lm.interventions import decoder_layers
+from afintro.lm.interventions import decoder_layers, one_stream
 
 
 @contextmanager
@@ -32,10 +32,10 @@ def capture(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, Tenso
         for layer in layers:
 
             def after(_: nn.Module, __: Any, output: Any, layer: int = layer) -> None:
-                states[layer] = output[0] if isinstance(output, tuple) else output
+                states[layer] = one_stream(output[0] if isinstance(output, tuple) else output)
 
             def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-                states[-1] = args[0] if args else kwargs["hidden_states"]
+                states[-1] = one_stream(args[0] if args else kwargs["hidden_states"])
 
             if layer == -1:
                 handle = decoder[0].register_forward_pre_hook(before, with_kwargs=True)

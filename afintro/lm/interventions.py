@@ -181,6 +181,21 @@ def residual_width(model: nn.Module) -> int:
     return int(embedding.weight.shape[1])
 
 
+def one_stream(hidden: Tensor) -> Tensor:
+    """Return the hidden states, ``[rows, length, hidden]``, unchanged.
+
+    Raises:
+        UserError: The architecture keeps several residual streams (Gemma 3n), so that "the" residual stream is not defined.
+    """
+    if hidden.ndim != 3:
+        raise UserError(
+            f"keeps {hidden.shape[0]} residual streams, and vectors can be read and added where there is one",
+            where="architecture of the model",
+            remedy="use another model for tasks with vectors",
+        )
+    return hidden
+
+
 @contextmanager
 def intervene(model: nn.Module, interventions: Sequence[Change]) -> Iterator[list[int]]:
     """Apply interventions to every forward pass inside the block.
@@ -211,14 +226,14 @@ def intervene(model: nn.Module, interventions: Sequence[Change]) -> Iterator[lis
                 fired[index] += 1
                 # A decoder layer returns a tensor in transformers 5 and a tuple before.
                 if isinstance(output, tuple):
-                    return (change.apply(output[0]), *output[1:])
-                return change.apply(output)
+                    return (change.apply(one_stream(output[0])), *output[1:])
+                return change.apply(one_stream(output))
 
             def before(_: nn.Module, args: Any, kwargs: Any, index: int = index, change: Change = intervention) -> Any:
                 fired[index] += 1
                 if args:
-                    return (change.apply(args[0]), *args[1:]), kwargs
-                return args, {**kwargs, "hidden_states": change.apply(kwargs["hidden_states"])}
+                    return (change.apply(one_stream(args[0])), *args[1:]), kwargs
+                return args, {**kwargs, "hidden_states": change.apply(one_stream(kwargs["hidden_states"]))}
 
             if intervention.layer == -1:
                 handle = layers[0].register_forward_pre_hook(before, with_kwargs=True)
