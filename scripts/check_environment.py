@@ -140,9 +140,9 @@ def made_or_read_state(name: str) -> tuple[str, str | None]:
     if name == smollm2.NAME:
         if smollm2.directory().is_dir():
             return f"here, {smollm2.directory()}", None
-        packages, state = (smollm2.MODULE, "gguf"), "is made on first use"
+        packages, state = [smollm2.MODULE, "gguf"], "is made on first use"
     elif Path(name).is_file():
-        packages, state = ("gguf",), "here"
+        packages, state = ["gguf"], "here"
     else:
         return "MISSING: no such file", "check the path"
     absent = [package for package in packages if util.find_spec(package) is None]
