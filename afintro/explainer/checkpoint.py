@@ -47,7 +47,7 @@ def identity_of(
         tokenizer: The tokenizer whose chat template the prompts are rendered with.
     """
     return {
-        "base": settings.name,
+        "base": settings.model_name,
         "revision": settings.revision,
         "fingerprint": fingerprint(directory),
         "lora": describe_lora(settings.lora),

@@ -53,7 +53,7 @@ class ExplainerModule(LightningModule):
 
     Attributes:
         settings: The settings.
-        name: Name of the base model, as configured.
+        name: Name of the base model, as configured; of an adapter with its own base ``ADAPTER::BASE``.
         slot_token: The token that marks where a vector enters the prompt; None for a task without vectors.
         space: Where the task's vectors come from; None for a task without vectors.
         model: The base with its adapter; None until ``configure_model`` has loaded it.
@@ -66,7 +66,7 @@ class ExplainerModule(LightningModule):
         self.settings = ExplainerSettings(name, **settings)
         if self.settings.quantize:
             nf4.library()  # whether it is installed is known before any work
-        self.name, self.slot_token = self.settings.name, self.settings.slot_token
+        self.name, self.slot_token = self.settings.model_name, self.settings.slot_token
         self.space: VectorSpace | None = None
         self.model: PeftModel | None = None
         self.injector: Injector | None = None
@@ -77,7 +77,7 @@ class ExplainerModule(LightningModule):
 
     def on_base(self, name: str) -> "ExplainerModule":
         """Return an untrained explainer with the same settings on another base model, at its default revision."""
-        other = ExplainerModule(**vars(replace(self.settings, name=name, revision=None)))
+        other = ExplainerModule(**vars(replace(self.settings, name=name, base=None, revision=None)))
         other.space = self.space
         return other
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from afintro.errors import UserError
+from afintro.lm.adapter import on_base
 from afintro.lm.injection import Injection
 from afintro.lm.lora import Lora
 from afintro.ranges import NonNegativeFloat, NonNegativeInt, check_ranges
@@ -16,6 +17,7 @@ class ExplainerSettings:
     Args:
         name: Hub id, local model directory, GGUF file, PEFT adapter directory (merged into its base), or the name of an
             embedded model such as ``toy`` or ``smollm2``.
+        base: Base model of an adapter, instead of the base that the adapter names (which may have moved); None otherwise.
         revision: Branch, tag or commit on the hub; None for the default branch.
         lora: The adapter.
         learning_rate: Peak learning rate of AdamW.
@@ -39,6 +41,7 @@ class ExplainerSettings:
     """
 
     name: str = "toy"
+    base: str | None = None
     revision: str | None = None
     lora: Lora = field(default_factory=Lora)
     learning_rate: NonNegativeFloat = 1e-3
@@ -52,6 +55,11 @@ class ExplainerSettings:
     quantize: Literal["nf4"] | None = None
     slot_token: str | None = None
     injection: Injection = field(default_factory=Injection)
+
+    @property
+    def model_name(self) -> str:
+        """Return what the model is loaded by: ``name``, with ``base`` if a base is given."""
+        return on_base(self.name, self.base)
 
     def __post_init__(self) -> None:
         check_ranges(self, "model")

@@ -26,6 +26,7 @@ def add_sample_flags(parser: argparse.ArgumentParser, batch_size: int, batch_hel
     parser.add_argument("--split", help="split of a dataset (default: train)")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder that gets the files")
     parser.add_argument("--model_name", required=True, help=MODEL_HELP)
+    parser.add_argument("--base", help="base model of an adapter, instead of the base that the adapter names")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
     parser.add_argument(

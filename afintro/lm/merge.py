@@ -181,16 +181,19 @@ def _logits(model: nn.Module) -> Tensor:
 
 def _distance(found: Tensor, expected: Tensor) -> float:
     """Return the distance at the median token in units of what is expected there, over all entries that are known."""
-    known = found.isfinite() & expected.isfinite()
+    known = expected.isfinite()
     difference = torch.where(known, found - expected, 0.0)
     spread = torch.where(known, expected - expected.nanmean(-1, keepdim=True), 0.0)
-    return float((difference.norm(dim=-1) / spread.norm(dim=-1)).median())
+    smallest = torch.finfo(spread.dtype).tiny  # a token whose embedding is zero, as that of padding is, has no spread
+    return float((difference.norm(dim=-1) / spread.norm(dim=-1).clamp_min(smallest)).median())
 
 
 def _check(expected: Tensor, without: Tensor, found: Tensor, place: str, dtype: torch.dtype) -> None:
     """Refuse a merged model whose logits differ from the unmerged model's by more than rounding, or are nearer to the base's."""
     difference, effect = _distance(found, expected), _distance(without, expected)
     limit = TOLERANCE[dtype]
+    if not expected.isfinite().all():
+        raise UserError("gives logits that are no numbers", where=place, remedy="use another adapter")
     if not difference <= limit or (effect > limit and difference > effect / 2):
         raise _differs(
             place, f"off by {difference:.1e} of their spread, where the adapter changes them by {effect:.1e}"

@@ -1,5 +1,6 @@
 """The models that need no download: a name in a configuration stands for a model that is made on first use."""
 
+from afintro.lm.adapter import ON, on_base
 from afintro.toys import organism as toy
 from afintro.toys import smollm2
 from afintro.toys.chat_base import base as study_base
@@ -11,7 +12,8 @@ def ensure_built(name: str) -> str:
     Toys are trained, which takes a minute or more, so this is called at explicit places and never inside a property.
 
     Args:
-        name: Name of an embedded model (``toy``, ``study-base``, ``smollm2``, ...), or any other model name.
+        name: Name of an embedded model (``toy``, ``study-base``, ``smollm2``, ...), any other model name, or an adapter on
+            either (``ADAPTER::BASE``).
 
     Returns:
         The directory of the embedded model; any other name is returned unchanged.
@@ -19,6 +21,9 @@ def ensure_built(name: str) -> str:
     Raises:
         UserError: The package that ``smollm2`` comes from is not installed.
     """
+    adapter, on, base = name.partition(ON)
+    if on:
+        return on_base(adapter, ensure_built(base))
     if name in toy.TOYS:
         toy.build(toy.TOYS[name])
     elif name in study_base.STUDY_BASES:
@@ -30,6 +35,9 @@ def ensure_built(name: str) -> str:
 
 def directory_of(name: str) -> str:
     """Return the directory of the embedded model called ``name``, made or not; any other name is returned unchanged."""
+    adapter, on, base = name.partition(ON)
+    if on:
+        return on_base(adapter, directory_of(base))
     if name == smollm2.NAME:
         return str(smollm2.directory())
     settings = toy.TOYS.get(name) or study_base.STUDY_BASES.get(name)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from afintro.explainer.module import ExplainerModule
 from afintro.lm.injection import VectorSpace
 from afintro.lm.lora import Lora
 from tests.conftest import save_small_model
+from tests.lm.made_adapters import edit_config, lora, save_adapter
 
 
 def explainer(directory: Path, r: int = 4, width: int | None = None) -> ExplainerModule:
@@ -48,6 +50,24 @@ def test_a_checkpoint_holds_the_adapter_alone(small_model: Path) -> None:
     assert isinstance(identity, dict)
     assert identity["base"] == str(small_model)
     assert identity["lora"]["r"] == 4
+
+
+def test_an_adapter_on_a_base_that_is_given_has_both_in_its_identity(small_model: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(AutoModelForCausalLM.from_pretrained(small_model), lora(), tmp_path / "adapter")
+    edit_config(adapter, base_model_name_or_path="/no/such/base")
+    module = ExplainerModule(adapter, base=str(small_model), lora=Lora(r=4))
+    module.configure_model()
+    assert module.context_length == 2048
+    ids = torch.arange(5, 25)[None]
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(small_model), adapter).eval()
+    assert torch.allclose(module.eval().model(input_ids=ids).logits, plain(input_ids=ids).logits, atol=1e-4)
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint["afintro_identity"]["base"] == f"{adapter}::{small_model}"
+    other = save_small_model(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=r"fingerprint: '\w+' in the checkpoint, '\w+' configured"):
+        ExplainerModule(adapter, base=str(other), lora=Lora(r=4)).on_load_checkpoint(checkpoint)
+    assert module.on_base(str(other)).directory == str(other)
 
 
 def test_another_base_another_rank_and_another_template_are_refused_with_both_values(

@@ -1,6 +1,7 @@
 """Make tiny bases and PEFT adapters on them, and compare a merged adapter with its :class:`PeftModel`."""
 
 import json
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -44,7 +45,7 @@ def loaded(base, dtype=torch.float32):
 
 
 def edit_config(adapter, **changes):
-    path = adapter / "adapter_config.json"
+    path = Path(adapter) / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 

@@ -164,6 +164,16 @@ def test_a_cached_hub_adapters_tokenizer_and_config_are_its_bases(hub, adapter, 
     assert load_tokenizer("tiny/adapter").get_vocab() == tokenizer.get_vocab()
 
 
+def test_a_cached_hub_adapters_base_has_the_revision_that_the_adapter_names(hub, adapter, model_directories):
+    hub("tiny/model", model_directories["mistral"])
+    hub("tiny/model", model_directories["llama"], revision="trained")
+    expected = logits(load_model(str(adapter)))
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path="tiny/model", revision="trained")
+    hub("tiny/adapter", adapter)
+    assert load_config("tiny/adapter").model_type == "llama"
+    torch.testing.assert_close(logits(load_model("tiny/adapter")), expected)
+
+
 # What is refused, as a UserError that names the model.
 
 

@@ -117,6 +117,26 @@ def test_what_cannot_be_merged_is_refused(bases, tmp_path, word):
     assert len(str(caught.value).splitlines()) == 2
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(bases, tmp_path, value):
+    adapter = save_adapter(loaded(bases["llama"]), lora(), tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights = load_file(path)
+    weights[next(iter(weights))][:] = value
+    save_file(weights, path)
+    with pytest.raises(UserError, match="no numbers") as caught:
+        load_model(adapter)
+    assert caught.value.where == f"adapter {adapter!r}"
+
+
+def test_a_base_whose_padding_is_zero(bases, tmp_path):
+    """The logits of such a token have no spread that a difference could be measured in."""
+    model = loaded(bases["llama"])
+    model.get_input_embeddings().weight.data[0] = 0.0
+    model.save_pretrained(tmp_path / "base")
+    check(tmp_path / "base", save_adapter(loaded(tmp_path / "base"), lora(), tmp_path / "adapter"))
+
+
 def test_an_adapter_of_another_task_is_refused(bases, tmp_path):
     adapter = save_adapter(loaded(bases["llama"]), lora(), tmp_path / "adapter")
     edit_config(tmp_path / "adapter", task_type="SEQ_CLS")

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from afintro.errors import UserError
 from afintro.generation import run_folder
 from afintro.tasks.context_ablation.command import main
 from afintro.tasks.context_ablation.records import read_records
 from tests.forked import Forked
+from tests.lm.made_adapters import edit_config, lora, save_adapter
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "generate_af_context_ablation.py"
@@ -87,6 +89,16 @@ class TestRun:
         for name in ("behavior_changed", "compliance_gap", "noise_floor_string", "placebo_behavior", "cue_effect"):
             assert name in out
         assert "monitored: " in out
+
+    def test_an_adapter_on_the_base_that_is_given(self, call, model, tmp_path):
+        adapter = save_adapter(AutoModelForCausalLM.from_pretrained(model), lora(), tmp_path / "adapter")
+        edit_config(adapter, base_model_name_or_path="/no/such/base")
+        code, _, err = call(model_name=adapter)
+        assert code == 2
+        assert "--base" in err
+        assert call(model_name=adapter, base=model)[0] == 0
+        found = read_records(str(tmp_path / "out" / "train.json"))[0].provenance
+        assert found["model"] == f"{adapter}::{model}"
 
     def test_input_is_only_read(self, call, tmp_path):
         """Input files belong to their owners: nothing is written beside them either."""

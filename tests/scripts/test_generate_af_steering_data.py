@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from afintro.data.cue import UNMONITORED_SYSTEM
 from afintro.generation import run_folder
@@ -19,11 +20,12 @@ from afintro.tasks.steering import generate as steering
 from afintro.tasks.steering.controls import with_controls
 from afintro.tasks.steering.directions import Direction, read_direction, write_direction
 from afintro.tasks.steering.records import read_steering_records
+from tests.lm.made_adapters import edit_config, lora, save_adapter
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "generate_af_steering_data.py"
 FLAGS = (
-    "input_path", "split", "output_dir", "model_name", "revision", "direction", "layers", "alphas", "alpha_unit",
+    "input_path", "split", "output_dir", "model_name", "base", "revision", "direction", "layers", "alphas", "alpha_unit",
     "positions", "cues", "cells_per_prompt", "batch_size", "max_new_tokens", "dtype", "holdout", "control_samples",
     "limit", "device", "seed",
 )  # fmt: skip
@@ -74,6 +76,15 @@ def records(folder):
 
 
 class TestRun:
+    def test_an_adapter_on_the_base_that_is_given(self, call, small_model, tmp_path):
+        adapter = save_adapter(AutoModelForCausalLM.from_pretrained(small_model), lora(), tmp_path / "adapter")
+        edit_config(adapter, base_model_name_or_path="/no/such/base")
+        code, _, err = call(model_name=adapter)
+        assert code == 2
+        assert "--base" in err
+        assert call(model_name=adapter, base=small_model)[0] == 0
+        assert records(tmp_path / "out")[0].provenance["model"] == f"{adapter}::{small_model}"
+
     def test_writes_the_files_and_prints_every_row(self, call, tmp_path):
         code, out, err = call(layers="0 1", alphas="5 0.5 1 2", cues="monitored unmonitored")
         assert code == 0, err

@@ -35,6 +35,12 @@ def test_each_name_is_trained_once_into_a_directory_of_its_own(tmp_path, trained
     assert trained == list(models.values())
 
 
+def test_an_embedded_base_of_an_adapter(trained):
+    assert directory_of("some/adapter::toy") == f"some/adapter::{directory_of('toy')}"
+    assert ensure_built("some/adapter::toy") == f"some/adapter::{directory_of('toy')}"
+    assert trained == [toy.TOYS["toy"]]
+
+
 def test_names_are_distinct_and_others_stay_as_they_are(trained):
     assert not set(toy.TOYS) & set(study_base.STUDY_BASES)
     assert smollm2.NAME not in {*toy.TOYS, *study_base.STUDY_BASES}

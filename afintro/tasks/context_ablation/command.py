@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from afintro.command import run_command
 from afintro.evaluation.report import print_pairs
 from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
+from afintro.lm.adapter import on_base
 from afintro.ranks import join
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
 
@@ -27,6 +28,7 @@ def generate(args: argparse.Namespace) -> None:
         UserError: A flag, the samples, the model or the output folder cannot be used.
     """
     check_generation_flags(args)
+    args.model_name = on_base(args.model_name, args.base)
     samples, splits = read_splits(args)
     settings = AblationSettings(
         model=args.model_name,

@@ -19,6 +19,7 @@ from afintro.data.text import template_hash
 from afintro.errors import UserError
 from afintro.evaluation.report import cell
 from afintro.generation.command import add_sample_flags, check_device
+from afintro.lm.adapter import on_base
 from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.load import context_length, fingerprint, load_config, load_model, load_tokenizer
 from afintro.tasks.steering.contrasts import Contrast, label_contrast, monitoring_contrast, split_contrast
@@ -214,6 +215,7 @@ def compute(args: argparse.Namespace) -> None:
         UserError: A flag, the samples, the model or the output folder cannot be used.
     """
     check_flags(args)
+    args.model_name = on_base(args.model_name, args.base)
     samples = read_samples(args.input_path, args.split)[: args.limit]
     contrast, left_out = label_contrast(samples) if args.contrast == "label" else (monitoring_contrast(samples), {})
     split_contrast(contrast, args.holdout, args.seed)  # to fail before a toy is trained

@@ -9,6 +9,7 @@ from afintro.command import check_at_least, run_command
 from afintro.errors import UserError
 from afintro.evaluation.report import print_steering
 from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
+from afintro.lm.adapter import on_base
 from afintro.lm.load import load_config
 from afintro.ranks import join
 from afintro.tasks.steering.controls import with_controls
@@ -93,6 +94,7 @@ def generate(args: argparse.Namespace) -> None:
         UserError: A flag, the samples, a direction, the model or the output folder cannot be used.
     """
     check_flags(args)
+    args.model_name = on_base(args.model_name, args.base)
     samples, splits = read_splits(args)
     config = load_config(ensure_built(args.model_name), args.revision).get_text_config()
     layers = resolve_layers(args.layers, config.num_hidden_layers, "--layers")
