@@ -25,7 +25,7 @@ from afintro.cli_errors import explain
 from afintro.cli_settings import configured_task, settings_help, task_classes
 from afintro.data.files import write_json
 from afintro.errors import UserError
-from afintro.explainer.checkpoint import resolve_checkpoint
+from afintro.explainer.checkpoint import prompt_date, resolve_checkpoint
 from afintro.explainer.comparisons import TRAINING, train_comparison, training_record
 from afintro.explainer.module import ExplainerModule
 from afintro.explainer.sharding import Sharded
@@ -99,6 +99,7 @@ class ExplainerCLI(LightningCLI):
         checkpoint = settings.get("ckpt_path")
         if checkpoint:
             settings.ckpt_path = str(resolve_checkpoint(checkpoint, LOGS, task))
+            settings.model.prompt_date = settings.model.get("prompt_date") or prompt_date(Path(settings.ckpt_path))
         elif self.subcommand != "fit":
             raise UserError(
                 "is absent", where="--ckpt_path", remedy="give a .ckpt file, or 'best' for that of the newest run"

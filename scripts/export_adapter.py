@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM
 from afintro.cli_errors import explain
 from afintro.command import run_command
 from afintro.data.files import write_atomic
+from afintro.data.text import encode_prompt
 from afintro.errors import UserError
 from afintro.explainer.adapters import export_adapter
 from afintro.explainer.checkpoint import read_checkpoint
@@ -126,6 +127,7 @@ def trained_module(settings: dict[str, Any], checkpoint: dict[str, Any]) -> Expl
     assert isinstance(trained, ExplainerSettings)
     # Compilation and 8-bit weights only make training faster; the trained weights need neither.
     module = ExplainerModule(**vars(replace(trained, compile_layers=False, fp8=False, quantize=None)))
+    module.keep_date(checkpoint)
     vectors = checkpoint.get("afintro_identity", {}).get("vectors")
     if vectors:
         module.space = VectorSpace(vectors["width"], tuple(vectors["layers"]))
@@ -137,10 +139,7 @@ def trained_module(settings: dict[str, Any], checkpoint: dict[str, Any]) -> Expl
 
 def probe(module: ExplainerModule) -> Tensor:
     """Encode a short chat, ``[T]`` int64, on which logits are compared."""
-    tokens: Any = module.tokenizer.apply_chat_template(
-        PROBE, tokenize=True, add_generation_prompt=True, return_dict=False
-    )
-    return torch.tensor(tokens)
+    return torch.tensor(encode_prompt(module.tokenizer, PROBE))
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from afintro import __version__
 from afintro.callbacks.explainer_of import explainer_of
 from afintro.data.batch import Example
+from afintro.data.chat_template import WITHOUT_TEMPLATE
 from afintro.data.files import write_json, write_jsonl
 from afintro.evaluation import report
 from afintro.evaluation.answers import parse_two_branch
@@ -132,6 +133,7 @@ class Results(Callback):
             *_missing(fits, table[EXPLAINER]),
             *([few] if few else []),
             *cut_warnings(truncated, "explainer's answers", ""),
+            *([f"the base model {WITHOUT_TEMPLATE}"] if module.tokenizer.chat_template is None else []),
             *([CHOSEN] if split == SELECTED_ON else []),
             *underfit.values(),
             # Also those that are underfit: whoever reaches the explainer without the weights shows that nobody needs them.

@@ -28,7 +28,7 @@ from afintro.errors import UserError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raised when the format changes
+VERSION = 2  # raised when the format changes, or the way in which texts become token ids
 CHUNK = 2000  # number of drafts that are tokenized at a time
 ALONE = 10  # up to this number of chunks, starting other processes takes longer than it saves
 COLUMNS = ("sizes", "ends", "kinds", "checks")
@@ -156,6 +156,7 @@ def open_store(
     facts: Callable[[], dict[str, Any]],
     check: Callable[[Draft, Ids], None] | None = None,
     chunk: int = CHUNK,
+    slot: str | None = None,
 ) -> ExampleStore:
     """Open the store of a folder; make the store if it is missing or damaged.
 
@@ -166,6 +167,7 @@ def open_store(
         facts: Returns JSON values to keep in the store; called after all drafts were taken.
         check: Inspects a draft and the ids of its prompt, and raises an error if something is wrong.
         chunk: Number of drafts that are tokenized at a time; other processes help with more than :data:`ALONE` chunks.
+        slot: The token that marks where a vector enters a prompt; None without vectors.
     """
     try:
         return ExampleStore(directory)
@@ -174,7 +176,7 @@ def open_store(
             if directory.is_dir() and _is_damaged(directory):
                 log.warning("%s is damaged (%s) and is made again", directory, reason)
                 shutil.rmtree(directory)
-    build_once(directory, lambda folder: _write(folder, tokenizer, drafts(), facts, check, chunk))
+    build_once(directory, lambda folder: _write(folder, tokenizer, drafts(), facts, check, chunk, slot))
     return ExampleStore(directory)
 
 
@@ -194,12 +196,13 @@ def _write(
     facts: Callable[[], dict[str, Any]],
     check: Callable[[Draft, Ids], None] | None,
     size: int,
+    slot: str | None,
 ) -> None:
     parts: list[Encoded] = []
     kinds: list[NDArray[np.int16]] = []
     names: dict[str, int] = {}
     with (folder / "ids.bin").open("wb") as ids, (folder / "rows.bin").open("wb") as rows:
-        for chunk, part in _encoded(folder, tokenizer, drafts, size):
+        for chunk, part in _encoded(folder, tokenizer, drafts, size, slot):
             ids.write(part.ids)
             rows.write(part.rows)
             if check is not None:
@@ -221,7 +224,7 @@ def _write(
 
 
 def _encoded(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, drafts: Iterable[Draft], size: int
+    folder: Path, tokenizer: PreTrainedTokenizerBase, drafts: Iterable[Draft], size: int, slot: str | None
 ) -> Iterator[tuple[list[Draft], Encoded]]:
     """Yield chunks of drafts and their encoding, in order; as many processes as there are cores encode them."""
     source = iter(drafts)
@@ -230,7 +233,7 @@ def _encoded(
         raise ValueError("there are no drafts to store")
     chunks = _chunks(chain(first, source), size)
     if len(first) <= ALONE * size:
-        yield from ((chunk, encode(tokenizer, chunk)) for chunk in chunks)
+        yield from ((chunk, encode(tokenizer, chunk, slot)) for chunk in chunks)
         return
     saved = folder / "tokenizer"
     tokenizer.save_pretrained(saved)
@@ -239,7 +242,7 @@ def _encoded(
     def calls() -> Iterator[Any]:
         for chunk in chunks:
             waiting.append(chunk)
-            yield delayed(encode_in_worker)(str(saved), chunk)
+            yield delayed(encode_in_worker)(str(saved), chunk, slot)
 
     processes = len(os.sched_getaffinity(0))
     log.info("tokenizing with %d processes, once", processes)

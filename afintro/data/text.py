@@ -15,11 +15,12 @@ from zlib import crc32
 
 import numpy as np
 import tokenizers
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-Message = dict[str, str]
+from afintro.data.chat_template import Message as Message
+from afintro.data.chat_template import forms, paragraphs
+from afintro.data.control_strings import encode_as_text, encode_marked, render_marked, unmark
 
 
 def chat(system: str, user: str) -> list[Message]:
@@ -36,45 +37,43 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), template)
 
 
-def _plain(messages: Sequence[Message]) -> str:
-    """Render turns for a base model without a chat template: paragraphs, after the last of which the answer begins."""
-    return "".join(f"{message['content']}\n\n" for message in messages)
-
-
-def _without_system(messages: Sequence[Message]) -> list[Message]:
-    system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
-    rest = [dict(message) for message in messages if message["role"] != "system"]
-    rest[0]["content"] = f"{system}\n\n{rest[0]['content']}"
-    return rest
-
-
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answering: bool = True) -> str:
     """Render the prompt as the model reads it.
 
-    Models whose template refuses a system turn (Gemma, early Mistral) read the system text at the head of the first user turn.
+    Models whose template refuses or leaves out a system turn (Gemma, early Mistral) read the system text at the head of the first
+    user turn, see :mod:`afintro.data.chat_template`.
 
     Args:
         tokenizer: Tokenizer with the chat template, if there is one.
         messages: The turns.
         answering: Whether the prompt ends where the model's answer begins; otherwise it ends with the last turn.
+
+    Raises:
+        UserError: The template leaves out the text of a turn.
     """
-    if tokenizer.chat_template is None:
-        return (tokenizer.bos_token or "") + _plain(messages)
-    try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answering)
-    except TemplateError:
-        text = tokenizer.apply_chat_template(_without_system(messages), tokenize=False, add_generation_prompt=answering)
-    assert isinstance(text, str)
-    return text
+    return unmark(render_marked(tokenizer, messages, answering))
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """Return the token ids of the rendered prompt, which already holds the BOS token."""
-    return encode_text(tokenizer, render(tokenizer, messages))
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], slot: str | None = None
+) -> list[int]:
+    """Return the token ids of the rendered prompt, which already holds the BOS token.
+
+    Args:
+        tokenizer: Tokenizer with the chat template, if there is one.
+        messages: The turns; control strings in them are text.
+        slot: The token that marks where a vector enters the prompt, a control token wherever a turn holds it; None without.
+
+    Raises:
+        UserError: The template leaves out the text of a turn.
+    """
+    return encode_marked(tokenizer, render_marked(tokenizer, messages, slot=slot))
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, cut: bool = False) -> list[int]:
     """Return the token ids of an answer with the end of sequence, without which the explainer would never learn to stop.
+
+    Control strings in the answer are text, so that no answer ends before its end.
 
     Args:
         tokenizer: Tokenizer of the explainer.
@@ -86,11 +85,11 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, cut: bool = F
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token")
-    return [*encode_text(tokenizer, answer), *([] if cut else [tokenizer.eos_token_id])]
+    return [*encode_as_text(tokenizer, answer), *([] if cut else [tokenizer.eos_token_id])]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the token ids of a text, without adding special tokens."""
+    """Return the token ids of a text as it is, without adding special tokens; control strings in it are control tokens."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     assert isinstance(ids, list)
     return ids
@@ -99,9 +98,10 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a short hash of the way prompts are rendered, which checkpoints carry."""
     template = tokenizer.chat_template
-    return hashlib.sha256(repr(template if template is not None else _plain([{"content": "x"}])).encode()).hexdigest()[
-        :16
-    ]
+    rendered = repr(paragraphs([{"content": "x"}]) if template is None else template)
+    # Where a template left texts out without a word, prompts were others before the turns were adapted to it.
+    rendered += "" if template is None else forms(tokenizer).adapted
+    return hashlib.sha256(rendered.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -151,17 +151,19 @@ class Encoded(NamedTuple):
     checks: NDArray[np.uint32]
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, draft: Draft) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the token ids of a draft's prompt and answer."""
-    prompt = encode_prompt(tokenizer, chat(draft.system, draft.prompt))
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, draft: Draft, slot: str | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the token ids of a draft's prompt and answer; ``slot`` as for :func:`encode_prompt`."""
+    prompt = encode_prompt(tokenizer, chat(draft.system, draft.prompt), slot)
     return tuple(prompt), tuple(encode_answer(tokenizer, draft.answer, draft.cut))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, drafts: Sequence[Draft]) -> Encoded:
-    """Tokenize drafts and lay them end to end."""
+def encode(tokenizer: PreTrainedTokenizerBase, drafts: Sequence[Draft], slot: str | None = None) -> Encoded:
+    """Tokenize drafts and lay them end to end; ``slot`` as for :func:`encode_prompt`."""
     ids, rows, sizes = [], [], []
     for draft in drafts:
-        prompt, answer = token_ids(tokenizer, draft)
+        prompt, answer = token_ids(tokenizer, draft, slot)
         ids.append(np.array([*prompt, *answer], np.int32).tobytes())
         rows.append(json.dumps(vars(draft), ensure_ascii=False).encode(errors="surrogatepass"))
         sizes.append((len(prompt), len(answer)))
@@ -175,10 +177,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, drafts: Sequence[Draft]) -> Encod
     )
 
 
-def encode_in_worker(tokenizer: str, drafts: Sequence[Draft]) -> Encoded:
+def encode_in_worker(tokenizer: str, drafts: Sequence[Draft], slot: str | None = None) -> Encoded:
     """Call :func:`encode` in a worker process, with the tokenizer of a folder."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    return encode(_tokenizer(tokenizer), drafts)
+    return encode(_tokenizer(tokenizer), drafts, slot)
 
 
 @cache

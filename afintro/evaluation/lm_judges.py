@@ -106,6 +106,7 @@ class LocalJudge(LanguageModelJudge):
             float32 on a CPU.
         batch_size: Prompts per forward pass.
         max_new_tokens: Maximum length of a reply in tokens; a model that reasons before it grades needs more.
+        chat_template_kwargs: Settings that the model's chat template reads, such as ``{"enable_thinking": False}``.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class LocalJudge(LanguageModelJudge):
         dtype: str = AUTO,
         batch_size: int = 16,
         max_new_tokens: int = 16,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         self.name = f"local:{Path(model).name}"
         self.model = model
@@ -122,6 +124,7 @@ class LocalJudge(LanguageModelJudge):
         self.dtype = dtype
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
+        self.chat_template_kwargs = chat_template_kwargs
 
     @cached_property
     def _directory(self) -> str:
@@ -129,7 +132,7 @@ class LocalJudge(LanguageModelJudge):
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self._directory, self.revision)
+        return load_tokenizer(self._directory, self.revision, self.chat_template_kwargs)
 
     @cached_property
     def _config(self) -> Any:

@@ -16,6 +16,7 @@ from afintro.explainer.settings import ExplainerSettings
 from afintro.lm.injection import VectorSpace
 from afintro.lm.load import fingerprint
 from afintro.lm.lora import describe_lora
+from afintro.lm.template_inputs import date_of
 
 IDENTITY, BASE_DTYPE = "afintro_identity", "afintro_base_dtype"
 
@@ -54,7 +55,18 @@ def identity_of(
         "slot_token": settings.slot_token,
         "vectors": None if space is None else {**asdict(space), **asdict(settings.injection)},
         "template_hash": template_hash(tokenizer),
+        **({"chat_template_kwargs": settings.chat_template_kwargs} if settings.chat_template_kwargs else {}),
+        **({"prompt_date": date} if (date := date_of(tokenizer)) is not None else {}),
     }
+
+
+def prompt_date(path: Path) -> str | None:
+    """Return the date in the prompts that a checkpoint was trained on; None for a chat template that prints no date."""
+    try:
+        identity = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(IDENTITY) or {}
+    except Exception:  # a damaged file is named when it is loaded as a whole
+        return None
+    return identity.get("prompt_date")
 
 
 def check_identity(saved: Mapping[str, Any] | None, current: Mapping[str, Any], where: str) -> None:

@@ -18,6 +18,7 @@ from afintro.evaluation.metrics import Prediction
 from afintro.explainer.adapters import export_adapter, import_adapter
 from afintro.explainer.answering import answer_items
 from afintro.explainer.module import ExplainerModule
+from afintro.lm.template_inputs import date_of
 from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems, TaskData
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,8 @@ def train_comparison(
     if trainer.is_global_zero:
         export_adapter(other.loaded(), run / name, other.injector)
         (run / name / "base.txt").write_text(base)
-        write_json(run / name / TRAINING, training_record(trainer))
+        date = date_of(other.tokenizer)
+        write_json(run / name / TRAINING, training_record(trainer) | ({"prompt_date": date} if date else {}))
     trainer.strategy.barrier()  # the other processes read it next
     if trainer.is_global_zero:
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -180,7 +182,7 @@ def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: 
         if module.device_mesh is not None:
             data.warnings.append(f"{name} is left out of the table: its weights would not be sharded")
             continue
-        other = module.on_base(path.read_text())
+        other = module.on_base(path.read_text(), training_records(run).get(name, {}).get("prompt_date"))
         other.configure_model()
         import_adapter(other.loaded(), path.parent, other.injector)
         other.to(module.device)

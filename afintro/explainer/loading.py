@@ -22,13 +22,22 @@ from afintro.lm.nf4 import quantize_base_nf4
 RIDGE_EXAMPLES = 4096
 
 
-def load_checked_tokenizer(directory: str, settings: ExplainerSettings) -> PreTrainedTokenizerBase:
+def load_checked_tokenizer(
+    directory: str, settings: ExplainerSettings, known_only: bool = False
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer of the base model and check that it has what training needs.
+
+    Args:
+        directory: Hub id or directory of the base model.
+        settings: Revision, slot token, and what the chat template reads beside the turns.
+        known_only: Leave out ``chat_template_kwargs`` that the template does not read, instead of refusing them.
 
     Raises:
         UserError: The tokenizer has no end-of-sequence token, or lacks the slot token.
     """
-    tokenizer = load_tokenizer(directory, settings.revision)
+    tokenizer = load_tokenizer(
+        directory, settings.revision, settings.chat_template_kwargs, settings.prompt_date, known_only
+    )
     where = f"tokenizer of {settings.name!r}"
     if tokenizer.eos_token_id is None:
         raise UserError("has no end-of-sequence token", where=where, remedy="use another model")

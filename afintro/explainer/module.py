@@ -74,12 +74,24 @@ class ExplainerModule(LightningModule):
         self.strict_loading = False  # checkpoints hold the adapter alone; on_load_checkpoint checks every key
         self._until_backward = ExitStack()
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._known_only = False  # whether chat_template_kwargs that the template does not read are left out
 
-    def on_base(self, name: str) -> "ExplainerModule":
-        """Return an untrained explainer with the same settings on another base model, at its default revision."""
-        other = ExplainerModule(**vars(replace(self.settings, name=name, base=None, revision=None)))
-        other.space = self.space
+    def on_base(self, name: str, prompt_date: str | None = None) -> "ExplainerModule":
+        """Return an untrained explainer with the same settings on another base model, at its default revision.
+
+        Args:
+            name: Name of the other base.
+            prompt_date: The date in its prompts, if its chat template prints one; None for this explainer's date.
+        """
+        date = prompt_date or self.settings.prompt_date
+        other = ExplainerModule(**vars(replace(self.settings, name=name, base=None, revision=None, prompt_date=date)))
+        other.space, other._known_only = self.space, True
         return other
+
+    def keep_date(self, checkpoint: dict[str, Any]) -> None:
+        """Ask with the date that a checkpoint was trained with, if its chat template prints one and no other date is set."""
+        kept = (checkpoint.get(IDENTITY) or {}).get("prompt_date")
+        self.settings = replace(self.settings, prompt_date=self.settings.prompt_date or kept)
 
     # What is attached.
 
@@ -115,7 +127,7 @@ class ExplainerModule(LightningModule):
             UserError: The tokenizer has no end-of-sequence token, or lacks the slot token.
         """
         if self._tokenizer is None:
-            self._tokenizer = load_checked_tokenizer(self.directory, self.settings)
+            self._tokenizer = load_checked_tokenizer(self.directory, self.settings, self._known_only)
         return self._tokenizer
 
     @property

@@ -1,7 +1,7 @@
 """Settings of an explainer: which base model, which adapter, and how the adapter is trained."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from afintro.errors import UserError
 from afintro.lm.adapter import on_base
@@ -33,6 +33,9 @@ class ExplainerSettings:
             loss. Needs bfloat16 weights and an accelerator of compute capability 8.9 or higher.
         quantize: ``nf4`` keeps the frozen matrices in four bits, a quarter of the memory of bfloat16, with a small error in the
             loss; the exported adapter is loaded on the plain base. Needs the extra ``quantize``.
+        chat_template_kwargs: Settings that the model's chat template reads, such as ``{"enable_thinking": False}``.
+        prompt_date: Date that the chat template prints, if it prints one, as ``YYYY-MM-DD``; None for the checkpoint's date, and
+            for the day on which training begins.
         slot_token: Existing reserved token that marks where a vector enters the prompt; None for a task without vectors.
         injection: How a vector enters the model, for tasks that have vectors.
 
@@ -53,6 +56,8 @@ class ExplainerSettings:
     compile_layers: bool = False
     fp8: bool = False
     quantize: Literal["nf4"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    prompt_date: str | None = None
     slot_token: str | None = None
     injection: Injection = field(default_factory=Injection)
 

@@ -1,7 +1,9 @@
 """The flags that all commands share which let an organism read samples, and their checks."""
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,9 +37,32 @@ def add_sample_flags(parser: argparse.ArgumentParser, batch_size: int, batch_hel
         choices=(AUTO, "float32", "bfloat16", "float16"),
         help="auto: the checkpoint's own on an accelerator, float32 on a CPU",
     )
+    parser.add_argument(
+        "--chat_template_kwargs",
+        type=json_object,
+        metavar="JSON",
+        help="settings that the model's chat template reads, e.g. '{\"enable_thinking\": false}'",
+    )
     parser.add_argument("--limit", type=int, help="use only the first samples, at most this many")
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--seed", type=int, default=0)
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """Parse the JSON object of a flag; an empty object is as no flag.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is not a JSON object.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(
+            f"must be a JSON object such as '{{\"enable_thinking\": false}}', not {text!r}"
+        )
+    return value or None
 
 
 def add_generation_flags(

@@ -2,18 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from afintro.data.chat_template import WITHOUT_TEMPLATE
 from afintro.data.records import scenario_id
 from afintro.data.samples import Sample
 from afintro.data.text import chat, encode_prompt, template_hash
 from afintro.errors import UserError
+from afintro.generation.run_folder import PROMPT_DATE
 from afintro.generation.settings import GenerationSettings
 from afintro.lm.load import fingerprint
+from afintro.lm.template_inputs import date_of, named
 
 
 def identity_of(
@@ -35,14 +37,33 @@ def identity_of(
     # Without ids the content is as it was before samples had ids, so that older folders are still found.
     ids = [[sample.scenario_id] if sample.scenario_id else [] for sample in samples]
     content = json.dumps([[sample.text, sample.label, *own] for sample, own in zip(samples, ids, strict=True)])
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))  # tuples become lists
     return {
-        **plain,
+        **settings.as_json(),
+        **prompt_inputs(None, tokenizer),
         "splits": splits,
         "samples_sha256": hashlib.sha256(content.encode()).hexdigest(),
         "model_fingerprint": fingerprint(directory),
         "template_hash": template_hash(tokenizer),
     }
+
+
+def prompt_inputs(chat_template_kwargs: Mapping[str, Any] | None, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return what prompts depend on beside their turns, as JSON values; empty for most templates.
+
+    Args:
+        chat_template_kwargs: Settings that the chat template reads.
+        tokenizer: The tokenizer, whose template may print a date.
+    """
+    date = date_of(tokenizer)
+    return {
+        **({"chat_template_kwargs": dict(chat_template_kwargs)} if chat_template_kwargs else {}),
+        **({PROMPT_DATE: date} if date is not None else {}),
+    }
+
+
+def way_of_asking(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Return what a summary says of how prompts are made for a base model without a chat template; otherwise nothing."""
+    return {"prompts": WITHOUT_TEMPLATE} if getattr(tokenizer, "chat_template", None) is None else {}
 
 
 def provenance(
@@ -64,6 +85,7 @@ def provenance(
         "revision": settings.revision or getattr(model.config, "_commit_hash", None),
         "fingerprint": fingerprint(directory),
         "template_hash": template_hash(tokenizer),
+        **prompt_inputs(settings.chat_template_kwargs, tokenizer),
         "batch_size": settings.batch_size,
         "max_new_tokens": settings.max_new_tokens,
         "dtype": settings.dtype,
@@ -91,11 +113,12 @@ def fitting_prompts(
         Token ids by sample and system prompt.
 
     Raises:
-        UserError: A prompt together with its answer is longer than ``limit``.
+        UserError: A prompt together with its answer is longer than ``limit``, or two system prompts make the same prompt.
     """
     prompts_of_samples = []
     for index, sample in enumerate(samples):
         prompts = [encode_prompt(tokenizer, chat(system, sample.text)) for system in systems]
+        refuse_equal(prompts, tokenizer, f"sample {index}")
         longest = max(map(len, prompts)) + max_new_tokens
         if limit is not None and longest > limit:
             raise UserError(
@@ -105,6 +128,25 @@ def fitting_prompts(
             )
         prompts_of_samples.append(prompts)
     return prompts_of_samples
+
+
+def refuse_equal(prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Refuse prompts of one text under different system prompts that are the same tokens: there is nothing to compare.
+
+    Args:
+        prompts: Token ids of each prompt.
+        tokenizer: The tokenizer that made them.
+        where: The text, for the message.
+
+    Raises:
+        UserError: Two prompts are equal.
+    """
+    if len({tuple(prompt) for prompt in prompts}) < len(prompts):
+        raise UserError(
+            f"has the same prompt under two system prompts with the chat template of {named(tokenizer)}",
+            where=where,
+            remedy="use a model whose chat template renders the system turn",
+        )
 
 
 Item = tuple[Sample, str, list[list[int]], bool]

@@ -20,6 +20,22 @@ from afintro.errors import UserError
 from afintro.ranks import ALONE, Ranks
 
 T = TypeVar("T")
+PROMPT_DATE = "prompt_date"  # in settings.json, where the chat template prints a date
+
+
+def kept_date(output_dir: Path, ranks: Ranks = ALONE) -> str | None:
+    """Return the date that the prompts of a run hold which is continued in this folder, or None where there is none.
+
+    Args:
+        output_dir: The run's folder, which may not exist.
+        ranks: The processes of this run; the first process looks for all.
+    """
+
+    def look() -> str | None:
+        path = output_dir / "settings.json"
+        return json.loads(path.read_text()).get(PROMPT_DATE) if path.is_file() else None
+
+    return ranks.from_first(look)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Settings that every generation run has."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +17,7 @@ class GenerationSettings:
         dtype: The organism's dtype; ``auto`` is its checkpoint's own on an accelerator and float32 on a CPU.
         control_samples: Number of samples, evenly spread, that are also generated for the controls; 0 leaves the controls
             out.
+        chat_template_kwargs: Settings that the organism's chat template reads, such as ``{"enable_thinking": False}``.
         seed: Recorded with the results; seeds draws and intervals. Generation itself is greedy.
     """
 
@@ -24,4 +27,12 @@ class GenerationSettings:
     max_new_tokens: int = 256
     dtype: str = "auto"
     control_samples: int = 100
+    chat_template_kwargs: dict[str, Any] | None = None
     seed: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values; what is newer than old folders is left out where it is not set."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
+        if values["chat_template_kwargs"] is None:
+            del values["chat_template_kwargs"]
+        return values

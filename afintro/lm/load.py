@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from afintro.lm.gguf import gguf_config, gguf_fingerprint, gguf_model, gguf_toke
 from afintro.lm.load_errors import UNLOADABLE, refuse_missing_weights, unloadable
 from afintro.lm.merge import merged
 from afintro.lm.padded import use_packed_attention
+from afintro.lm.template_inputs import fix_inputs
 from afintro.lm.threads import use_threads
 from afintro.lm.vocabulary import refuse_more_tokens, vocabulary_rows
 
@@ -33,25 +35,41 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str,
+    revision: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    date: str | None = None,
+    known_only: bool = False,
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer; an adapter directory without a tokenizer takes its base model's tokenizer.
 
     Args:
         name: Hub id, local model directory, GGUF file, or PEFT adapter directory.
         revision: Branch, tag or commit on the hub.
+        chat_template_kwargs: See :func:`afintro.lm.template_inputs.fix_inputs`.
+        date: Date that the chat template prints, ``YYYY-MM-DD``; None for today.
+        known_only: See :func:`afintro.lm.template_inputs.fix_inputs`.
 
     Raises:
-        UserError: No tokenizer can be loaded under this name.
+        UserError: No tokenizer can be loaded under this name, or its chat template does not read one of the settings.
     """
+    tokenizer = _plain_tokenizer(name, revision)
+    fix_inputs(tokenizer, chat_template_kwargs, date, known_only)
+    return tokenizer
+
+
+def _plain_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     adapter = find_adapter(name, revision)
     if adapter is not None and not _has_tokenizer(adapter):
         with adapter.loading_base():
-            return load_tokenizer(adapter.base, adapter.base_revision)
+            return _plain_tokenizer(adapter.base, adapter.base_revision)
     if is_gguf(name):
         return gguf_tokenizer(name)
     own = name if adapter is None else adapter.name
     try:
-        return AutoTokenizer.from_pretrained(own, revision=revision, trust_remote_code=False)
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(own, revision=revision, trust_remote_code=False)
+        return loaded
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise unloadable(name, error) from error
 

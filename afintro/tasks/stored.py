@@ -154,7 +154,7 @@ class RecordTask(TaskData):
         finish = self.finisher(reader)
         if not self._is_large(split):
             asked = (draft for draft in self.drafts(split, reader) if self.is_asked(draft.question_type))
-            return [finish(draft, *token_ids(reader.tokenizer, draft)) for draft in asked]
+            return [finish(draft, *token_ids(reader.tokenizer, draft, reader.slot_token)) for draft in asked]
         earlier = len(self.warnings)
 
         def facts() -> dict[str, Any]:
@@ -166,7 +166,14 @@ class RecordTask(TaskData):
             }
 
         folder = cache_directory() / "examples" / self.task / f"{split}-{self._key(split, reader)}"
-        store = open_store(folder, reader.tokenizer, lambda: self.drafts(split, reader), facts, self.check(reader))
+        store = open_store(
+            folder,
+            reader.tokenizer,
+            lambda: self.drafts(split, reader),
+            facts,
+            self.check(reader),
+            slot=reader.slot_token,
+        )
         self.recall(split, store.facts["task"])
         self._truncated.setdefault(self.file_of(split), store.facts["truncated"])
         if store.facts["near_duplicates"] is not None:

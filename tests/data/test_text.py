@@ -3,10 +3,10 @@
 import copy
 
 import pytest
-from jinja2 import TemplateError
 from tokenizers.processors import TemplateProcessing
 
 from afintro.data.text import chat, encode_answer, encode_prompt, fill, render, template_hash
+from afintro.errors import UserError
 from afintro.toys.organism import ToySettings, make_tokenizer
 
 # As of Mistral 7B Instruct v0.1: it knows no system turn.
@@ -109,7 +109,7 @@ def test_a_tokenizer_without_a_bos(changeable):
 
 def test_a_template_that_refuses_the_conversation_itself_is_heard(changeable):
     changeable.chat_template = "{{ raise_exception('never') }}"
-    with pytest.raises(TemplateError, match="never"):
+    with pytest.raises(UserError, match="never"):
         render(changeable, chat("S", "U"))
 
 

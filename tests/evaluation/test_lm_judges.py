@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import pickle
+import shutil
 import sqlite3
 import threading
 import time
@@ -16,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from filelock import FileLock
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import afintro.evaluation.lm_judges as lm_judges
 from afintro.errors import UserError
@@ -217,6 +218,36 @@ def test_a_judge_whose_context_is_shorter_than_its_prompt_gives_none_and_not_0(
     [warning] = warnings_in(caplog)
     assert "3 of 5" in warning
     assert "context of 512" in warning
+
+
+def templated(directory, folder, template):
+    """A copy of a model with another chat template."""
+    shutil.copytree(directory, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+def test_local_judge_with_settings_of_its_chat_template(model_directories, tmp_path, monkeypatch):
+    """They are in the prompt, and replies with other settings are other replies."""
+    asked = counted(monkeypatch)
+    model = templated(
+        model_directories["llama"], tmp_path / "m", "{{ messages[0].content }}{% if thinking is false %}!{% endif %}"
+    )
+    pairs = pairs_of("a<|eos|>")
+    for settings in (None, {"thinking": False}, {"thinking": True}):
+        LocalJudge(model, max_new_tokens=1, chat_template_kwargs=settings).score(pairs, SHORT)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    assert [tokenizer.decode(ids) for ids in asked] == ["r|a<|eos|>", "r|a<|eos|>!", "r|a<|eos|>"]
+    assert all(tokenizer.eos_token_id not in ids for ids in asked)
+    with pytest.raises(UserError, match="'thinkin'"):
+        LocalJudge(model, chat_template_kwargs={"thinkin": 1}).score(pairs, SHORT)
+
+
+def test_local_judge_whose_template_loses_the_question_is_refused(model_directories, tmp_path):
+    model = templated(model_directories["llama"], tmp_path / "m", "{{ messages | length }}")
+    with pytest.raises(UserError, match="leaves out") as refused:
+        LocalJudge(model).score(pairs_of("a"), SHORT)
+    assert model in refused.value.where
 
 
 def test_local_judge_asks_equal_pairs_once_and_nothing_twice(model_directories, monkeypatch):

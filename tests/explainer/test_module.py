@@ -202,6 +202,7 @@ def test_another_base_has_the_same_settings(quantized: dict[str, bool | str], mo
     settings = ExplainerSettings(
         "a", revision="main", lora=Lora(r=3), learning_rate=0.1, weight_decay=0.2, warmup_steps=4, schedule="cosine",
         dtype="bfloat16", gradient_checkpointing=True, compile_layers=True, slot_token="<x>",
+        chat_template_kwargs={"a": 1}, prompt_date="2026-03-05",
         injection=Injection("residual", 2, True, 0.5), **quantized,
     )  # fmt: skip
     same = {name for name, value in vars(ExplainerSettings()).items() if value == getattr(settings, name)}

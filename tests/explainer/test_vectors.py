@@ -48,7 +48,8 @@ def described(module: ExplainerModule, count: int = 6) -> list[Example]:
     directions = rng.standard_normal((3, module.space.width))
     found = []
     for i in range(count):
-        prompt = encode_prompt(module.tokenizer, chat("Say what it is.", "really " * (i * 4 % 5) + f"{SLOT} is what?"))
+        asked = chat("Say what it is.", "really " * (i * 4 % 5) + f"{SLOT} is what?")
+        prompt = encode_prompt(module.tokenizer, asked, SLOT)
         vector = directions[i % 3] + 0.1 * rng.standard_normal(module.space.width)
         slot = Slot(prompt.index(3), (3, 7)[i % 2], vector.astype(np.float32), 1.0 + i % 2)
         answer = ("refuse", "comply with it", "silent")[i % 3]

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.records import scenario_id
 from afintro.data.text import chat, template_hash
 from afintro.evaluation.intervals import Estimate
+from afintro.lm import template_inputs
 from afintro.lm.load import fingerprint, load_model, load_tokenizer
 from afintro.tasks.steering import direction_command
 from afintro.tasks.steering.contrasts import Parts
@@ -309,3 +311,39 @@ class TestFromTheShell:
             "  remedy: use layers below 3, or relative depths such as 0.5\n"
         )
         assert not (tmp_path / "there").exists()
+
+
+def test_date_and_settings_of_the_chat_template_are_kept(call, model_directories, tmp_path, monkeypatch):
+    """Computed again on another day, the directions are the same."""
+    shutil.copytree(model_directories["llama"], tmp_path / "dated")
+    template = tmp_path / "dated" / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }}{% if thinking %}!{% endif %}" + template.read_text())
+    asked = {"model_name": tmp_path / "dated", "chat_template_kwargs": '{"thinking":true}'}
+    monkeypatch.setattr(template_inputs, "today", lambda: "2026-12-31")
+    assert call(**asked)[0] == 0
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    sidecar = json.loads(written["mean_difference.json"])
+    assert (sidecar["prompt_date"], sidecar["chat_template_kwargs"]) == ("2026-12-31", {"thinking": True})
+    monkeypatch.setattr(template_inputs, "today", lambda: "2027-01-01")
+    assert call(**asked)[0] == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == written
+    code, _, errors = call(**asked | {"chat_template_kwargs": '{"thinkin":true}'})
+    assert (code, "'thinkin'" in errors) == (2, True)
+
+
+def test_settings_that_are_no_json_object_are_refused_by_the_flag(call, capsys):
+    for wrong in ("thinking=false", "[1]", "{"):
+        with pytest.raises(SystemExit):
+            call(chat_template_kwargs=wrong)
+        assert "--chat_template_kwargs" in capsys.readouterr().err
+
+
+def test_a_template_that_loses_the_cue_is_refused(call, model_directories, tmp_path, monkeypatch):
+    shutil.copytree(model_directories["llama"], tmp_path / "other")
+    (tmp_path / "other" / "chat_template.jinja").write_text("{{ messages | length }}")
+    code, _, errors = call(model_name=tmp_path / "other")
+    assert (code, "chat template" in errors) == (2, True)
+    monkeypatch.setattr(direction_command, "encode_conversations", lambda tokenizer, turns, *rest: [[1]] * len(turns))
+    code, _, errors = call()
+    assert (code, "same prompt" in errors) == (2, True)
+    assert call(contrast="label")[0] == 0  # texts of two labels, of which two may be equal

@@ -56,6 +56,7 @@ class Session:
         """
         module, data = _read_configuration(run / "config.yaml")
         checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
+        module.keep_date(checkpoint)
         module.to("cuda" if torch.cuda.is_available() else "cpu")
         module.configure_model()
         module.on_load_checkpoint(checkpoint)

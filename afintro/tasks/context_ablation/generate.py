@@ -14,15 +14,16 @@ from afintro.data.files import write_json
 from afintro.data.samples import Sample
 from afintro.data.text import chat, render
 from afintro.generation.behavior import BehaviorLabeler, RuleLabeler, differ
-from afintro.generation.inputs import Item, fitting_prompts, identity_of, items_of, provenance
+from afintro.generation.inputs import Item, fitting_prompts, identity_of, items_of, provenance, way_of_asking
 from afintro.generation.reasoning import Reply
 from afintro.generation.replies import ReplyDecoder
-from afintro.generation.run_folder import finish, in_chunks, run_folder
+from afintro.generation.run_folder import finish, in_chunks, kept_date, run_folder
 from afintro.generation.settings import GenerationSettings
 from afintro.lm.devices import on_device
 from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
+from afintro.lm.template_inputs import today
 from afintro.ranks import ALONE, Ranks
 from afintro.tasks.context_ablation.records import ContextAblationRecord, from_json, to_json
 from afintro.tasks.context_ablation.summary import summarize
@@ -71,7 +72,8 @@ def generate_ablation(
     assert sum(splits.values()) == len(samples)
     directory = ensure_built(settings.model)
     settings = replace(settings, dtype=resolve_dtype(settings.dtype, directory, settings.revision, device))
-    tokenizer = load_tokenizer(directory, settings.revision)
+    date = kept_date(output_dir, ranks) or ranks.from_first(today)
+    tokenizer = load_tokenizer(directory, settings.revision, settings.chat_template_kwargs, date)
     identity = identity_of(samples, splits, settings, directory, tokenizer)
     with run_folder(output_dir, identity, [f"{name}.json" for name in splits], ranks) as finished:
         if finished is not None:
@@ -100,7 +102,7 @@ def _merge(
     for name, size in splits.items():
         write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
         start += size
-    summary = summarize(records, noise, tokenizer)
+    summary = summarize(records, noise, tokenizer) | way_of_asking(tokenizer)
     finish(output_dir, summary)
     return summary
 

@@ -73,8 +73,9 @@ class FeatureEncoder:
         row = split.indices[index]
         feature = split.table.feature(row)
         vector = split.table.vectors(row[None])[0]
-        messages, answer = self.wording.render(feature, slot_token(self.explainer))
-        prompt_ids = encode_prompt(self.explainer.tokenizer, messages)
+        slot = slot_token(self.explainer)
+        messages, answer = self.wording.render(feature, slot)
+        prompt_ids = encode_prompt(self.explainer.tokenizer, messages, slot)
         where = f"prompt of feature {feature.uid}"
         position = slot_position(prompt_ids, self.explainer, where, "data.wording.user")
         return Example(
@@ -107,8 +108,9 @@ class FeatureEncoder:
             kind = (layer, self.wording.number(layer, number))
             if kind not in prompts:
                 feature = split.table.feature(split.indices[place])
-                messages, _ = self.wording.render(feature, slot_token(self.explainer))
-                prompts[kind] = len(encode_prompt(tokenizer, messages))
+                slot = slot_token(self.explainer)
+                messages, _ = self.wording.render(feature, slot)
+                prompts[kind] = len(encode_prompt(tokenizer, messages, slot))
             sizes[place, 0] = prompts[kind]
         codes, labels = split.table.labels(split.indices)
         sizes[:, 1] = np.array([len(encode_answer(tokenizer, label)) for label in labels])[codes]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from afintro.data.introspection_texts.items import ConceptPair, Concepts, Context
 from afintro.data.introspection_texts.splits import split_texts
@@ -31,7 +32,12 @@ Place = tuple[int, int]  # index of a context, and a position in the context
 
 
 def concept_vectors(
-    name: str, revision: str | None, concepts: Concepts, seed: int, layer: int | None = None
+    name: str,
+    revision: str | None,
+    concepts: Concepts,
+    seed: int,
+    layer: int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> dict[SplitName, VectorSet]:
     """Compute directions of concepts, called ``concept/<word>``: what reading about a concept adds to the residual stream.
 
@@ -47,6 +53,7 @@ def concept_vectors(
         concepts: Pairs, whose two concepts are always in the same split, and eight templates or more.
         seed: Decides, with the words, which split a pair is in; validation and test get at least two pairs each.
         layer: 0-based decoder layer whose output is read, ``-1`` for the embeddings; None for the middle layer.
+        tokenizer: The model's tokenizer, with the chat template that trials are rendered with; None to load it.
 
     Returns:
         The vectors of each split. ``facts`` holds the geometry of all concepts ``before`` and ``after`` centering.
@@ -58,7 +65,7 @@ def concept_vectors(
     words = sorted(word for pair in concepts.pairs for word in (pair.a, pair.b))
     _check(concepts, words)
     parts = split_pairs(concepts.pairs, seed)
-    states = LayerStates(name, revision, layer)
+    states = LayerStates(name, revision, layer, tokenizer)
     raw = _differences(states, concepts, words)
     centered = unit_rows(raw - raw.mean(0, dtype=np.float64), "centered concept vectors").astype(np.float32)
     before, after = geometry(raw), geometry(centered)
@@ -142,6 +149,7 @@ def swap_vectors(
     count: int,
     seed: int,
     layer: int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> dict[SplitName, VectorSet]:
     """Compute directions of real activations, called ``swap/<context>/<position>``.
 
@@ -158,6 +166,7 @@ def swap_vectors(
         count: Number of vectors of each split.
         seed: Decides, with the texts, which positions are taken.
         layer: As for :func:`concept_vectors`.
+        tokenizer: As for :func:`concept_vectors`.
 
     Returns:
         The vectors of each split.
@@ -165,7 +174,7 @@ def swap_vectors(
     Raises:
         UserError: The contexts of a split have too few different states.
     """
-    states = LayerStates(name, revision, layer)
+    states = LayerStates(name, revision, layer, tokenizer)
     contexts = [context for split in SPLITS for context in sorted(texts[split], key=lambda context: context.text)]
     rows = [states.encode(turns(context), f"context {context.id}") for context in contexts]
     drawn = _draw_places(texts, contexts, rows, count * SPARE, seed)

@@ -18,8 +18,9 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from afintro.data.cache import build_once, cache_directory
+from afintro.data.control_strings import encode_marked, render_marked
 from afintro.data.files import file_sha256, write_json
-from afintro.data.text import Message, encode_text, render
+from afintro.data.text import Message
 from afintro.errors import UserError
 from afintro.lm.capture import read_states
 from afintro.lm.devices import default_device
@@ -44,12 +45,19 @@ class LayerStates:
         revision: Revision on the hub.
         layer: 0-based decoder layer whose output is read, ``-1`` for the embeddings; None for the middle layer of the
             layers whose output a later token reads.
+        tokenizer: The model's tokenizer, with the chat template that the texts are rendered with; None to load it.
 
     Raises:
         UserError: The model or the layer does not exist.
     """
 
-    def __init__(self, name: str, revision: str | None = None, layer: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        revision: str | None = None,
+        layer: int | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
         self.directory, self.revision = ensure_built(name), revision
         self._config = load_config(self.directory, revision)
         depth = self._config.get_text_config().num_hidden_layers
@@ -57,7 +65,7 @@ class LayerStates:
         if not -1 <= self.layer < depth:
             what = f"layer {layer} does not exist: the model has layers -1 to {depth - 1}"
             raise UserError(what, where=f"vectors of {name}", remedy="use one of these layers, or none for the middle")
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._tokenizer = tokenizer
 
     @property
     def width(self) -> int:
@@ -86,7 +94,7 @@ class LayerStates:
         return {**model, "config": config, "layer": self.layer, "dtype": self.dtype}
 
     def encode(self, messages: Sequence[Message], where: str) -> list[int]:
-        """Return the token ids of turns. The first call loads the tokenizer.
+        """Return the token ids of turns. The first call loads the tokenizer, unless one was given.
 
         Args:
             messages: The turns.
@@ -97,7 +105,7 @@ class LayerStates:
         """
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.directory, self.revision)
-        ids = encode_text(self._tokenizer, render(self._tokenizer, messages, answering=False))
+        ids = encode_marked(self._tokenizer, render_marked(self._tokenizer, messages, answering=False))
         limit = context_length(self._config)
         if limit is not None and len(ids) > limit:
             what = f"the text has {len(ids)} tokens, the model's context is {limit}"

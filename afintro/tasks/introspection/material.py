@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from afintro.data.introspection_texts import read_concepts, read_contexts, read_questions, read_self_reports
 from afintro.data.introspection_texts.items import Context, Question, SelfReport
@@ -66,10 +67,12 @@ class Model:
     Args:
         name: Hub id, directory, or the name of an embedded model.
         revision: Revision on the hub.
+        tokenizer: Its tokenizer, with the chat template that trials are rendered with; None to load it.
     """
 
     name: str
     revision: str | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
 
     def shape(self) -> tuple[int, int]:
         """Read the number of decoder layers and the width from the model's configuration, without its weights.
@@ -142,13 +145,13 @@ class Material:
         return self._sets[kind][split]
 
     def _make(self, kind: Kind) -> dict[SplitName, VectorSet]:
-        model, revision = self.model.name, self.model.revision
+        model, revision, tokenizer = self.model.name, self.model.revision, self.model.tokenizer
         if kind == "random":
             return {split: random_vectors(self.count, self._width, split, self.seed) for split in SPLITS}
         if kind == "concept":
-            return dict(concept_vectors(model, revision, read_concepts(), seed=self.seed))
+            return dict(concept_vectors(model, revision, read_concepts(), seed=self.seed, tokenizer=tokenizer))
         texts: dict[SplitName, list[Context]] = {split: getattr(self.contexts, split) for split in SPLITS}
-        return dict(swap_vectors(model, revision, texts, count=self.count, seed=self.seed))
+        return dict(swap_vectors(model, revision, texts, count=self.count, seed=self.seed, tokenizer=tokenizer))
 
     def steering(
         self, vector: NDArray[np.float32], layers: tuple[int, int], strength: float, kind: Kind | None = None

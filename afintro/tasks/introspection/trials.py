@@ -6,8 +6,10 @@ from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
+from afintro.data.chat_template import as_is, holds, system_in_user
+from afintro.data.control_strings import encode_marked, render_marked, unmark
 from afintro.data.introspection_texts.items import Context, Question
-from afintro.data.text import Message, encode_text, render
+from afintro.data.text import Message, encode_text
 from afintro.errors import UserError
 
 PREFIX = "The answer is"
@@ -87,7 +89,7 @@ class Dialogues:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self._contexts: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._contexts: dict[str, tuple[list[Message], str, tuple[int, ...]]] = {}
         self._asked: dict[tuple[str | None, str, str], Asked] = {}
         self._answers: dict[str, int] = {}
         self._words: dict[str, tuple[int, ...]] = {}
@@ -111,35 +113,43 @@ class Dialogues:
         return self._asked[key]
 
     def _tokenized(self, context: Context | None, question: str, prefix: str) -> Asked:
-        before = [] if context is None else turns(context)
-        text = render(self.tokenizer, [*before, {"role": "user", "content": question}])
+        asked: Message = {"role": "user", "content": question}
         if context is None:
-            return Asked((), tuple(encode_text(self.tokenizer, text + prefix)))
-        head, ids = self._context(context)
+            return Asked((), tuple(encode_marked(self.tokenizer, render_marked(self.tokenizer, [asked]) + prefix)))
+        before, head, ids = self._context(context)
+        text = render_marked(self.tokenizer, [*before, asked])
         if not text.startswith(head):
             raise UserError(
                 "renders the first turns of a dialogue differently when a question follows",
                 where="chat template of the tokenizer",
                 remedy="use a model whose template only appends turns",
             )
-        return Asked(ids, tuple(encode_text(self.tokenizer, text[len(head) :] + prefix)))
+        return Asked(ids, tuple(encode_marked(self.tokenizer, text[len(head) :] + prefix)))
 
-    def _context(self, context: Context) -> tuple[str, tuple[int, ...]]:
+    def _context(self, context: Context) -> tuple[list[Message], str, tuple[int, ...]]:
+        """Return the turns of a context as the template is given them, what it makes of them, and the token ids."""
         if context.id not in self._contexts:
-            before = turns(context)
-            head = render(self.tokenizer, before, answering=False)
-            # Some templates close the last turn differently from a turn that another turn follows.
-            followed = render(self.tokenizer, [*before, {"role": "user", "content": "?"}])
-            same = takewhile(lambda pair: pair[0] == pair[1], zip(head, followed, strict=False))
-            head = "".join(character for character, _ in same)
-            if context.assistant not in head:
+            # Some templates put the system text into the last user turn, behind the context: there it is put into the first.
+            for form in (as_is, system_in_user):
+                before = form(turns(context))
+                head = self._head(before)
+                if holds(unmark(head), before):
+                    self._contexts[context.id] = before, head, tuple(encode_marked(self.tokenizer, head))
+                    break
+            else:
                 raise UserError(
-                    "leaves out the assistant's turn",
+                    "leaves out a turn, or renders it differently when a question follows",
                     where=f"chat template, context {context.id}",
                     remedy="use a model whose template keeps all turns",
                 )
-            self._contexts[context.id] = head, tuple(encode_text(self.tokenizer, head))
         return self._contexts[context.id]
+
+    def _head(self, before: Sequence[Message]) -> str:
+        """Return what the template begins with, whether a question follows or not: some close a last turn differently."""
+        alone = render_marked(self.tokenizer, before, answering=False)
+        followed = render_marked(self.tokenizer, [*before, {"role": "user", "content": "?"}])
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(alone, followed, strict=False))
+        return "".join(character for character, _ in same)
 
     def answer(self, word: str) -> int:
         """Return the single token of a word after :data:`PREFIX`.

@@ -19,6 +19,8 @@ from afintro.data.text import template_hash
 from afintro.errors import UserError
 from afintro.evaluation.report import cell
 from afintro.generation.command import add_sample_flags, check_device
+from afintro.generation.inputs import prompt_inputs, refuse_equal
+from afintro.generation.run_folder import PROMPT_DATE
 from afintro.lm.adapter import on_base
 from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.load import context_length, fingerprint, load_config, load_model, load_tokenizer
@@ -106,6 +108,7 @@ def settings_of(
         "revision": args.revision or getattr(organism.config, "_commit_hash", None),
         "fingerprint": fingerprint(organism.directory),
         "template_hash": template_hash(organism.tokenizer),
+        **prompt_inputs(args.chat_template_kwargs, organism.tokenizer),
         "dtype": args.dtype,
         "device": args.device,
         "batch_size": args.batch_size,
@@ -121,6 +124,13 @@ def settings_of(
         },
         "left_out": left_out,
     }
+
+
+def earlier_date(output_dir: Path, methods: Sequence[str]) -> str | None:
+    """Return the date in the prompts of directions that were computed into this folder before; None without such a date."""
+    sidecars = [output_dir / f"{method}.json" for method in methods]
+    dates = [read_object(sidecar).get(PROMPT_DATE) for sidecar in sidecars if sidecar.is_file()]
+    return next(filter(None, dates), None)
 
 
 def refuse_other(path: Path, settings: dict[str, Any]) -> None:
@@ -150,10 +160,14 @@ def check_prompts(contrast: Contrast, tokenizer: PreTrainedTokenizerBase, limit:
         limit: The model's context in tokens; None if it is unknown.
 
     Raises:
-        UserError: A prompt is longer than the context.
+        UserError: A prompt is longer than the context, or a text has the same prompt in both classes.
     """
+    encoded = []
     for name, conversations in zip(contrast.classes, contrast.conversations, strict=True):
-        encode_conversations(tokenizer, conversations, limit, f"class {name!r}, conversation")
+        encoded.append(encode_conversations(tokenizer, conversations, limit, f"class {name!r}, conversation"))
+    if contrast.scenarios[0] == contrast.scenarios[1]:  # the same texts under two system prompts
+        for index, pair in enumerate(zip(*encoded, strict=True)):
+            refuse_equal(pair, tokenizer, f"sample {index}")
 
 
 def sidecar_of(settings: dict[str, Any], method: str, computed: Computed) -> dict[str, Any]:
@@ -221,10 +235,11 @@ def compute(args: argparse.Namespace) -> None:
     split_contrast(contrast, args.holdout, args.seed)  # to fail before a toy is trained
     directory = ensure_built(args.model_name)
     args.dtype = resolve_dtype(args.dtype, directory, args.revision, args.device)
-    config, tokenizer = load_config(directory, args.revision), load_tokenizer(directory, args.revision)
+    methods = list(dict.fromkeys(args.methods))
+    config, date = load_config(directory, args.revision), earlier_date(args.output_dir, methods)
+    tokenizer = load_tokenizer(directory, args.revision, args.chat_template_kwargs, date)
     layers = layers_of(args, config.get_text_config().num_hidden_layers)
     settings = settings_of(args, contrast, left_out, Organism(directory, config, tokenizer), layers)
-    methods = list(dict.fromkeys(args.methods))
     for method in methods:
         refuse_other(args.output_dir / f"{method}.safetensors", settings)
     check_prompts(contrast, tokenizer, context_length(config.get_text_config()))

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from afintro.data.files import write_json_rows
 from afintro.data.samples import Sample
 from afintro.errors import UserError
 from afintro.evaluation.figures import write_figure
-from afintro.generation.inputs import fitting_prompts, identity_of, unique_ids
-from afintro.generation.run_folder import finish, run_folder
+from afintro.generation.inputs import fitting_prompts, identity_of, unique_ids, way_of_asking
+from afintro.generation.run_folder import finish, kept_date, run_folder
 from afintro.lm.devices import on_device
 from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.load import context_length, load_config, load_model, load_tokenizer
+from afintro.lm.template_inputs import today
 from afintro.ranks import ALONE, Ranks
 from afintro.tasks.steering.directions import RESIDUAL, Direction, resolve_layers, write_direction
 from afintro.tasks.steering.generator import CHUNK, CUES, SteeringGenerator, SteeringSettings, all_cues, read_chunks
@@ -63,7 +65,8 @@ def generate_steering(
     assert sum(splits.values()) == len(samples)
     directory = ensure_built(settings.model)
     settings = replace(settings, dtype=resolve_dtype(settings.dtype, directory, settings.revision, device))
-    tokenizer = load_tokenizer(directory, settings.revision)
+    date = kept_date(output_dir, ranks) or ranks.from_first(today)
+    tokenizer = load_tokenizer(directory, settings.revision, settings.chat_template_kwargs, date)
     config = load_config(directory, settings.revision)
     _check(directions, settings, config)
     identity = identity_of(samples, splits, settings, directory, tokenizer) | _identity_of_vectors(directions, settings)
@@ -82,7 +85,7 @@ def generate_steering(
             residual = generator.mean_residual(samples[: splits.get("train", 0)] or samples)
             for direction in [*directions, residual]:
                 write_direction(output_dir / "directions" / _file_name(direction.name), direction)
-            return _merge(chunks, samples, splits, [d.name for d in directions], output_dir)
+            return _merge(chunks, samples, splits, [d.name for d in directions], output_dir, tokenizer)
 
         return ranks.from_first(merge)
 
@@ -93,6 +96,7 @@ def _merge(
     splits: dict[str, int],
     directions: Sequence[str],
     output_dir: Path,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
     """Write the splits' files, the figure and the summary from all chunks."""
     records, guards = read_chunks(chunks)
@@ -102,7 +106,7 @@ def _merge(
         rows = (to_json(record) for record in records if record.uid.split("/")[0] in split_uids)
         write_json_rows(output_dir / f"{name}.json", rows)
         start += size
-    summary = summarize(records, guards, directions)
+    summary = summarize(records, guards, directions) | way_of_asking(tokenizer)
     write_figure(dose_response_figure(summary), output_dir / "dose_response.png")
     finish(output_dir, summary)
     return summary

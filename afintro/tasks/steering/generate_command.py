@@ -115,6 +115,7 @@ def generate(args: argparse.Namespace) -> None:
         max_new_tokens=args.max_new_tokens,
         dtype=args.dtype,
         control_samples=args.control_samples,
+        chat_template_kwargs=args.chat_template_kwargs,
         seed=args.seed,
     )
     ranks = join()

@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -137,7 +137,7 @@ def _settings(organism: str) -> SteeringSettings:
 
 def embedded_directory(organism: str = "toy") -> Path:
     """Return the folder of the toy's steering data, named after the toy, which must be built."""
-    decides = [asdict(_settings(organism)), SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]
+    decides = [_settings(organism).as_json(), SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return cache_directory() / "steering" / f"{organism}-{fingerprint(directory_of(organism))}-{key}"
 

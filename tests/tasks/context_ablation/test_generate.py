@@ -1,7 +1,9 @@
 """Pair generation: what a record holds, that nothing of the arrangement shows in it, and that no crash is seen in it."""
 
+import datetime
 import json
 import os
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from afintro.data.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.samples import Sample
 from afintro.errors import UserError
-from afintro.generation import run_folder
+from afintro.generation import inputs, run_folder
+from afintro.lm import template_inputs
 from afintro.lm.load import fingerprint
 from afintro.tasks.context_ablation import generate as pairs
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
@@ -642,3 +645,107 @@ def test_odd_texts_come_back_as_they_were(organism, settings, tmp_path, text):
     assert record.scenario == text
     assert text in record.monitored_prompt
     assert record.monitored_output == "Sure 🙂\u2028 naïve"
+
+
+class TestPromptInputs:
+    """Dates and settings of the chat template, and templates that lose the cue."""
+
+    TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}<|assistant|>"
+
+    @pytest.fixture
+    def templated(self, model, tmp_path):
+        """Make a copy of the model with a template."""
+
+        def make(template):
+            folder = tmp_path / "templated"
+            shutil.copytree(model, folder, dirs_exist_ok=True)
+            (folder / "chat_template.jinja").write_text(template)
+            return AblationSettings(model=str(folder), max_new_tokens=12, control_samples=4)
+
+        return make
+
+    @pytest.fixture
+    def on_day(self, monkeypatch):
+        """Make it a day, for runs that begin then."""
+
+        def make(day):
+            class Calendar(datetime.date):
+                @classmethod
+                def today(cls):
+                    return datetime.date.fromisoformat(day)
+
+            monkeypatch.setattr(template_inputs, "date", Calendar)
+            template_inputs.today.cache_clear()
+
+        yield make
+        template_inputs.today.cache_clear()
+
+    def test_killed_on_one_day_and_continued_on_the_next(self, templated, on_day, tmp_path, monkeypatch):
+        settings = templated("Today: {{ strftime_now('%d %b %Y') }}\n" + self.TURNS)
+        on_day("2026-12-31")
+        run(SAMPLES, tmp_path / "whole", settings, chunk=3)
+        chunk, done = pairs._Generator._chunk, []
+
+        def killed(self, items):
+            if len(done) == 2:
+                raise KeyboardInterrupt
+            done.append(items)
+            return chunk(self, items)
+
+        monkeypatch.setattr(pairs._Generator, "_chunk", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(SAMPLES, tmp_path / "killed", settings, chunk=3)
+        monkeypatch.setattr(pairs._Generator, "_chunk", chunk)
+        on_day("2027-01-01")
+        run(SAMPLES, tmp_path / "killed", settings, chunk=3)
+        assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+        assert json.loads((tmp_path / "whole" / "settings.json").read_text())["prompt_date"] == "2026-12-31"
+        records = read_records(str(tmp_path / "whole" / "train.json"))
+        assert {record.monitored_prompt[:18] for record in records} == {"Today: 31 Dec 2026"}
+        run(SAMPLES, tmp_path / "later", settings, chunk=3)
+        assert json.loads((tmp_path / "later" / "settings.json").read_text())["prompt_date"] == "2027-01-01"
+
+    def test_settings_of_the_template_are_kept(self, templated, tmp_path):
+        settings = templated(self.TURNS + "{% if thinking is defined and not thinking %}<none>{% endif %}")
+        with_setting = replace(settings, chat_template_kwargs={"thinking": False})
+        run(SAMPLES, tmp_path / "a", with_setting)
+        [kept, record] = json.loads((tmp_path / "a" / "settings.json").read_text()), rows(tmp_path / "a")[0]
+        assert kept["chat_template_kwargs"] == record["provenance"]["chat_template_kwargs"] == {"thinking": False}
+        assert record["hint_prompt_full"].endswith("<|assistant|><none>")
+        with pytest.raises(UserError, match="chat_template_kwargs"):
+            run(SAMPLES, tmp_path / "a", settings)
+        with pytest.raises(UserError, match="'thinkin'"):
+            run(SAMPLES, tmp_path / "b", replace(settings, chat_template_kwargs={"thinkin": False}))
+
+    def test_without_date_and_settings_the_folder_says_what_it_always_said(self, settings, organism, tmp_path):
+        organism()
+        run(SAMPLES, tmp_path, settings)
+        known = {"model", "revision", "batch_size", "max_new_tokens", "dtype", "control_samples", "seed", "splits"}
+        known |= {"samples_sha256", "model_fingerprint", "template_hash"}
+        assert set(json.loads((tmp_path / "settings.json").read_text())) == known
+        assert "prompts" not in json.loads((tmp_path / "summary.json").read_text())
+
+    def test_the_cue_is_in_the_first_user_turn_of_a_template_without_system_turns(self, templated, tmp_path):
+        skips = "{% for m in messages if m.role == 'user' %}<|user|>{{ m.content }}\n{% endfor %}<|assistant|>"
+        run(SAMPLES, tmp_path / "a", templated(skips))
+        for record, sample in zip(rows(tmp_path / "a"), SAMPLES, strict=False):
+            assert record["hint_prompt_full"] == f"<|user|>{MONITORED_SYSTEM}\n\n{sample.text}\n<|assistant|>"
+            assert record["original_prompt_full"] == f"<|user|>{UNMONITORED_SYSTEM}\n\n{sample.text}\n<|assistant|>"
+
+    def test_equal_prompts_are_refused_before_the_model_loads(self, templated, tmp_path, monkeypatch):
+        """A template may hold every text and still read no text: here each turn is asked for by its length alone."""
+        monkeypatch.setattr(pairs, "load_model", None)
+        with pytest.raises(UserError, match="chat template"):
+            run(SAMPLES, tmp_path / "a", templated("{% for m in messages %}<|{{ m.role }}|>{% endfor %}"))
+        monkeypatch.setattr(inputs, "encode_prompt", lambda tokenizer, messages: [len(messages[1]["content"])])
+        with pytest.raises(UserError, match="same prompt") as refused:
+            run(SAMPLES, tmp_path / "b", templated(self.TURNS))
+        assert refused.value.where == "sample 0"
+
+    def test_a_base_model_says_how_it_was_asked(self, model, tmp_path):
+        shutil.copytree(model, tmp_path / "bare")
+        (tmp_path / "bare" / "chat_template.jinja").unlink()
+        run(
+            SAMPLES, tmp_path / "a", AblationSettings(model=str(tmp_path / "bare"), max_new_tokens=4, control_samples=0)
+        )
+        assert "paragraphs" in json.loads((tmp_path / "a" / "summary.json").read_text())["prompts"]

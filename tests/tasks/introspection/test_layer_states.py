@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from afintro.errors import UserError
-from afintro.lm.load import load_model
+from afintro.lm.load import load_model, load_tokenizer
 from afintro.tasks.introspection import layer_states
 from afintro.tasks.introspection.layer_states import LayerStates, ids_hash, kept, shared_length
 
@@ -197,3 +197,16 @@ def flip_last_byte(path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
+
+
+def test_texts_are_read_with_the_chat_template_of_the_trials(model_directories):
+    """Its date and its settings are those that the explainer asks with."""
+    tokenizer = load_tokenizer(model_directories["llama"])
+    tokenizer.chat_template = "5 March {{ messages[0].content }}"
+    turns = [{"role": "user", "content": "text <|eos|>"}]
+    given, loaded = (
+        LayerStates(model_directories["llama"], tokenizer=each).encode(turns, "a") for each in (tokenizer, None)
+    )
+    assert tokenizer.decode(given) == "5 March text <|eos|>"
+    assert tokenizer.decode(loaded) == "<|bos|><|user|>text <|eos|>\n"
+    assert tokenizer.eos_token_id not in {*given, *loaded}

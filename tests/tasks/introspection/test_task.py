@@ -15,6 +15,7 @@ from afintro.data.introspection_texts import read_contexts, read_questions, read
 from afintro.errors import UserError
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.lora import Lora
+from afintro.tasks.introspection import material
 from afintro.tasks.introspection.material import Strengths, ranges_of
 from afintro.tasks.introspection.task import Introspection, Sizes
 from afintro.tasks.introspection.vectors import SPLITS
@@ -261,3 +262,11 @@ def test_another_explainer_has_its_own_vectors(module):
     assert data.for_another_explainer()._material is None
     assert data._material is not None
     assert replace(Sizes(), train=3).train == 3
+
+
+def test_vectors_are_made_of_texts_in_the_readers_chat_template(module, monkeypatch):
+    given = []
+    for name in ("concept_vectors", "swap_vectors"):
+        monkeypatch.setattr(material, name, lambda *_, tokenizer, **__: given.append(tokenizer) or {})
+        Introspection(examples=SMALL).material(module)._make(name.split("_")[0])
+    assert given == [module.tokenizer] * 2
