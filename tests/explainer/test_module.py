@@ -200,7 +200,7 @@ def test_another_base_has_the_same_settings(quantized: dict[str, bool | str], mo
     """Every setting differs from its default here, so that a setting that is not passed on would show."""
     monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))  # nothing is quantized here
     settings = ExplainerSettings(
-        "a", revision="main", lora=Lora(r=3), learning_rate=0.1, weight_decay=0.2, warmup_steps=4, schedule="cosine",
+        "a", base="c", revision="main", lora=Lora(r=3), learning_rate=0.1, weight_decay=0.2, warmup_steps=4, schedule="cosine",
         dtype="bfloat16", gradient_checkpointing=True, compile_layers=True, slot_token="<x>",
         chat_template_kwargs={"a": 1}, prompt_date="2026-03-05",
         injection=Injection("residual", 2, True, 0.5), **quantized,
@@ -210,7 +210,7 @@ def test_another_base_has_the_same_settings(quantized: dict[str, bool | str], mo
     module = ExplainerModule(**vars(settings))
     module.space = VectorSpace(5, (1, 2))
     other = module.on_base("b")
-    assert other.settings == replace(settings, name="b", revision=None)
+    assert other.settings == replace(settings, name="b", base=None, revision=None)
     assert other.space == module.space
 
 
