@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from afintro.data.loader import PackedRows, RankRows, by_number
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
+from benchmarks.architectures.families import SIZE, WRAPPERS
 from tests.conftest import TRAINER, Workspace, save_small_model, write_records
 from tests.generation.test_many_processes import children, gone
 
@@ -150,6 +152,23 @@ def test_two_processes_train_as_one_on_twice_the_batch(fitted: Fit, kind: str) -
     rows = [(run / "metrics.csv").read_text().splitlines() for run in (one, two)]
     losses = [[row.split(",")[rows[0][0].split(",").index("val/loss")] for row in own[1:]] for own in rows]
     assert [float(a) for a in losses[0] if a] == pytest.approx([float(b) for b in losses[1] if b], rel=1e-3)
+
+
+@pytest.mark.long
+def test_a_language_model_in_a_wrapper_trains_in_two_processes(place: Workspace) -> None:
+    """An adapter on a vision tower would get no gradient, with which the processes stop."""
+    tokenizer = AutoTokenizer.from_pretrained(place.model)
+    text, settings = WRAPPERS["gemma3"]
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 2048, "pad_token_id": tokenizer.pad_token_id}
+    config = AutoConfig.for_model("gemma3", text_config={**SIZE, **text, **sizes}, **settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(place.path / "wrapper")
+    tokenizer.save_pretrained(place.path / "wrapper")
+    run = command(place, "fit", "ddp", "--model.name", str(place.path / "wrapper"))
+    trained = read_checkpoint(last(run))["state_dict"]
+    assert len(trained) == 2 + 2 * 7 * 3
+    assert all("language_model" in name for name in trained)
 
 
 @pytest.fixture(scope="module")

@@ -171,3 +171,14 @@ def test_attention_over_a_shared_prompt_equals_that_over_one_slot(calls):
         torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-6)
         torch.testing.assert_close(found[2], found[0], rtol=0, atol=1e-6)
     assert len(calls) == 3 * (2 + 1)
+
+
+def test_the_kernel_takes_values_as_wide_as_queries_alone():
+    """Latent attention (DeepSeek) has narrower values, and falls back."""
+
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+    query, narrow = (torch.zeros(1, 2, 1, size, dtype=torch.bfloat16).as_subclass(OnCuda) for size in (16, 8))
+    assert flash_decoding.fits_flash(query, query, query)
+    assert not flash_decoding.fits_flash(query, query, narrow)

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from afintro.errors import UserError
+from afintro.lm.capture import read_states
 from afintro.lm.forward import packed_logits
-from afintro.lm.interventions import Intervention, Steering, at_rows, decoder_layers, intervene
+from afintro.lm.interventions import Intervention, Steering, at_rows, decoder_layers, intervene, residual_width
 from afintro.lm.load import load_model
 from afintro.lm.lora import Lora, add_lora
+from benchmarks.architectures.checks import Case
 
 IDS = torch.arange(40, 56).view(2, 8)  # two rows of eight
 POSITIONS = torch.tensor([3, 13])  # row 0 column 3, row 1 column 5
@@ -377,3 +380,19 @@ def test_layers_that_return_tuples(mode, layer, by_keyword):
     assert changed.tolist() == [[[4, 4], [expected, expected], [4, 4]]]
     assert fired == [1]
     assert hidden.eq(1).all()
+
+
+def test_an_architecture_with_several_residual_streams_is_refused():
+    model = Case("gemma3n_text").model
+    for layer in (-1, 0):
+        change = Intervention(layer, "add", torch.tensor([0]), torch.ones(1, 32))
+        with pytest.raises(UserError, match="streams"), intervene(model, [change]):
+            model(input_ids=torch.tensor([[20, 21]]))
+        with pytest.raises(UserError, match="streams"):
+            read_states(model, [[20, 21]], [layer])
+
+
+def test_the_residual_stream_may_be_wider_than_the_embedding():
+    model = Case("opt").model
+    assert model.get_input_embeddings().weight.shape[1] == 24
+    assert residual_width(model) == 32

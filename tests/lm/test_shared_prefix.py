@@ -13,6 +13,7 @@ from afintro.lm.load import load_model
 from afintro.lm.lora import Lora, add_lora
 from afintro.lm.shared_prefix import Prefix, last_log_probabilities, lens_logits, row_log_probabilities
 from afintro.lm.spans import SpanSteering
+from benchmarks.architectures.checks import Case
 
 VECTOR = np.linspace(-1, 1, 32, dtype=np.float32) / np.linalg.norm(np.linspace(-1, 1, 32))
 STEERED = SpanSteering(VECTOR.astype(np.float32), (0, 2), 4.0)
@@ -121,6 +122,18 @@ def test_the_last_layer_of_the_lens_is_the_model(model_directories):
         for by_layer, score in zip(own, other, strict=True):
             assert by_layer.shape == (3, 2)
             torch.testing.assert_close(by_layer[-1].diff(), score.diff(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nemotron", "gpt_oss", "gpt2", "deepseek_v3", "gemma3"])
+def test_the_last_layer_of_the_lens_is_the_model_in_other_architectures(name):
+    """Padded batches, other names of the final norm, values of another width, and wrappers."""
+    model = Case(name).model
+    prefixes = [Prefix((20, 21, 22), None, [(30, 31, 32), (40,)]), Prefix((23,), None, [(33, 34)])]
+    lens = lens_logits(model, prefixes, [15, 50])
+    scores = last_log_probabilities(model, prefixes, [[(15, 50)] * 2, [(15, 50)]])
+    for own, other in zip(lens, scores, strict=True):
+        for by_layer, score in zip(own, other, strict=True):
+            torch.testing.assert_close(by_layer[-1].diff(), score.diff(), rtol=0, atol=1e-3)
 
 
 def test_an_adapter_takes_part_and_can_be_left_out(model_directories):
