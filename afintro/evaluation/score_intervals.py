@@ -14,6 +14,9 @@ from scipy.stats import norm
 Ends = tuple[float, float]
 TAIL = 0.025
 NORMAL = float(norm.ppf(1 - TAIL))
+NEARLY_NORMAL = (
+    1e9  # observations, in units of chance, from which a noncentral chi-squared distribution is no longer computed
+)
 HALVINGS = 40  # to a precision of 1e-12
 
 
@@ -143,6 +146,8 @@ def noncentral_ends(observed: float, unit: float, freedom: float) -> Ends:
         def excess(noncentrality: float) -> float:
             return float(chndtr(scaled, freedom, noncentrality)) - below
 
+        if scaled > NEARLY_NORMAL:  # the root is then normal with variance 1, and the distribution overflows
+            return float(np.sqrt(scaled) + norm.ppf(1 - below)) ** 2 * unit
         if excess(0.0) <= 0:
             return 0.0
         far = scaled + 10 * NORMAL * (np.sqrt(scaled) + 1) + 50

@@ -103,3 +103,12 @@ class TestNoncentral:
         assert noncentral_ends(chi2.ppf(0.976, 5), 1.0, 5)[0] > 0
         assert noncentral_ends(0.0, 1.0, 5) == noncentral_ends(5.0, 1.0, 5)
         assert noncentral_ends(0.0, 1.0, 5)[1] > 0
+
+    def test_observations_far_beyond_chance(self):
+        """Where nearly every probability is 0 or 1 the unit is tiny; both ways of computing agree where they meet."""
+        exact, normal = (noncentral_ends(scaled, 1.0, 2.0) for scaled in (0.9999e9, 1.0001e9))
+        for one, other, sign in zip(exact, normal, (-1, 1), strict=True):
+            assert one - 0.9999e9 == pytest.approx(sign * 2 * 1.96 * 0.9999e9**0.5, rel=1e-3)
+            assert other - 1.0001e9 == pytest.approx(sign * 2 * 1.96 * 1.0001e9**0.5, rel=1e-3)
+        low, high = noncentral_ends(1.0, 1e-14, 2.0)
+        assert 0.999 < low < 1 < high < 1.001

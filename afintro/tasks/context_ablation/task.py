@@ -39,6 +39,18 @@ SHOTS = 4
 UNTRAINED = ("zero_shot", "four_shot")
 
 
+def _taught(output: str, truncated: bool | None) -> str:
+    """Return what an explainer learns of an output; the limit of tokens may have cut the output within its last character."""
+    return output.rstrip("\N{REPLACEMENT CHARACTER}") if truncated else output
+
+
+def _closed(example: Example) -> Example:
+    """Return an example whose verdict has its end, also where the output in it was cut: a baseline repeats whole answers."""
+    if not example.cut or example.question_type != PRIMARY:
+        return example
+    return replace(example, answer=two_branch(expected_verdict(example.answer)))
+
+
 class ContextAblation(RecordTask):
     """Data of the context-ablation task.
 
@@ -158,7 +170,7 @@ class ContextAblation(RecordTask):
     def verdict(self, record: ContextAblationRecord) -> Verdict:
         """Return what the primary question's answer says of a record."""
         if self.answer_form == "text":
-            return Verdict(bool(record.changed), record.unmonitored_output)
+            return Verdict(bool(record.changed), _taught(record.unmonitored_output, record.unmonitored_truncated))
         assert record.unmonitored_behavior is not None
         return Verdict(record.monitored_behavior != record.unmonitored_behavior, record.unmonitored_behavior)
 
@@ -177,8 +189,8 @@ class ContextAblation(RecordTask):
         fields = {"system_prompt": record.system_prompt, "user_prompt": record.scenario}
         answers = {
             PRIMARY: two_branch(self.verdict(record), self._is_cut(record, PRIMARY)),
-            "orig_match": record.monitored_output,
-            "change_match": record.unmonitored_output,
+            "orig_match": _taught(record.monitored_output, record.monitored_truncated),
+            "change_match": _taught(record.unmonitored_output, record.unmonitored_truncated),
         }
         return chat(question.system, fill(user, fields)), answers[question_type]
 
@@ -249,7 +261,7 @@ class ContextAblation(RecordTask):
         ]
         return {
             name: [replace(answer, question_type=asked[answer.uid]) for answer in answers]
-            for name, answers in text_baselines(self.taught(), items, PRIMARY).items()
+            for name, answers in text_baselines([_closed(example) for example in self.taught()], items, PRIMARY).items()
         }
 
     def predicted_examples(self) -> Sequence[Example]:
@@ -339,7 +351,7 @@ class ContextAblation(RecordTask):
 
     def _few_shot(self, items: Sequence[Example], shots: int, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """Put ``shots`` solved training records before each item: as many changed as unchanged, if there are enough."""
-        solved = [example for example in self.taught() if example.question_type == PRIMARY]
+        solved = [_closed(example) for example in self.taught() if example.question_type == PRIMARY]
         solved.sort(
             key=lambda example: stable_hash(f"{self.settings.split_seed} {example.uid.removesuffix('/' + PRIMARY)}")
         )

@@ -537,6 +537,28 @@ def test_a_file_in_which_no_reply_came_to_its_answer_is_refused(tmp_path: Path) 
     assert error.value.where == str(tmp_path / "a.json")
 
 
+def test_baselines_repeat_whole_answers_also_of_cut_outputs(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    rows = json.loads(write_records(tmp_path / "a.json", 12, seed=1).read_text())
+    train = [{**row, "zeroshot_prediction": "Sure, here", "unmonitored_truncated": True} for row in rows[:8]]
+    for name, part in (("train", train), ("validation", rows[8:])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    paths = {f"{name}_path": str(tmp_path / f"{name}.json") for name in ("train", "validation")}
+    data = ContextAblation(**paths, answer_form="text")  # type: ignore[arg-type]
+    for split in ("train", "validation"):
+        data.examples[split] = data.read_examples(split, reader(tokenizer))
+    answers = [a for a in data.baselines("validation")["majority"] if a.question_type == PRIMARY]
+    assert {a.predicted for a in answers} == {"The most likely output would change to <<<Sure, here>>>."}
+    shown = list(data.controls("validation", reader(tokenizer)))[1].items[0]
+    assert tokenizer.decode(shown.prompt_ids).count("<<<Sure, here>>>.") == 4
+
+
+def test_half_a_character_at_the_cut_is_not_taught() -> None:
+    half = replace(RECORD, unmonitored_output="Sure \ufffd now\ufffd", unmonitored_truncated=True)
+    assert ContextAblation().render(half, "change_match")[1] == "Sure \ufffd now"
+    whole = replace(half, unmonitored_truncated=False)
+    assert ContextAblation().render(whole, "change_match")[1] == "Sure \ufffd now\ufffd"
+
+
 @pytest.mark.parametrize(("cut", "warned"), [(1, False), (2, True)])
 def test_many_cut_outputs_are_a_warning(tmp_path: Path, cut: int, warned: bool) -> None:
     """Five percent of 20 outputs is one; outputs of which nothing is known do not count."""
