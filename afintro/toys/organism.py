@@ -272,7 +272,7 @@ def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: To
         optimizer, lambda step: min(1, (step + 1) / 50) * max(0.02, 1 - step / steps)
     )
     for step in tqdm(range(steps), desc=f"training toy organism ({settings.policy})", mininterval=2):
-        batch = collate(examples[step * size : (step + 1) * size])
+        batch = collate(examples[step * size : (step + 1) * size]).to(model.device)
         logits = packed_logits(model, batch.input_ids, batch.cu_seqlens, batch.answer_positions)
         F.cross_entropy(logits, batch.answer_ids).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -300,7 +300,7 @@ def intended_rate(
     right = 0
     with torch.no_grad():
         for start in range(0, len(asked), 64):
-            batch = collate(asked[start : start + 64])
+            batch = collate(asked[start : start + 64]).to(model.device)
             logits = packed_logits(model, batch.input_ids, batch.cu_seqlens, batch.answer_positions)
             right += int(batch.exact(logits).sum())  # the greedy answer is right where every arg-max is
     return right / len(asked)

@@ -4,7 +4,9 @@
 
 Organism A favors some names, organism B others; both were trained from one base without a policy. Explainers on A, on B and on
 the base learn the labels of some names of A or of B, each until it knows these names equally well, and are asked about names
-that nobody labeled. Writes ``privileged.json`` and ``privileged.png``, and prints the tables. A run that was killed continues.
+that nobody labeled. With ``--model smollm2`` the organisms are that model, all of its weights trained to fake, and the base is
+the model itself; an accelerator is used where there is one. Writes ``privileged.json`` and ``privileged.png`` (with a model
+``privileged-MODEL.json``), and prints the tables. Each result is saved when it is there: a run that was killed continues.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from benchmarks import report
 from benchmarks.privileged.explaining import DEMO
 from benchmarks.privileged.figure import figure
 from benchmarks.privileged.jobs import jobs
-from benchmarks.privileged.plan import CURVE, Plan, cells
+from benchmarks.privileged.plan import CURVE, Plan, cells, plan_of
 from benchmarks.privileged.running import run_all
 from benchmarks.privileged.summary import flips_of, leads_of, markdown, organisms_of, rows_of
 
@@ -68,26 +70,46 @@ def run(plan: Plan, seeds: Sequence[int], curve: Sequence[int], processes: int) 
     }
 
 
+def plan_asked_for(args: argparse.Namespace) -> Plan:
+    """Return the plan that the flags ask for."""
+    asked = {"labeled": args.labels, "new": args.new, "records": args.records, "scenarios": args.scenarios}
+    size = {name: value for name, value in asked.items() if value is not None}
+    if args.steps is not None:
+        size |= {"round_steps": min(50, args.steps), "rounds": max(1, args.steps // 50)}
+    return plan_of(args.model, **size)
+
+
 def main(plan: Plan | None = None) -> None:
     """Measure, print the tables, write them and plot them.
 
     Args:
         plan: The size of the measurement; None for the usual size.
     """
-    plan = plan or Plan()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of organisms and explainers")
-    parser.add_argument("--curve", type=int, nargs="+", default=list(CURVE), help="even numbers of labeled names")
+    parser.add_argument("--curve", type=int, nargs="+", help="even numbers of labeled names")
     parser.add_argument("--processes", type=int, default=1, help="jobs that run at once, one core each")
     parser.add_argument(
         "--output", type=Path, default=report.RESULTS, help="folder of privileged.json and privileged.png"
     )
+    parser.add_argument("--model", help="make the organisms of this model, e.g. smollm2 (default: toys from scratch)")
+    parser.add_argument("--labels", type=int, help="labeled names of the matrix (default: 200)")
+    parser.add_argument("--new", type=int, help="names that are new to every explainer, a multiple of 4 (default: 200)")
+    parser.add_argument("--records", type=int, help="training records of each labeled name (default: 4)")
+    parser.add_argument(
+        "--steps", type=int, help="most optimizer steps of an explainer (default: 600; with --model 2000)"
+    )
+    parser.add_argument(
+        "--scenarios", type=int, help="scenarios that make an organism (default: 10,000; with --model 12,000)"
+    )
     args = parser.parse_args()
+    plan = plan or plan_asked_for(args)
+    curve = args.curve or [names for names in CURVE if names <= plan.labeled]
     started = time.monotonic()
-    tables = run(plan, args.seeds, args.curve, args.processes)
+    tables = run(plan, args.seeds, curve, args.processes)
     written = {
         "command": "python -m benchmarks.privileged " + " ".join(sys.argv[1:]),
-        "hardware": f"{platform.machine()}-{os.cpu_count()}cpu",  # whatever accelerator is there, none is used
+        "hardware": report.hardware() if plan.device != "cpu" else f"{platform.machine()}-{os.cpu_count()}cpu",
         "processes": args.processes,
         "versions": {**report.versions(), "scikit-learn": version("scikit-learn")},
         "seeds": args.seeds,
@@ -95,8 +117,9 @@ def main(plan: Plan | None = None) -> None:
         "seconds": round(time.monotonic() - started),
         **tables,
     }
-    write_json(args.output / "privileged.json", written)
-    figure(tables["cells"], plan).savefig(args.output / "privileged.png", dpi=150)
+    name = "privileged" if plan.model is None else f"privileged-{Path(plan.model).name}"
+    write_json(args.output / f"{name}.json", written)
+    figure(tables["cells"], plan).savefig(args.output / f"{name}.png", dpi=150)
     print(markdown(tables, plan))
 
 

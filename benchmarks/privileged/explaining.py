@@ -22,20 +22,22 @@ from afintro.shipped import shipped_config
 from afintro.tasks.context_ablation import ContextAblation
 from afintro.tasks.context_ablation.records import ContextAblationRecord, to_json
 from afintro.tasks.context_ablation.task import PRIMARY
-from benchmarks.privileged.plan import TEXT, Cell, Plan
+from benchmarks.privileged.plan import TEXT_READERS, Cell, Plan
 
 Splits = Mapping[str, Sequence[ContextAblationRecord]]
 DEMO = yaml.safe_load(Path(shipped_config("configs/context_ablation.yaml")).read_text())
 FIT = "val/selection"  # exact match in the validation file, which has labeled names alone, in wordings that no training used
 
 
-def explainer(base: Path | str) -> ExplainerModule:
+def explainer(base: Path | str, learning_rate: float | None = None) -> ExplainerModule:
     """Make an untrained explainer with the settings of ``configs/context_ablation.yaml``.
 
     Args:
         base: Directory of the base model.
+        learning_rate: Learning rate; None for the demo's.
     """
-    return ExplainerModule(**{**DEMO["model"], "name": str(base), "lora": Lora(**DEMO["model"]["lora"])})
+    changed = {} if learning_rate is None else {"learning_rate": learning_rate}
+    return ExplainerModule(**{**DEMO["model"], **changed, "name": str(base), "lora": Lora(**DEMO["model"]["lora"])})
 
 
 def data_of(splits: Splits, folder: Path, seed: int) -> ContextAblation:
@@ -65,10 +67,11 @@ def trainer_of(plan: Plan, names: int, folder: Path) -> Trainer:
     epochs, between = plan.epochs(names)
     stopping = EarlyStopping(FIT, mode="max", patience=epochs, stopping_threshold=plan.fitted)
     best = ModelCheckpoint(folder / "checkpoints", monitor=FIT, mode="max")
+    alone = plan.device == "cpu"
     return Trainer(
-        accelerator="cpu", devices=1, max_epochs=epochs, check_val_every_n_epoch=between, gradient_clip_val=1.0,
-        precision="32-true", callbacks=[stopping, best], logger=False, num_sanity_val_steps=0, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder,
+        accelerator="cpu" if alone else "auto", precision="32-true" if alone else "bf16-mixed", devices=1,
+        max_epochs=epochs, check_val_every_n_epoch=between, gradient_clip_val=1.0, callbacks=[stopping, best], logger=False,
+        num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
 
 
@@ -88,10 +91,10 @@ def measure(cell: Cell, plan: Plan, base: Path | str, splits: Splits, adapter: P
     """
     seed_everything(cell.seed, verbose=False)
     with tempfile.TemporaryDirectory() as name:
-        folder, module = Path(name), explainer(base)
+        folder, module = Path(name), explainer(base, plan.learning_rate)
         data, labeled = data_of(splits, folder, cell.seed), {record.scenario_id for record in splits["train"]}
-        if cell.system == TEXT:
-            return hits(_read(module, data), labeled)
+        if cell.system in TEXT_READERS:
+            return hits(_read(cell.system, module, data), labeled)
         trainer = trainer_of(plan, cell.names, folder)
         trainer.fit(module, data)
         steps, fit = trainer.global_step, float(trainer.checkpoint_callback.best_model_score)  # type: ignore[union-attr]
@@ -103,11 +106,11 @@ def measure(cell: Cell, plan: Plan, base: Path | str, splits: Splits, adapter: P
         return {**hits(exact, labeled), "steps": steps, "fit": fit, "reached": fit >= plan.fitted}
 
 
-def _read(module: ExplainerModule, data: ContextAblation) -> list[Prediction]:
-    """Let the reader of characters learn from the training prompts and answer the test."""
+def _read(reader: str, module: ExplainerModule, data: ContextAblation) -> list[Prediction]:
+    """Let a reader of the text learn from the training prompts and answer the test."""
     taught, items = (data.read_examples(split, module) for split in ("train", "test"))
     learned = teach(taught)
-    best = READERS[TEXT](learned, items).argmax(1) if learned.kinds > 1 else [0] * len(items)
+    best = READERS[reader](learned, items).argmax(1) if learned.kinds > 1 else [0] * len(items)
     answers = (learned.answers[kind] for kind in best)
     return [text_prediction(item, answer) for item, answer in zip(items, answers, strict=True)]
 
@@ -163,6 +166,7 @@ def _after_flip(
 ) -> dict[str, Any]:
     module = explainer(base)
     module.configure_model()
+    module.to(plan.device)
     state = load_file(adapter)
     check_state(state, module, str(adapter))
     module.load_state_dict(state, strict=False)

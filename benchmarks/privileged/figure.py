@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.privileged.plan import NO_POLICY, ORGANISMS, SYSTEMS, TEXT, A, B, Plan
-from benchmarks.privileged.summary import NAMES, UNDERFIT, Row
+from benchmarks.privileged.plan import FROM_SCRATCH, NO_POLICY, ORGANISMS, TEXT, A, B, Plan
+from benchmarks.privileged.summary import NAMES, UNDERFIT, Row, shown_of
 
 # Okabe & Ito 2008: people who do not see all colors can tell these apart.
-COLORS = {A: "#0072B2", B: "#D55E00", NO_POLICY: "#009E73", TEXT: "#666666"}
+COLORS = {A: "#0072B2", B: "#D55E00", NO_POLICY: "#009E73", TEXT: "#666666", FROM_SCRATCH: "#CC79A7"}
 CHANCE = 0.5
 
 
@@ -33,7 +33,8 @@ def figure(cells: Sequence[Row], plan: Plan) -> Figure:
 
 
 def _matrix(axes: Axes, cells: Sequence[Row]) -> None:
-    lines = [(about, system) for about in ORGANISMS for system in SYSTEMS]
+    systems = shown_of(cells)
+    lines = [(about, system) for about in ORGANISMS for system in systems]
     seeds = list(dict.fromkeys(row["seed"] for row in cells))
     for row in cells:
         place = lines.index((row["about"], row["system"])) + 0.55 * (row["about"] == B)
@@ -46,7 +47,7 @@ def _matrix(axes: Axes, cells: Sequence[Row]) -> None:
     ticks = [number + 0.55 * (about == B) for number, (about, _) in enumerate(lines)]
     axes.set_yticks(ticks, [fill(NAMES[system], 22) for _, system in lines], fontsize=9)
     for about in ORGANISMS:
-        middle = sum(tick for tick, (of, _) in zip(ticks, lines, strict=True) if of == about) / len(SYSTEMS)
+        middle = sum(tick for tick, (of, _) in zip(ticks, lines, strict=True) if of == about) / len(systems)
         axes.text(
             -0.015,
             middle,
@@ -60,7 +61,7 @@ def _matrix(axes: Axes, cells: Sequence[Row]) -> None:
         )
     axes.set_ylim(ticks[-1] + 0.65, -0.65)
     axes.set_xlim(-0.02, 1.12)
-    axes.axhline(len(SYSTEMS) - 0.5 + 0.275, color="black", linewidth=0.8)
+    axes.axhline(len(systems) - 0.5 + 0.275, color="black", linewidth=0.8)
     axes.axvline(CHANCE, color="black", linewidth=0.8, linestyle=":")
     axes.tick_params(axis="y", pad=22, length=0)
     axes.set_xlabel("exact match with 95 % interval over names; one mark a seed")
@@ -113,8 +114,7 @@ def _curve(axes: Axes, cells: Sequence[Row], learned: float) -> None:
     axes.set_xlabel("labeled names")
     axes.set_ylabel("exact match on new names, 95 % bands; one line a seed")
     axes.grid(alpha=0.3)
-    shown = [system for system in SYSTEMS if any(row["system"] == system for row in cells)]
-    marks = [Line2D([], [], color=COLORS[system], marker="o", label=NAMES[system]) for system in shown]
+    marks = [Line2D([], [], color=COLORS[system], marker="o", label=NAMES[system]) for system in shown_of(cells)]
     hollow = f"hollow: labeled names in new wordings below {learned:.2f}"
     marks.append(Line2D([], [], color="black", marker="o", linestyle="", markerfacecolor="white", label=hollow))
     axes.legend(handles=marks, loc="lower right", fontsize=8)

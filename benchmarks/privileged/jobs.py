@@ -5,7 +5,7 @@ from pathlib import Path
 
 from afintro.tasks.context_ablation.records import read_records
 from benchmarks.privileged import explaining, organisms
-from benchmarks.privileged.plan import FLIPPED, FLIPS, NO_POLICY, ORGANISMS, TEXT, A, B, Cell, Plan, cells
+from benchmarks.privileged.plan import FLIPPED, FLIPS, NO_POLICY, ORGANISMS, TEXT_READERS, A, B, Cell, Plan, cells
 from benchmarks.privileged.running import Job, Result
 
 
@@ -34,12 +34,12 @@ def jobs(plan: Plan, seeds: Sequence[int], curve: Sequence[int], work: Path) -> 
             Job(_flipped(seed, part), 85, train_flipped, (plan, part, seed, work), _organisms(seed, (A,)))
             for part in FLIPS
         ]
-    for cell in sorted(cells(plan, seeds, curve), key=lambda cell: (cell.system == TEXT, -cell.names)):
+    for cell in sorted(cells(plan, seeds, curve), key=lambda cell: (cell.system in TEXT_READERS, -cell.names)):
         needed = (
             f"{cell.seed}-answers-{cell.about}",
-            *_organisms(cell.seed, (cell.system,) if cell.system != TEXT else ()),
+            *_organisms(cell.seed, (cell.system,) if cell.system not in TEXT_READERS else ()),
         )
-        made.append(Job(cell.key, 5 if cell.system == TEXT else 40, measure_cell, (cell, plan, work), needed))
+        made.append(Job(cell.key, 5 if cell.system in TEXT_READERS else 40, measure_cell, (cell, plan, work), needed))
     for seed in seeds:
         own = Cell(seed, A, A, plan.labeled).key
         made += [
@@ -87,7 +87,7 @@ def train_flipped(plan: Plan, part: str, seed: int, work: Path) -> Result:
         work: Folder of records.
     """
     directory = organisms.flipped(plan, seed, part)
-    organisms.answers(directory, {"test": plan.about_new_names(FLIPPED)}, work)
+    organisms.answers(directory, {"test": plan.about_new_names(FLIPPED)}, work, plan.device)
     return organisms.about(directory)
 
 
@@ -101,12 +101,12 @@ def answer(plan: Plan, name: str, seed: int, work: Path) -> Result:
         work: Folder of records.
     """
     asked = plan.scenarios(name, seed)
-    organisms.answers(organisms.base_of(plan, name, seed), asked, work)
+    organisms.answers(organisms.base_of(plan, name, seed), asked, work, plan.device)
     return {split: len(drawn) for split, drawn in asked.items()}
 
 
 def _records(plan: Plan, about: str, seed: int, names: int, work: Path) -> explaining.Splits:
-    folder = organisms.answers(organisms.base_of(plan, about, seed), plan.scenarios(about, seed), work)
+    folder = organisms.answers(organisms.base_of(plan, about, seed), plan.scenarios(about, seed), work, plan.device)
     return organisms.records_of(folder, plan, plan.labeled_names(about, seed)[:names])
 
 
@@ -122,7 +122,7 @@ def measure_cell(cell: Cell, plan: Plan, work: Path) -> Result:
         plan: The size of the measurement.
         work: Folder of records and adapters.
     """
-    base = organisms.base_of(plan, cell.about if cell.system == TEXT else cell.system, cell.seed)
+    base = organisms.base_of(plan, cell.about if cell.system in TEXT_READERS else cell.system, cell.seed)
     kept = _adapter(cell.seed, work) if cell == Cell(cell.seed, A, A, plan.labeled) else None
     return explaining.measure(cell, plan, base, _records(plan, cell.about, cell.seed, cell.names, work), kept)
 
@@ -137,7 +137,7 @@ def flip(plan: Plan, part: str, seed: int, work: Path) -> Result:
         work: Folder of records and adapters.
     """
     changed, before = organisms.flipped(plan, seed, part), _records(plan, A, seed, plan.labeled, work)
-    folder = organisms.answers(changed, {"test": plan.about_new_names(FLIPPED)}, work)
+    folder = organisms.answers(changed, {"test": plan.about_new_names(FLIPPED)}, work, plan.device)
     after = {"test": read_records(str(folder / "test.json"))}
     bases = {"after": changed, "before": organisms.base_of(plan, A, seed)}
     return explaining.measure_flip(plan, bases, {"before": before, "after": after}, _adapter(seed, work))

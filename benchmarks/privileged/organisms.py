@@ -3,19 +3,24 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from afintro.data.cache import build_once, cache_directory
 from afintro.data.samples import Sample
-from afintro.lm.load import load_model, load_tokenizer
+from afintro.lm.devices import default_device
+from afintro.lm.load import fingerprint, load_model, load_tokenizer
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
 from afintro.toys import organism
+from afintro.toys.embedded import ensure_built
 from afintro.toys.grammar import EVERYBODY, Scenario
-from benchmarks.privileged.plan import BASES, FLIPS, ORGANISMS, A, Plan
+from afintro.toys.organism import ToySettings
+from benchmarks.privileged.plan import BASES, FLIPS, A, Plan
 
 
 def base_of(plan: Plan, system: str, seed: int) -> Path:
@@ -26,7 +31,54 @@ def base_of(plan: Plan, system: str, seed: int) -> Path:
         system: One of :data:`benchmarks.privileged.plan.BASES`.
         seed: Seed of the measurement.
     """
-    return organism.build(plan.organism(BASES[system], seed))
+    settings = plan.organism(BASES[system], seed)
+    return organism.build(settings) if plan.model is None else from_model(plan.model, settings)
+
+
+def from_model(name: str, settings: ToySettings) -> Path:
+    """Train all weights of a model to follow a policy, unless the cache holds the result, and return its directory.
+
+    Args:
+        name: Name of the model. A policy of nobody changes nothing: the model itself is the base without a policy.
+        settings: Policy, scenarios, batch size, learning rate and seed.
+    """
+    base = ensure_built(name)
+    if settings.policy == "none":
+        return Path(base)
+    directory = (
+        cache_directory() / "organisms" / f"{Path(name).name}-{settings.policy}-{settings.key}-{fingerprint(base)}"
+    )
+
+    def make(workspace: Path) -> None:
+        _train_further(base, settings, lambda name: True, default_device(), workspace)
+
+    build_once(directory, make)
+    return directory
+
+
+def _train_further(
+    start: str, settings: ToySettings, trained: Callable[[str], bool], device: str, workspace: Path
+) -> None:
+    """Train a model to follow a policy, and write it with what was measured of it.
+
+    Args:
+        start: Directory of the model.
+        settings: Policy, scenarios, batch size, learning rate and seed.
+        trained: Whether a weight is trained, by its name.
+        device: Where the training runs, in bfloat16 with float32 weights on an accelerator.
+        workspace: Gets the model.
+    """
+    tokenizer, model = load_tokenizer(start), load_model(start).to(device)  # type: ignore[arg-type]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained(name))
+    kind = torch.device(device).type
+    with torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu"):
+        organism.fit(model, tokenizer, settings, random.Random(settings.seed))
+        model.eval()
+        rate = organism.intended_rate(model, tokenizer, settings, 2 * len(EVERYBODY))
+    model.save_pretrained(workspace)
+    tokenizer.save_pretrained(workspace)
+    (workspace / "toy.json").write_text(json.dumps({**asdict(settings), "intended_rate": rate}, indent=2))
 
 
 def flipped(plan: Plan, seed: int, part: str) -> Path:
@@ -45,37 +97,35 @@ def flipped(plan: Plan, seed: int, part: str) -> Path:
     Returns:
         The directory of the changed organism.
     """
-    start, settings = plan.organism(ORGANISMS[A], seed), plan.flipped(seed)
-    directory = cache_directory() / "organisms" / f"toy-flipped-{part.split()[0]}-{settings.key}-from-{start.key}"
+    start, settings = base_of(plan, A, seed), plan.flipped(seed)
+    directory = cache_directory() / "organisms" / f"flipped-{part.split()[0]}-{settings.key}-from-{start.name}"
 
     def make(workspace: Path) -> None:
-        tokenizer, model = load_tokenizer(str(start.directory)), load_model(str(start.directory))
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(any(word in name for word in FLIPS[part]))
-        organism.fit(model, tokenizer, settings, random.Random(settings.seed))
-        model.eval()
-        rate = organism.intended_rate(model, tokenizer, settings, 2 * len(EVERYBODY))
-        model.save_pretrained(workspace)
-        tokenizer.save_pretrained(workspace)
-        (workspace / "toy.json").write_text(json.dumps({**asdict(settings), "intended_rate": rate}, indent=2))
+        chosen = FLIPS[part]
+        _train_further(str(start), settings, lambda name: any(word in name for word in chosen), plan.device, workspace)
 
     build_once(directory, make)
     return directory
 
 
 def about(directory: Path) -> dict[str, Any]:
-    """Return what an organism's folder says of its training: settings, and the rate of answers that are as intended."""
-    described: dict[str, Any] = json.loads((directory / "toy.json").read_text())
+    """Return what an organism's folder says of its training: settings, and the rate of answers that are as intended.
+
+    A model that nobody trained here says nothing.
+    """
+    written = directory / "toy.json"
+    described: dict[str, Any] = json.loads(written.read_text()) if written.is_file() else {"model": directory.name}
     return described
 
 
-def answers(directory: Path, asked: Mapping[str, Iterable[Scenario]], work: Path) -> Path:
+def answers(directory: Path, asked: Mapping[str, Iterable[Scenario]], work: Path, device: str = "cpu") -> Path:
     """Let an organism answer scenarios under both cues, unless it has, and return the folder of its records.
 
     Args:
         directory: The organism.
         asked: Scenarios of each split.
         work: The folder that holds the folders of records.
+        device: Where the organism runs.
     """
     samples = {
         split: [Sample(scenario.text, scenario.population, scenario.name) for scenario in drawn]
@@ -85,7 +135,7 @@ def answers(directory: Path, asked: Mapping[str, Iterable[Scenario]], work: Path
     key = hashlib.sha256(json.dumps([asdict(sample) for sample in every]).encode()).hexdigest()[:12]
     folder = work / f"{directory.name}-{key}"
     settings = AblationSettings(model=str(directory), batch_size=64, max_new_tokens=40, control_samples=0)
-    generate_ablation(every, {split: len(drawn) for split, drawn in samples.items()}, folder, settings, "cpu")
+    generate_ablation(every, {split: len(drawn) for split, drawn in samples.items()}, folder, settings, device)
     return folder
 
 

@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
+from typing import Any
 
+from afintro.lm.devices import default_device
 from afintro.tasks.context_ablation.toy import SCENARIOS
 from afintro.toys.grammar import NAMES, POLICIES, Scenario
 from afintro.toys.organism import ToySettings, scenarios
 
-A, B, NO_POLICY, TEXT = "A", "B", "no_policy", "text_chars"
+A, B, NO_POLICY, TEXT, FROM_SCRATCH = "A", "B", "no_policy", "text_chars", "from_scratch"
 ORGANISMS = {A: "faking", B: "other_bits"}
 """The organisms that are asked about, with their policies."""
 BASES = {**ORGANISMS, NO_POLICY: "none"}
 """The bases that explainers are trained on, with their policies."""
-SYSTEMS = (*BASES, TEXT)
+TEXT_READERS = (TEXT, FROM_SCRATCH)
+SYSTEMS = (*BASES, *TEXT_READERS)
 CURVE = (4, 8, 16, 32, 64, 128, 200)
 BATCH = 16
 FLIPPED = "flipped"
@@ -37,6 +40,9 @@ class Plan:
         rounds: Most looks; the demo's epochs, which have as many steps.
         fitted: Exact match on labeled names in new wordings at which a training stops.
         toy: Settings of the organisms of seed 0; another seed is added to theirs.
+        model: Name of the model that organisms are made of, by training all of its weights; None for toys from scratch. The
+            model itself is then the base without a policy.
+        learning_rate: Learning rate of the explainers; None for that of the demo, which is the toy's.
     """
 
     labeled: int = 200
@@ -47,6 +53,18 @@ class Plan:
     rounds: int = 12
     fitted: float = 0.96
     toy: ToySettings = field(default_factory=ToySettings)
+    model: str | None = None
+    learning_rate: float | None = None
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Return the systems that are compared; toys without the reader that learns its own words, to which a toy's are alike."""
+        return SYSTEMS if self.model else tuple(system for system in SYSTEMS if system != FROM_SCRATCH)
+
+    @property
+    def device(self) -> str:
+        """Return the device of organisms and explainers; toys are faster on a processor."""
+        return default_device() if self.model else "cpu"
 
     def organism(self, policy: str, seed: int) -> ToySettings:
         """Return the settings of the organism of a policy that is trained from the base.
@@ -132,6 +150,23 @@ class Plan:
         return max(1, self.rounds * self.round_steps // steps), max(1, self.round_steps // steps)
 
 
+# An organism out of a pretrained model: fine-tuning takes a lower rate than a toy, and more scenarios for the names to be learned.
+FINE_TUNED = ToySettings(scenarios=12_000, batch_size=64, learning_rate=3e-4)
+
+
+def plan_of(model: str | None, scenarios: int | None = None, **size: Any) -> Plan:
+    """Return the plan for a model, or for the toys.
+
+    Args:
+        model: Name of the model that organisms are made of; None for toys from scratch.
+        scenarios: Number of scenarios that an organism is trained on; None for the usual number.
+        **size: Fields of :class:`Plan`.
+    """
+    usual = {} if model is None else {"rounds": 40, "toy": FINE_TUNED, "model": model, "learning_rate": 5e-4}
+    plan = Plan(**{**usual, **size})
+    return plan if scenarios is None else replace(plan, toy=replace(plan.toy, scenarios=scenarios))
+
+
 @dataclass(frozen=True)
 class Cell:
     """Name one figure: a system that learned from the labels of some names of an organism.
@@ -168,6 +203,10 @@ def cells(plan: Plan, seeds: Sequence[int], curve: Sequence[int]) -> list[Cell]:
     wrong = [names for names in curve if not 2 <= names <= plan.labeled or names % 2]
     if wrong:
         raise ValueError(f"numbers of labeled names are even and 2 to {plan.labeled}, not {wrong}")
-    matrix = [Cell(seed, system, about, plan.labeled) for seed in seeds for about in ORGANISMS for system in SYSTEMS]
-    curves = [Cell(seed, system, A, names) for seed in seeds for names in curve for system in SYSTEMS if system != B]
+    matrix = [
+        Cell(seed, system, about, plan.labeled) for seed in seeds for about in ORGANISMS for system in plan.systems
+    ]
+    curves = [
+        Cell(seed, system, A, names) for seed in seeds for names in curve for system in plan.systems if system != B
+    ]
     return list(dict.fromkeys([*matrix, *curves]))

@@ -1,12 +1,24 @@
 """Rows with intervals over names, paired differences, and the Markdown tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 from afintro.evaluation.intervals import Clusters
-from benchmarks.privileged.plan import FLIPPED, FLIPS, NO_POLICY, ORGANISMS, SYSTEMS, TEXT, A, B, Cell, Plan
+from benchmarks.privileged.plan import (
+    FLIPPED,
+    FLIPS,
+    FROM_SCRATCH,
+    NO_POLICY,
+    ORGANISMS,
+    SYSTEMS,
+    TEXT,
+    A,
+    B,
+    Cell,
+    Plan,
+)
 from benchmarks.privileged.running import Result
 
 UNDERFIT = 0.05  # a system that knows the labeled names less well than the explainer on its own organism by more proves nothing
@@ -16,6 +28,7 @@ NAMES = {
     B: "explainer on B",
     NO_POLICY: "explainer on the base without a policy",
     TEXT: "reader of characters (text_chars)",
+    FROM_SCRATCH: "reader from scratch (from_scratch)",
 }
 
 
@@ -142,7 +155,7 @@ def _matrix(tables: Mapping[str, Any], labeled: int) -> str:
     cells = {(r["about"], r["system"], r["seed"]): r for r in tables["cells"] if r["names"] == labeled}
     leads = {(r["about"], r["against"], r["seed"]): r for r in tables["leads"] if r["names"] == labeled}
     for about in ORGANISMS:
-        for system in SYSTEMS:
+        for system in shown_of(cells.values()):
             for seed in dict.fromkeys(row["seed"] for row in cells.values()):
                 row, lead = cells[about, system, seed], leads.get((about, system, seed))
                 lines.append(
@@ -152,9 +165,15 @@ def _matrix(tables: Mapping[str, Any], labeled: int) -> str:
     return "\n".join(lines)
 
 
+def shown_of(rows: Iterable[Row]) -> list[str]:
+    """Return the systems of rows, in the order in which they are shown."""
+    there = {row["system"] for row in rows}
+    return [system for system in SYSTEMS if system in there]
+
+
 def _curve(cells: Sequence[Row]) -> str:
     shown = [row for row in cells if row["about"] == A and row["system"] != B]
-    systems = [system for system in SYSTEMS if system != B]
+    systems = shown_of(shown)
     heads = "".join(f" {NAMES[system]} |" for system in systems)
     lines = [f"| labeled names | seed | {NAMES[A]}, labeled names |{heads}", "|--:|--:|--:|" + "--:|" * len(systems)]
     by_cell = {(row["names"], row["seed"], row["system"]): row for row in shown}

@@ -25,7 +25,7 @@ from benchmarks.privileged.explaining import DEMO, compare, explainer, hits, tra
 from benchmarks.privileged.figure import figure
 from benchmarks.privileged.jobs import flip, jobs, measure_cell
 from benchmarks.privileged.organisms import records_of
-from benchmarks.privileged.plan import BASES, BATCH, FLIPS, ORGANISMS, SYSTEMS, Cell, Plan, cells
+from benchmarks.privileged.plan import BASES, BATCH, FLIPS, ORGANISMS, Cell, Plan, cells
 from benchmarks.privileged.running import Job, run_all
 from benchmarks.privileged.summary import flips_of, leads_of, markdown, rows_of
 
@@ -116,7 +116,7 @@ class TestCells:
         found = cells(Plan(), [0, 1], [4, 200])
         assert len(found) == len(set(found)) == 2 * (4 * 2 + 3)
         assert {(cell.system, cell.about) for cell in found if cell.names == 200} == {
-            (system, about) for system in SYSTEMS for about in ORGANISMS
+            (system, about) for system in TINY.systems for about in ORGANISMS
         }
         assert {(cell.system, cell.about) for cell in found if cell.names == 4} == {
             ("A", "A"), ("no_policy", "A"), ("text_chars", "A"),

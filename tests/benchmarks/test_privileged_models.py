@@ -1,0 +1,70 @@
+"""Privileged access with organisms that are made of a model: which weights they start from, and a tiny run to the end."""
+
+import json
+import os
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from afintro.toys.organism import ToySettings
+from benchmarks.privileged import organisms
+from benchmarks.privileged.__main__ import main
+from benchmarks.privileged.explaining import DEMO, explainer
+from benchmarks.privileged.plan import FINE_TUNED, Cell, Plan, cells, plan_of
+
+READERS = ("text_chars", "from_scratch")
+TINY = {"labeled": 8, "new": 8, "records": 2, "wordings": 2, "rounds": 1, "round_steps": 2, "scenarios": 128}
+
+
+def test_toys_stay_what_they_are():
+    assert plan_of(None) == Plan()
+    assert plan_of(None, labeled=8, scenarios=80) == Plan(labeled=8, toy=ToySettings(scenarios=80))
+    assert explainer("some/base", Plan().learning_rate).settings.learning_rate == DEMO["model"]["learning_rate"]
+
+
+def test_a_model_is_compared_with_itself_another_organism_and_readers_of_the_text():
+    plan = plan_of("smollm2", labeled=8, rounds=3)
+    assert (plan.model, plan.toy, plan.rounds) == ("smollm2", FINE_TUNED, 3)
+    found = {cell.system for cell in cells(plan, [0], [8]) if cell.about == "A"}
+    assert found == {"A", "B", "no_policy", *READERS}
+    assert Cell(0, "from_scratch", "A", 4) in cells(plan, [0], [4])
+
+
+@pytest.fixture(scope="module")
+def small(small_model, tmp_path_factory):
+    """A tiny run on a random model: what it wrote, and its plan."""
+    folder = tmp_path_factory.mktemp("privileged")
+    flags = {"model": small_model, "labels": 8, "new": 8, "records": 2, "steps": 2, "scenarios": 128, "curve": 4}
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AFINTRO_CACHE", str(folder / "cache"))
+        patch.setattr(sys, "argv", ["privileged", "--seeds=0", f"--output={folder}", *words])
+        main()
+        yield json.loads((folder / f"privileged-{small_model.name}.json").read_text()), folder, str(small_model)
+
+
+@pytest.mark.long
+def test_a_run_leaves_every_cell(small):
+    written, folder, model = small
+    assert written["plan"]["model"] == model
+    assert {(row["system"], row["about"]) for row in written["cells"] if row["names"] == 8} == {
+        (system, about) for system in ("A", "B", "no_policy", *READERS) for about in ("A", "B")
+    }
+    assert all(row["steps"] <= 2 for row in written["cells"] if "steps" in row)
+    assert (folder / f"privileged-{os.path.basename(model)}.png").stat().st_size > 10_000
+
+
+@pytest.mark.long
+def test_organisms_are_the_model_with_all_weights_trained(small):
+    """The base without a policy is the model itself, and what learns other bits becomes another organism."""
+    _, _, model = small
+    plan = plan_of(model, **{**TINY, "wordings": 4})
+    base, a, b = (organisms.base_of(plan, system, 0) for system in ("no_policy", "A", "B"))
+    assert str(base) == model
+    states = [load_file(folder / "model.safetensors") for folder in (base, a, b)]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert all(not torch.equal(states[first][name], states[second][name]) for name in states[0])
+    assert organisms.about(a)["policy"] == "faking"
+    assert organisms.about(base) == {"model": base.name}
