@@ -20,26 +20,26 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jsonargparse import ArgumentError, ArgumentParser
-from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from afintro.cli_errors import explain
 from afintro.command import run_command
 from afintro.data.files import write_atomic
 from afintro.data.text import encode_prompt
 from afintro.errors import UserError
-from afintro.explainer.adapters import export_adapter
+from afintro.explainer.adapters import export_adapter, name_base
 from afintro.explainer.checkpoint import read_checkpoint
 from afintro.explainer.module import ExplainerModule
+from afintro.explainer.plain import plain_logits
 from afintro.explainer.settings import ExplainerSettings
+from afintro.lm.adapter import ON, find_adapter, lineage
 from afintro.lm.forward import packed_logits
-from afintro.lm.gguf import gguf_model, is_gguf
 from afintro.lm.injection import VectorSpace
-from afintro.lm.load import DTYPES
+from afintro.lm.load import load_model
 from afintro.study.report.card import Trained, model_card
 
 PROBE = [{"role": "user", "content": "What did you notice while you read this? The answer is"}]
+MERGED = "base"  # folder of the merged base in the exported adapter's directory
 # Largest difference of logits, in units of the largest logit: PEFT rounds elsewhere than our layers do.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 
@@ -59,17 +59,55 @@ def export(args: argparse.Namespace) -> Path:
         made = Path(folder) / "adapter"
         assert module.model is not None
         export_adapter(module.model, made, module.injector)
-        base, dtype, ids = module.directory, module.base_dtype, probe(module)
-        revision, logits = module.settings.revision, module_logits(module, ids)
-        del module
+        ids = probe(module)
+        logits = module_logits(module, ids)
+        module.model = None
         gc.collect()  # two models at once might not fit into memory
-        difference = check(logits, plain_logits(base, revision, dtype, made, ids), dtype)
-        write_atomic(made / "README.md", model_card(Trained(settings, checkpoint, args.checkpoint, base, difference)))
+        base = lay_base(module, made, output, args.write_base)
+        difference = checked(base, module, logits, made, ids)
+        write_atomic(made / "README.md", model_card(trained(settings, checkpoint, args, module, difference)))
         if output.exists():
             shutil.rmtree(output)
         made.rename(output)
     print(f"adapter: {output} (differs from the trained module by {difference:.1e} at most)")
     return output
+
+
+def lay_base(module: ExplainerModule, made: Path, output: Path, write: bool) -> str:
+    """Let an exported adapter name a base on which it gives the trained module's logits, and return that base.
+
+    An adapter is no base for PEFT, and the base of the adapter would be the wrong base. ``ADAPTER::`` is a name that afintro
+    loads and that other programs refuse.
+
+    Args:
+        module: The trained module, whose weights may be gone.
+        made: The exported adapter, as long as it is unfinished.
+        output: Where the exported adapter will lie.
+        write: Whether to write the base, merged, beside the adapter.
+    """
+    directory, revision = module.directory, module.settings.revision
+    if write:
+        load_model(directory, revision, module.base_dtype).save_pretrained(made / MERGED)
+        module.tokenizer.save_pretrained(made / MERGED)
+        name_base(made, str(output.absolute() / MERGED), None)
+        return str(made / MERGED)
+    if find_adapter(directory, revision) is not None:
+        name_base(made, directory if ON in directory else f"{directory}{ON}", revision)
+    return directory
+
+
+def trained(
+    settings: dict[str, Any],
+    checkpoint: dict[str, Any],
+    args: argparse.Namespace,
+    module: ExplainerModule,
+    difference: float,
+) -> Trained:
+    """Collect what the card says of the adapter's origin."""
+    origin = lineage(module.directory, module.settings.revision)
+    written = str(args.output_dir.absolute() / MERGED) if args.write_base else None
+    tokenizer = module.tokenizer.name_or_path
+    return Trained(settings, checkpoint, args.checkpoint, tuple(origin), tokenizer, difference, written)
 
 
 def merged(paths: list[Path]) -> dict[str, Any]:
@@ -153,29 +191,31 @@ def module_logits(module: ExplainerModule, ids: Tensor) -> tuple[Tensor, Tensor]
             return adapted, packed_logits(module.model, ids, bounds, places).double()
 
 
-@torch.no_grad()
-def plain_logits(base: str, revision: str | None, dtype: str, directory: Path, ids: Tensor) -> Tensor:
-    """Compute the logits of the exported adapter as anyone would load it.
+def checked(origin: str, module: ExplainerModule, logits: tuple[Tensor, Tensor], made: Path, ids: Tensor) -> float:
+    """Return how far the logits of plain PEFT are from the trained module's.
 
     Args:
-        base: Directory or hub id of the base model.
-        revision: Branch, tag or commit on the hub.
-        dtype: Name of the dtype of the base's weights.
-        directory: The exported adapter.
+        origin: What plain PEFT loads the adapter onto.
+        module: The trained module, whose weights may be gone.
+        logits: Logits of the trained module and of its base, ``[T, vocabulary]`` float64 each.
+        made: The exported adapter.
         ids: ``[T]`` int64.
 
-    Returns:
-        ``[T, vocabulary]`` float64.
+    Raises:
+        UserError: The difference is larger than rounding explains.
     """
-    if is_gguf(base):  # as anyone would load it too, but for the quantizer, which PEFT does not know
-        loaded: Any = gguf_model(base, DTYPES[dtype])
-    else:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            base, revision=revision, dtype=DTYPES[dtype], use_safetensors=True
-        )
-    model = PeftModel.from_pretrained(loaded, str(directory)).eval()
-    logits: Tensor = model(input_ids=ids[None]).logits[0]
-    return logits.double()
+    revision, dtype = module.settings.revision, module.base_dtype
+    merges = find_adapter(origin, revision) is not None
+    try:
+        return check(logits, plain_logits(origin, revision, dtype, made, ids), dtype)
+    except (UserError, RuntimeError, ValueError, KeyError) as error:
+        if not merges:
+            raise
+        raise UserError(
+            "cannot be loaded by PEFT alone: the base is an adapter that PEFT does not merge to what it was trained to be",
+            where="exported adapter",
+            remedy="use --write_base, which writes the merged base beside the adapter",
+        ) from error
 
 
 def check(trained: tuple[Tensor, Tensor], plain: Tensor, dtype: str) -> float:
@@ -218,7 +258,7 @@ def push(directory: Path, repository: str) -> str:
         UserError: The key is absent, the base is a local directory, or the hub refuses.
     """
     base = json.loads((directory / "adapter_config.json").read_text())["base_model_name_or_path"]
-    if Path(base).exists():
+    if any(Path(part).exists() for part in base.split(ON) if part):
         what = "is refused: the adapter's base is a directory or file of this machine, which nobody else could load"
         raise UserError(what, where="--push_to_hub", remedy="train on a base from the hub, by its hub id")
     token = os.environ.get("HF_TOKEN")
@@ -250,6 +290,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="configuration of the run (default: config.yaml of its folder)",
     )
     parser.add_argument("--output_dir", required=True, type=Path, help="gets the adapter and README.md")
+    parser.add_argument(
+        "--write_base", action="store_true", help="write the base beside it, with the adapter that it may be merged in"
+    )
     parser.add_argument(
         "--push_to_hub", metavar="REPO", help="upload it too, as a private repository; the key is HF_TOKEN"
     )

@@ -35,6 +35,18 @@ def export_adapter(model: PeftModel, directory: Path, injector: nn.Module | None
         save_file(injector.state_dict(), str(directory / INJECTOR_FILE))
 
 
+def name_base(directory: Path, base: str, revision: str | None) -> None:
+    """Write into an exported adapter which model it is loaded onto.
+
+    Args:
+        directory: The exported adapter.
+        base: Directory or hub id.
+        revision: Branch, tag or commit on the hub.
+    """
+    path = directory / "adapter_config.json"
+    write_json(path, json.loads(path.read_text()) | {"base_model_name_or_path": base, "revision": revision})
+
+
 def import_adapter(model: PeftModel, directory: Path, injector: nn.Module | None = None) -> None:
     """Load the weights of a PEFT directory into the adapter that ``model`` has, and into the injector.
 

@@ -64,6 +64,19 @@ def on_base(name: str, base: str | None) -> str:
     return name if base is None else f"{name}{ON}{base}"
 
 
+def lineage(name: str, revision: str | None = None) -> list[tuple[str, str | None]]:
+    """Return names and revisions of a model and of all that it is made on: adapters, the last one first, then the base.
+
+    Args:
+        name: Directory or hub id of an adapter or a whole model, or what :func:`on_base` returned.
+        revision: Branch, tag or commit on the hub.
+    """
+    adapter = find_adapter(name, revision)
+    if adapter is None:
+        return [(name, revision)]
+    return [(adapter.name, revision), *lineage(adapter.base, adapter.base_revision)]
+
+
 def find_adapter(name: str | Path, revision: str | None = None) -> Adapter | None:
     """Return the adapter called ``name`` with its base, or None if ``name`` is not an adapter.
 

@@ -9,15 +9,17 @@ import pytest
 import torch
 import yaml
 from huggingface_hub.errors import HFValidationError
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from afintro.explainer.checkpoint import read_checkpoint
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.injection import Injection, VectorSpace
+from afintro.lm.load import load_model
 from afintro.lm.lora import Lora
 from afintro.study.matrix import weights_hash
 from tests.conftest import save_small_model
+from tests.lm.made_adapters import lora, save_adapter
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "export_adapter.py"
 SECRET = "hf_doNotShowThisValue"
@@ -238,6 +240,89 @@ def test_wrong_input_is_refused_in_two_lines(call, study_model, tmp_path):
         assert "Traceback" not in err
     assert (tmp_path / "other" / "thesis.txt").is_file()
     assert not (tmp_path / "adapter").exists()
+
+
+# An explainer that was trained on an adapter.
+
+
+@pytest.fixture
+def on_adapter(study_model, tmp_path):
+    """Returns the folder of an adapter on the study's model, saved with ``settings``, whose ends may be tied or have grown."""
+
+    def save(rows=None, tied=False, **settings):
+        model = AutoModelForCausalLM.from_pretrained(study_model)
+        if tied:
+            model.lm_head.weight = model.model.embed_tokens.weight
+            model.config.tie_word_embeddings = True
+        model.save_pretrained(tmp_path / "below")
+        AutoTokenizer.from_pretrained(study_model).save_pretrained(tmp_path / "below")
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "below")
+        if rows is not None:
+            model.resize_token_embeddings(rows, mean_resizing=False)
+        return save_adapter(model, lora(**settings), tmp_path / "first")
+
+    return save
+
+
+def run_card(folder):
+    """The model and the tokenizer that the code on the card loads."""
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(code.replace("THIS DIRECTORY OR REPOSITORY", str(folder)), names)
+    assert names["tokenizer"]("a")["input_ids"]
+    return names["model"].eval()
+
+
+def test_an_explainer_on_an_adapter_is_exported_and_its_card_says_how_to_make_the_base(call, on_adapter, tmp_path):
+    first = on_adapter()
+    path, made = trained(tmp_path / "run", first)
+    code, _, err = call("--checkpoint", path, "--output_dir", tmp_path / "adapter")
+    assert code == 0, err
+    expected = logits(made.model.eval(), range(20, 40))
+    torch.testing.assert_close(logits(run_card(tmp_path / "adapter"), range(20, 40)), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        logits(load_model(str(tmp_path / "adapter")), range(20, 40)), expected, atol=1e-4, rtol=0
+    )
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert f"`{first}` merged into `{tmp_path / 'below'}`" in card
+    with pytest.raises((OSError, ValueError)):  # not the base of its base, on which it would say something else
+        AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"tied": True, "target_modules": ["lm_head", "q_proj"]},
+        {"tied": True, "target_modules": ["embed_tokens"]},
+        {"rows": 1608, "modules_to_save": ["embed_tokens", "lm_head"]},
+    ],
+    ids=["plain", "tied head", "tied embedding", "grown"],
+)
+def test_the_merged_base_is_written_beside_on_request(call, on_adapter, tmp_path, settings):
+    path, made = trained(tmp_path / "run", on_adapter(**settings))
+    words = ("--checkpoint", path, "--output_dir", tmp_path / "adapter")
+    if settings:  # PEFT alone merges these to something else, or not at all
+        code, _, err = call(*words)
+        assert code == 2
+        assert "--write_base" in err
+        assert not (tmp_path / "adapter").exists()
+    code, _, err = call(*words, "--write_base")
+    assert code == 0, err
+    expected = logits(made.model.eval(), range(20, 40))
+    for model in (
+        run_card(tmp_path / "adapter"),
+        AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval(),
+    ):
+        torch.testing.assert_close(logits(model, range(20, 40)), expected, atol=1e-4, rtol=0)
+
+
+def test_an_adapter_on_a_local_adapter_is_not_uploaded(call, hub, on_adapter, tmp_path):
+    path, _ = trained(tmp_path / "run", on_adapter())
+    code, _, err = call("--checkpoint", path, "--output_dir", tmp_path / "adapter", "--push_to_hub", "me/it")
+    assert code == 2
+    assert "nobody else" in err
+    assert hub.asked == []
 
 
 # Uploading.

@@ -37,15 +37,24 @@ class Trained:
         settings: Content of the configuration that the adapter was trained with.
         checkpoint: Content of the adapter's checkpoint.
         path: Path of the checkpoint. The run's folder is two levels above.
-        base: Name or path that the base is loaded from.
+        origin: Name and revision of what the adapter was trained on: adapters, the last one first, then the whole model.
+        tokenizer: Name or path that the tokenizer is loaded from.
         difference: Largest difference between the logits of the adapter as loaded by PEFT and of the trained module.
+        written: Path of the merged base beside the exported adapter; None if it was not written.
     """
 
     settings: Mapping[str, Any]
     checkpoint: Mapping[str, Any]
     path: Path
-    base: str
+    origin: tuple[tuple[str, str | None], ...]
+    tokenizer: str
     difference: float
+    written: str | None = None
+
+    @property
+    def base(self) -> str:
+        """Return the name or path of the whole model below all adapters."""
+        return self.origin[-1][0]
 
     @property
     def run(self) -> Path:
@@ -87,26 +96,56 @@ def model_card(trained: Trained) -> str:
 
 
 def _loading(trained: Trained) -> str:
-    identity, note, importing = trained.checkpoint[IDENTITY], "", ""
-    place = repr(trained.base)
-    if trained.base != identity["base"]:  # an embedded model, which is in the cache of the machine that trained it
-        note = f"The base is not on the hub: afintro {__version__} makes it when it is first used.\n\n"
-        importing, place = "from afintro.toys.embedded import ensure_built\n", f"ensure_built({identity['base']!r})"
-    revision = f", revision={identity['revision']!r}" if identity.get("revision") else ""
+    identity = trained.checkpoint[IDENTITY]
+    note, importing, base = _base(trained)
     injector = "`injector.safetensors` turns vectors into tokens of the prompt; afintro reads it, PEFT does not.\n\n"
     return f"""\
 {note}```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 {importing}
-base = {place}
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}), "THIS DIRECTORY OR REPOSITORY")
-tokenizer = AutoTokenizer.from_pretrained(base{revision})
+{base}
+model = PeftModel.from_pretrained(base, "THIS DIRECTORY OR REPOSITORY")
 ```
 
 {injector if identity.get("vectors") else ""}\
 Its logits, loaded this way, differ from those of the trained module by at most {trained.difference:.1e} (checked for this card).
 """
+
+
+def _base(trained: Trained) -> tuple[str, str, str]:
+    """Return a note on the base, and the lines of Python that import what they need, and load base and tokenizer."""
+    *adapters, (whole, revision) = trained.origin
+    if trained.written is not None:
+        note = f"The base that it was trained on lies in `{Path(trained.written).name}/`.\n\n"
+        return note, "", _lines(repr(trained.written), None, [], repr(trained.written))
+    embedded = trained.checkpoint[IDENTITY]["base"]
+    if not adapters and whole != embedded:  # an embedded model, which is in the cache of the machine that trained it
+        note = f"The base is not on the hub: afintro {__version__} trains it when it is first used.\n\n"
+        importing = "from afintro.toys.embedded import ensure_built\n"
+        return note, importing, _lines(f"ensure_built({embedded!r})", revision, [], f"ensure_built({embedded!r})")
+    note = ""
+    if adapters:
+        names = " and ".join(f"`{name}`" for name, _ in reversed(adapters))
+        note = f"**It was trained on {names} merged into `{whole}`**; on `{whole}` alone it says something else.\n\n"
+    return note, "", _lines(repr(whole), revision, adapters[::-1], repr(trained.tokenizer))
+
+
+def _lines(whole: str, revision: str | None, adapters: list[tuple[str, str | None]], tokenizer: str) -> str:
+    def loaded(name: str, at: str | None) -> str:
+        return name + (f", revision={at!r}" if at else "")
+
+    own = adapters[-1][1] if adapters and tokenizer == repr(adapters[-1][0]) else revision
+    merging = [
+        f"base = PeftModel.from_pretrained(base, {loaded(repr(name), at)}).merge_and_unload()" for name, at in adapters
+    ]
+    return "\n".join(
+        [
+            f"base = AutoModelForCausalLM.from_pretrained({loaded(whole, revision)})",
+            *merging,
+            f"tokenizer = AutoTokenizer.from_pretrained({loaded(tokenizer, own)})",
+        ]
+    )
 
 
 def _training(trained: Trained) -> str:
@@ -115,6 +154,7 @@ def _training(trained: Trained) -> str:
     targets = lora["target_modules"]
     rows = [
         ["base", f"`{identity['base']}`"],
+        *([["made of", " on ".join(f"`{name}`" for name, _ in trained.origin)]] if len(trained.origin) > 1 else []),
         ["revision", str(identity.get("revision") or "-")],
         ["fingerprint of the weights", str(identity.get("fingerprint") or "-")],
         ["hash of the chat template", str(identity.get("template_hash"))],
