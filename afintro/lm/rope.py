@@ -83,24 +83,19 @@ def _rotate(module: Any, x: Tensor, position_ids: Tensor, layer_type: str | None
         return type(module).forward(module, x, position_ids, **kwargs)
     threshold = kinds[0].length
     lengths = sequence_lengths(rows).view_as(position_ids).clamp(min=threshold)
-    if kinds[0].two_sets:  # no branch that depends on lengths: a step of decoding can be recorded
+    if kinds[0].two_sets:
         longer = lengths > threshold
         short = type(module).forward(module, x, position_ids.masked_fill(longer, 0), **kwargs)
         long = type(module).forward(module, x, position_ids.masked_fill(~longer, threshold), **kwargs)
         return _chosen(longer, long, short)
     output: Any = None
-    for length in [threshold] if _recording(x) else lengths.unique().tolist():
+    for length in lengths.unique().tolist():
         # Frequencies of longer sequences would otherwise stay for shorter sequences that are beyond the original context.
         _forget(module, layer_type)
         its = lengths == length
         rotated = type(module).forward(module, x, position_ids.masked_fill(~its, 0), **kwargs)
         output = rotated if output is None else _chosen(its, rotated, output)
     return output
-
-
-def _recording(x: Tensor) -> bool:
-    """Return whether a CUDA graph is recorded; the engine then reads sequences of the original context alone."""
-    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _forget(module: Any, layer_type: str | None) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from afintro.lm.attention import packed_forward
 from afintro.lm.decoding import Decoding
 from afintro.lm.interventions import Intervention, intervene
+from afintro.lm.rope import thresholds
 
 
 class RowInterventions:
@@ -111,6 +112,8 @@ class DecodeStep:
     def __init__(self, model: nn.Module, state: Decoding, interventions: Sequence[RowInterventions]) -> None:
         self.model, self.state, self.interventions = model, state, interventions
         self.ids = torch.zeros(state.row_slots.count, 1, dtype=torch.long, device=state.device)
+        # A rotation that depends on lengths is chosen by the host, which a recorded step would not do again.
+        self._records = not thresholds(model)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._seen: set[int] = set()
         self._cuda: Any = None  # a stream, and the memory that graphs share
@@ -153,7 +156,7 @@ class DecodeStep:
         if self._cuda is None:
             self._cuda = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
         stream, pool = self._cuda
-        if rows in self._seen and self.state.capturable:
+        if rows in self._seen and self._records and self.state.capturable:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool, stream=stream):
                 self._forward(rows)
