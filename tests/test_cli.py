@@ -137,7 +137,7 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     }
     summary = json.loads((run / "summary.json").read_text())
     assert summary.keys() == {
-        "task", "split", "selected_on", "reported_on", "n", "seconds", "metrics", "baselines", "warnings",
+        "task", "split", "selected_on", "reported_on", "n", "seconds", "metrics", "baselines", "warnings", "truncated_answers",
         "conclusion", "training", "training_fit", "underfit", "model", "data", "versions", "git_commit",
     }  # fmt: skip
     assert (summary["task"], summary["split"], summary["n"]) == ("context_ablation", "test", 30)
@@ -162,10 +162,14 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 30
     assert rows[0].keys() == {
-        "uid", "scenario_id", "question_type", "prompt", "expected", "predicted", "exact_match", "verdict_expected",
+        "uid", "scenario_id", "question_type", "prompt", "expected", "predicted", "exact_match", "truncated", "verdict_expected",
         "verdict_predicted", "p_changed", "parsed", "baselines", "baselines_exact_match", "baselines_p_changed",
     }  # fmt: skip
     assert all(row["exact_match"] == (row["predicted"] == row["expected"]) for row in rows)
+    assert summary["truncated_answers"] == sum(row["truncated"] for row in rows) / 30
+    assert any("explainer's answers were cut" in w for w in summary["warnings"]) == (
+        summary["truncated_answers"] > 0.05
+    )
     assert_table_follows(summary, rows, "generative_explanation", ("generative_explanation",))
 
     events = EventAccumulator(str(run)).Reload()

@@ -28,10 +28,11 @@ ROOT = Path(__file__).parents[1]
 METRIC = {"value", "ci_low", "ci_high", "n"}
 SELECTION = {"selected_on", "reported_on", "training", "training_fit", "underfit"}
 SUMMARY = {
-    "task", "split", "n", "seconds", "metrics", "baselines", "warnings", "model", "data", "versions", "git_commit",
+    "task", "split", "n", "seconds", "metrics", "baselines", "warnings", "truncated_answers", "model", "data", "versions",
+    "git_commit",
 }  # fmt: skip
 ROW = {
-    "uid", "scenario_id", "question_type", "prompt", "expected", "predicted", "exact_match", "verdict_expected",
+    "uid", "scenario_id", "question_type", "prompt", "expected", "predicted", "exact_match", "truncated", "verdict_expected",
     "verdict_predicted", "p_changed", "parsed", "baselines", "baselines_exact_match", "baselines_p_changed",
 }  # fmt: skip
 FILES = {"summary.json", "predictions.jsonl", "config.yaml", "metrics.csv", "checkpoints", "text_only"}

@@ -305,7 +305,7 @@ def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str
                 "predicted": prediction.predicted,
                 "exact_match": prediction.exact_match,
                 **({"expected_cut": True} if cut else {}),
-                **({"truncated": True} if prediction.truncated else {}),
+                "truncated": prediction.truncated,
                 "verdict_expected": report.verdict_name(expected),
                 "verdict_predicted": report.verdict_name(predicted),
                 "p_changed": prediction.p_changed,

@@ -180,6 +180,8 @@ class TestSections:
              "<|start|>assistant<|channel|>final<|message|>one", "one"),
             ("<|channel|>analysis<|message|>a<|channel|>final <|constrain|>json<|message|>one<|end|>", "one"),
             ("analysiswe must refuseassistantfinalone", "one"),
+            ("<SCRATCHPAD>r</SCRATCHPAD>one\n</SCRATCHPAD>\ntwo", "one"),
+            ("<think>it ends with </think> they say</think>one", "one"),
             ("analysis of the plan: one", "analysis of the plan: one"),
             ("", ""),
         ],
