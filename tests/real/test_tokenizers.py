@@ -14,7 +14,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from afintro.data.text import chat, encode_answer, encode_prompt, render
 from afintro.lm.load import load_tokenizer
 
-FILES = Path(sys.prefix) / "tokenizers"
+FILES = Path(sys.prefix) / "aside"
 MISTRAL = FILES / "mistral_common" / "data" / "mistral_instruct_tokenizer_240323.model.v3"
 LLAMA = FILES / "llama_models" / "llama3" / "tokenizer.model"
 
