@@ -69,9 +69,14 @@ def _plain_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase
     own = name if adapter is None else adapter.name
     try:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(own, revision=revision, trust_remote_code=False)
-        return loaded
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise unloadable(name, error) from error
+    if type(loaded).__name__ == "MistralCommonBackend":  # transformers chooses it where mistral-common is installed
+        what = "is read by mistral-common, which renders no chat template"
+        raise UserError(
+            what, where=f"tokenizer of {name}", remedy="use a folder with tokenizer.json and a chat template"
+        )
+    return loaded
 
 
 def _has_tokenizer(adapter: Adapter) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from afintro.errors import UserError
 from afintro.lm.adapter import find_adapter
@@ -360,3 +360,12 @@ def test_context_length_of_a_language_model_in_a_wrapper():
     assert context_length(config) == 384
     assert context_length(AutoConfig.for_model("mpt", max_seq_len=96)) == 96
     assert context_length(AutoConfig.for_model("bloom")) is None
+
+
+def test_a_tokenizer_that_renders_no_chat_template_is_refused(monkeypatch, small_model):
+    """Where mistral-common is installed, transformers may choose its tokenizer, whose prompts nobody can look into."""
+    other = type("MistralCommonBackend", (), {})
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: other())
+    with pytest.raises(UserError, match="mistral-common") as refused:
+        load_tokenizer(str(small_model))
+    assert str(small_model) in refused.value.where
