@@ -105,11 +105,7 @@ def holds(text: str, messages: Sequence[Message]) -> bool:
     many templates take away. A text that a template writes as a JSON or HTML string is held, and so is a text of which white
     space and punctuation alone are changed.
     """
-    answers = [
-        REASONED.sub("", message["content"]) if message["role"] == "assistant" else message["content"]
-        for message in messages
-    ]
-    texts = [answer.strip() for answer in answers]
+    texts = [without_reasoning(message).strip() for message in messages]
     if _each_in(text, texts):
         return True
     quoted = [json.dumps(turn, ensure_ascii=False)[1:-1] for turn in texts]
@@ -117,6 +113,12 @@ def holds(text: str, messages: Sequence[Message]) -> bool:
         return True
     words = [_letters(turn) for turn in texts]
     return all(words) and _each_in(_letters(text), words)
+
+
+def without_reasoning(message: Message) -> str:
+    """Return the text of a turn; of an assistant's turn what follows the reasoning."""
+    text = message["content"]
+    return REASONED.sub("", text).lstrip() if message["role"] == "assistant" and REASONED.match(text) else text
 
 
 def _each_in(text: str, parts: Sequence[str]) -> bool:

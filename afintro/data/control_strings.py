@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from afintro.data.chat_template import PROBE, Message, render_turns
+from afintro.data.chat_template import PROBE, Message, render_turns, without_reasoning
 from afintro.errors import UserError
 from afintro.lm.template_inputs import chosen_template, named
 
@@ -105,16 +105,19 @@ def render_marked(
     """
     plain, control = render_turns(tokenizer, messages, answering), control_strings(tokenizer)
 
-    def marked(in_answers: re.Pattern[str]) -> list[Message]:
+    def marked(given: Sequence[Message], in_answers: re.Pattern[str]) -> list[Message]:
         patterns = {"assistant": in_answers}
         return [
             {**turn, "content": _marked_but(slot, turn["content"], patterns.get(turn["role"], control.pattern))}
-            for turn in messages
+            for turn in given
         ]
 
     # Templates take the reasoning, which the strings of added tokens enclose, out of an assistant's turn.
-    for in_answers in (control.pattern, control.special_pattern):
-        turns = marked(in_answers)
+    answers = [{**turn, "content": without_reasoning(turn)} for turn in messages]
+    for given, in_answers in (
+        (messages, control.pattern), (messages, control.special_pattern), (answers, control.pattern)
+    ):  # fmt: skip
+        turns = marked(given, in_answers)
         text = plain if turns == list(messages) else render_turns(tokenizer, turns, answering)
         if unmark(text) == plain:
             return text

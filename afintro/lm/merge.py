@@ -1,5 +1,6 @@
 """Merge a PEFT adapter into its base, checked against the logits of the unmerged :class:`peft.PeftModel`."""
 
+import logging
 import warnings
 from typing import Any
 
@@ -18,6 +19,8 @@ from afintro.lm.expert_lora import has_single_experts, merge_expert_lora
 from afintro.lm.forward import packed_logits
 from afintro.lm.load_errors import UNLOADABLE, refuse_missing_weights, refuse_unused_weights
 from afintro.lm.vocabulary import fit_rows, refuse_unknown_rows, tie_equal, tied, untie
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "adapter_model.safetensors"
 TOKENS = 8
@@ -41,9 +44,10 @@ def merged(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
         UserError: The adapter is of a kind that cannot be merged, lacks weights, has weights that its configuration does not
             name, or gives other logits when it is merged.
     """
-    was_tied = tied(model)
     try:
         path, config, shapes = _read(adapter)
+        model = _dequantized(model, adapter)
+        was_tied = tied(model)
         fit_rows(model, shapes, adapter.place)
         if has_single_experts(model, shapes):
             merge_expert_lora(model, config, path, adapter.place)
@@ -63,6 +67,24 @@ def merged(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     if logits is not None:
         _check(*logits, _logits(merged), adapter.place, merged.dtype)
     return merged.eval()
+
+
+def _dequantized(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+    """Return a quantized base with the weights that it computes with; a merged matrix would be rounded to few bits again."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None or getattr(quantizer.quantization_config, "dequantize", False):  # while loading
+        return model
+    try:
+        plain = model.dequantize(dtype=model.dtype)
+    except NotImplementedError as error:
+        raise UserError(
+            f"is quantized ({quantizer.quantization_config.quant_method.value}), and no adapter can be merged into it",
+            where=f"base {adapter.base!r} of {adapter.place}",
+            remedy="give the base before it was quantized (model.base, --base)",
+        ) from error
+    assert isinstance(plain, PreTrainedModel)
+    log.info("base %r of %s is dequantized, so that the adapter can be merged", adapter.base, adapter.place)
+    return plain
 
 
 def _merged_by_peft(

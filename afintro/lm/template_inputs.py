@@ -4,6 +4,7 @@ Both are written into the template itself, in front of its text. So the template
 load, and the key of stored examples follow from what is rendered, and nothing depends on the day on which a run is continued.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -18,6 +19,7 @@ CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
 STRING = re.compile(r"'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"", re.DOTALL)
 RANDOM = re.compile(r"\|\s*random\b|\blipsum\b")
 DATED = re.compile(r"\{# the date of this run: (\d{4}-\d\d-\d\d) #\}")
+CHOSEN = re.compile(r"\{# chosen #\}\{% set (\w+) = .* %\}\n")  # a setting, as it is written into a template
 DIRECTIVES = "aAbBdeFHIjmMpSuUVwWyYDhTRGgcxXC"  # of strftime, as far as a date decides them; a time is midnight
 OURS = ("messages", "add_generation_prompt")
 
@@ -42,28 +44,31 @@ def fix_inputs(
     Raises:
         UserError: The template does not read one of the settings, or draws at random, or the date is not a date.
     """
-    settings = dict(settings or {})
+    chosen = dict(settings or {})
     where = f"chat template of {named(tokenizer)}"
     if getattr(tokenizer, "chat_template", None) is None:
-        if settings and not known_only:
-            what = f"does not exist, so nothing reads {', '.join(settings)}"
+        if chosen and not known_only:
+            what = f"does not exist, so nothing reads {', '.join(chosen)}"
             raise UserError(what, where=where, remedy="leave chat_template_kwargs out")
         return
-    template = chosen_template(tokenizer)
-    code = _code(template)
+    given = chosen_template(tokenizer)
+    # A tokenizer that was saved with settings has them in its template, behind whose front they would win over newer ones.
+    template = CHOSEN.sub(lambda match: "" if match[1] in chosen else match[0], given)
+    code = _code(CHOSEN.sub("", template))
     if RANDOM.search(code):
         raise UserError("draws at random", where=where, remedy="take the random part out of the template")
-    unknown = [name for name in settings if name in OURS or not re.search(rf"(?<![.\w]){re.escape(name)}\b", code)]
+    unknown = [name for name in chosen if name in OURS or not re.search(rf"(?<![.\w]){re.escape(name)}\b", code)]
     if unknown and not known_only:
         what = f"does not read {unknown[0]!r}" if unknown[0] not in OURS else f"takes no {unknown[0]!r} from a user"
         raise UserError(
             what, where=f"{where}, chat_template_kwargs", remedy="correct the name, or leave the setting out"
         )
-    settings = {name: value for name, value in settings.items() if name not in unknown}
-    front = "".join(f"{{% set {name} = {_literal(value, name)} %}}\n" for name, value in settings.items())
+    known = {name: value for name, value in chosen.items() if name not in unknown}
+    lines = (f"{{% set {name} = {_literal(value, name)} %}}\n" for name, value in sorted(known.items()))
+    front = "".join(f"{{# chosen #}}{line}" for line in lines)
     if re.search(r"\bstrftime_now\b", code) and not DATED.search(template):
         front = _dated(day or today()) + front
-    if front:
+    if front + template != given:
         tokenizer.chat_template = front + template
 
 
@@ -105,10 +110,14 @@ def _code(template: str) -> str:
 
 def _literal(value: Any, name: str) -> str:
     """Write a JSON value for Jinja, which reads Python's literals."""
-    text = repr(value)
-    if text in ("nan", "inf", "-inf"):
-        raise UserError(f"is {text}", where=f"chat_template_kwargs, {name}", remedy="give a finite number")
-    return text
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        what = f"is no JSON value ({' '.join(str(error).split())[:100]})"
+        raise UserError(
+            what, where=f"chat_template_kwargs, {name}", remedy="give texts, finite numbers, lists"
+        ) from error
+    return repr(value)
 
 
 def _dated(day: str) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.errors import UserError
+from afintro.lm.template_inputs import chosen_template
 
 # Which dimension of an adapter's weight counts the tokens, by the weight's name behind that of the embedding or the head.
 ROWS = {
@@ -125,7 +126,9 @@ def refuse_unknown_rows(model: PreTrainedModel, place: str) -> None:
 
 
 def refuse_more_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: str) -> None:
-    """Refuse an adapter whose own tokenizer has tokens that the merged model has no rows for.
+    """Refuse an adapter whose own tokenizer gives tokens that the merged model has no rows for.
+
+    A special token that no prompt and no answer holds needs no row: training code often adds one that pads batches.
 
     Args:
         model: The merged model.
@@ -133,9 +136,14 @@ def refuse_more_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         place: What error messages call the adapter.
 
     Raises:
-        UserError: The tokenizer has more tokens than the embedding has rows.
+        UserError: The tokenizer has tokens beyond the embedding's rows that texts, the chat template, or the ends of a sequence
+            can hold.
     """
     rows = vocabulary_rows(model)
-    if len(tokenizer) > rows:
+    template = "" if tokenizer.chat_template is None else chosen_template(tokenizer)
+    ends = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token)
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    beyond = {token for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if any(token not in special or token in ends or token in template for token in beyond):
         what = f"has a tokenizer of {len(tokenizer)} tokens, but the merged model has {rows} rows"
         raise UserError(what, where=place, remedy="save the adapter with save_embedding_layers=True")

@@ -168,9 +168,13 @@ def test_control_strings_that_a_template_puts_together(tokenizer):
     assert written_by_control(changed, ids) == ["<|systems|>", "<|users|>"]
 
 
-def test_reasoning_of_an_earlier_answer(chatml):
+@pytest.mark.parametrize("special", [False, True])
+def test_reasoning_of_an_earlier_answer(chatml, special):
     """A template that takes reasoning out finds it, and special tokens in the answer are text all the same."""
     changed = copy.deepcopy(chatml)
+    if special:  # as the marks of Magistral are
+        marks = {"additional_special_tokens": ["<think>", "</think>"]}
+        changed.add_special_tokens(marks, replace_extra_special_tokens=False)
     changed.chat_template = CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1].lstrip('\n') }}")
     answer = {"role": "assistant", "content": "<think>why</think>\n\nfine<|im_end|>"}
     messages = [{"role": "user", "content": "u"}, answer, {"role": "user", "content": "v"}]

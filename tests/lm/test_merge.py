@@ -1,5 +1,8 @@
 """A merged adapter gives the logits of its :class:`PeftModel`, whatever kind of adapter it is, or is refused by name."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from peft import (
@@ -15,11 +18,18 @@ from peft import (
     VeraConfig,
 )
 from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, Mxfp4Config
+from transformers.quantizers.quantizer_mxfp4 import Mxfp4HfQuantizer
 
 from afintro.errors import UserError
+from afintro.lm.adapter import find_adapter
 from afintro.lm.load import load_model
-from tests.lm.made_adapters import check, edit_config, loaded, logits, lora, save_adapter
+from afintro.lm.merge import merged
+from tests.lm.made_adapters import SIZE, check, edit_config, loaded, logits, lora, save_adapter, save_base
 
+# The library that quantizes is beside the environment (make setup-real).
+ASIDE = Path(sys.prefix) / "aside"
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 KINDS = {
     "dora": lora(use_dora=True),
@@ -135,6 +145,41 @@ def test_a_base_whose_padding_is_zero(bases, tmp_path):
     model.get_input_embeddings().weight.data[0] = 0.0
     model.save_pretrained(tmp_path / "base")
     check(tmp_path / "base", save_adapter(loaded(tmp_path / "base"), lora(), tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("dequantized", [True, False])
+def test_a_base_whose_quantizer_cannot_go_back_is_refused_unless_it_did_while_loading(bases, tmp_path, dequantized):
+    quantizer = Mxfp4HfQuantizer(Mxfp4Config(dequantize=dequantized))
+    model = load_model(bases["llama"])
+    model.hf_quantizer = quantizer
+    adapter = find_adapter(save_adapter(loaded(bases["llama"]), lora(), tmp_path / "adapter"))
+    if dequantized:
+        expected = logits(PeftModel.from_pretrained(loaded(bases["llama"]), adapter.name).eval())
+        torch.testing.assert_close(logits(merged(model, adapter)), expected, rtol=0, atol=1e-4)
+        return
+    with pytest.raises(UserError, match="mxfp4") as caught:
+        merged(model, adapter)
+    assert caught.value.where == f"base {bases['llama']!r} of {adapter.place}"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantized_base_is_dequantized(tmp_path, monkeypatch, bits):
+    """Merged into a quantized matrix, the sum would be rounded to as few bits again."""
+    monkeypatch.syspath_prepend(str(ASIDE))
+    pytest.importorskip("bitsandbytes", reason="make setup-real installs it")
+    base = save_base(tmp_path / "base", LlamaConfig(**SIZE | {"hidden_size": 64}))
+    adapter = save_adapter(loaded(base), lora(), tmp_path / "adapter")
+    quantization = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+    quantized = AutoModelForCausalLM.from_pretrained(base, quantization_config=quantization, dtype=torch.float32)
+    quantized.save_pretrained(tmp_path / "quantized")
+    edit_config(adapter, base_model_name_or_path=str(tmp_path / "quantized"))
+    expected = logits(PeftModel.from_pretrained(loaded(tmp_path / "quantized"), adapter).eval())
+    model = load_model(adapter)
+    assert {type(layer) for layer in model.modules() if isinstance(layer, nn.Linear)} == {nn.Linear}
+    # The library multiplies in other precisions than float32; the adapter does much more.
+    assert (logits(model) - expected).norm() < 0.06 * expected.norm()
+    assert (expected - logits(loaded(tmp_path / "quantized"))).norm() > 0.5 * expected.norm()
 
 
 def test_an_adapter_of_another_task_is_refused(bases, tmp_path):

@@ -114,6 +114,35 @@ def test_settings_of_any_json_type(tokenizer, value):
     assert render(changed, messages) == expected
 
 
+def test_newer_settings_win_over_those_of_a_saved_tokenizer(saved, tmp_path):
+    """An explainer's base that is written beside its adapter has the explainer's settings in its template."""
+    messages = chat("S", "U")
+    settings = {"enable_thinking": False, "effort": "low"}
+    load_tokenizer(saved(THINKS + "{{ effort }}"), chat_template_kwargs=settings).save_pretrained(tmp_path / "base")
+    again = [
+        render(load_tokenizer(str(tmp_path / "base"), chat_template_kwargs=newer), messages)
+        for newer in (None, {"enable_thinking": True}, {"enable_thinking": True, "effort": "high"})
+    ]
+    assert again == ["[system]S[user]U<think></think>low", "[system]S[user]Ulow", "[system]S[user]Uhigh"]
+
+
+def test_the_order_of_settings_does_not_count(saved):
+    directory = saved(THINKS + "{{ effort }}")
+    orders = ({"enable_thinking": False, "effort": "low"}, {"effort": "low", "enable_thinking": False})
+    first, second = (load_tokenizer(directory, chat_template_kwargs=settings) for settings in orders)
+    assert template_hash(first) == template_hash(second)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [float("nan")]}, {"set"}])
+def test_a_setting_that_is_no_json_value_is_refused_by_name(tokenizer, value):
+    """Jinja would read nan as a name that is not defined."""
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template = "{{ effort }}" + TURNS
+    with pytest.raises(UserError, match="JSON") as refused:
+        fix_inputs(changed, {"effort": value}, None)
+    assert refused.value.where == "chat_template_kwargs, effort"
+
+
 def test_a_date_of_ones_own(saved):
     """Llama's template takes a date as a setting, and then prints no other."""
     tokenizer = load_tokenizer(saved(DATED), chat_template_kwargs={"date_string": "1 May 1900"}, date="2026-03-05")

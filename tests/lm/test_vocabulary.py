@@ -85,6 +85,21 @@ def test_a_tokenizer_with_more_tokens_than_rows_is_refused(grown):
     assert caught.value.where == f"adapter {adapter!r}"
 
 
+@pytest.mark.parametrize("role", ["pad_token", "eos_token", "chat_template"])
+def test_a_token_beyond_the_rows_is_allowed_where_it_only_pads(grown, role):
+    """Training code often adds a token for padding and leaves the embedding alone."""
+    wrapped, adapter = grown("llama", lora(), rows=263)
+    tokenizer = load_tokenizer(adapter)
+    tokenizer.add_special_tokens({"pad_token": "<PAD>"})
+    setattr(tokenizer, role, "<PAD>" if role != "chat_template" else "<PAD>" + tokenizer.chat_template)
+    tokenizer.save_pretrained(adapter)
+    if role == "pad_token":
+        torch.testing.assert_close(logits(load_model(adapter)), logits(wrapped), rtol=0, atol=1e-4)
+        return
+    with pytest.raises(UserError, match="tokenizer of 264"):
+        load_model(adapter)
+
+
 def test_weights_of_different_vocabularies_are_refused(grown, tmp_path):
     _, adapter = grown("llama", lora(), save_embedding_layers=True)
     path = tmp_path / "adapter" / "adapter_model.safetensors"
