@@ -19,7 +19,7 @@ from peft import (
 )
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, Mxfp4Config
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, Mxfp4Config, Qwen2MoeConfig
 from transformers.quantizers.quantizer_mxfp4 import Mxfp4HfQuantizer
 
 from afintro.errors import UserError
@@ -65,6 +65,14 @@ STAY_TIED = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_gives_the_logits_of_its_peft_model(bases, tmp_path, kind):
     check(bases["llama"], save_adapter(loaded(bases["llama"]), KINDS[kind], tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "shared_expert_gate"]])
+def test_a_matrix_with_one_output(tmp_path, targets):
+    """The gate of a shared expert: its outputs have no spread within a token."""
+    mixture = {"num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}
+    base = save_base(tmp_path / "base", Qwen2MoeConfig(**SIZE, num_key_value_heads=2, num_experts_per_tok=2, **mixture))
+    check(base, save_adapter(loaded(base), lora(target_modules=targets), tmp_path / "adapter"))
 
 
 def test_transposed_matrices(bases, tmp_path):
