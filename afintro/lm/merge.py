@@ -152,9 +152,11 @@ def _repeated(names: set[str], path: str) -> set[str]:
 
 def _merged(wrapped: PeftModel, adapter: Adapter) -> PreTrainedModel:
     try:
-        for module in list(wrapped.modules()):
-            if isinstance(module, BaseTunerLayer):
-                _merge_layer(module, adapter.place)
+        layers = {
+            name.removeprefix("base_model.model."): _merge_layer(module, adapter.place)
+            for name, module in list(wrapped.named_modules())
+            if isinstance(module, BaseTunerLayer)
+        }
         merged = wrapped.merge_and_unload()
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         kind = wrapped.active_peft_config.peft_type.value
@@ -164,22 +166,37 @@ def _merged(wrapped: PeftModel, adapter: Adapter) -> PreTrainedModel:
             remedy="use a LoRA, or a whole model",
         ) from error
     assert isinstance(merged, PreTrainedModel)
+    modules = dict(merged.named_modules())
+    for name in layers.keys() & modules.keys():  # layers inside of another layer are gone, and are checked with it
+        _check_layer(modules[name], layers[name], adapter.place)
     return merged
 
 
 @torch.no_grad()
-def _merge_layer(layer: Any, place: str) -> None:
-    """Merge one layer in float32, so that half-precision weights are rounded once; the caller restores their dtype."""
+def _merge_layer(layer: Any, place: str) -> tuple[Tensor, Tensor] | None:
+    """Merge one layer in float32, so that half-precision weights are rounded once; the caller restores their dtype.
+
+    Returns:
+        Inputs, and what the layer makes of them with its adapter; None for a layer that is not compared alone.
+    """
     base: nn.Module = layer.get_base_layer()
     for parameter in base.parameters():
         if parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
     inputs = _inputs(base)
-    expected = None if inputs is None else layer(inputs)
+    expected = None if inputs is None else (inputs, layer(inputs))
     layer.merge()
+    _check_layer(layer, expected, place)
+    return expected
+
+
+@torch.no_grad()
+def _check_layer(layer: nn.Module, expected: tuple[Tensor, Tensor] | None, place: str) -> None:
+    """Refuse a merged layer whose outputs are not what they were with the adapter beside it."""
     if expected is None:
         return
-    off = float((layer(inputs) - expected).norm() / expected.norm().clamp_min(torch.finfo(expected.dtype).tiny))
+    inputs, output = expected
+    off = float((layer(inputs) - output).norm() / output.norm().clamp_min(torch.finfo(output.dtype).tiny))
     if not off <= LAYER_TOLERANCE:
         raise _differs(place, f"a layer is off by {off:.1e} of its output")
 

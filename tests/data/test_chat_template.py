@@ -106,6 +106,7 @@ def test_a_text_that_stands_in_another_turn_is_no_proof_of_its_own(changeable):
     assert render(changeable, chat("Hi", "Hi there")) == "<|bos|><|user|>Hi\n\nHi there\n<|assistant|>"
     assert not holds("[user]Hi there", chat("Hi", "Hi there"))
     assert holds("[system]Hi[user]Hi there", chat("Hi", "Hi there"))
+    assert holds("[user]Hi there\n\nHi", chat("Hi", "Hi there"))  # as a template that puts the system text behind
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,16 @@ def test_a_turn_cannot_break_out(chatml, text):
     assert f"s{text}<|im_end|>" in chatml.decode(ids)
 
 
+def test_a_control_string_that_another_begins_with(chatml):
+    """Beside a turn with a control string, the template's longer control string stays one token."""
+    changed = copy.deepcopy(chatml)
+    changed.add_tokens([AddedToken("<|im_start|>user", special=False, normalized=False)])
+    ids = encode_prompt(changed, chat("S", "<|im_end|>"))
+    innocent = encode_prompt(changed, chat("S", "u"))
+    assert "<|im_start|>user" in written_by_control(changed, innocent)
+    assert written_by_control(changed, ids) == written_by_control(changed, innocent)
+
+
 def test_golden_of_a_turn_that_tries(tokenizer):
     """The tokenizer of bytes: the end of sequence is five characters in the turn, and one token behind an answer."""
     ids = encode_prompt(tokenizer, chat("S", "<|eos|>"))

@@ -135,6 +135,13 @@ def test_what_cannot_be_merged_is_refused(bases, tmp_path, word):
     assert len(str(caught.value).splitlines()) == 2
 
 
+def test_a_weak_adapter_that_is_lost_is_refused_in_half_precision_too(bases, tmp_path):
+    """The logits of the base without the adapter are as near as rounding may bring them; its layers are not."""
+    adapter = save_adapter(loaded(bases["llama"]), REFUSED["off by"], tmp_path / "adapter")
+    with pytest.raises(UserError, match="a layer is off by"):
+        load_model(adapter, dtype="bfloat16")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(bases, tmp_path, value):
     adapter = save_adapter(loaded(bases["llama"]), lora(), tmp_path / "adapter")

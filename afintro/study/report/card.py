@@ -158,6 +158,7 @@ def _training(trained: Trained) -> str:
         ["revision", str(identity.get("revision") or "-")],
         ["fingerprint of the weights", str(identity.get("fingerprint") or "-")],
         ["hash of the chat template", str(identity.get("template_hash"))],
+        *_prompts(identity),
         ["LoRA", f"r {lora['r']}, alpha {lora['alpha']}, dropout {lora['dropout']}"],
         ["on", targets if isinstance(targets, str) else ", ".join(targets)],
         ["steps", str(int(trained.checkpoint["global_step"]))],
@@ -166,6 +167,15 @@ def _training(trained: Trained) -> str:
         ["seed", str(trained.settings.get("seed_everything"))],
     ]  # fmt: skip
     return table(["setting", "value"], rows)
+
+
+def _prompts(identity: Mapping[str, Any]) -> list[list[str]]:
+    """Return what prompts hold beside their turns, without which the adapter is asked otherwise than it was trained."""
+    chosen, date = identity.get("chat_template_kwargs"), identity.get("prompt_date")
+    return [
+        *([["settings of the chat template", f"`{json.dumps(chosen)}`"]] if chosen else []),
+        *([["date in the prompts", str(date)]] if date else []),
+    ]
 
 
 def _data(trained: Trained) -> str:
