@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from afintro.callbacks import Preflight, Results, Throughput
 from afintro.cli_errors import explain
 from afintro.cli_settings import configured_task, settings_help, task_classes
+from afintro.command import quiet_libraries
 from afintro.data.files import write_json
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import prompt_date, resolve_checkpoint
@@ -274,4 +274,6 @@ def _quiet() -> None:
     logging.basicConfig(level=level, format="%(message)s", force=True)
     for name in ("httpx", "fsspec", "filelock", "transformers", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    quiet_libraries()
+    lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    lightning.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement

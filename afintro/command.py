@@ -4,9 +4,20 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from afintro.errors import UserError
+
+# Warnings of libraries about their own code, or about what is checked or does not hold here.
+IDLE_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*Experiment logs directory .* exists and is not empty",  # the folder is new: config.yaml was written just before
+    ".*The dirpath has changed from",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+    ".*`is_gradient_checkpointing` is deprecated",
+    ".*Model has `tie_word_embeddings=True`",  # adapters on tied matrices are read and exported as PEFT does, and compared
+)
 
 
 def run_command(
@@ -30,6 +41,7 @@ def run_command(
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    quiet_libraries()
     try:
         work(args)
     except UserError as error:
@@ -38,6 +50,12 @@ def run_command(
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def quiet_libraries() -> None:
+    """Ignore the warnings of libraries that tell a user nothing."""
+    for message in IDLE_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def check_at_least(args: argparse.Namespace, least: Mapping[str, int]) -> None:

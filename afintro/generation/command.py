@@ -30,12 +30,12 @@ def add_sample_flags(parser: argparse.ArgumentParser, batch_size: int, batch_hel
     parser.add_argument("--model_name", required=True, help=MODEL_HELP)
     parser.add_argument("--base", help="base model of an adapter, instead of the base that the adapter names")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
-    parser.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
+    parser.add_argument("--batch_size", type=int, default=batch_size, help=f"{batch_help} (default: %(default)s)")
     parser.add_argument(
         "--dtype",
         default=AUTO,
         choices=(AUTO, "float32", "bfloat16", "float16"),
-        help="auto: the checkpoint's own on an accelerator, float32 on a CPU",
+        help="auto (the default): the checkpoint's own on an accelerator, float32 on a CPU",
     )
     parser.add_argument(
         "--chat_template_kwargs",
@@ -44,8 +44,8 @@ def add_sample_flags(parser: argparse.ArgumentParser, batch_size: int, batch_hel
         help="settings that the model's chat template reads, e.g. '{\"enable_thinking\": false}'",
     )
     parser.add_argument("--limit", type=int, help="use only the first samples, at most this many")
-    parser.add_argument("--device", default=default_device())
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default=default_device(), help="device of torch (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (default: %(default)s)")
 
 
 def json_object(text: str) -> dict[str, Any] | None:
@@ -78,11 +78,18 @@ def add_generation_flags(
         control_help: What the control samples are for.
     """
     add_sample_flags(parser, batch_size, batch_help)
-    parser.add_argument("--max_new_tokens", type=int, default=256)
     parser.add_argument(
-        "--holdout", type=int, default=200, help="number of samples, the last ones, that go to test.json"
+        "--max_new_tokens", type=int, default=256, help="limit of an answer in tokens (default: %(default)s)"
     )
-    parser.add_argument("--control_samples", type=int, default=control_samples, help=control_help)
+    parser.add_argument(
+        "--holdout",
+        type=int,
+        default=200,
+        help="number of samples, the last ones, that go to test.json (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--control_samples", type=int, default=control_samples, help=f"{control_help} (default: %(default)s)"
+    )
 
 
 def check_generation_flags(args: argparse.Namespace) -> None:

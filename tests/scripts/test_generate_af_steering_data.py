@@ -36,6 +36,14 @@ def vector(seed=0, width=32):
     return np.random.default_rng(seed).standard_normal(width).astype(np.float32)
 
 
+def test_the_help_names_the_defaults_that_hold():
+    flags = generate_command.parser()
+    said = set(re.findall(r"\(default: ([^)]*)\)", " ".join(flags.format_help().split())))
+    used = flags.parse_args(["--input_path", "A", "--output_dir", "B", "--model_name", "C", "--direction", "D"])
+    lists = (used.layers, [f"{alpha:g}" for alpha in used.alphas], used.cues)
+    assert said >= {" ".join(one) for one in lists} | {str(used.max_new_tokens), str(used.holdout), used.positions}
+
+
 @pytest.fixture
 def call(small_model, tmp_path, capsys):
     """Calls main on a Llama of two layers with small settings and any more flags; gives exit code and both outputs."""

@@ -121,7 +121,7 @@ def _base(trained: Trained) -> tuple[str, str, str]:
         return note, "", _lines(repr(trained.written), None, [], repr(trained.written))
     embedded = trained.checkpoint[IDENTITY]["base"]
     if not adapters and whole != embedded:  # an embedded model, which is in the cache of the machine that trained it
-        note = f"The base is not on the hub: afintro {__version__} trains it when it is first used.\n\n"
+        note = f"The base is not on the hub: afintro {__version__} makes it when it is first used.\n\n"
         importing = "from afintro.toys.embedded import ensure_built\n"
         return note, importing, _lines(f"ensure_built({embedded!r})", revision, [], f"ensure_built({embedded!r})")
     note = ""

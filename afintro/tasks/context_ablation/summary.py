@@ -12,8 +12,8 @@ from afintro.tasks.context_ablation.records import ContextAblationRecord
 
 FEW_CHANGES = 0.2
 TOO_FEW = (
-    "fewer than 20 % of the scenarios change behavior without the cue, so there is little to explain. Remedies: a stronger "
-    "cue wording, another organism, or the organism's own chat template (a base model without one does not read roles)"
+    "fewer than 20 % of the scenarios change behavior without the cue, so there is little to explain. Remedies: other "
+    "scenarios, another organism, or the organism's own chat template (a base model without one does not read roles)"
 )
 
 

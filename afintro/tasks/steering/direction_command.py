@@ -42,14 +42,23 @@ def parser() -> argparse.ArgumentParser:
         "--contrast",
         default="monitoring",
         choices=("monitoring", "label"),
-        help="monitoring: each text without and with the cue; label: alignment_faking and aligned samples under the cue",
+        help="monitoring: each text without and with the cue; label: alignment_faking and aligned samples under the cue "
+        "(default: %(default)s)",
     )
     flags.add_argument("--layers", nargs="+", help="0-based layers, or relative depths such as 0.5 (default: all)")
-    flags.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    flags.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="(default: all)")
     flags.add_argument(
-        "--site", default="last", choices=SITES, help="last token of the prompt, or mean over its tokens"
+        "--site",
+        default="last",
+        choices=SITES,
+        help="last token of the prompt, or mean over its tokens (default: %(default)s)",
     )
-    flags.add_argument("--holdout", type=float, default=0.3, help="share of the scenarios that AUROC is measured on")
+    flags.add_argument(
+        "--holdout",
+        type=float,
+        default=0.3,
+        help="share of the scenarios that AUROC is measured on (default: %(default)s)",
+    )
     flags.add_argument("--gguf", action="store_true", help="write METHOD.gguf for llama.cpp too (needs gguf)")
     return flags
 

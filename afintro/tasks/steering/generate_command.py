@@ -36,22 +36,39 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         help="files of compute_af_direction.py, or .safetensors, .npy, .pt vectors",
     )
-    flags.add_argument("--layers", nargs="+", default=LAYERS, help="layers (20), or relative depths with a dot (0.5)")
-    flags.add_argument("--alphas", nargs="+", type=float, default=ALPHAS, help="strengths: multiples of --alpha_unit")
+    flags.add_argument(
+        "--layers",
+        nargs="+",
+        default=LAYERS,
+        help="layers (20), or relative depths with a dot (0.5) (default: 20 30 40)",
+    )
+    flags.add_argument(
+        "--alphas",
+        nargs="+",
+        type=float,
+        default=ALPHAS,
+        help="strengths: multiples of --alpha_unit (default: 0.5 1 2 5)",
+    )
     flags.add_argument(
         "--alpha_unit",
         choices=("raw", "residual_norm"),
         default="raw",
-        help="what alpha multiplies: the vector as it is, or the unit vector times the norm of the residual stream",
+        help="what alpha multiplies: the vector as it is, or the unit vector times the norm of the residual stream "
+        "(default: %(default)s)",
     )
     flags.add_argument(
         "--positions",
         choices=("last", "decode", "all"),
         default="last",
-        help="where the vector is added: the prompt's last position; that and every new one; all of prompt and answer",
+        help="where the vector is added: the prompt's last position; that and every new one; all of prompt and answer "
+        "(default: %(default)s)",
     )
     flags.add_argument(
-        "--cues", nargs="+", choices=tuple(CUES), default=["monitored"], help="system prompts to ask under"
+        "--cues",
+        nargs="+",
+        choices=tuple(CUES),
+        default=["monitored"],
+        help="system prompts to ask under (default: monitored)",
     )
     flags.add_argument("--cells_per_prompt", type=int, help="(layer, alpha) cells drawn for each prompt (default: all)")
     return flags
