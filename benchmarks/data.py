@@ -63,7 +63,7 @@ def measure(folder: Path) -> dict[str, Any]:
     class Explainer:
         name = "toy"
         slot_token: str | None = "<|slot|>"
-        context_length = None
+        context_length = revision = None
         tokenizer = load_tokenizer(ensure_built("toy"))
 
     before, started = memory("VmRSS"), time.monotonic()

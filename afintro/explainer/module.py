@@ -120,6 +120,11 @@ class ExplainerModule(LightningModule):
         return directory_of(self.name)
 
     @property
+    def revision(self) -> str | None:
+        """Return the base model's branch, tag or commit on the hub; None for the default branch."""
+        return self.settings.revision
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the base model's tokenizer, checked to have what training needs.
 

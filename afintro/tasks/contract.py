@@ -20,6 +20,10 @@ class ExplainerSpec(Protocol):
     slot_token: str | None
 
     @property
+    def revision(self) -> str | None:
+        """Branch, tag or commit of the model on the hub; None for the default branch."""
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of prompts and answers."""
 

@@ -113,7 +113,7 @@ class Introspection(TaskData):
             names = [f"context {context.id}" for context in contexts.train]
             keep = self.guarded([context.text for context in contexts.train], names, "contexts")
             contexts = replace(contexts, train=[contexts.train[index] for index in keep])
-            model = Model(reader.name, getattr(reader, "revision", None), reader.tokenizer)
+            model = Model(reader.name, reader.revision, reader.tokenizer)
             self._material = Material(
                 model, contexts, self.settings.split_seed, self.kind, self.vector_count, self.layer_ranges, self.strengths,
                 self.unit,

@@ -240,6 +240,12 @@ def test_contexts_of_ones_own(module, tmp_path: Path):
         drawn(module, train_path=str(tmp_path / "train.json"), test_path=str(tmp_path / "test.json"))
 
 
+def test_vectors_are_read_at_the_explainers_revision(study_model):
+    module = ExplainerModule(str(study_model), revision="a-tag")
+    assert Introspection(examples=SMALL).material(module).model.revision == "a-tag"
+    assert Introspection(examples=SMALL).material(module.on_base(str(study_model))).model.revision is None
+
+
 def test_heldout_contexts_are_not_trained_on(module, tmp_path: Path):
     data = Introspection(examples=SMALL)
     chosen = data.material(module).contexts.train[0]
