@@ -349,7 +349,7 @@ class TestSummary:
         warnings = run([Sample(text) for text in texts], tmp_path, settings)["warnings"]
         assert bool(warnings) == warned
         if warned:
-            for remedy in ("cue wording", "another organism", "chat template"):
+            for remedy in ("other scenarios", "another organism", "chat template"):
                 assert remedy in warnings[0]
 
     def test_intervals_are_over_scenarios(self, organism, settings, tmp_path):
