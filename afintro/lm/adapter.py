@@ -111,7 +111,7 @@ def find_adapter(name: str | Path, revision: str | None = None) -> Adapter | Non
         raise unloadable(plain, error) from error
     if given:
         base, base_revision = given, None
-    elif base.startswith(".") and not Path(base).is_dir() and (Path(path).parent / base).is_dir():
+    elif base.startswith(".") and not Path(base).exists() and (Path(path).parent / base).exists():
         base = str(Path(path).parent / base)
     if Path(base).is_dir() and Path(base).resolve() == Path(plain).resolve():
         raise UserError(

@@ -1,6 +1,7 @@
 """The base of an adapter: the base that the adapter names, beside the adapter, or given in its stead."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,6 +84,10 @@ def test_a_base_beside_the_adapter(moved, tmp_path, monkeypatch):
     torch.testing.assert_close(logits(load_model(adapter)), expected, rtol=0, atol=0)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    edit_config(adapter, base_model_name_or_path="./base.gguf")  # a file
+    (Path(adapter) / "base.gguf").touch()
+    assert find_adapter(adapter).base == str(Path(adapter) / "base.gguf")
+    edit_config(adapter, base_model_name_or_path="../moved")
     shutil.move(tmp_path / "moved", tmp_path / "other")
     with pytest.raises(UserError, match=r"\.\./moved"):
         load_model(adapter)

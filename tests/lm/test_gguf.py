@@ -85,6 +85,13 @@ class TestRight:
             assert name == same
             assert (read - weights).abs().max() <= rounding * weights.abs().max()
 
+    @pytest.mark.parametrize(("kind", "own"), [(None, "float16"), ("Q8_0", "bfloat16"), ("BF16", "bfloat16")])
+    def test_own_dtype_of_matrices_of_two_kinds(self, llama, tmp_path, kind, own):
+        """Files of a few bits often keep a matrix in float16."""
+        more = {"output.weight": np.zeros((32, 32), np.float16)}
+        file = str(write_tiny_gguf(tmp_path / "two.gguf", llama, kind, more=more))
+        assert resolve_dtype("auto", file, None, "cuda") == own
+
     def test_fingerprint_sees_every_byte_and_not_the_place(self, llama, path, tmp_path):
         moved = write_tiny_gguf(tmp_path / "other.gguf", llama)
         assert fingerprint(str(moved)) == fingerprint(path)
