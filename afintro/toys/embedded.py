@@ -23,7 +23,7 @@ def ensure_built(name: str) -> str:
     """
     adapter, on, base = name.partition(ON)
     if on:
-        return on_base(adapter, ensure_built(base))
+        return on_base(directory_of(adapter), ensure_built(base))
     if name in toy.TOYS:
         toy.build(toy.TOYS[name])
     elif name in study_base.STUDY_BASES:
@@ -37,7 +37,7 @@ def directory_of(name: str) -> str:
     """Return the directory of the embedded model called ``name``, made or not; any other name is returned unchanged."""
     adapter, on, base = name.partition(ON)
     if on:
-        return on_base(adapter, directory_of(base))
+        return on_base(directory_of(adapter), directory_of(base))
     if name == smollm2.NAME:
         return str(smollm2.directory())
     settings = toy.TOYS.get(name) or study_base.STUDY_BASES.get(name)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from afintro.errors import UserError
+from afintro.lm.adapter import find_adapter
 from afintro.toys import organism as toy
 from afintro.toys import smollm2
 from afintro.toys.chat_base import base as study_base
@@ -97,3 +98,14 @@ class TestSmolLM2:
             (package / smollm2.FILE).write_bytes(content)
         with pytest.raises(UserError, match=r"0\.1\.2"):
             ensure_built("smollm2")
+
+
+@pytest.mark.parametrize("name", ["toy", "smollm2"])
+def test_an_embedded_model_is_looked_for_in_the_cache_alone(name, tmp_path, monkeypatch):
+    """A base is given for what is no adapter: the hub, which would be asked many times, is not."""
+    monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path))
+    adapter, base = directory_of(f"{name}::elsewhere").split("::")
+    assert (adapter, base) == (directory_of(name), "elsewhere")
+    with pytest.raises(UserError, match="not an adapter") as error:
+        find_adapter(directory_of(f"{name}::elsewhere"))
+    assert name in error.value.where
