@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
@@ -70,6 +70,20 @@ def test_the_tested_architectures_take_packed_rows(model_directories, architectu
         model = load_model(model_directories[architecture])
     assert model.config._attn_implementation == PACKED
     assert "padded" not in caplog.text
+
+
+def test_what_is_inside_of_a_tested_architecture_counts_too(model_directories):
+    """A wrapper may hold any language model, and a version of an architecture may have learned scores beside its keys."""
+    model = load_model(model_directories["llama"])
+    assert supports_packed_attention(model)
+    model.model.layers[1].self_attn.register_parameter("sinks", torch.nn.Parameter(torch.zeros(4)))
+    assert not supports_packed_attention(model)
+    for inside, packed in (("mistral", True), ("diffllama", False)):
+        text = {**GROUPED, "model_type": inside}
+        vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = AutoConfig.for_model("mistral3", text_config=text, vision_config={**vision, "model_type": "pixtral"})
+        with torch.device("meta"):
+            assert supports_packed_attention(AutoModelForImageTextToText.from_config(config)) is packed
 
 
 def test_logits_equal_one_by_one(directory):
