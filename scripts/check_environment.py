@@ -23,6 +23,7 @@ GB = 1e9
 # LoRA of rank 128 with gradient checkpointing took 30 to 34 GB for 7.25 billion parameters.
 RUN, TRAIN = 2.5, 4.5
 NEEDED = ("afintro", "datasets", "huggingface_hub", "peft", "psutil", "torch", "transformers", "yaml")
+ON = "::"  # between an adapter and the base that is given for it, as in afintro.lm.adapter
 MODEL_KEYS = ("other_base", "organism", "model_name", "adapter")
 DATA_ENDINGS = ("_path", "_paths", "_file", "_files")
 FILE_SUFFIXES = (".json", ".jsonl", ".parquet", ".npy", ".safetensors", ".ckpt")
@@ -104,7 +105,8 @@ def named(tree: Any, parent: str = "") -> Iterator[tuple[str, str, str | None]]:
         data = key == "heldout" or (key.endswith(DATA_ENDINGS) and key != "class_path")
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str) and (data or is_model(name)):
-                yield name, one, tree.get("revision") if name == "model.name" else None
+                model = tree if name == "model.name" else {}
+                yield name, f"{one}{ON}{model['base']}" if model.get("base") else one, model.get("revision")
             yield from named(one, parent if key == "init_args" else key)
 
 
@@ -118,11 +120,11 @@ def lookup(name: str, file: str, revision: str | None) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def lacking(name: str, revision: str | None) -> list[str]:
-    """Return what a model or adapter lacks to be loaded: files, or the base model of an adapter."""
+def lacking(name: str, revision: str | None, base: str) -> list[str]:
+    """Return what a model or adapter lacks to be loaded: files, or the base model of an adapter, also if another is given."""
     adapter = lookup(name, "adapter_config.json", revision)
     if adapter:
-        base = json.loads(adapter.read_text())["base_model_name_or_path"]
+        base = base or json.loads(adapter.read_text())["base_model_name_or_path"]
         state, remedy = model_state(base, None)
         weights = [] if lookup(name, "adapter_model.safetensors", revision) else ["adapter_model.safetensors"]
         return weights + ([f"its base {base} ({state}; {remedy})"] if remedy else [])
@@ -160,6 +162,7 @@ def model_state(name: str, revision: str | None) -> tuple[str, str | None]:
     from afintro.toys.organism import TOYS
 
     keys = {one: settings.key for one, settings in TOYS.items()} | {one: own.key for one, own in STUDY_BASES.items()}
+    name, _, base = name.partition(ON)
     if name in keys:
         trained = list(cache_directory().glob(f"organisms/[!.]*-{keys[name]}"))
         return (f"here, {trained[0]}" if trained else "is trained on first use"), None
@@ -167,7 +170,7 @@ def model_state(name: str, revision: str | None) -> tuple[str, str | None]:
         return made_or_read_state(name)
     local = Path(name).is_dir()
     try:
-        lacks = lacking(name, revision)
+        lacks = lacking(name, revision, base)
     except HFValidationError:  # no hub id can look so
         return "MISSING: no such directory", "check the path"
     except (ValueError, KeyError, TypeError) as error:

@@ -187,6 +187,19 @@ def test_nothing_is_missing_where_everything_is_cached_or_local(tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_a_base_that_is_given_takes_the_place_of_the_one_that_an_adapter_names(tmp_path: Path) -> None:
+    directory(
+        tmp_path / "adapter",
+        {"adapter_config.json": {"base_model_name_or_path": "/moved"}, "adapter_model.safetensors": 0},
+    )
+    directory(tmp_path / "base", PLAIN)
+    overlay = config(tmp_path / "given.yaml", model={"name": "adapter", "base": "base"})
+    done = run(tmp_path, overlay, config(tmp_path / "moved.yaml", model={"name": "adapter"}))
+    assert "model.name: adapter::base: here" in done.stdout
+    assert "its base /moved" in line(done, "adapter")
+
+
+@pytest.mark.slow
 def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "torn.yaml").write_text("model: {name: toy")
     for name in ("torn.yaml", "absent.yaml"):
