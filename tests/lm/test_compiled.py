@@ -116,7 +116,7 @@ def test_rows_of_any_number_of_sequences_share_their_graphs(model_directories, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("gemma2", marks=pytest.mark.long)])
 def test_generation_through_compiled_layers(model_directories, architecture):
     prompts = [[7, 8, 9, 10], [20, 21], [11, 12, 13, 14, 15, 16]]
     eager, model = trained(model_directories[architecture]), trained(model_directories[architecture])

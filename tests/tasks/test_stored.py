@@ -236,7 +236,7 @@ def test_text_baselines_of_a_large_split_learn_from_a_draw_and_say_so(
     assert data.warnings == ["the text baselines learn from 30 of 72 training items, drawn at random"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steering_from_the_store(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write_steering_records(tmp_path)
 
