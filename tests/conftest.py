@@ -39,6 +39,7 @@ from tests import forked
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 
 WINDOW = 8  # sliding window in tokens, shorter than most test sequences
+ASIDE = Path(sys.prefix) / "aside"  # what make setup-real unpacks beside the environment
 SIZE = {
     "num_key_value_heads": 2,
     "hidden_size": 32,
@@ -94,6 +95,13 @@ def dies_of_sigterm() -> Iterator[None]:
 def tokenizer() -> PreTrainedTokenizerFast:
     """Make a tokenizer of seven special tokens (pad 0, bos 1, eos 2, slot 3, system 4, user 5, assistant 6) and 256 bytes."""
     return make_tokenizer(ToySettings(vocabulary=263, context=512), [])
+
+
+@pytest.fixture
+def bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test import the library that quantizes, which PEFT would import for seconds in every process if it were installed."""
+    monkeypatch.syspath_prepend(str(ASIDE))
+    pytest.importorskip("bitsandbytes", reason="make setup-real installs it")
 
 
 @pytest.fixture(scope="session")

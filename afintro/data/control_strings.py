@@ -133,6 +133,20 @@ def _marked_but(slot: str | None, text: str, pattern: re.Pattern[str]) -> str:
     return slot.join(mark(part, pattern) for part in text.split(slot)) if slot else mark(text, pattern)
 
 
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, split_special_tokens: bool = False) -> list[int]:
+    """Return the token ids of a text as it is, without adding special tokens.
+
+    Args:
+        tokenizer: The tokenizer.
+        text: The text.
+        split_special_tokens: Whether the strings of special tokens are text; otherwise control strings are control tokens.
+    """
+    options: dict[str, Any] = {"split_special_tokens": True} if split_special_tokens else {}
+    ids = tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
+    assert isinstance(ids, list)
+    return ids
+
+
 def encode_marked(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the token ids of a rendered text whose marked control strings are text, and whose others are control tokens.
 
@@ -143,11 +157,11 @@ def encode_marked(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         text: What :func:`render_marked` returned, or a part of it.
     """
     if BEGIN not in text:
-        return _ordinary(tokenizer, text)
+        return encode_text(tokenizer, text)
     control = control_strings(tokenizer)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         pieces = MARKED.split(text)  # every other piece was marked
-        encoded = [_ordinary(tokenizer, piece, split_special_tokens=at % 2 == 1) for at, piece in enumerate(pieces)]
+        encoded = [encode_text(tokenizer, piece, split_special_tokens=at % 2 == 1) for at, piece in enumerate(pieces)]
         return [token for ids in encoded for token in ids]
     turned = re.sub(f"{BEGIN}.*?{END}|{control.pattern.pattern}", _turned, text, flags=re.DOTALL)
     return [control.ids.get(token, token) for token in control.backend.encode(turned, add_special_tokens=False).ids]
@@ -208,10 +222,3 @@ def _like(token: AddedToken, content: str) -> AddedToken:
         normalized=token.normalized,
         special=token.content == content,
     )
-
-
-def _ordinary(tokenizer: PreTrainedTokenizerBase, text: str, split_special_tokens: bool = False) -> list[int]:
-    options: dict[str, Any] = {"split_special_tokens": True} if split_special_tokens else {}
-    ids = tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
-    assert isinstance(ids, list)
-    return ids

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from afintro.data.chat_template import Message as Message
 from afintro.data.chat_template import forms, paragraphs
 from afintro.data.control_strings import encode_as_text, encode_marked, render_marked, unmark
+from afintro.data.control_strings import encode_text as encode_text
 
 
 def chat(system: str, user: str) -> list[Message]:
@@ -86,13 +87,6 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, cut: bool = F
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token")
     return [*encode_as_text(tokenizer, answer), *([] if cut else [tokenizer.eos_token_id])]
-
-
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the token ids of a text as it is, without adding special tokens; control strings in it are control tokens."""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    assert isinstance(ids, list)
-    return ids
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:

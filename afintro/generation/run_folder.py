@@ -17,23 +17,25 @@ from tqdm import tqdm
 
 from afintro.data.files import write_json
 from afintro.errors import UserError
+from afintro.lm.template_inputs import today
 from afintro.ranks import ALONE, Ranks
 
 T = TypeVar("T")
 PROMPT_DATE = "prompt_date"  # in settings.json, where the chat template prints a date
 
 
-def kept_date(output_dir: Path, ranks: Ranks = ALONE) -> str | None:
-    """Return the date that the prompts of a run hold which is continued in this folder, or None where there is none.
+def date_of_run(output_dir: Path, ranks: Ranks = ALONE) -> str:
+    """Return the date for the prompts of a run: the date of the run that is continued in this folder, otherwise today.
 
     Args:
         output_dir: The run's folder, which may not exist.
         ranks: The processes of this run; the first process looks for all.
     """
 
-    def look() -> str | None:
+    def look() -> str:
         path = output_dir / "settings.json"
-        return json.loads(path.read_text()).get(PROMPT_DATE) if path.is_file() else None
+        kept = json.loads(path.read_text()).get(PROMPT_DATE) if path.is_file() else None
+        return kept or today()
 
     return ranks.from_first(look)
 

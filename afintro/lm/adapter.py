@@ -113,8 +113,7 @@ def find_adapter(name: str | Path, revision: str | None = None) -> Adapter | Non
         base, base_revision = given, None
     elif base.startswith(".") and not Path(base).exists() and (Path(path).parent / base).exists():
         base = str(Path(path).parent / base)
+    adapter = Adapter(plain, revision, base, base_revision)
     if Path(base).is_dir() and Path(base).resolve() == Path(plain).resolve():
-        raise UserError(
-            "names itself as its base", where=f"adapter {plain!r}", remedy="give the base (model.base, --base)"
-        )
-    return Adapter(plain, revision, base, base_revision)
+        raise UserError("names itself as its base", where=adapter.place, remedy="give the base (model.base, --base)")
+    return adapter

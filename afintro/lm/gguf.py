@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.initialization import no_init_weights
 
 from afintro.errors import UserError
-from afintro.lm.load_errors import refuse_missing_weights
+from afintro.lm.load_errors import model_place, refuse_missing_weights
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ def _refuse_what_is_dropped(name: str, config: Any, reader: Any) -> None:
     if dropped:
         raise UserError(
             f"has {', '.join(dropped)}, which transformers does not read from GGUF, so that the model would compute something else",
-            where=f"model {name!r}",
+            where=model_place(name),
             remedy="give the model as safetensors",
         )
 
@@ -197,16 +197,16 @@ def _readable(name: str) -> Path:
     path = Path(name)
     if not path.is_file():
         raise UserError(
-            "does not exist", where=f"model {name!r}", remedy="give the path of a GGUF file of this machine"
+            "does not exist", where=model_place(name), remedy="give the path of a GGUF file of this machine"
         )
     if importlib.util.find_spec("gguf") is None:
         what = "cannot be read without the gguf library, which is not installed"
-        raise UserError(what, where=f"model {name!r}", remedy="pip install gguf; in a checkout: make setup-real")
+        raise UserError(what, where=model_place(name), remedy="pip install gguf; in a checkout: make setup-real")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             what = "does not begin as a GGUF file does"
             raise UserError(
-                what, where=f"model {name!r}", remedy="the file is damaged or of another kind: copy it again"
+                what, where=model_place(name), remedy="the file is damaged or of another kind: copy it again"
             )
     return path
 
@@ -224,4 +224,4 @@ def _read(name: str, read: Callable[[], T]) -> T:
         else:
             what, remedy = "cannot be read", "the file may be damaged: copy it again, or give the model as safetensors"
         what = f"{what} ({type(error).__name__}: {reason})"
-        raise UserError(what, where=f"model {name!r}", remedy=remedy) from error
+        raise UserError(what, where=model_place(name), remedy=remedy) from error

@@ -40,10 +40,11 @@ class Nf4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[..., out]`` of ``x [..., in]``."""
-        state = library().functional.QuantState(
+        bitsandbytes = library()
+        state = bitsandbytes.functional.QuantState(
             self.scales, shape=self.shape, code=self.code, blocksize=self.block, quant_type="nf4", dtype=self.dtype
         )
-        output: Tensor = library().matmul_4bit(x, self.packed.T, quant_state=state)
+        output: Tensor = bitsandbytes.matmul_4bit(x, self.packed.T, quant_state=state)
         return output if self.bias is None else output + self.bias
 
 

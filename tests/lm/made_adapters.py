@@ -63,3 +63,14 @@ def check(base, adapter, tolerance=1e-4):
     merged.save_pretrained(f"{adapter}-merged")
     torch.testing.assert_close(logits(loaded(f"{adapter}-merged")), expected, rtol=0, atol=tolerance)
     return merged
+
+
+def named_after_its_base(call, base, folder):
+    """Call a command with an adapter whose base has moved, without and with ``--base``; return what its output names the model."""
+    adapter = save_adapter(loaded(base), lora(), folder / "adapter")
+    edit_config(adapter, base_model_name_or_path="/no/such/base")
+    code, _, err = call(model_name=adapter)
+    assert code == 2
+    assert "--base" in err
+    assert call(model_name=adapter, base=base)[0] == 0
+    return f"{adapter}::{base}"

@@ -1,8 +1,5 @@
 """A merged adapter gives the logits of its :class:`PeftModel`, whatever kind of adapter it is, or is refused by name."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from peft import (
@@ -28,8 +25,6 @@ from afintro.lm.load import load_model
 from afintro.lm.merge import merged
 from tests.lm.made_adapters import SIZE, check, edit_config, loaded, logits, lora, save_adapter, save_base
 
-# The library that quantizes is beside the environment (make setup-real).
-ASIDE = Path(sys.prefix) / "aside"
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 KINDS = {
     "dora": lora(use_dora=True),
@@ -178,11 +173,10 @@ def test_a_base_whose_quantizer_cannot_go_back_is_refused_unless_it_did_while_lo
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("bitsandbytes")
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_quantized_base_is_dequantized(tmp_path, monkeypatch, bits):
+def test_a_quantized_base_is_dequantized(tmp_path, bits):
     """Merged into a quantized matrix, the sum would be rounded to as few bits again."""
-    monkeypatch.syspath_prepend(str(ASIDE))
-    pytest.importorskip("bitsandbytes", reason="make setup-real installs it")
     base = save_base(tmp_path / "base", LlamaConfig(**SIZE | {"hidden_size": 64}))
     adapter = save_adapter(loaded(base), lora(), tmp_path / "adapter")
     quantization = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,19 +22,10 @@ IDS = torch.arange(7, 31)
 BOUNDS = torch.tensor([0, 9, 24], dtype=torch.int32)
 POSITIONS = torch.tensor([5, 6, 20, 21])
 LEVELS = 16
-# The library is beside the environment (make setup-real), because PEFT imports it wherever it is installed, which takes seconds.
-ASIDE = Path(sys.prefix) / "aside"
-
-
-@pytest.fixture
-def library(monkeypatch):
-    """The library that quantizes, for the tests that need it."""
-    monkeypatch.syspath_prepend(str(ASIDE))
-    return pytest.importorskip("bitsandbytes", reason="make setup-real installs it")
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("library")
+@pytest.mark.usefixtures("bitsandbytes")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_product_and_its_gradient_are_close(dtype, bias):
@@ -55,7 +45,7 @@ def test_a_product_and_its_gradient_are_close(dtype, bias):
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("library")
+@pytest.mark.usefixtures("bitsandbytes")
 def test_a_weight_takes_half_a_byte_and_one_of_16_values_a_block():
     torch.manual_seed(0)
     quantized = Nf4Linear(nn.Linear(128, 64, bias=False))
@@ -77,7 +67,7 @@ def rounded(model: nn.Module, quantized: nn.Module) -> nn.Module:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("library")
+@pytest.mark.usefixtures("bitsandbytes")
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "qwen3"])
 def test_a_quantized_base_trains_the_adapter_as_its_rounded_weights_do(model_directories, architecture):
     models = []
@@ -107,7 +97,7 @@ def test_quantizing_twice_is_refused():
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("library")
+@pytest.mark.usefixtures("bitsandbytes")
 def test_float64_is_refused(model_directories):
     model = add_lora(load_model(model_directories["llama"], dtype="float64"), Lora(r=4))
     with pytest.raises(UserError, match="float64") as error:
@@ -123,7 +113,7 @@ def test_an_absent_library_is_named_before_any_work(monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("library")
+@pytest.mark.usefixtures("bitsandbytes")
 def test_an_adapter_trained_over_four_bits_is_exported_for_the_plain_base(small_model, tmp_path):
     torch.manual_seed(0)
     module = ExplainerModule(str(small_model), quantize="nf4", lora=Lora(r=2))

@@ -1,6 +1,5 @@
 """Four-bit weights of a real language model: what they cost before training."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,19 +9,14 @@ from afintro.lm.load import load_model, load_tokenizer
 from afintro.lm.lora import Lora, add_lora
 from afintro.lm.nf4 import Nf4Linear, quantize_base_nf4
 from afintro.toys.embedded import ensure_built
-from tests.real.test_smollm2 import ABSENT
+from tests.real.test_smollm2 import pytestmark as pytestmark
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(bool(ABSENT), reason=f"not installed: {', '.join(ABSENT)} (make setup-real)"),
-]
 # Measured 0.13 to 0.21 on texts of this project; a wrong block, code or transposed matrix costs whole units.
 MOST_ADDED_NLL = 0.3
 
 
-def test_four_bits_cost_a_small_part_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(sys.prefix) / "aside"))
-    pytest.importorskip("bitsandbytes", reason="make setup-real installs it")
+@pytest.mark.usefixtures("bitsandbytes")
+def test_four_bits_cost_a_small_part_of_the_loss() -> None:
     directory = ensure_built("smollm2")
     model = add_lora(load_model(directory), Lora(r=4))
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +12,10 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from afintro.data.text import chat, encode_answer, encode_prompt, render
 from afintro.lm.load import load_tokenizer
+from tests.conftest import ASIDE
 
-FILES = Path(sys.prefix) / "aside"
-MISTRAL = FILES / "mistral_common" / "data" / "mistral_instruct_tokenizer_240323.model.v3"
-LLAMA = FILES / "llama_models" / "llama3" / "tokenizer.model"
+MISTRAL = ASIDE / "mistral_common" / "data" / "mistral_instruct_tokenizer_240323.model.v3"
+LLAMA = ASIDE / "llama_models" / "llama3" / "tokenizer.model"
 
 pytestmark = pytest.mark.long
 

@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from transformers import AutoModelForCausalLM
 
 from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.records import scenario_id
@@ -25,7 +24,7 @@ from afintro.tasks.steering.contrasts import Parts
 from afintro.tasks.steering.directions import read_direction
 from afintro.tasks.steering.fit_directions import Computed, difference_of_means, last_token_activations
 from tests import forked
-from tests.lm.made_adapters import edit_config, lora, save_adapter
+from tests.lm.made_adapters import named_after_its_base
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "compute_af_direction.py"
@@ -69,14 +68,8 @@ def contents(folder):
 
 class TestMonitoring:
     def test_an_adapter_on_the_base_that_is_given(self, call, model_directories, tmp_path):
-        base = model_directories["llama"]
-        adapter = save_adapter(AutoModelForCausalLM.from_pretrained(base), lora(), tmp_path / "adapter")
-        edit_config(adapter, base_model_name_or_path="/no/such/base")
-        code, _, err = call(model_name=adapter)
-        assert code == 2
-        assert "--base" in err
-        assert call(model_name=adapter, base=base)[0] == 0
-        assert sidecar(tmp_path / "out")["model"] == f"{adapter}::{base}"
+        expected = named_after_its_base(call, model_directories["llama"], tmp_path)
+        assert sidecar(tmp_path / "out")["model"] == expected
 
     def test_points_from_monitored_to_unmonitored(self, call, tmp_path, model_directories):
         code, out, _ = call()

@@ -17,7 +17,7 @@ from afintro.generation import run_folder
 from afintro.tasks.context_ablation.command import main
 from afintro.tasks.context_ablation.records import read_records
 from tests.forked import Forked
-from tests.lm.made_adapters import edit_config, lora, save_adapter
+from tests.lm.made_adapters import named_after_its_base
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "generate_af_context_ablation.py"
@@ -91,14 +91,8 @@ class TestRun:
         assert "monitored: " in out
 
     def test_an_adapter_on_the_base_that_is_given(self, call, model, tmp_path):
-        adapter = save_adapter(AutoModelForCausalLM.from_pretrained(model), lora(), tmp_path / "adapter")
-        edit_config(adapter, base_model_name_or_path="/no/such/base")
-        code, _, err = call(model_name=adapter)
-        assert code == 2
-        assert "--base" in err
-        assert call(model_name=adapter, base=model)[0] == 0
-        found = read_records(str(tmp_path / "out" / "train.json"))[0].provenance
-        assert found["model"] == f"{adapter}::{model}"
+        expected = named_after_its_base(call, model, tmp_path)
+        assert read_records(str(tmp_path / "out" / "train.json"))[0].provenance["model"] == expected
 
     def test_input_is_only_read(self, call, tmp_path):
         """Input files belong to their owners: nothing is written beside them either."""
@@ -155,7 +149,6 @@ class TestRun:
 
     def test_a_peft_adapter_directory_is_a_model_name(self, call, tmp_path, model):
         from peft import LoraConfig, get_peft_model
-        from transformers import AutoModelForCausalLM
 
         base = AutoModelForCausalLM.from_pretrained(model)
         wrapped = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from afintro.data.cue import UNMONITORED_SYSTEM
 from afintro.generation import run_folder
@@ -20,7 +19,7 @@ from afintro.tasks.steering import generate as steering
 from afintro.tasks.steering.controls import with_controls
 from afintro.tasks.steering.directions import Direction, read_direction, write_direction
 from afintro.tasks.steering.records import read_steering_records
-from tests.lm.made_adapters import edit_config, lora, save_adapter
+from tests.lm.made_adapters import named_after_its_base
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "generate_af_steering_data.py"
@@ -85,13 +84,8 @@ def records(folder):
 
 class TestRun:
     def test_an_adapter_on_the_base_that_is_given(self, call, small_model, tmp_path):
-        adapter = save_adapter(AutoModelForCausalLM.from_pretrained(small_model), lora(), tmp_path / "adapter")
-        edit_config(adapter, base_model_name_or_path="/no/such/base")
-        code, _, err = call(model_name=adapter)
-        assert code == 2
-        assert "--base" in err
-        assert call(model_name=adapter, base=small_model)[0] == 0
-        assert records(tmp_path / "out")[0].provenance["model"] == f"{adapter}::{small_model}"
+        expected = named_after_its_base(call, small_model, tmp_path)
+        assert records(tmp_path / "out")[0].provenance["model"] == expected
 
     def test_writes_the_files_and_prints_every_row(self, call, tmp_path):
         code, out, err = call(layers="0 1", alphas="5 0.5 1 2", cues="monitored unmonitored")

@@ -17,13 +17,12 @@ from afintro.generation.behavior import BehaviorLabeler, RuleLabeler, differ
 from afintro.generation.inputs import Item, fitting_prompts, identity_of, items_of, provenance, way_of_asking
 from afintro.generation.reasoning import Reply
 from afintro.generation.replies import ReplyDecoder
-from afintro.generation.run_folder import finish, in_chunks, kept_date, run_folder
+from afintro.generation.run_folder import date_of_run, finish, in_chunks, run_folder
 from afintro.generation.settings import GenerationSettings
 from afintro.lm.devices import on_device
 from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
-from afintro.lm.template_inputs import today
 from afintro.ranks import ALONE, Ranks
 from afintro.tasks.context_ablation.records import ContextAblationRecord, from_json, to_json
 from afintro.tasks.context_ablation.summary import summarize
@@ -72,7 +71,7 @@ def generate_ablation(
     assert sum(splits.values()) == len(samples)
     directory = ensure_built(settings.model)
     settings = replace(settings, dtype=resolve_dtype(settings.dtype, directory, settings.revision, device))
-    date = kept_date(output_dir, ranks) or ranks.from_first(today)
+    date = date_of_run(output_dir, ranks)
     tokenizer = load_tokenizer(directory, settings.revision, settings.chat_template_kwargs, date)
     identity = identity_of(samples, splits, settings, directory, tokenizer)
     with run_folder(output_dir, identity, [f"{name}.json" for name in splits], ranks) as finished:

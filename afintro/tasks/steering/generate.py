@@ -15,11 +15,10 @@ from afintro.data.samples import Sample
 from afintro.errors import UserError
 from afintro.evaluation.figures import write_figure
 from afintro.generation.inputs import fitting_prompts, identity_of, unique_ids, way_of_asking
-from afintro.generation.run_folder import finish, kept_date, run_folder
+from afintro.generation.run_folder import date_of_run, finish, run_folder
 from afintro.lm.devices import on_device
 from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.load import context_length, load_config, load_model, load_tokenizer
-from afintro.lm.template_inputs import today
 from afintro.ranks import ALONE, Ranks
 from afintro.tasks.steering.directions import RESIDUAL, Direction, resolve_layers, write_direction
 from afintro.tasks.steering.generator import CHUNK, CUES, SteeringGenerator, SteeringSettings, all_cues, read_chunks
@@ -65,7 +64,7 @@ def generate_steering(
     assert sum(splits.values()) == len(samples)
     directory = ensure_built(settings.model)
     settings = replace(settings, dtype=resolve_dtype(settings.dtype, directory, settings.revision, device))
-    date = kept_date(output_dir, ranks) or ranks.from_first(today)
+    date = date_of_run(output_dir, ranks)
     tokenizer = load_tokenizer(directory, settings.revision, settings.chat_template_kwargs, date)
     config = load_config(directory, settings.revision)
     _check(directions, settings, config)
