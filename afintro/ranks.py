@@ -1,5 +1,6 @@
 """Know the processes of one run: which of them this process is, and how they exchange values."""
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,4 +72,6 @@ def join() -> Ranks:
     """Connect to the other processes that ``torchrun`` started; without ``torchrun``, return this process alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ and not dist.is_initialized():
         dist.init_process_group("gloo", timeout=PATIENCE)
+        # Threads of a group that the interpreter takes down itself may abort the process, whose exit code is then lost.
+        atexit.register(dist.destroy_process_group)
     return present()
