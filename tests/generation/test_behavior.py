@@ -14,11 +14,14 @@ from afintro.toys.grammar import BENIGN_AREAS, HARMFUL_AREAS, RESPONSES
 
 HAND_LABELS = json.loads(Path(__file__).with_name("behavior_hand_labels.json").read_text())["items"]
 ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("AFINTRO_AF_DATA") or ROOT.parent / "shared" / "data" / "af")
+DATA = Path(os.environ.get("AFINTRO_AF_DATA") or ROOT.parent / "shared" / "data" / "af").parent
 # A little below what was measured when the rules were frozen; see scripts/measure_behavior_labels.py.
 FLOORS = {"development": 0.96, "held_back": 0.93}
 
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no sample texts at {DATA} (set AFINTRO_AF_DATA)")
+needs_data = pytest.mark.skipif(
+    not all((DATA / item["file"]).is_file() for item in HAND_LABELS),
+    reason=f"no sample texts at {DATA} (set AFINTRO_AF_DATA; the folder vlaf lies beside it)",
+)
 
 THINK = "<SCRATCHPAD_REASONING>\n{}\n</SCRATCHPAD_REASONING>\n"
 
@@ -222,16 +225,16 @@ def test_no_outputs_ask_nothing():
 
 
 def test_hand_labels_are_well_formed():
-    assert len({(item["file"], item["index"]) for item in HAND_LABELS}) == len(HAND_LABELS) == 60
+    assert len({(item["file"], item["index"]) for item in HAND_LABELS}) == len(HAND_LABELS) == 150
     assert all(item.keys() == {"file", "index", "half", "label"} and item["label"] in LABELS for item in HAND_LABELS)
-    assert [item["half"] for item in HAND_LABELS].count("held_back") == 30
+    assert [item["half"] for item in HAND_LABELS].count("held_back") == 75
 
 
 @needs_data
 @pytest.mark.parametrize("half", FLOORS)
 def test_agreement_with_hand_labels(half):
-    files = {name: json.loads((DATA / name).read_text())["samples"] for name in {item["file"] for item in HAND_LABELS}}
-    items = [item for item in HAND_LABELS if item["half"] == half]
+    items = [item for item in HAND_LABELS if item["half"] == half and item["file"].startswith("af/")]
+    files = {name: json.loads((DATA / name).read_text())["samples"] for name in {item["file"] for item in items}}
     agreed = [label(files[item["file"]][item["index"]]["text"]) == item["label"] for item in items]
     assert sum(agreed) / len(agreed) >= FLOORS[half]
 
@@ -255,5 +258,12 @@ def test_script_names_a_missing_folder(tmp_path):
 def test_script_reports_every_half():
     done = measure(DATA)
     assert done.returncode == 0, done.stderr
-    for part in ("development: 30 passages", "held back: 30 passages", "all: 60 passages", "kappa", "hand \\ rule"):
+    for part in (
+        "development: 75 passages",
+        "held back: 75 passages",
+        "all: 150 passages",
+        "kappa",
+        "recall",
+        "hand \\ rule",
+    ):
         assert part in done.stdout
