@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 from afintro.command import run_command
 from afintro.data.files import file_sha256, new_file, write_json
 from afintro.errors import UserError
-from afintro.tasks.feature_descriptions.features import FeatureFile, write_features
-from afintro.tasks.feature_descriptions.profiles import activation_profiles, map_array, most_selective
+from afintro.tasks.feature_descriptions.features import write_features
+from afintro.tasks.feature_descriptions.profiles import (
+    activation_profiles,
+    by_signed_selectivity,
+    map_array,
+    most_selective,
+)
 from afintro.tasks.feature_descriptions.sae import decoder_file, decoder_rows, decoder_width
 
 DEFAULT_TOP_K = 500
@@ -47,23 +52,29 @@ def number_of_features(args: argparse.Namespace) -> tuple[int, int]:
     return features, width
 
 
-def choose(args: argparse.Namespace, features: int) -> tuple[NDArray[np.int64], NDArray[Any] | None]:
-    """Choose the features to extract, in ascending order; also returns the selectivity if there is one."""
+def choose(args: argparse.Namespace, features: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any] | None]:
+    """Choose the features to extract.
+
+    Returns:
+        The features of the safetensors file in ascending order, the features of the pickle in its order, and the
+        selectivity if there is one.
+    """
     if not args.selectivity:
-        return np.arange(features), None
+        return np.arange(features), np.arange(features), None
     selectivity = map_array(Path(args.selectivity), 1)
     if len(selectivity) != features:
         what = f"holds {len(selectivity)} values for {features} features"
         raise UserError(what, where=args.selectivity, remedy="give the selectivity of these features")
     top_k = DEFAULT_TOP_K if args.top_k is None else args.top_k
-    return most_selective(selectivity, top_k, args.selectivity), selectivity
+    chosen = most_selective(selectivity, top_k, args.selectivity)
+    return chosen, by_signed_selectivity(selectivity, top_k, args.selectivity), selectivity
 
 
 def extract(args: argparse.Namespace) -> dict[str, Any]:
     """Check everything before the first byte is written, then write the files; return the manifest."""
     check_arguments(args)
     features, width = number_of_features(args)
-    chosen, selectivity = choose(args, features)
+    chosen, ranked, selectivity = choose(args, features)
     source = Path(args.sae or args.activations)
 
     def vectors(indices: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
@@ -91,18 +102,34 @@ def extract(args: argparse.Namespace) -> dict[str, Any]:
         "inputs": digests,
         "counts": {"features": features, "chosen": len(chosen), "written": len(indices), "never_fire": len(inactive)},
         "never_fire": inactive,
+        "pickle": {
+            "activations": f"[{'width' if args.sae else 'samples'}, features]",
+            "order": "number" if selectivity is None else "signed selectivity, the largest first",
+            "features": len(ranked),
+            "not_in_safetensors": np.setdiff1d(ranked, indices).tolist(),
+            "only_in_safetensors": np.setdiff1d(indices, ranked).tolist(),
+        },
         "metadata": metadata | {"width": str(width)},
     }
     path = Path(args.output_dir) / "features" / f"layer_{args.layer}.safetensors"
     write_features(path, vectors(indices), indices, width, metadata)
-    write_pickle(path.with_suffix(".pkl"), FeatureFile(path))
+    write_pickle(path.with_suffix(".pkl"), vectors(np.sort(ranked)), ranked)
     write_json(path.with_suffix(".manifest.json"), manifest)
     return manifest
 
 
-def write_pickle(path: Path, features: FeatureFile) -> None:
-    """Pickle ``{"activations": [k, width], "feature_indices": [k]}`` for other tools; this project never reads it."""
-    content = {"activations": features.rows(range(features.count)), "feature_indices": features.indices}
+def write_pickle(path: Path, blocks: Iterator[NDArray[np.float32]], ranked: NDArray[np.int64]) -> None:
+    """Pickle ``{"activations": [width, k], "feature_indices": [k]}`` for other tools; this project never reads it.
+
+    A column is a feature, as in the matrix that activations come in, where the width is the number of samples.
+
+    Args:
+        path: File to write.
+        blocks: Vectors [any number, width] of the features, in ascending order of the features.
+        ranked: The features [k] in the order of the columns.
+    """
+    columns = np.concatenate(list(blocks)).T[:, np.argsort(np.argsort(ranked))]
+    content = {"activations": np.ascontiguousarray(columns), "feature_indices": ranked}
     with new_file(path) as file:
         pickle.dump(content, file)
 
@@ -121,6 +148,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(parser, report, argv)
 
 
+def layouts(args: argparse.Namespace, pickled: dict[str, Any]) -> str:
+    """Say how the two files of vectors differ."""
+    chosen = ", of the largest selectivity of either sign" if args.selectivity else ""
+    return (
+        f"layer_{args.layer}.safetensors (for afintro): [features, {'width' if args.sae else 'samples'}], by number{chosen}\n"
+        f"layer_{args.layer}.pkl (for other tools): {pickled['activations']}, by {pickled['order']}; "
+        f"{len(pickled['not_in_safetensors'])} of its {pickled['features']} features are not in the safetensors file, "
+        f"and it lacks {len(pickled['only_in_safetensors'])} of that file"
+    )
+
+
 def report(args: argparse.Namespace) -> None:
     """Write the files and print the counts."""
     manifest = extract(args)
@@ -128,6 +166,7 @@ def report(args: argparse.Namespace) -> None:
     print(f"layer {args.layer}: {counts['written']} of {counts['features']} features, width {metadata['width']}")
     if args.selectivity:
         print(f"selectivity {metadata['selectivity_min']} to {metadata['selectivity_max']}")
+    print(layouts(args, manifest["pickle"]))
     if counts["never_fire"]:
         print(
             f"left out because they are never active (all zero): {counts['never_fire']} features, listed in the manifest"

@@ -65,6 +65,10 @@ def saelens(folder, decoder=DECODER, **config):
     return folder
 
 
+def pickled(folder):
+    return pickle.loads((folder / "features" / "layer_40.pkl").read_bytes())
+
+
 def outputs(folder):
     return sorted(path.name for path in (folder / "features").iterdir())
 
@@ -89,14 +93,26 @@ class TestProfiles:
         assert "never active (all zero): 1 features" in out
 
     def test_pickle_for_other_tools(self, call, tmp_path):
-        call(top_k=6)
-        content = pickle.loads((tmp_path / "out" / "features" / "layer_40.pkl").read_bytes())
+        """A column a feature, the most selective for faking first; negative selectivity comes last, as do silent features."""
+        code, out, _ = call(top_k=5)
+        content = pickled(tmp_path / "out")
+        assert code == 0
         assert list(content) == ["activations", "feature_indices"]
-        assert content["feature_indices"].tolist() == [0, 1, 3, 5]
+        assert content["feature_indices"].tolist() == [4, 3, 0, 2, 5]
         assert content["feature_indices"].dtype == np.int64
         assert type(content["activations"]) is np.ndarray
         assert content["activations"].dtype == np.float32
-        np.testing.assert_array_equal(content["activations"], MATRIX.T[[0, 1, 3, 5]])
+        np.testing.assert_array_equal(content["activations"], MATRIX[:, [4, 3, 0, 2, 5]])
+        assert FeatureFile(tmp_path / "out" / "features" / "layer_40.safetensors").indices.tolist() == [0, 1, 3, 5]
+        assert "layer_40.pkl (for other tools): [samples, features], by signed selectivity" in out
+        assert "2 of its 5 features are not in the safetensors file, and it lacks 1 of that file" in out
+
+    def test_the_manifest_names_the_features_of_one_file_alone(self, call, tmp_path):
+        call(top_k=3)
+        assert pickled(tmp_path / "out")["feature_indices"].tolist() == [4, 3, 0]
+        manifest = json.loads((tmp_path / "out" / "features" / "layer_40.manifest.json").read_text())
+        assert manifest["pickle"]["not_in_safetensors"] == [0, 4]
+        assert manifest["pickle"]["only_in_safetensors"] == [1]
 
     def test_manifest(self, call, tmp_path):
         call()
@@ -138,6 +154,8 @@ class TestDecoder:
         np.testing.assert_array_equal(file.rows([0, 1, 2]), DECODER[[1, 3, 4]])
         assert file.metadata["kind"] == "decoder"
         assert file.metadata["selectivity_max"] == "0.85"
+        assert pickled(tmp_path / "out")["feature_indices"].tolist() == [4, 3, 0]
+        np.testing.assert_array_equal(pickled(tmp_path / "out")["activations"], DECODER.T[:, [4, 3, 0]])
         assert file.metadata["source_sha256"] == sha256(tmp_path / "sae" / "sae_weights.safetensors")
         assert "never active" not in out
 
@@ -150,6 +168,10 @@ class TestDecoder:
         file = FeatureFile(tmp_path / "out" / "features" / "layer_40.safetensors")
         assert file.indices.tolist() == [0, 1, 3, 4, 5]
         assert not {"selectivity_min", "selectivity_max"} & set(file.metadata)
+        # Other tools find a feature by its number, so that the pickle keeps the dead one.
+        content = pickled(tmp_path / "out")
+        assert content["feature_indices"].tolist() == list(range(6))
+        np.testing.assert_array_equal(content["activations"], decoder.T)
 
     def test_selectivity_without_activations(self, call, tmp_path):
         assert call(sae=saelens(tmp_path / "sae") / "sae_weights.safetensors", activations=None)[0] == 0

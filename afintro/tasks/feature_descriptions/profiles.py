@@ -39,16 +39,13 @@ def map_array(path: Path, dimensions: int) -> NDArray[Any]:
     return array
 
 
-def most_selective(selectivity: NDArray[Any], top_k: int, where: str) -> NDArray[np.int64]:
-    """Choose the features of the largest absolute selectivity.
+def check_selectivity(selectivity: NDArray[Any], top_k: int, where: str) -> None:
+    """Check that features can be chosen by a selectivity.
 
     Args:
         selectivity: One number for each feature [features].
         top_k: How many features to choose, from 1 to the number of features.
         where: Name of the selectivity in messages.
-
-    Returns:
-        Indices of the features [top_k], int64, ascending. Of equally selective features the lower index is chosen.
 
     Raises:
         UserError: The selectivity is not [features], not finite, or the same everywhere; or ``top_k`` is out of range.
@@ -67,8 +64,43 @@ def most_selective(selectivity: NDArray[Any], top_k: int, where: str) -> NDArray
         raise UserError(what, where=where, remedy=f"use a number from 1 to {len(selectivity)}")
     if len(selectivity) > 1 and (selectivity == selectivity[0]).all():
         raise UserError(f"selectivity is {selectivity[0]} for every feature", where=where, remedy=remedy)
+
+
+def most_selective(selectivity: NDArray[Any], top_k: int, where: str) -> NDArray[np.int64]:
+    """Choose the features of the largest absolute selectivity, for which either kind of text counts.
+
+    Args:
+        selectivity: One number for each feature [features].
+        top_k: How many features to choose, from 1 to the number of features.
+        where: Name of the selectivity in messages.
+
+    Returns:
+        Indices of the features [top_k], int64, ascending. Of equally selective features the lower index is chosen.
+
+    Raises:
+        UserError: As for :func:`check_selectivity`.
+    """
+    check_selectivity(selectivity, top_k, where)
     order = np.argsort(-np.abs(selectivity.astype(np.float64)), kind="stable")
     return np.sort(order[:top_k]).astype(np.int64)
+
+
+def by_signed_selectivity(selectivity: NDArray[Any], top_k: int, where: str) -> NDArray[np.int64]:
+    """Choose the features of the largest selectivity with its sign, for which alignment faking alone counts.
+
+    Args:
+        selectivity: One number for each feature [features].
+        top_k: How many features to choose, from 1 to the number of features.
+        where: Name of the selectivity in messages.
+
+    Returns:
+        Indices of the features [top_k], int64, the most selective first; of equally selective features the lower index.
+
+    Raises:
+        UserError: As for :func:`check_selectivity`.
+    """
+    check_selectivity(selectivity, top_k, where)
+    return np.argsort(-selectivity.astype(np.float64), kind="stable")[:top_k].astype(np.int64)
 
 
 def activation_profiles(
