@@ -43,9 +43,11 @@ class Wording:
 
     def render(self, feature: Feature, slot_token: str) -> tuple[list[Message], str]:
         """Return the prompt's messages and the answer for a feature."""
-        wording = self.user[self.number(feature.layer, feature.index)]
-        user = fill(wording, {"layer": str(feature.layer), "slot": slot_token})
-        return chat(self.system, user), feature.label
+        return chat(self.system, self.text(feature.layer, feature.index, slot_token)), feature.label
+
+    def text(self, layer: int, index: int, slot_token: str) -> str:
+        """Return what the user asks about a feature of a layer."""
+        return fill(self.user[self.number(layer, index)], {"layer": str(layer), "slot": slot_token})
 
 
 @dataclass(frozen=True)

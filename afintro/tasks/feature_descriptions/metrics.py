@@ -13,7 +13,9 @@ from afintro.evaluation.metrics import Prediction
 from afintro.evaluation.statistic import Scores, Statistic
 
 FUNCTIONAL = "functional"
-CATEGORIES = 12  # more rows would not help a reader of the table; the macro mean is over all categories
+CATEGORIES = (
+    12  # the largest; more rows would not help a reader of the table, and the macro mean is over all categories
+)
 
 
 def description_statistics(predictions: Sequence[Prediction], primary: str) -> Scores:
@@ -21,8 +23,8 @@ def description_statistics(predictions: Sequence[Prediction], primary: str) -> S
 
     ``exact_match``, ``judge/<judge>`` and ``functional_auroc`` cover the items of the primary question type;
     ``.../<question type>`` covers the items of another. ``judge/<judge>/macro`` is the mean over categories of the mean
-    within each category, over all items, and ``judge/<judge>/category/<name>`` is the mean within one. A score that could
-    not be read is left out and does not count as 0.
+    within each category, over all items, and ``judge/<judge>/category/<name>`` is the mean within one of the largest twelve.
+    A score that could not be read is left out and does not count as 0.
 
     Args:
         predictions: Predictions in any order, graded or not (then only exact match is known).
@@ -60,8 +62,8 @@ def description_statistics(predictions: Sequence[Prediction], primary: str) -> S
         suffix = "" if question == primary else f"/{question}"
         put_scores(f"functional_auroc{suffix}", FUNCTIONAL, items)
         put(f"exact_match{suffix}", "mean", items, [[float(item.exact_match)] for item in items])
-    for judge in judges[:1] if len({item.group for item in ordered}) <= CATEGORIES else []:
-        for group in sorted({item.group for item in ordered}):
+    for judge in judges[:1]:
+        for group in sorted(list(category_sizes(ordered))[:CATEGORIES]):
             put_scores(f"judge/{judge}/category/{group}", judge, [item for item in ordered if item.group == group])
     return scores
 
@@ -86,8 +88,9 @@ def judge_agreement(answers: Sequence[Prediction], first: str, second: str) -> d
 
 
 def category_sizes(predictions: Sequence[Prediction]) -> dict[str, int]:
-    """Count the items of each category, the largest category first."""
-    return dict(Counter(item.group for item in predictions).most_common())
+    """Count the items of each category, the largest category first, of equally large ones the first by name."""
+    counts = Counter(item.group for item in predictions)
+    return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 def category_figure(predictions: Sequence[Prediction], judge: str) -> Figure:

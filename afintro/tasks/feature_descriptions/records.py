@@ -187,6 +187,11 @@ class FeatureTable:
         column = self._rows.data.column("chosen_label").take(pa.array(self._index[indices]))
         return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}
 
+    def labeled(self, indices: Indices, labels: Sequence[str]) -> Indices:
+        """Return those of some features that have one of some labels; no label of another feature is made a string."""
+        has = pc.is_in(self._rows.data.column("chosen_label"), value_set=pa.array(labels, pa.string()))
+        return indices[has.to_numpy()[self._index[indices]]]
+
     def longest(self, indices: Indices, count: int) -> Indices:
         """Choose ``count`` of some features by the length of their labels in characters, the longest last."""
         lengths = pc.utf8_length(self._rows.data.column("chosen_label")).to_numpy()[self._index[indices]]

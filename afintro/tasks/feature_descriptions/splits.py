@@ -1,5 +1,6 @@
 """Which features are trained on, and in which way every other feature is held out: with its cluster, or alone."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Self
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afintro.data.splits import hold_out
+from afintro.evaluation.intervals import FEW_CLUSTERS
 from afintro.tasks.feature_descriptions.records import FeatureTable, Indices
 
 QUESTION = "feature_description"
@@ -49,14 +51,40 @@ class FeatureSplit:
     def held_out(self, table: FeatureTable, indices: Indices) -> "FeatureSplit":
         """Return an evaluation split of a table, with this split as the training split.
 
+        A feature is of an unseen cluster where training has neither its cluster nor its label: of two clusters with one
+        label, the label of the second could be copied from the first.
+
         Args:
             table: Table of the evaluated features.
             indices: ``[n]`` which of its features are evaluated.
         """
         trained = {self.table.cluster_names[code] for code in np.unique(self.table.clusters[self.indices])}
-        clusters = (table.cluster_names[code] for code in table.clusters[indices])
-        kinds = tuple(UNSEEN_FEATURE if name in trained else UNSEEN_CLUSTER for name in clusters)
-        return FeatureSplit(table, indices, kinds)
+        clusters = [table.cluster_names[code] in trained for code in table.clusters[indices]]
+        codes, labels = table.labels(indices)
+        known = set(self.table.labels(self.table.labeled(self.indices, labels))[1])
+        seen = np.array(clusters, dtype=bool) | np.array([label in known for label in labels], dtype=bool)[codes]
+        return FeatureSplit(table, indices, tuple(UNSEEN_FEATURE if kind else UNSEEN_CLUSTER for kind in seen))
+
+    def copied(self, split: "FeatureSplit") -> int:
+        """Count the features of an evaluation split whose label this training split has in other clusters alone."""
+        trained = {self.table.cluster_names[code] for code in np.unique(self.table.clusters[self.indices])}
+        names = (split.table.cluster_names[code] for code in split.table.clusters[split.indices])
+        kinds = split.kinds or ()
+        return sum(kind == UNSEEN_FEATURE and name not in trained for kind, name in zip(kinds, names, strict=True))
+
+    def scenarios(self) -> list[str]:
+        """Return for each feature what is one item of the intervals: its cluster or its label, whichever joins more features.
+
+        A few clusters that are the categories themselves are taken as given, and labels vary within them.
+        """
+        codes, labels = self.table.labels(self.indices)
+        features = [self.table.feature(index) for index in self.indices]
+        clusters = len({feature.cluster for feature in features})
+        given = clusters < FEW_CLUSTERS and all(feature.cluster == feature.category for feature in features)
+        by_label = given or clusters >= len(labels)
+        names = [labels[code] for code in codes] if by_label else [feature.cluster for feature in features]
+        # records.scenario_id would fold white space, and labels hold it.
+        return [hashlib.sha256(name.encode()).hexdigest()[:16] for name in names]
 
 
 def split_off(

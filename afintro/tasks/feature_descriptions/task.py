@@ -1,7 +1,7 @@
 """Feature descriptions: what does a feature of the organism's activations stand for? The explainer reads the vector alone."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 from afintro.data.batch import Example
 from afintro.data.text import Message
 from afintro.errors import UserError
+from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.judges import ChrF, Judge, RougeL, Tfidf
 from afintro.evaluation.metrics import Prediction, text_prediction
 from afintro.evaluation.statistic import Scores
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import NonNegativeFloat, PositiveInt
-from afintro.tasks.base import EXPLAINER, Systems, TaskData
+from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems, TaskData
 from afintro.tasks.contract import Control, ExplainerSpec
+from afintro.tasks.feature_descriptions import findings
 from afintro.tasks.feature_descriptions.activations import Activations, read_activations
 from afintro.tasks.feature_descriptions.examples import FeatureEncoder, FeatureExamples, Wording
 from afintro.tasks.feature_descriptions.features import FeatureFile, open_features
+from afintro.tasks.feature_descriptions.findings import NEGATED, REFERENCE
 from afintro.tasks.feature_descriptions.metrics import (
     FUNCTIONAL,
     category_figure,
@@ -30,7 +33,8 @@ from afintro.tasks.feature_descriptions.metrics import (
     description_statistics,
     judge_agreement,
 )
-from afintro.tasks.feature_descriptions.neighbors import baseline_labels
+from afintro.tasks.feature_descriptions.neighbors import baseline_labels, near_duplicates
+from afintro.tasks.feature_descriptions.readers import LAYER, VECTOR, reader_labels
 from afintro.tasks.feature_descriptions.records import Feature, FeatureTable
 from afintro.tasks.feature_descriptions.scorer import Detection, functional_auroc
 from afintro.tasks.feature_descriptions.splits import (
@@ -42,11 +46,12 @@ from afintro.tasks.feature_descriptions.splits import (
 )
 from afintro.tasks.feature_descriptions.toy import embedded_features
 from afintro.tasks.settings import renamed
-from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, without_vectors
+from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, vector_of, with_vector, without_vectors
 
 log = logging.getLogger(__name__)
 
-REFERENCE = "reference"
+WITHOUT_VECTOR = ("majority", LAYER, TEXT_ONLY)
+RIVALS = ("majority", "nearest", "nearest_in_layer", "nearest_by_sign", VECTOR, LAYER)
 SELFIE_SCALES = (0.5, 1.0, 2.0, 4.0)
 
 
@@ -75,7 +80,7 @@ class FeatureDescriptions(TaskData):
 
     task = "feature_descriptions"
     question_types = (QUESTION,)
-    systems = (REFERENCE, "majority", "nearest", "nearest_in_layer", ZERO, SHUFFLED)
+    systems = (REFERENCE, *RIVALS, ZERO, SHUFFLED, NEGATED)
     has_vectors = True
 
     def __init__(
@@ -103,10 +108,13 @@ class FeatureDescriptions(TaskData):
         self.judges = judges or [RougeL(), ChrF()]
         self.scorer = renamed("scorer", scorer, "reader", reader) or Tfidf()
         first = f"judge/{self.judges[0].name}"
-        self.leads = (first, f"{first}/{UNSEEN_FEATURE}", "functional_auroc", f"functional_auroc/{UNSEEN_FEATURE}")
+        kinds = (first, f"{first}/{UNSEEN_FEATURE}")
+        self.leads = (*kinds, "functional_auroc", f"functional_auroc/{UNSEEN_FEATURE}", f"{first}/macro")
+        self.solved = kinds
         self.files: list[FeatureFile] = []
         self._splits: dict[str, FeatureSplit] = {}
         self._activations: Activations | None = None
+        self._near: dict[str, float] = {}
 
     def build_embedded(self) -> None:
         """Find and label features of the toy organism, unless the cache holds them."""
@@ -146,7 +154,7 @@ class FeatureDescriptions(TaskData):
             shared = train.count_shared(table)
             if shared:
                 self._warn(f"{shared} features of {path} are in the training file too")
-            self._splits[split] = train.held_out(table, np.arange(len(table))).limited(self.settings.limit)
+            self._splits[split] = self._held_out(table, np.arange(len(table)))
         return self._splits[split]
 
     def _warn(self, warning: str) -> None:
@@ -184,7 +192,19 @@ class FeatureDescriptions(TaskData):
         train = FeatureSplit(table, indices.astype(np.int32)).limited(self.settings.limit)
         self._splits["train"] = train
         if held is not None:
-            self._splits["validation"] = train.held_out(table, held).limited(self.settings.limit)
+            self._splits["validation"] = self._held_out(table, held)
+
+    def _held_out(self, table: FeatureTable, indices: NDArray[np.int64]) -> FeatureSplit:
+        """Return an evaluation split, and warn where a label of a cluster that training lacks is known from another cluster."""
+        train = self._splits["train"]
+        held = train.held_out(table, indices).limited(self.settings.limit)
+        copied = train.copied(held)
+        if copied:
+            self._warn(
+                f"{copied} features of {table.path} are of clusters that training lacks, but it has their label in another "
+                f"cluster: they count as {UNSEEN_FEATURE}"
+            )
+        return held
 
     # Examples.
 
@@ -197,8 +217,11 @@ class FeatureDescriptions(TaskData):
         encoder = FeatureEncoder(
             self.wording, reader, self.settings.question_weights.get(QUESTION, 1.0), self.zero_vectors
         )
-        examples = FeatureExamples(self.feature_split(split), encoder)
-        return examples if split == "train" else list(examples)
+        features = self.feature_split(split)
+        examples = FeatureExamples(features, encoder)
+        if split == "train":
+            return examples
+        return [replace(item, scenario_id=name) for item, name in zip(examples, features.scenarios(), strict=True)]
 
     def evaluated_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
         """Return the examples of a split, whose features are halved already where validation is."""
@@ -226,22 +249,25 @@ class FeatureDescriptions(TaskData):
     # Evaluation.
 
     def baselines(self, split: str) -> Systems:
-        """Answer with the label itself (what a perfect explainer would say), and as :func:`baseline_labels` does."""
-        items = self.examples[split]
+        """Answer with the label itself (what a perfect explainer would say), and as all rivals do."""
+        items, train, asked = self.examples[split], self.feature_split("train"), self.feature_split(split)
         answers = {
             REFERENCE: [item.answer for item in items],
-            **baseline_labels(self.feature_split("train"), self.feature_split(split)),
+            **baseline_labels(train, asked),
+            **reader_labels(train, asked, self.wording, self.settings.split_seed),
         }
+        self._near = near_duplicates(train, asked)
         return {
             name: [text_prediction(item, label) for item, label in zip(items, labels, strict=True)]
             for name, labels in answers.items()
         }
 
     def controls(self, split: str, reader: ExplainerSpec) -> Iterator[Control]:
-        """Yield zero and shuffled vectors for the explainer, and true ones for the untrained model (arXiv:2403.10949)."""
+        """Yield zero, shuffled and negated vectors for the explainer, and true ones for the untrained model (arXiv:2403.10949)."""
         items = list(self.examples[split])
         yield Control(ZERO, without_vectors(items), trained=True)
         yield Control(SHUFFLED, shuffled(items, self.settings.split_seed, lambda item: item.answer), trained=True)
+        yield Control(NEGATED, [with_vector(item, -vector_of(item)) for item in items], trained=True)
         for scale in SELFIE_SCALES:
             scaled = [replace(item, slot=replace(item.slot, scale=scale)) for item in items if item.slot is not None]
             yield Control(f"selfie/{scale:g}", scaled, trained=False)
@@ -280,33 +306,34 @@ class FeatureDescriptions(TaskData):
         return description_statistics(predictions, UNSEEN_CLUSTER if UNSEEN_CLUSTER in asked else UNSEEN_FEATURE)
 
     def best_of(self, baselines: Sequence[str]) -> list[str]:
-        """Name the baselines that could explain the score without a trained reader of vectors."""
-        rivals = ("majority", "nearest", "nearest_in_layer", "selfie")
-        return [name for name in baselines if name.partition("/")[0] in rivals]
+        """Name the systems that could explain the score without an explainer that was trained to read vectors."""
+        return [name for name in baselines if name.partition("/")[0] in (*RIVALS, "selfie", TEXT_ONLY)]
 
-    def compared_with(self, baselines: Sequence[str]) -> list[str]:
-        """Name all baselines but the labels themselves."""
-        return [name for name in baselines if name != REFERENCE]
+    def without_weights(self, systems: Sequence[str]) -> list[str]:
+        """Name the systems that see no vector: what these say of a feature, the prompt's layer alone says."""
+        return [name for name in systems if name in WITHOUT_VECTOR]
 
     def warnings_about(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
-        """Warn if the explainer seems not to read its vectors, and of answers that could not be scored."""
-        warnings = []
-        for metric in self.leads[:2]:
-            cost = leads.get(f"lead/{metric}/{SHUFFLED}")
-            if cost is not None and (cost["ci_low"] is None or cost["ci_low"] <= 0):
-                warnings.append(
-                    f"{metric}: shuffling the vectors costs less than the interval: the explainer is not reading them"
-                )
-        answers = systems[EXPLAINER]
-        for name in [judge.name for judge in self.judges] + ([FUNCTIONAL] if self.activations_path else []):
-            unknown = sum(prediction.scores.get(name) is None for prediction in answers)
-            if unknown:
-                warnings.append(f"{name}: {unknown} of {len(answers)} answers have no score; left out of its means")
-        return warnings
+        """Warn of all that would mislead a reader of the table, see :func:`findings.warnings`."""
+        scored = [judge.name for judge in self.judges] + ([FUNCTIONAL] if self.activations_path else [])
+        return findings.warnings(systems[EXPLAINER], leads, self.leads[:2], scored, self._near)
+
+    def conclusion(
+        self,
+        table: Mapping[str, Mapping[str, Estimate]],
+        leads: Mapping[str, Any],
+        compared: Collection[str],
+        base: str | None = None,
+    ) -> str | None:
+        """Return what the run showed, see :func:`findings.conclusion`."""
+        return findings.conclusion(table, leads, self.leads[0], self.primary)
 
     def details(self, systems: Systems) -> dict[str, Any]:
-        """Count items by category, and measure how far the first two judges agree over all systems' answers."""
-        details: dict[str, Any] = {"categories": category_sizes(systems[EXPLAINER])}
+        """Count items by category and near-duplicates, and measure how far two judges agree over all systems' answers."""
+        details: dict[str, Any] = {
+            "categories": category_sizes(systems[EXPLAINER]),
+            "near_duplicate_vectors": self._near,
+        }
         if len(self.judges) > 1:
             answers = [p for name, system in systems.items() if name != REFERENCE for p in system]
             details["judges"] = judge_agreement(answers, self.judges[0].name, self.judges[1].name)

@@ -1,9 +1,12 @@
 """Metrics of descriptions by hand: per kind of held-out item, over categories, and without what could not be read."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from afintro.evaluation.metrics import Prediction
+from afintro.evaluation.metrics import Prediction, score
 from afintro.tasks.feature_descriptions.metrics import (
     CATEGORIES,
     category_figure,
@@ -83,11 +86,29 @@ def test_a_judge_that_scored_nothing_has_no_metric():
     assert found == {"exact_match": 0.0}
 
 
-@pytest.mark.parametrize(("groups", "shown"), [(CATEGORIES, CATEGORIES), (CATEGORIES + 1, 0)])
-def test_of_too_many_categories_only_the_macro_mean(groups, shown):
-    found = values([item(f"{i:02}", CLUSTER, f"group {i:02}", rouge=i / 100) for i in range(groups)])
-    assert sum("/category/" in name for name in found) == shown
-    assert found["judge/rouge/macro"] == pytest.approx((groups - 1) / 200)
+def test_of_many_categories_the_largest_have_a_figure_and_all_make_the_macro_mean():
+    items = [item(f"{i:02}", CLUSTER, f"group {i:02}", rouge=i / 100) for i in range(CATEGORIES + 2)]
+    items += [item("98", CLUSTER, "group 12", rouge=0.5), item("99", CLUSTER, "group 13", rouge=0.7)]
+    found = values(items)
+    shown = [name.rpartition("/")[2] for name in found if "/category/" in name]
+    assert shown == [f"group {i:02}" for i in (*range(CATEGORIES - 2), 12, 13)]
+    assert found["judge/rouge/category/group 13"] == pytest.approx((0.13 + 0.7) / 2)
+    assert found["judge/rouge/macro"] == pytest.approx((sum(range(12)) / 100 + 0.31 + 0.415) / 14)
+
+
+def test_macro_and_categories_have_intervals_over_what_is_resampled():
+    """Eight items in two scenarios say less than eight scenarios."""
+    rng = np.random.default_rng(0)
+    scores = rng.random(8).round(2)
+    alone = [item(str(i), CLUSTER, "ab"[i % 2], rouge=score) for i, score in enumerate(scores)]
+    joined = [replace(p, scenario_id=str(int(p.scores["rouge"] > 0.5))) for p in alone]
+    widths = []
+    for items in (alone, joined):
+        found = score(description_statistics(items, CLUSTER))
+        for name in ("judge/rouge", "judge/rouge/macro", "judge/rouge/category/a", "judge/rouge/category/b"):
+            assert found[name].ci_low < found[name].value < found[name].ci_high, name
+        widths.append(found["judge/rouge/macro"].ci_high - found["judge/rouge/macro"].ci_low)
+    assert widths[1] > 1.2 * widths[0]
 
 
 def test_category_sizes_are_sorted():

@@ -485,8 +485,8 @@ def test_controls_change_the_vector_and_nothing_else(folder: Path, reader: Any) 
     items = data.examples["validation"]
     controls = list(data.controls("validation", reader))
     assert [(control.name, control.trained) for control in controls] == [
-        ("zero_vector", True), ("shuffled_vector", True), ("selfie/0.5", False), ("selfie/1", False),
-        ("selfie/2", False), ("selfie/4", False),
+        ("zero_vector", True), ("shuffled_vector", True), ("negated_vector", True), ("selfie/0.5", False),
+        ("selfie/1", False), ("selfie/2", False), ("selfie/4", False),
     ]  # fmt: skip
     for control in controls:
         bare = [replace(item, slot=None) for item in control.items]
@@ -498,7 +498,9 @@ def test_controls_change_the_vector_and_nothing_else(folder: Path, reader: Any) 
     assert [item.slot.vector.tolist() for item in controls[1].items] == [
         item.slot.vector.tolist() for item in shuffled(items, 0)
     ]
-    for control, scale in zip(controls[2:], (0.5, 1.0, 2.0, 4.0), strict=True):
+    for item, original in zip(controls[2].items, items, strict=True):
+        np.testing.assert_array_equal(item.slot.vector, -original.slot.vector)
+    for control, scale in zip(controls[3:], (0.5, 1.0, 2.0, 4.0), strict=True):
         assert {item.slot.scale for item in control.items} == {scale}
         assert all(a.slot.vector is b.slot.vector for a, b in zip(control.items, items, strict=True))
 
@@ -634,6 +636,34 @@ def difference(low: float | None) -> dict[str, float | str | None]:
     return {"value": None if low is None else low + 0.1, "ci_low": low, "ci_high": 0.9, "against": "shuffled_vector"}
 
 
+def test_a_label_that_is_known_from_another_cluster_is_not_unseen(folder: Path, reader: Any, tmp_path: Path) -> None:
+    held = json.loads((folder / "held.json").read_text())
+    unseen = {uid: row for uid, row in held.items() if topic(uid) == 2}
+    first = next(iter(unseen))
+    unseen[first] = {**unseen[first], "chosen_label": label("1/0")}
+    write_json(tmp_path / "held.json", unseen)
+    data = task(folder, reader, validation_path=tmp_path / "held.json")
+    kinds = {item.uid: item.question_type for item in data.examples["validation"]}
+    assert kinds == {uid: "unseen_feature" if uid == first else "unseen_cluster" for uid in unseen}
+    [warning] = data.warnings
+    assert warning.startswith("1 features of")
+    assert "their label in another cluster" in warning
+
+
+def test_the_intervals_are_over_clusters_of_several_labels(folder: Path, reader: Any, tmp_path: Path) -> None:
+    held = json.loads((folder / "held.json").read_text())
+    described = {uid: {**row, "chosen_label": f"{row['chosen_label']} {uid}"} for uid, row in held.items()}
+    write_json(tmp_path / "held.json", described)
+    items = task(folder, reader, validation_path=tmp_path / "held.json").examples["validation"]
+    clusters = {item.uid: item.scenario_id for item in items}
+    assert len(set(clusters.values())) == len({topic(uid) for uid in held}) < len(held)
+    assert all((clusters[a] == clusters[b]) == (topic(a) == topic(b)) for a in held for b in held)
+    # Where the categories themselves are the clusters, they are few and given, and labels vary within them.
+    write_json(tmp_path / "held.json", {uid: {**row, "cluster_id": row["category"]} for uid, row in described.items()})
+    items = task(folder, reader, validation_path=tmp_path / "held.json").examples["validation"]
+    assert len({item.scenario_id for item in items}) == len(held)
+
+
 @pytest.mark.parametrize(("low", "warned"), [(0.01, False), (0.0, True), (-0.2, True), (None, True)])
 def test_vectors_that_make_no_difference_are_told(folder: Path, reader: Any, low: float | None, warned: bool) -> None:
     data = task(folder, reader, validation_path="held.json")
@@ -642,20 +672,29 @@ def test_vectors_that_make_no_difference_are_told(folder: Path, reader: Any, low
         found = data.warnings_about(graded, {f"lead/{metric}/shuffled_vector": difference(low)})
         text = f"{metric}: shuffling the vectors costs less than the interval: the explainer is not reading them"
         assert found == [text] * warned
+        [*negated] = data.warnings_about(graded, {f"lead/{metric}/negated_vector": difference(low)})
+        assert len(negated) == warned
+        assert all(warning.startswith(f"{metric}: negating") for warning in negated)
     others = {"lead/judge/rouge_l": difference(-1.0), "lead/judge/rouge_l/nearest": difference(-1.0)}
     assert data.warnings_about(graded, others) == []
 
 
 def test_rivals_and_pairs() -> None:
-    """The best rival needs no trained reader of vectors; the labels themselves are a ceiling."""
+    """The best rival needs no explainer that was trained to read vectors; the labels themselves are a ceiling."""
     baselines = ["reference", "majority", "nearest", "nearest_in_layer", "zero_vector", "shuffled_vector", "selfie/0.5",
-                 "selfie/4", "text_only"]  # fmt: skip
+                 "selfie/4", "text_only", "nearest_by_sign", "ridge_parts", "layer_tfidf", "negated_vector"]  # fmt: skip
     data = FeatureDescriptions()
-    assert data.best_of(baselines) == ["majority", "nearest", "nearest_in_layer", "selfie/0.5", "selfie/4"]
-    assert data.compared_with(baselines) == baselines[1:]
+    assert data.best_of(baselines) == [
+        "majority", "nearest", "nearest_in_layer", "selfie/0.5", "selfie/4", "text_only", "nearest_by_sign", "ridge_parts",
+        "layer_tfidf",
+    ]  # fmt: skip
+    assert data.compared_with(baselines) == baselines, "the labels too: their AUROC is not 1"
+    assert data.without_weights(baselines) == ["majority", "text_only", "layer_tfidf"]
     assert data.leads == (
         "judge/rouge_l", "judge/rouge_l/unseen_feature", "functional_auroc", "functional_auroc/unseen_feature",
+        "judge/rouge_l/macro",
     )  # fmt: skip
+    assert data.solved == data.leads[:2]
 
 
 @pytest.mark.slow
@@ -669,7 +708,8 @@ def test_details_count_categories_and_compare_two_judges(folder: Path, reader: A
     assert found["categories"] == dict(Counter(item.group for item in data.examples["validation"]).most_common())
     assert (found["judges"]["first"], found["judges"]["second"]) == ("rouge_l", "chrf")
     # The labels score 1 with every judge: left out, or any two judges would agree.
-    assert found["judges"]["kappa"]["n"] == 10 * 4
+    assert found["judges"]["kappa"]["n"] == 10 * 7
+    assert found["near_duplicate_vectors"] == {"unseen_cluster": 0.0, "unseen_feature": 0.0}
     one = task(folder, reader, judges=[Counting("only", lambda *_: 1.0)], validation_path="held.json")
     assert "judges" not in one.details(one.graded({EXPLAINER: answers(one, "fires on cats")}))
 
