@@ -15,6 +15,7 @@ from typing import Any
 
 from afintro.data.files import write_json
 from benchmarks import report
+from benchmarks.planted import features
 from benchmarks.planted.leaks import LEAKS
 from benchmarks.planted.systems import (
     Finding,
@@ -48,6 +49,7 @@ def findings(taught: int, asked: int, seed: int) -> Iterator[tuple[str, Finding]
     yield f"reads duplicates ({seen} named, {planted} planted)", found
     for split, finding in reader_of_ids(taught // 3, seed).items():
         yield f"reads scenario ids: {split} scenarios", finding
+    yield from features.planted(seed).items()
 
 
 def markdown(tables: Mapping[str, Any]) -> str:
@@ -57,7 +59,7 @@ def markdown(tables: Mapping[str, Any]) -> str:
         tables: ``findings`` and ``power``, as :func:`main` writes them.
     """
     lines = [
-        "| planted | explainer | best reader of the text | lead over it | warned | credited |",
+        "| planted | explainer | best rival | lead over it | warned | credited |",
         "|---|--:|---|--:|---|---|",
     ]
     for row in tables["findings"]:

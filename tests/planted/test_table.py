@@ -18,7 +18,8 @@ def test_the_command_writes_every_row_as_json_and_as_a_table(tmp_path, monkeypat
     table.main()
     written = json.loads((tmp_path / "planted.json").read_text())
     assert [row["planted"] for row in written["findings"]][:3] == ["emoji", "no leak", "reads lengths"]
-    assert len(written["findings"]) == 6
+    assert len(written["findings"]) == 10
+    assert sum(row["planted"].startswith("features: ") for row in written["findings"]) == 4
     assert [(row["effect"], row["rivals"]) for row in written["power"]] == [(0.3, 1)] + 3 * [(0, 1)] + 3 * [(0, 5)]
     text = (tmp_path / "planted.md").read_text()
     assert text in capsys.readouterr().out

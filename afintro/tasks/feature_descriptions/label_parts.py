@@ -12,7 +12,11 @@ SEPARATOR = re.compile(r"\s*[,;]\s*")
 WORD = re.compile(r"\w+")
 MOST_PARTS = 2000  # the most frequent ones; a part that is named once cannot be learned
 LISTS = 0.5  # from this share of labels whose parts all recur in other labels, labels are lists
-THRESHOLDS = tuple(np.linspace(0.1, 0.9, 17).tolist())
+THRESHOLDS = (*np.linspace(0.1, 0.9, 9).tolist(), float("inf"))
+LONGEST = 4  # parts that are named in any case, at most
+
+Rule = tuple[float, int]
+"""Which parts a list has: those whose score is above a threshold, and in any case so many of the highest scores."""
 
 
 def pieces(label: str) -> list[str]:
@@ -73,23 +77,32 @@ class LabelParts:
                 before.update((part, later) for later in parts[place + 1 :])
         return before, {part: float(np.mean(found)) for part, found in places.items()}
 
-    def found(self, scores: Floats, threshold: float) -> Floats:
+    @property
+    def rules(self) -> list[Rule]:
+        """Return the rules that a reader may choose from."""
+        if not self.lists:
+            return [(THRESHOLDS[0], 1)]
+        longest = min(max(len(pieces(label)) for label in self.labels), LONGEST, len(self.names))
+        return [(threshold, least) for threshold in THRESHOLDS for least in range(1, longest + 1)]
+
+    def found(self, scores: Floats, rule: Rule) -> Floats:
         """Return the parts that a reader finds, as :meth:`matrix` does those of labels.
 
         Args:
             scores: ``[items, parts]`` float32, about 1 for a part that the label has and 0 for a part that it has not.
-            threshold: A list has the parts with a higher score, and at least the part with the highest.
+            rule: Which parts a list has; at least one.
         """
         if not self.lists:
             return self._candidates[self._fitting(scores)]
-        best = np.arange(len(self.names)) == scores.argmax(1)[:, None]
-        return ((scores > threshold) | best).astype(np.float32)
+        threshold, least = rule
+        floor = np.partition(scores, -least, axis=1)[:, -least, None]  # the lowest of the highest scores
+        return ((scores > threshold) | (scores >= floor)).astype(np.float32)
 
-    def say(self, scores: Floats, threshold: float) -> list[str]:
+    def say(self, scores: Floats, rule: Rule) -> list[str]:
         """Return a label for each row of scores, see :meth:`found`."""
         if not self.lists:
             return [self.labels[row] for row in self._fitting(scores)]
-        rows = self.found(scores, threshold)
+        rows = self.found(scores, rule)
         return [self._compose([self.names[column] for column in np.flatnonzero(row)]) for row in rows]
 
     def _fitting(self, scores: Floats) -> NDArray[np.int64]:

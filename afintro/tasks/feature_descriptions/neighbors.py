@@ -54,7 +54,8 @@ def baseline_labels(train: FeatureSplit, split: FeatureSplit, block: int = BLOCK
         of the training vector with the largest cosine, ``nearest_in_layer`` the same among vectors of the feature's layer
         (the most frequent label where training has none of that layer). ``nearest_by_sign`` takes the training vector that is
         nearest up to sign; if it points the other way, its label is that of another feature, and what is said is the label
-        that training vectors have which point against vectors of this label (``nearest`` where there are none).
+        that training vectors have which point against vectors of this label (the label itself where there are none, which is
+        what a reader says who does not see the sign).
     """
     counts = train.table.label_counts(train.indices)
     majority = min(counts, key=lambda label: (-counts[label], label))
@@ -69,7 +70,7 @@ def baseline_labels(train: FeatureSplit, split: FeatureSplit, block: int = BLOCK
     return {
         "majority": [majority] * len(split.indices),
         "nearest": neighbors.labels(anywhere),
-        "nearest_in_layer": [majority if index < 0 else train.table.feature(index).label for index in within],
+        "nearest_in_layer": [majority if index < 0 else train.table.feature(index).label for index in within.tolist()],
         "nearest_by_sign": neighbors.labels_by_sign(vectors, anywhere),
     }
 
@@ -115,7 +116,7 @@ class Neighbors:
             label = self.train.table.feature(against[place]).label
             if label not in opposites:
                 opposites[label] = self.opposite(label)
-            said[place] = opposites[label] or said[place]
+            said[place] = opposites[label] or label
         return said
 
     def opposite(self, label: str) -> str | None:

@@ -10,7 +10,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from sklearn.preprocessing import normalize
 
 from afintro.tasks.feature_descriptions.examples import Wording
-from afintro.tasks.feature_descriptions.label_parts import THRESHOLDS, Floats, LabelParts, agreement
+from afintro.tasks.feature_descriptions.label_parts import Floats, LabelParts, Rule, agreement
 from afintro.tasks.feature_descriptions.records import Indices
 from afintro.tasks.feature_descriptions.splits import UNSEEN_CLUSTER, FeatureSplit
 
@@ -18,15 +18,16 @@ log = logging.getLogger(__name__)
 
 VECTOR, LAYER = "ridge_parts", "layer_tfidf"
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of unit vectors
+FALLBACK = (1.0, (0.5, 1))  # penalty and rule where too few labels are to choose by
 FOLDS = 4
 MOST_TAUGHT = 10_000  # features that a reader learns from
-MOST_TRIED = 2_000  # features among them that choose penalty and threshold
+MOST_TRIED = 2_000  # features among them that choose penalty and rule
 
 
 class PartsReader:
     """Learn by ridge regression (Hoerl & Kennard 1970, Technometrics 12(1)) which parts a label has, and say labels.
 
-    Penalty and threshold are chosen by cross-validation on training features.
+    Penalty and rule are chosen by cross-validation on training features.
 
     Args:
         taught: ``[n, columns]`` float32, what is read of each training feature.
@@ -45,27 +46,27 @@ class PartsReader:
             asked: ``[m, columns]`` float32, what is read of each feature.
             unseen: Whether training lacks the labels: cross-validation then keeps all features of a label in one fold.
         """
-        penalty, threshold = self.chosen(unseen)
-        return self.parts.say(_predict(self.taught, self.has, asked, penalty), threshold)
+        penalty, rule = self.chosen(unseen)
+        return self.parts.say(_predict(self.taught, self.has, asked, penalty), rule)
 
-    def chosen(self, unseen: bool) -> tuple[float, float]:
-        """Choose penalty and threshold by the F1 of the parts in training features that were left out."""
+    def chosen(self, unseen: bool) -> tuple[float, Rule]:
+        """Choose penalty and rule by the F1 of the parts in training features that were left out."""
         taught, has, labels = self.taught[:MOST_TRIED], self.has[:MOST_TRIED], self.labels[:MOST_TRIED]
         if len(set(labels)) < FOLDS:
-            return 1.0, 0.5
+            return FALLBACK
         if unseen:
             cut = list(GroupKFold(FOLDS, shuffle=True, random_state=0).split(taught, groups=labels))
         else:
             cut = list(KFold(FOLDS, shuffle=True, random_state=0).split(taught))
-        best, choice = -1.0, (1.0, 0.5)
+        best, choice = -1.0, FALLBACK
         for penalty in PENALTIES:
             scores = np.zeros_like(has)
             for kept, left in cut:
                 scores[left] = _predict(taught[kept], has[kept], taught[left], penalty)
-            for threshold in THRESHOLDS if self.parts.lists else THRESHOLDS[:1]:
-                worth = agreement(self.parts.found(scores, threshold), has)
+            for rule in self.parts.rules:
+                worth = agreement(self.parts.found(scores, rule), has)
                 if worth > best:
-                    best, choice = worth, (penalty, threshold)
+                    best, choice = worth, (penalty, rule)
         return choice
 
 

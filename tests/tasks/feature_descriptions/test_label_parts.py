@@ -39,28 +39,37 @@ def test_the_matrix_names_the_parts_of_labels_and_passes_over_unknown_ones():
 
 def test_a_list_is_composed_in_the_order_of_training_also_where_no_label_has_these_parts():
     parts = LabelParts(LISTS)
-    assert parts.say(scores(parts, gold=0.9, asks=0.8, Rome=0.7), 0.5) == ["Rome, asks, gold"]
-    assert parts.say(scores(parts, gold=0.9, asks=0.8, Rome=0.7), 0.75) == ["asks, gold"]
-    assert parts.say(scores(parts, wants=0.2), 0.5) == ["wants"], "at least the likeliest part"
+    assert parts.say(scores(parts, gold=0.9, asks=0.8, Rome=0.7), (0.5, 1)) == ["Rome, asks, gold"]
+    assert parts.say(scores(parts, gold=0.9, asks=0.8, Rome=0.7), (0.75, 1)) == ["asks, gold"]
+    assert parts.say(scores(parts, wants=0.2), (0.5, 1)) == ["wants"], "at least the likeliest part"
 
 
 def test_a_sentence_is_chosen_by_its_words():
     parts = LabelParts(SENTENCES)
-    assert parts.say(scores(parts, sharp=0.4, cats=0.1), 0.5) == [SENTENCES[2]]
+    assert parts.say(scores(parts, sharp=0.4, cats=0.1), (0.5, 1)) == [SENTENCES[2]]
     # A rare word says more than words of many labels.
     repeated = LabelParts(
         [f"the text is about {word}" for word in ("cats", "rain", "knives", "towns")] + ["the moon is up"]
     )
-    assert repeated.say(scores(repeated, the=0.3, moon=0.5, about=0.3), 0.5) == ["the moon is up"]
+    assert repeated.say(scores(repeated, the=0.3, moon=0.5, about=0.3), (0.5, 1)) == ["the moon is up"]
 
 
 @pytest.mark.parametrize("labels", [LISTS, SENTENCES])
 def test_what_is_said_has_the_parts_that_are_found(labels):
     parts = LabelParts(labels)
     drawn = np.random.default_rng(0).random((20, len(parts.names))).astype(np.float32)
-    found = parts.found(drawn, 0.6)
-    np.testing.assert_array_equal(parts.matrix(parts.say(drawn, 0.6)), found)
-    assert agreement(found, found) == 1.0
+    for rule in parts.rules:
+        found = parts.found(drawn, rule)
+        np.testing.assert_array_equal(parts.matrix(parts.say(drawn, rule)), found)
+        assert agreement(found, found) == 1.0
+
+
+def test_a_list_has_so_many_parts_in_any_case():
+    parts = LabelParts(LISTS)
+    assert {least for _, least in parts.rules} == {1, 2, 3}
+    assert parts.say(scores(parts, gold=0.3, asks=0.2, Rome=0.1), (float("inf"), 2)) == ["asks, gold"]
+    assert parts.say(scores(parts, gold=0.9, asks=0.8, Rome=0.7), (0.5, 2)) == ["Rome, asks, gold"]
+    assert len(LabelParts(SENTENCES).rules) == 1
 
 
 def test_agreement_is_the_mean_f1_of_parts():
