@@ -261,7 +261,8 @@ def test_a_task_with_vectors_from_fit_to_test(workspace: Workspace) -> None:
     assert second["baselines"] == first["baselines"], "the comparison is found again, its injector included"
     scales = {f"selfie/{scale}" for scale in ("0.5", "1", "2", "4")}
     assert first["baselines"].keys() == {
-        "reference", "majority", "nearest", "nearest_in_layer", "zero_vector", "shuffled_vector", "text_only", *scales,
+        "reference", "majority", "nearest", "nearest_in_layer", "nearest_by_sign", "ridge_parts", "layer_tfidf",
+        "zero_vector", "shuffled_vector", "negated_vector", "text_only", *scales,
     }  # fmt: skip
     assert first["baselines"]["reference"]["exact_match"]["value"] == 1.0
     assert {"judge/rouge_l", "judge/rouge_l/macro", "exact_match", "lead/judge/rouge_l/shuffled_vector"} <= set(

@@ -21,7 +21,7 @@ LABELS = {
     "exact_match/orig_match": "exact orig", "exact_match/change_match": "exact change",
 }  # fmt: skip
 CATEGORY = "/category/"
-CATEGORY_SYSTEMS = ("explainer", "majority", "nearest", "shuffled_vector", "text_only")
+CATEGORY_SYSTEMS = ("explainer", "ridge_parts", "nearest", "layer_tfidf")  # more columns are wider than a terminal
 TITLES = {"labelled_name": "Labelled names in new wordings"}
 COLUMNS = 4  # more columns, with their intervals, are wider than a terminal
 VERDICTS = ("unchanged", "changed", "unparsed")

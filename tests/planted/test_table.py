@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from benchmarks.planted import __main__ as table
+from benchmarks.planted.features import combinations, evaluate, reads_parts
 from benchmarks.planted.leaks import LEAKS
 
 
@@ -13,13 +14,17 @@ from benchmarks.planted.leaks import LEAKS
 def test_the_command_writes_every_row_as_json_and_as_a_table(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(table, "LEAKS", {"emoji": LEAKS["emoji"]})
     monkeypatch.setattr(table, "EFFECTS", {0.3: 100})
+    world = combinations(0)
+    monkeypatch.setattr(
+        table.features, "planted", lambda seed: {"features: reads parts": evaluate(world, reads_parts(world))}
+    )
     arguments = ["--taught", "40", "--asked", "30", "--evaluations", "20", "--results", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["planted", *arguments])
     table.main()
     written = json.loads((tmp_path / "planted.json").read_text())
     assert [row["planted"] for row in written["findings"]][:3] == ["emoji", "no leak", "reads lengths"]
-    assert len(written["findings"]) == 10
-    assert sum(row["planted"].startswith("features: ") for row in written["findings"]) == 4
+    assert len(written["findings"]) == 7
+    assert written["findings"][-1]["planted"] == "features: reads parts"
     assert [(row["effect"], row["rivals"]) for row in written["power"]] == [(0.3, 1)] + 3 * [(0, 1)] + 3 * [(0, 5)]
     text = (tmp_path / "planted.md").read_text()
     assert text in capsys.readouterr().out
