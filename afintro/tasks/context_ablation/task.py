@@ -20,7 +20,7 @@ from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure, difference
 from afintro.evaluation.statistic import Scores
-from afintro.generation import behavior, marks, reasoning
+from afintro.generation import behavior, forms, languages, marks, reasoning, statements
 from afintro.generation.behavior import LABELS
 from afintro.generation.cut_answers import unlabeled_warnings
 from afintro.ranges import NonNegativeFloat
@@ -77,7 +77,7 @@ class ContextAblation(RecordTask):
     systems = ("majority", "always_unchanged", "copy_monitored", "tfidf_nearest", *READERS, *UNTRAINED)
     learners = ("from_scratch",)
     fit_metric = (f"exact_match/{LABELLED}", "labelled names in new wordings")
-    shaped_by = (answers, behavior, marks, reasoning, records, wording)
+    shaped_by = (answers, behavior, forms, languages, marks, reasoning, statements, records, wording)
 
     def __init__(
         self,

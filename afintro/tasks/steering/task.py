@@ -17,7 +17,7 @@ from afintro.evaluation.answers import Verdict, branch_stems, two_branch
 from afintro.evaluation.baselines import READERS, text_baselines
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
-from afintro.generation import behavior, marks, reasoning
+from afintro.generation import behavior, forms, languages, marks, reasoning, statements
 from afintro.generation.behavior import LABELS
 from afintro.generation.cut_answers import unlabeled_warnings
 from afintro.lm.injection import VectorSpace
@@ -63,7 +63,7 @@ class SteeringPrediction(RecordTask):
     """
 
     task = "steering"
-    shaped_by = (answers, behavior, marks, reasoning, records, twins, wording)
+    shaped_by = (answers, behavior, forms, languages, marks, reasoning, statements, records, twins, wording)
     primary = UNSEEN_SCENARIO
     question_types = (TRAINING,)
     verdict_types = (UNSEEN_SCENARIO, UNSEEN_DIRECTION)
