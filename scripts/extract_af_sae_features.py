@@ -80,8 +80,9 @@ def extract(args: argparse.Namespace) -> dict[str, Any]:
     def vectors(indices: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         return decoder_rows(source, indices) if args.sae else activation_profiles(source, indices)
 
-    active = np.concatenate([block.any(axis=1) for block in vectors(chosen)])
-    indices, inactive = chosen[active], chosen[~active].tolist()
+    read = np.union1d(chosen, ranked)
+    active = read[np.concatenate([block.any(axis=1) for block in vectors(read)])]
+    indices, inactive = np.intersect1d(chosen, active), np.setdiff1d(chosen, active).tolist()
     if not len(indices):
         raise UserError(
             f"none of the {len(chosen)} features is ever active", where=str(source), remedy="check the files"
@@ -106,6 +107,7 @@ def extract(args: argparse.Namespace) -> dict[str, Any]:
             "activations": f"[{'width' if args.sae else 'samples'}, features]",
             "order": "number" if selectivity is None else "signed selectivity, the largest first",
             "features": len(ranked),
+            "never_fire": np.setdiff1d(ranked, active).tolist(),
             "not_in_safetensors": np.setdiff1d(ranked, indices).tolist(),
             "only_in_safetensors": np.setdiff1d(indices, ranked).tolist(),
         },
@@ -153,9 +155,10 @@ def layouts(args: argparse.Namespace, pickled: dict[str, Any]) -> str:
     chosen = ", of the largest selectivity of either sign" if args.selectivity else ""
     return (
         f"layer_{args.layer}.safetensors (for afintro): [features, {'width' if args.sae else 'samples'}], by number{chosen}\n"
-        f"layer_{args.layer}.pkl (for other tools): {pickled['activations']}, by {pickled['order']}; "
-        f"{len(pickled['not_in_safetensors'])} of its {pickled['features']} features are not in the safetensors file, "
-        f"and it lacks {len(pickled['only_in_safetensors'])} of that file"
+        f"layer_{args.layer}.pkl (for other tools): {pickled['activations']}, by {pickled['order']}; of its "
+        f"{pickled['features']} features {len(pickled['never_fire'])} are silent and "
+        f"{len(pickled['not_in_safetensors'])} are not in the safetensors file, of which it lacks "
+        f"{len(pickled['only_in_safetensors'])}"
     )
 
 

@@ -105,12 +105,13 @@ class TestProfiles:
         np.testing.assert_array_equal(content["activations"], MATRIX[:, [4, 3, 0, 2, 5]])
         assert FeatureFile(tmp_path / "out" / "features" / "layer_40.safetensors").indices.tolist() == [0, 1, 3, 5]
         assert "layer_40.pkl (for other tools): [samples, features], by signed selectivity" in out
-        assert "2 of its 5 features are not in the safetensors file, and it lacks 1 of that file" in out
+        assert "of its 5 features 2 are silent and 2 are not in the safetensors file, of which it lacks 1\n" in out
 
     def test_the_manifest_names_the_features_of_one_file_alone(self, call, tmp_path):
         call(top_k=3)
         assert pickled(tmp_path / "out")["feature_indices"].tolist() == [4, 3, 0]
         manifest = json.loads((tmp_path / "out" / "features" / "layer_40.manifest.json").read_text())
+        assert manifest["pickle"]["never_fire"] == [4]
         assert manifest["pickle"]["not_in_safetensors"] == [0, 4]
         assert manifest["pickle"]["only_in_safetensors"] == [1]
 

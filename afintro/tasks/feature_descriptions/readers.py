@@ -17,7 +17,7 @@ from afintro.tasks.feature_descriptions.splits import UNSEEN_CLUSTER, FeatureSpl
 log = logging.getLogger(__name__)
 
 VECTOR, LAYER = "ridge_parts", "layer_tfidf"
-PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of unit vectors
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of unit vectors
 FALLBACK = (1.0, (0.5, 1))  # penalty and rule where too few labels are to choose by
 FOLDS = 4
 MOST_TAUGHT = 10_000  # features that a reader learns from
