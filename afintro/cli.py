@@ -30,7 +30,7 @@ from afintro.explainer.comparisons import TRAINING, train_comparison, training_r
 from afintro.explainer.module import ExplainerModule
 from afintro.explainer.sharding import Sharded
 from afintro.shipped import shipped_config
-from afintro.tasks.base import EXPLAINER, OTHER_BASE, TEXT_ONLY, TaskData
+from afintro.tasks.base import EXPLAINER, HALF_BLIND, OTHER_BASE, TaskData
 
 LOGS = Path("lightning_logs")
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -71,7 +71,7 @@ class ExplainerCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the comparison explainers that are trained after ``fit``: on another base, and without vectors."""
+        """Add the comparison explainers that are trained after ``fit``: on another base, without vectors, and without text."""
         parser.add_argument(
             "--other_base",
             type=str | dict[str, str] | None,
@@ -85,6 +85,12 @@ class ExplainerCLI(LightningCLI):
             default=False,
             help="after fit, train the same explainer with zero vectors too, as a comparison (tasks with vectors)",
         )
+        parser.add_argument(
+            "--vector_only",
+            type=bool,
+            default=False,
+            help="after fit, train the same explainer without the text beside the vector too, as a comparison (steering)",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments; ``configs/...`` means the packaged file where no such local file exists."""
@@ -96,6 +102,9 @@ class ExplainerCLI(LightningCLI):
         task = self._data_class(settings).task
         if settings.get("text_only") and not self._data_class(settings).has_vectors:
             raise UserError(f"needs vectors, and {task} has none", where="--text_only", remedy="leave it out")
+        if settings.get("vector_only") and not self._data_class(settings).has_text_beside_vectors:
+            what = f"needs a text beside each vector, and {task} has none"
+            raise UserError(what, where="--vector_only", remedy="leave it out")
         checkpoint = settings.get("ckpt_path")
         if checkpoint:
             settings.ckpt_path = str(resolve_checkpoint(checkpoint, LOGS, task))
@@ -143,14 +152,14 @@ class ExplainerCLI(LightningCLI):
         bases = settings.get("other_base") or {}
         bases = {OTHER_BASE: bases} if isinstance(bases, str) else dict(bases)
         for name in bases:
-            used = (EXPLAINER, TEXT_ONLY, "checkpoints", *self.datamodule.systems)
+            used = (EXPLAINER, *HALF_BLIND, "checkpoints", *self.datamodule.systems)
             if not COMPARISON.fullmatch(name) or name in used:
                 raise UserError(
                     f"names a comparison {name!r}",
                     where="--other_base",
                     remedy="use small letters, digits and _, and no name that the run uses itself",
                 )
-        return bases | ({TEXT_ONLY: self.model.name} if settings.get("text_only") else {})
+        return bases | {name: self.model.name for name in HALF_BLIND if settings.get(name)}
 
     def before_fit(self) -> None:
         """Refuse comparisons where weights are sharded: an evaluation would hold those of two bases in every process."""

@@ -67,7 +67,7 @@ def setting_names(task: type[TaskData] | None) -> list[str]:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ExplainerModule, "model", fail_untyped=False)
-    names = ["config", "ckpt_path", "other_base", "text_only", "seed_everything", "data.class_path"]
+    names = ["config", "ckpt_path", "other_base", "text_only", "vector_only", "seed_everything", "data.class_path"]
     names += parser.get_defaults().keys()
     for known in task_classes() if task is None else [task]:
         names += _parser_of(known).get_defaults().keys()

@@ -28,7 +28,7 @@ from afintro.explainer.answering import predict_outcomes
 from afintro.explainer.comparisons import on_changed_items, trained_otherwise, training_fit, training_records
 from afintro.explainer.module import ExplainerModule
 from afintro.generation.cut_answers import cut_share, cut_warnings
-from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems, TaskData
+from afintro.tasks.base import EXPLAINER, HALF_BLIND, Systems, TaskData
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Results(Callback):
             # Also those that are underfit: whoever reaches the explainer without the weights shows that nobody needs them.
             *solved_from_text(table, EXPLAINER, data.without_weights(list(table)), data.solved),
         ]
-        equal = [name for name in fits if name not in (EXPLAINER, TEXT_ONLY, *underfit)]
+        equal = [name for name in fits if name not in (EXPLAINER, *HALF_BLIND, *underfit)]
         base = module.identity["fingerprint"]
         conclusion = None if split == SELECTED_ON else data.conclusion(table, leads, equal, base)
         metrics, baselines = _as_json(table[EXPLAINER]), {name: _as_json(table[name]) for name in table}
@@ -235,8 +235,8 @@ def fits_known(
 def underfit_of(fits: Mapping[str, float], of: str = "training questions") -> dict[str, str]:
     """Return the comparisons that fit less well than the explainer does, each with a warning.
 
-    ``text_only`` is none of them: without vectors nobody can fit questions whose answers depend on the vector, and that the
-    comparison does not is its result.
+    ``text_only`` and ``vector_only`` are none of them: without vector or text nobody can fit questions whose answers depend on
+    both, and that such a comparison does not is its result.
 
     Args:
         fits: Share of items that each trained system answers exactly; empty without comparisons.
@@ -246,7 +246,7 @@ def underfit_of(fits: Mapping[str, float], of: str = "training questions") -> di
         name: f"{name}: underfit, proves nothing: it answers {fit:.3f} of {of} exactly, the explainer "
         f"{fits[EXPLAINER]:.3f}"
         for name, fit in fits.items()
-        if name != TEXT_ONLY and fit < fits[EXPLAINER] - UNDERFIT
+        if name not in HALF_BLIND and fit < fits[EXPLAINER] - UNDERFIT
     }
 
 
@@ -262,7 +262,7 @@ def _as_json(estimates: dict[str, Estimate]) -> dict[str, Any]:
 def _missing(fits: Mapping[str, float], metrics: dict[str, Estimate]) -> list[str]:
     """Return warnings about a comparison that was not trained and about metrics that cannot be computed."""
     warnings = []
-    if not {*fits} - {EXPLAINER, TEXT_ONLY}:
+    if not {*fits} - {EXPLAINER, *HALF_BLIND}:
         warnings.append(
             "no explainer on another base was trained in this run (other_base), so that comparison is missing"
         )

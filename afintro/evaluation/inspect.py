@@ -15,8 +15,8 @@ from afintro.data.records import read_rows
 from afintro.errors import UserError
 from afintro.evaluation import report
 from afintro.evaluation.calibration import CALIBRATION_BINS, bins_of
-from afintro.evaluation.intervals import Clusters, Estimate
-from afintro.evaluation.metrics import Prediction, statistics
+from afintro.evaluation.intervals import Estimate
+from afintro.evaluation.metrics import Prediction, estimate, statistics
 
 LOGS = "lightning_logs"
 FILES = ("summary.json", "predictions.jsonl")
@@ -223,7 +223,7 @@ def calibration_figure(items: Sequence[Item]) -> Figure:
     if score is None:
         figure.suptitle("no item here has a P(changed)")
         return figure
-    statistic, clusters = score
+    statistic, units = score
     probability, changed = statistic.values.T  # [n] each
     bins = bins_of(probability)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -239,6 +239,6 @@ def calibration_figure(items: Sequence[Item]) -> Figure:
     upper.set(ylabel="share that changes (95 % interval)", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     lower.set(xlabel="P(changed)", ylabel="items")
     lower.margins(y=0.3)  # room for the counts
-    error_of_all = report.cell(statistic.estimate(Clusters(clusters)))
+    error_of_all = report.cell(estimate(statistic, units))
     figure.suptitle(f"{len(changed)} items, calibration error {error_of_all}\n(dashed: perfectly calibrated)")
     return figure

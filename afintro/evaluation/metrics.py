@@ -10,8 +10,9 @@ from torchmetrics.functional.text import chrf_score
 
 from afintro.data.batch import Example
 from afintro.evaluation.answers import expected_verdict, parse_two_branch
+from afintro.evaluation.crossed import Crossed
 from afintro.evaluation.intervals import FEW_CLUSTERS, Clusters, Estimate
-from afintro.evaluation.statistic import Scores, Statistic
+from afintro.evaluation.statistic import Scores, Statistic, Units
 
 COLLAPSE = 0.98  # share of one verdict from which a system counts as collapsed
 
@@ -83,7 +84,7 @@ def statistics(
     Returns:
         Metrics by name, each with the clusters of its items.
     """
-    scores: dict[str, tuple[Statistic, list[str]]] = {}
+    scores: Scores = {}
     ordered = sorted(predictions, key=lambda prediction: prediction.uid)
 
     def put(name: str, kind: str, items: Sequence[Prediction], rows: Sequence[Sequence[float]]) -> None:
@@ -151,12 +152,22 @@ def chrf(predicted: str, expected: str) -> float:
 
 
 def score(scores: Scores) -> dict[str, Estimate]:
-    """Estimate every metric with its 95 % interval over scenarios.
+    """Estimate every metric with its 95 % interval over scenarios, or over all levels of crossed units.
 
     Args:
         scores: Metrics of one system, as :func:`statistics` returns them.
     """
-    return {name: statistic.estimate(Clusters(clusters)) for name, (statistic, clusters) in scores.items()}
+    return {name: estimate(statistic, units) for name, (statistic, units) in scores.items()}
+
+
+def estimate(statistic: Statistic, units: Units) -> Estimate:
+    """Estimate one metric with its 95 % interval.
+
+    Args:
+        statistic: The metric.
+        units: What its items share.
+    """
+    return units.estimate(statistic) if isinstance(units, Crossed) else statistic.estimate(Clusters(units))
 
 
 def lead(scores: Scores, rivals: Mapping[str, Scores], metric: str) -> tuple[Estimate, str] | None:
@@ -179,7 +190,7 @@ def lead(scores: Scores, rivals: Mapping[str, Scores], metric: str) -> tuple[Est
     if metric not in scores:
         return None
     pairs = {name: _shared(scores[metric], others[metric][0]) for name, others in rivals.items() if metric in others}
-    usable = {name: pair for name, pair in pairs.items() if pair[2]}
+    usable = {name: pair for name, pair in pairs.items() if pair[0].uids}
     if not usable:
         return None
 
@@ -187,19 +198,21 @@ def lead(scores: Scores, rivals: Mapping[str, Scores], metric: str) -> tuple[Est
         return float(np.nan_to_num(statistic.value, nan=-1.0))
 
     best = max(usable, key=lambda name: value(usable[name][1]))
-    statistic, other, clusters = usable[best]
-    return statistic.lead(other, Clusters(clusters)), best
+    statistic, other, units = usable[best]
+    found = units.lead(statistic, other) if isinstance(units, Crossed) else statistic.lead(other, Clusters(units))
+    return found, best
 
 
-def _shared(score: tuple[Statistic, list[str]], other: Statistic) -> tuple[Statistic, Statistic, list[str]]:
-    """Restrict two statistics to the items that they share, and return the clusters of these items too."""
-    statistic, clusters = score
+def _shared(score: tuple[Statistic, Units], other: Statistic) -> tuple[Statistic, Statistic, Units]:
+    """Restrict two statistics to the items that they share, and return the units of these items too."""
+    statistic, units = score
     if statistic.uids == other.uids:
-        return statistic, other, clusters
+        return statistic, other, units
     shared = set(statistic.uids) & set(other.uids)
     rows = [row for row, uid in enumerate(statistic.uids) if uid in shared]
     other_rows = [row for row, uid in enumerate(other.uids) if uid in shared]
-    return statistic.restricted(rows), other.restricted(other_rows), [clusters[row] for row in rows]
+    kept = units.restricted(rows) if isinstance(units, Crossed) else [units[row] for row in rows]
+    return statistic.restricted(rows), other.restricted(other_rows), kept
 
 
 def few_clusters_warning(scores: Scores) -> str | None:
@@ -211,7 +224,10 @@ def few_clusters_warning(scores: Scores) -> str | None:
     Returns:
         One warning that names all such metrics, or None.
     """
-    counts = {name: len(set(clusters)) for name, (_, clusters) in scores.items()}
+    counts = {
+        name: min(units.counts.values()) if isinstance(units, Crossed) else len(set(units))
+        for name, (_, units) in scores.items()
+    }
     few = {name: count for name, count in counts.items() if count < FEW_CLUSTERS}
     if not few:
         return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
@@ -9,6 +10,9 @@ from afintro.evaluation.calibration import calibration_error
 from afintro.evaluation.detection_metrics import placements
 from afintro.evaluation.intervals import SHARE, Clusters, Effect, Estimate, Floats, effective_count
 from afintro.evaluation.score_intervals import Ends, auroc_ends, auroc_variance, difference, paired, wilson
+
+if TYPE_CHECKING:
+    from afintro.evaluation.crossed import Crossed
 
 DIFFERENCE = (-1.0, 1.0)
 
@@ -153,8 +157,10 @@ class Statistic:
         return difference(first, first_ends, second, second_ends, correlation)
 
 
-Scores = dict[str, tuple[Statistic, list[str]]]
-"""All metrics of one system, by name, each with the clusters of its items."""
+Units = Union[list[str], "Crossed"]
+"""What items share: the cluster of each item, or the units of several levels."""
+Scores = dict[str, tuple[Statistic, Units]]
+"""All metrics of one system, by name, each with what its items share."""
 
 
 def macro_f1(outcomes: Floats) -> float:

@@ -19,7 +19,7 @@ from afintro.explainer.adapters import export_adapter, import_adapter
 from afintro.explainer.answering import answer_items
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.template_inputs import date_of
-from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems, TaskData
+from afintro.tasks.base import EXPLAINER, TEXT_ONLY, VECTOR_ONLY, Systems, TaskData
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def train_comparison(
     did could be behind because it learns more slowly.
 
     Args:
-        name: Name of the comparison; ``text_only`` is trained and asked with zero vectors.
+        name: Name of the comparison; ``text_only`` is trained and asked with zero vectors, ``vector_only`` without the text.
         base: Name of the base model.
         module: The explainer to compare with.
         data: The data module of the explainer.
@@ -86,7 +86,7 @@ def train_comparison(
         "enable_model_summary": False,
     }
     trainer = Trainer(**{**trainer_settings, **bare})
-    trainer.fit(other, datamodule=data.for_another_explainer(zero_vectors=name == TEXT_ONLY))
+    trainer.fit(other, datamodule=half_blind(data, name))
     if best and best[0].best_model_path:
         stored = torch.load(best[0].best_model_path, map_location="cpu", weights_only=True)
         other.load_state_dict(stored["state_dict"], strict=False)
@@ -98,6 +98,11 @@ def train_comparison(
     trainer.strategy.barrier()  # the other processes read it next
     if trainer.is_global_zero:
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def half_blind(data: TaskData, name: str) -> TaskData:
+    """Return the data of a comparison: those of the explainer, without vectors or without text if its name says so."""
+    return data.for_another_explainer(zero_vectors=name == TEXT_ONLY, without_text=name == VECTOR_ONLY)
 
 
 def training_record(trainer: Trainer) -> dict[str, Any]:
@@ -186,7 +191,7 @@ def trained_otherwise(module: ExplainerModule, data: TaskData, split: str, run: 
         other.configure_model()
         import_adapter(other.loaded(), path.parent, other.injector)
         other.to(module.device)
-        others = data.for_another_explainer(zero_vectors=name == TEXT_ONLY)
+        others = half_blind(data, name)
         others.examples = {part: others.evaluated_examples(part, other) for part in ("train", split)}
         fit = training_fit(other, others.training_examples(), data.settings.batch_size)
         compared[name] = Comparison(answer_items(other, others.examples[split], data), fit)

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 EXPLAINER = "explainer"
 OTHER_BASE = "other_base"
 TEXT_ONLY = "text_only"
+VECTOR_ONLY = "vector_only"
+HALF_BLIND = (TEXT_ONLY, VECTOR_ONLY)
+"""Comparisons that see a part of each item: that they cannot fit questions about the whole is their result."""
 Named = tuple[str, str]  # a text, and its file and record
 EXAMPLES = 3  # pairs of near-duplicates that a warning names
 Systems = dict[str, list[Prediction]]
@@ -47,10 +50,12 @@ class TaskData(PackedData):
         leads: Metrics whose differences to the best baseline are reported.
         solved: Metrics on which the run warns if a system without the organism's weights reaches the explainer.
         has_vectors: Whether prompts hold vectors.
+        has_text_beside_vectors: Whether prompts hold a text beside the vector, so that an explainer can be asked without it.
         space: Width and layers of the vectors, known once training records are read; None without vectors.
         paths: Path of each split; None for a split without a file.
         heldout: Files whose texts must never be trained on; empty without any.
         zero_vectors: Whether every vector is replaced by zeros, so that the explainer sees the text alone.
+        without_text: Whether the text beside the vector is left out, so that the explainer sees the vector alone.
         warnings: Warnings for ``summary.json``.
         near_duplicates: For each evaluated split, how many of its texts nearly equal a text that was seen before.
         systems: Names that the table gives to systems other than explainers on other bases.
@@ -67,6 +72,7 @@ class TaskData(PackedData):
     learners: tuple[str, ...] = ()
     fit_metric: tuple[str, str] | None = None
     has_vectors = False
+    has_text_beside_vectors = False
     space: VectorSpace | None = None
 
     def __init__(self, **settings: Any) -> None:
@@ -77,7 +83,7 @@ class TaskData(PackedData):
             "test": self.settings.test_path,
         }
         self.heldout = self.settings.heldout or []
-        self.zero_vectors = False
+        self.zero_vectors = self.without_text = False
         self.warnings: list[str] = []
         self.near_duplicates: dict[str, int] = {}
         self._choosing: frozenset[str] | None = None  # uids of the half of validation that chooses
@@ -269,18 +275,21 @@ class TaskData(PackedData):
             split = "validation"
         return self.paths[split] or (self.paths["train"] if split == "validation" else None)
 
-    def for_another_explainer(self, zero_vectors: bool = False) -> Self:
+    def for_another_explainer(self, zero_vectors: bool = False, without_text: bool = False) -> Self:
         """Return the same records, to be tokenized anew and trained on from the first batch, also where this run was resumed.
 
         Args:
             zero_vectors: Replace all vectors by zeros, so that the explainer sees the text alone.
+            without_text: Leave the text beside the vector out, so that the explainer sees the vector alone.
         """
         if zero_vectors and not self.has_vectors:
             raise ValueError(f"{self.task} has no vectors")
+        if without_text and not self.has_text_beside_vectors:
+            raise ValueError(f"{self.task} has no text beside its vectors")
         other = copy.copy(self)
         other.examples = {}
         other.warnings = []
-        other.zero_vectors = zero_vectors
+        other.zero_vectors, other.without_text = zero_vectors, without_text
         other._train_loader = other._train_state = None
         return other
 

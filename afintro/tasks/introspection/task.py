@@ -134,9 +134,9 @@ class Introspection(TaskData):
         """Return all training examples: there is one question type."""
         return self.examples["train"]
 
-    def for_another_explainer(self, zero_vectors: bool = False) -> "Introspection":
+    def for_another_explainer(self, zero_vectors: bool = False, without_text: bool = False) -> "Introspection":
         """Copy the data module without its material, because vectors belong to a model."""
-        other = super().for_another_explainer(zero_vectors)
+        other = super().for_another_explainer(zero_vectors, without_text)
         other._material = None
         return other
 

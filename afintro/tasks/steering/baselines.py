@@ -1,8 +1,8 @@
-"""Baselines of the steering task without a language model: tables of the training verdicts, and a probe of the vector."""
+"""Baselines of the steering task without a language model: tables of the training verdicts, and a probe of the projection."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from afintro.data.batch import Example
 from afintro.evaluation.answers import Verdict, expected_verdict, two_branch
 from afintro.evaluation.metrics import Prediction, text_prediction
 from afintro.tasks.steering.directions import RESIDUAL, Direction
+from afintro.tasks.steering.spans import unit
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,18 @@ class Steering:
     """What a baseline sees of the steering of an item.
 
     Args:
-        direction: Name of the vector.
+        direction: Name of the vector's family: jittered copies of a direction share it.
         layer: 0-based layer after which the vector was added.
         strength: Multiple of the vector that was added.
         projection: Cosine of the vector and the organism's mean residual stream at that layer; 0 if the mean is unknown.
+        vector: The vector at norm 1, ``[hidden]`` float64; a vector of one 0 where nobody reads it.
     """
 
     direction: str
     layer: int
     strength: float
     projection: float
+    vector: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1), compare=False, repr=False)
 
 
 SteeredItem = tuple[Example, Steering]
@@ -47,11 +50,9 @@ def steered_items(examples: Sequence[Example], directions: Mapping[str, Directio
     items = []
     for example in examples:
         name, layer, strength = (example.notes[key] for key in ("direction", "layer", "alpha"))
-        vector, projection = directions[name].at(layer), 0.0
-        if mean is not None:
-            residual = mean.at(layer)
-            projection = float(vector @ residual / np.linalg.norm(vector) / np.linalg.norm(residual))
-        items.append((example, Steering(name, layer, strength, projection)))
+        vector = unit(directions[name], layer)
+        projection = 0.0 if mean is None else float(vector @ unit(mean, layer))
+        items.append((example, Steering(directions[name].family, layer, strength, projection, vector)))
     return items
 
 
@@ -74,8 +75,8 @@ def steering_baselines(train: Sequence[SteeredItem], items: Sequence[SteeredItem
     answer = _commonest(unchanged or [example.answer for example, _ in train])
     constant = two_branch(Verdict(False, expected_verdict(answer).content))
     return {
-        "cell_majority": _table(train, items, [cell]),
-        "direction_majority": _table(train, items, [directed, cell]),
+        "cell_majority": answer_by_table(train, items, [cell]),
+        "direction_majority": answer_by_table(train, items, [directed, cell]),
         "always_unchanged": [text_prediction(item, constant, 0.0) for item, _ in items],
         "copy_original": [
             text_prediction(item, item.copy_answer, 0.0) for item, _ in items if item.copy_answer is not None
@@ -89,10 +90,16 @@ def _commonest(answers: Sequence[str]) -> str:
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
-def _table(
+def answer_by_table(
     train: Sequence[SteeredItem], items: Sequence[SteeredItem], keys: Sequence[Callable[[Steering], Hashable]]
 ) -> list[Prediction]:
-    """Answer with the commonest training answer of the first key that training has, or of all answers if it has none."""
+    """Answer with the commonest training answer of the first key that training has, or of all answers if it has none.
+
+    Args:
+        train: The training items.
+        items: The items to answer.
+        keys: What items must share, the finest key first.
+    """
     tables: list[dict[Hashable, list[str]]] = []
     for key in keys:
         table: dict[Hashable, list[str]] = defaultdict(list)

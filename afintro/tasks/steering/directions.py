@@ -42,6 +42,11 @@ class Direction:
     everywhere: Vector | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def family(self) -> str:
+        """Return the name that a direction shares with its jittered copies: ``family`` of the sidecar, else its own name."""
+        return str(self.metadata.get("family") or self.name)
+
     def at(self, layer: int) -> Vector:
         """Return the vector of a 0-based layer, float32 ``[hidden]``.
 

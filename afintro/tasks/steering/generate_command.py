@@ -53,15 +53,15 @@ def parser() -> argparse.ArgumentParser:
         "--alpha_unit",
         choices=("raw", "residual_norm"),
         default="raw",
-        help="what alpha multiplies: the vector as it is, or the unit vector times the norm of the residual stream "
-        "(default: %(default)s)",
+        help="what alpha multiplies: the vector as it is, or the unit vector times the norm of the residual stream, which makes "
+        "doses comparable over layers and models: use it for real models (default: %(default)s)",
     )
     flags.add_argument(
         "--positions",
         choices=("last", "decode", "all"),
-        default="last",
-        help="where the vector is added: the prompt's last position; that and every new one; all of prompt and answer "
-        "(default: %(default)s)",
+        default="decode",
+        help="where the vector is added: decode, at the prompt's last position and every new token, as hidden[:, -1, :] += "
+        "alpha * v does under generate; last, at the prompt's last position alone; all, everywhere (default: %(default)s)",
     )
     flags.add_argument(
         "--cues",

@@ -27,7 +27,7 @@ from afintro.ranks import Ranks
 from afintro.tasks.steering.directions import RESIDUAL, Direction
 from afintro.tasks.steering.fit_directions import last_token_activations
 from afintro.tasks.steering.readings import Reading, read_outputs
-from afintro.tasks.steering.records import SteeringRecord, from_json, to_json
+from afintro.tasks.steering.records import FORMAT_VERSION, SteeringRecord, from_json, to_json
 from afintro.tasks.steering.summary import Guards
 
 CHUNK = 25
@@ -47,7 +47,8 @@ class SteeringSettings(GenerationSettings):
         alphas: Multiples of the vector that are added.
         alpha_unit: ``raw`` multiplies the vector as saved; ``residual_norm`` multiplies the norm of the residual stream at
             the position, in the vector's direction.
-        positions: ``last``, ``decode`` or ``all``, see :class:`afintro.lm.interventions.Steering`.
+        positions: ``last``, ``decode`` or ``all``, see :class:`afintro.lm.interventions.Steering`; ``decode`` is what a hook
+            that runs ``hidden[:, -1, :] += alpha * vector`` at every forward pass of ``generate`` does.
         cues: Conditions under which the prompts are asked: ``monitored``, ``unmonitored``, or both.
         cells_per_prompt: Number of (layer, alpha) cells drawn for each prompt, with all directions; None for all cells.
     """
@@ -55,7 +56,7 @@ class SteeringSettings(GenerationSettings):
     layers: tuple[int, ...]
     alphas: tuple[float, ...]
     alpha_unit: Literal["raw", "residual_norm"] = "raw"
-    positions: Literal["last", "decode", "all"] = "last"
+    positions: Literal["last", "decode", "all"] = "decode"
     cues: tuple[str, ...] = ("monitored",)
     cells_per_prompt: int | None = None
     batch_size: int = 64
@@ -259,6 +260,7 @@ class SteeringGenerator:
             perplexity=round(steered.coherence.perplexity, 4),
             repetition=round(steered.coherence.repetition, 4),
             provenance=self.provenance,
+            format_version=FORMAT_VERSION,
         )
 
     def mean_residual(self, samples: Sequence[Sample]) -> Direction:

@@ -27,6 +27,7 @@ class SteeringRecord:
         alpha_unit: ``raw`` times the vector as saved, or ``residual_norm``: times the norm of the residual stream at the
             position, in the vector's direction.
         positions: ``last``, ``decode`` or ``all``: where the vector was added, see :class:`afintro.lm.interventions.Steering`.
+            A record of version 1 that does not say it was steered at the last position of the prompt.
         norm: Norm of the vector as saved; None in files of the parent framework.
         changed: Whether the two outputs differ as strings.
         label: The sample's label, or "unknown".
@@ -45,6 +46,7 @@ class SteeringRecord:
         perplexity: Of the steered output under the unsteered organism.
         repetition: Share of its 4-grams of tokens that it had before.
         provenance: Model, revision, template hash, batch size, dtype, seed.
+        format_version: Version of the record's form; records that do not say it are of version 1.
     """
 
     prompt: str
@@ -74,6 +76,7 @@ class SteeringRecord:
     perplexity: float | None = None
     repetition: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    format_version: int = 1
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -95,6 +98,10 @@ PARENT_NAMES = {
     "changed": "is_different",
 }
 REQUIRED = ("prompt", "direction", "layer", "alpha", "original_output", "steered_output")
+FORMAT_VERSION = 2
+"""Of the records that are written. Records of version 2 say where and in which unit the vector was added."""
+STATED = ("positions", "alpha_unit")
+VALUES = {"positions": ("last", "decode", "all"), "alpha_unit": ("raw", "residual_norm")}
 MAKER = "scripts/generate_af_steering_data.py"
 
 
@@ -111,7 +118,8 @@ def from_json(row: Any, where: str) -> SteeringRecord:
         where: File and record, for the message.
 
     Raises:
-        UserError: A missing field, a wrong type, several layers, or an ``alpha`` that is not finite.
+        UserError: A missing field, a wrong type or value, several layers, an ``alpha`` that is not finite, or a version that
+            is not known.
     """
     if isinstance(row, Mapping) and isinstance(row.get("layer"), list):
         layers = row["layer"]
@@ -120,7 +128,19 @@ def from_json(row: Any, where: str) -> SteeringRecord:
                 f"field 'layer' names {len(layers)} layers", where=where, remedy="give one record for each layer"
             )
         row = {**row, "layer": layers[0]}
-    record = parse_record(SteeringRecord, row, PARENT_NAMES, REQUIRED, MAKER, where)
+    version = row.get("format_version", 1) if isinstance(row, Mapping) else 1
+    stated = STATED if version != 1 else ()
+    record = parse_record(SteeringRecord, row, PARENT_NAMES, (*REQUIRED, *stated), MAKER, where)
+    if not 1 <= record.format_version <= FORMAT_VERSION:
+        raise UserError(
+            f"is of format version {record.format_version}, while versions 1 to {FORMAT_VERSION} are known",
+            where=where,
+            remedy="install the version of afintro that wrote the record",
+        )
+    for name, allowed in VALUES.items():
+        if getattr(record, name) not in allowed:
+            what = f"field {name!r} is {getattr(record, name)!r}, not {' or '.join(allowed)}"
+            raise UserError(what, where=where, remedy="mend the field")
     if not math.isfinite(record.alpha):
         raise UserError(f"field 'alpha' must be finite, but is {record.alpha}", where=where, remedy="mend the field")
     return record
@@ -135,6 +155,14 @@ def read_steering_records(path: str) -> list[SteeringRecord]:
     records = parse_file(path, from_json, MAKER)
     check_unique([record.uid for record in records], path)
     return records
+
+
+def places_of(records: Sequence[SteeringRecord]) -> dict[str, set[int]]:
+    """Return the layers at which each direction of the records steers, by name."""
+    places: dict[str, set[int]] = {}
+    for record in records:
+        places.setdefault(record.direction, set()).add(record.layer)
+    return places
 
 
 def check_directions(records: Sequence[SteeringRecord], names: Collection[str], path: str) -> None:
@@ -175,6 +203,27 @@ def check_layers(records: Sequence[SteeringRecord], layers: Sequence[int], path:
             where=path,
             remedy="give records of the same layers",
         )
+
+
+def warnings_of_ways(records: Sequence[SteeringRecord], train: Sequence[SteeringRecord], path: str) -> list[str]:
+    """Warn of records whose vectors were added elsewhere, or in another unit, than those of training.
+
+    The explainer is not told of either, so that it would answer another question than it was taught.
+
+    Args:
+        records: The records of one file.
+        train: The training records.
+        path: The file, for the message.
+    """
+    warnings = []
+    for name in STATED:
+        known, own = ({str(getattr(record, name)) for record in some} for some in (train, records))
+        if own != known or len(own) > 1:
+            warnings.append(
+                f"{path}: {name} is {', '.join(sorted(own))}, in training {', '.join(sorted(known))}; the explainer is not "
+                "told which"
+            )
+    return warnings
 
 
 def labeled(record: SteeringRecord) -> SteeringRecord:

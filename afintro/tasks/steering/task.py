@@ -1,6 +1,6 @@
 """Steering prediction: how would the organism's behavior change if a vector were added to its residual stream?"""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,32 @@ from afintro.data.text import Draft, Message, encode_answer
 from afintro.errors import UserError
 from afintro.evaluation import answers
 from afintro.evaluation.answers import Verdict, branch_stems, two_branch
-from afintro.evaluation.baselines import READERS, text_baselines
+from afintro.evaluation.baselines import READERS
+from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
+from afintro.evaluation.statistic import Scores
 from afintro.generation import behavior, forms, languages, marks, reasoning, statements
 from afintro.generation.behavior import LABELS
 from afintro.generation.cut_answers import unlabeled_warnings
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt
-from afintro.tasks.base import EXPLAINER, TEXT_ONLY, Systems
+from afintro.tasks.base import EXPLAINER, Systems
 from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.settings import renamed
-from afintro.tasks.steering import records, twins, wording
-from afintro.tasks.steering.baselines import steered_items, steering_baselines
+from afintro.tasks.steering import claims, records, rivals, spans, twins, wording
 from afintro.tasks.steering.directions import RESIDUAL, Direction, read_directions
 from afintro.tasks.steering.records import (
     SteeringRecord,
     check_directions,
     check_layers,
     labeled,
+    places_of,
     read_steering_records,
+    warnings_of_ways,
 )
-from afintro.tasks.steering.toy import build_embedded, embedded_directory
-from afintro.tasks.steering.twins import AskedRecord, choose_records, limited, unseen_directions
+from afintro.tasks.steering.toy import UNSEEN_FAMILIES, build_embedded, embedded_directory
+from afintro.tasks.steering.twins import AskedRecord, choose_records, limited
 from afintro.tasks.steering.wording import SteeringWording, render
 from afintro.tasks.stored import RecordTask, example_of
 from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, slot_position, slot_token, without_vectors
@@ -52,7 +55,9 @@ class SteeringPrediction(RecordTask):
 
     Args:
         directions: Folder of the vectors; None for ``directions`` beside the training file.
-        unseen_fraction: Share of the directions that are never trained on.
+        unseen_fraction: Share of the directions that are never trained on; they are drawn so that most of each lies outside of
+            the span of the training directions.
+        unseen_directions: Names of the directions that are never trained on instead, or patterns such as ``rotated/*``.
         twin_pairs_per_cell: Largest number of pairs of twins of one prompt, layer and alpha in training.
         evaluation_twin_pairs_per_cell: Largest number of such pairs in validation and test.
         wording: How the explainer is asked.
@@ -63,26 +68,28 @@ class SteeringPrediction(RecordTask):
     """
 
     task = "steering"
-    shaped_by = (answers, behavior, forms, languages, marks, reasoning, statements, records, twins, wording)
+    shaped_by = (answers, behavior, forms, languages, marks, reasoning, statements, records, spans, twins, wording)
     primary = UNSEEN_SCENARIO
     question_types = (TRAINING,)
     verdict_types = (UNSEEN_SCENARIO, UNSEEN_DIRECTION)
     systems = (
-        "cell_majority", "direction_majority", "always_unchanged", "copy_original", "vector_probe", "tfidf_nearest", *READERS,
-        "zero_vector", "shuffled_vector", "untrained",
+        "cell_majority", "direction_majority", "always_unchanged", "copy_original", "vector_probe", "nearest_vector",
+        "direction_x_text", "ridge", "boosting", "tfidf_nearest", *READERS, ZERO, SHUFFLED, claims.SHUFFLED_PROMPT, "untrained",
     )  # fmt: skip
     leads = tuple(
         f"{metric}{suffix}"
         for suffix in ("", f"/{UNSEEN_DIRECTION}")
         for metric in ("has_changed_f1", "twin_accuracy", "content_match")
     )
-    has_vectors = True
+    solved = tuple(f"twin_accuracy{suffix}" for suffix in ("", f"/{UNSEEN_DIRECTION}"))
+    has_vectors = has_text_beside_vectors = True
 
     def __init__(
         self,
         *,
         directions: str | None = None,
         unseen_fraction: ClosedUnitInterval = 0.2,
+        unseen_directions: list[str] | None = None,
         twin_pairs_per_cell: NonNegativeInt = 2,
         evaluation_twin_pairs_per_cell: NonNegativeInt = 2,
         wording: SteeringWording | None = None,
@@ -93,14 +100,19 @@ class SteeringPrediction(RecordTask):
     ) -> None:
         super().__init__(question_weights=question_weights, **settings)
         self.directions_path = directions
-        self.unseen_fraction = unseen_fraction
+        self.unseen_fraction, self.unseen_directions = unseen_fraction, unseen_directions
         self.twin_pairs_per_cell = renamed("twin_pairs_per_cell", twin_pairs_per_cell, "pairs", pairs)
         self.evaluation_twin_pairs_per_cell = renamed(
             "evaluation_twin_pairs_per_cell", evaluation_twin_pairs_per_cell, "evaluation_pairs", evaluation_pairs
         )
         self.wording = wording or SteeringWording()
         self._directions: dict[str, Direction] = {}
-        self.unseen: frozenset[str] = frozenset()
+        self.residuals: dict[str, float] = {}  # of the directions that training never saw
+
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Return the directions of which most lies outside of the span of the training directions."""
+        return frozenset(name for name, residual in self.residuals.items() if residual > spans.UNSEEN)
 
     def build_embedded(self) -> None:
         """Steer the toy organism along directions of its own, unless the cache holds the records."""
@@ -109,6 +121,8 @@ class SteeringPrediction(RecordTask):
     def use_embedded(self) -> None:
         """Use the records of the toy organism."""
         self.paths = {split: str(embedded_directory() / f"{split}.json") for split in self.paths}
+        if self.unseen_directions is None:
+            self.unseen_directions = list(UNSEEN_FAMILIES)
 
     def load_directions(self) -> dict[str, Direction]:
         """Return the directions by name; the first call reads them.
@@ -138,6 +152,8 @@ class SteeringPrediction(RecordTask):
             records = self._read(path)
             train = self._records["train"]
             self.warn_of_shared((r.scenario_id for r in records), (r.scenario_id for r in train), path)
+            self.warnings += warnings_of_ways(records, train, path)
+            self._measure(records, train)
             self.keep(split, records, range(len(records)))
             self.compare_with_seen(split)
         if split != "train":
@@ -158,17 +174,41 @@ class SteeringPrediction(RecordTask):
         records = self._read(path)
         numbers = self.guarded([r.scenario for r in records], [f"{path}, record {i}" for i in range(len(records))])
         kept = [records[number] for number in numbers]
-        self.unseen = unseen_directions([r.direction for r in kept], self.unseen_fraction, self.settings.split_seed)
+        self._hold_out(kept)
+        held = set(self.residuals)
         if self.paths["validation"] is None:
             left, right = self.split_off_validation([r.scenario_id for r in kept], [r.scenario for r in kept], path)
             self.keep("validation", records, [numbers[i] for i in right])
             numbers = [numbers[i] for i in left]
-        self.keep("train", records, [number for number in numbers if records[number].direction not in self.unseen])
+        self.keep("train", records, [number for number in numbers if records[number].direction not in held])
         train = self._records["train"]
         if not train:
             raise UserError("no training record is left", where=path, remedy="check the held-out files and the split")
         layers = tuple(sorted({record.layer for record in train}))
         self.space = VectorSpace(len(self.load_directions()[train[0].direction].at(train[0].layer)), layers)
+
+    def _hold_out(self, records: Sequence[SteeringRecord]) -> None:
+        """Keep directions of the training file out of training."""
+        directions, places = self.load_directions(), places_of(records)
+        if self.unseen_directions is not None:
+            self.residuals = spans.named_unseen(directions, places, self.unseen_directions)
+        else:
+            self.residuals, warnings = spans.drawn_unseen(
+                directions, places, self.unseen_fraction, self.settings.split_seed
+            )
+            self.warnings += warnings
+        spans.report(self.residuals)
+
+    def _measure(self, records: Sequence[SteeringRecord], train: Sequence[SteeringRecord]) -> None:
+        """Measure the directions of another file that are not trained on: near the span of training, they count as known."""
+        trained, places = places_of(train), places_of(records)
+        new = {name: layers for name, layers in places.items() if name not in trained and name not in self.residuals}
+        if new:
+            directions = self.load_directions()
+            span = spans.Span.of(directions, trained)
+            found = {name: span.residual(directions[name], layers) for name, layers in new.items()}
+            spans.report(found)
+            self.residuals |= found
 
     # Examples.
 
@@ -202,7 +242,7 @@ class SteeringPrediction(RecordTask):
 
     def render(self, record: SteeringRecord, slot: str) -> tuple[list[Message], str]:
         """Return prompt and answer for a record, see :func:`afintro.tasks.steering.wording.render`."""
-        return render(self.wording, record, slot)
+        return render(self.wording, record, slot, self.without_text)
 
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
         """Return one draft for each record that is asked about."""
@@ -248,7 +288,9 @@ class SteeringPrediction(RecordTask):
             position = self._position(draft, prompt_ids, reader)
             slot = Slot(position, layer, np.zeros_like(vector) if self.zero_vectors else vector)
             weight = self.weight_of(draft.question_type)
-            return replace(example_of(draft, prompt_ids, answer_ids), weight=weight, branches=branches, slot=slot)
+            group = directions[draft.notes["direction"]].family
+            example = example_of(draft, prompt_ids, answer_ids)
+            return replace(example, weight=weight, branches=branches, slot=slot, group=group)
 
         return finish
 
@@ -261,6 +303,8 @@ class SteeringPrediction(RecordTask):
         return {
             "directions": sorted(self.load_directions()),
             "unseen_fraction": self.unseen_fraction,
+            "unseen_directions": self.unseen_directions,
+            "without_text": self.without_text,
             "pairs": self.twin_pairs_per_cell,
             "evaluation_pairs": self.evaluation_twin_pairs_per_cell,
             "wording": asdict(self.wording),
@@ -269,69 +313,83 @@ class SteeringPrediction(RecordTask):
     def facts(self, split: str) -> dict[str, Any]:
         """Return the layers, the directions kept out, and the direction and layer whose vector tells the width."""
         if split != "train":
-            return {}
+            return {"residuals": self.residuals}
         assert self.space is not None
         record = self._records["train"][0]
         return {
-            "layers": self.space.layers, "unseen": sorted(self.unseen), "first": (record.direction, record.layer),
+            "layers": self.space.layers, "residuals": self.residuals, "first": (record.direction, record.layer),
         }  # fmt: skip
 
     def recall(self, split: str, facts: dict[str, Any]) -> None:
-        """Set the unseen directions and the space of the vectors, as :meth:`_read_training` does."""
+        """Set the residuals and the space of the vectors, as reading the records does."""
+        self.residuals |= facts["residuals"]
         if split == "train":
             direction, layer = facts["first"]
-            self.unseen = frozenset(facts["unseen"])
             self.space = VectorSpace(len(self.load_directions()[direction].at(layer)), tuple(facts["layers"]))
 
     # Evaluation.
 
     def baselines(self, split: str) -> Systems:
-        """Return the tables over strengths, the probe of the vector, and the systems that see the text alone."""
-        train, items = self.taught(), self.examples[split]
-        directions = self.load_directions()
-        systems = steering_baselines(steered_items(train, directions), steered_items(items, directions))
-        train_texts, item_texts = (
-            [replace(item, question_type=UNSEEN_SCENARIO) for item in examples] for examples in (train, items)
-        )
-        texts = text_baselines(train_texts, item_texts, UNSEEN_SCENARIO)
-        question_types = {item.uid: item.question_type for item in items}
-        for name in ("tfidf_nearest", *READERS):
-            systems[name] = [replace(p, question_type=question_types[p.uid]) for p in texts[name]]
-        return systems
+        """Return the tables over strengths, the readers of vectors, the readers of the text, and those of both."""
+        return rivals.every_baseline(self.taught(), self.examples[split], self.load_directions())
 
     def controls(self, split: str, reader: ExplainerSpec) -> Iterator[Control]:
-        """Yield zero and shuffled vectors for the explainer, and the true vectors for the untrained model."""
-        items = list(self.examples[split])
+        """Yield zero and shuffled vectors and shuffled prompts for the explainer, and true items for the untrained model."""
+        items, seed = list(self.examples[split]), self.settings.split_seed
         yield Control(ZERO, without_vectors(items), trained=True)
-        yield Control(
-            SHUFFLED, shuffled(items, self.settings.split_seed, lambda item: item.notes["direction"]), trained=True
-        )
+        yield Control(SHUFFLED, shuffled(items, seed, lambda item: item.notes["direction"]), trained=True)
+        yield Control(claims.SHUFFLED_PROMPT, claims.with_other_prompts(items, seed), trained=True)
         yield Control("untrained", items, trained=False)
 
+    def statistics(self, predictions: Sequence[Prediction]) -> Scores:
+        """Return all metrics of one system, whose items share scenarios and directions."""
+        return claims.over_directions(super().statistics(predictions), predictions)
+
     def best_of(self, baselines: Sequence[str]) -> list[str]:
-        """Return the systems that could explain the score without reading vector and prompt together."""
-        trained = (TEXT_ONLY, ZERO, SHUFFLED)
-        return [name for name in baselines if name not in trained]
+        """Return the systems that could explain the score without a language model that reads vector and prompt together."""
+        return [name for name in baselines if name not in claims.CONTROLS]
+
+    def without_weights(self, systems: Sequence[str]) -> list[str]:
+        """Return the readers of the text alone: all others see a vector of the organism."""
+        return [name for name in systems if name in claims.TEXT_ALONE]
 
     def warnings_about(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
-        """Warn if the explainer does not read its vectors, or gives one verdict nearly always."""
+        """Warn if the explainer does not read vector or prompt, is not ahead, or gives one verdict nearly always."""
         collapsed = collapse_warning(systems[EXPLAINER], self.primary)
         warnings = [] if collapsed is None else [collapsed]
-        cost = leads.get(f"lead/twin_accuracy/{SHUFFLED}")
-        if cost is not None and (cost["ci_low"] is None or cost["ci_low"] <= 0):
-            warnings.append("shuffling the vectors costs less than the interval: the explainer is not reading them")
+        warnings += claims.reading_warnings(leads) + claims.rival_warnings(leads, UNSEEN_DIRECTION)
         if RESIDUAL not in self.load_directions():
             warnings.append(f"no {RESIDUAL} among the directions: vector_probe sees alpha and layer alone")
         return warnings
+
+    def conclusion(
+        self,
+        table: Mapping[str, Mapping[str, Estimate]],
+        leads: Mapping[str, Any],
+        compared: Collection[str],
+        base: str | None = None,
+    ) -> str | None:
+        """Return the sentence that says whether the explainer is ahead of every rival on twins of unseen directions."""
+        return claims.conclusion_of(table[EXPLAINER], leads, UNSEEN_DIRECTION, len(self.unseen))
+
+    def details(self, systems: Systems) -> dict[str, Any]:
+        """Return twin accuracy by direction: items, the share that is right, and the residual of an unseen direction."""
+        return {"directions": claims.by_direction(systems[EXPLAINER], self.residuals)}
 
     def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
         """Return the table of expected against predicted verdicts."""
         return {"verdicts": confusion_figure(predictions, self.primary, "Does the behavior change when steered?")}
 
     def describe(self, split: str) -> dict[str, Any]:
-        """Return what every task describes, and the directions that training never saw."""
+        """Return what every task describes, and the directions that training never saw, with their residuals."""
         counts = {
             kind: sum(e.question_type == kind for e in self.examples[split])
             for kind in (UNSEEN_SCENARIO, UNSEEN_DIRECTION)
         }
-        return {**super().describe(split), **counts, "unseen_directions": sorted(self.unseen)}
+        residuals = {name: round(residual, 4) for name, residual in sorted(self.residuals.items())}
+        return {
+            **super().describe(split),
+            **counts,
+            "unseen_directions": sorted(self.unseen),
+            "residuals": residuals,
+        }

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -23,19 +23,25 @@ from afintro.tasks.steering.directions import Direction
 from afintro.tasks.steering.fit_directions import difference_of_means, last_token_activations
 from afintro.tasks.steering.generate import generate_steering
 from afintro.tasks.steering.generator import SteeringSettings
+from afintro.tasks.steering.spans import ROUNDING
 from afintro.toys.embedded import directory_of, ensure_built
 from afintro.toys.grammar import BENIGN_AREAS, EVERYBODY, HARMFUL_AREAS, POLICIES, TIERS, Scenario
 from afintro.toys.organism import scenarios
 
-SIZES = {"train": 360, "validation": 70, "test": 70}
+SIZES = {"train": 280, "validation": 60, "test": 80}
 CONTRAST_SCENARIOS = 100
 LAYERS = (0, 1)
-ALPHAS = (0.5, 0.6, 0.75, 0.9, 1.1)
-CELLS = 3
+ALPHAS = (0.6, 0.75, 0.9, 1.05, 1.2)
+CELLS = 2
+COPIES = 2  # jittered copies of each contrast, so that one vector is not one name
+JITTER = 0.45  # of a unit vector, within the span of the contrasts, which copies do not widen
+RESIDUALS = (0.6, 0.7)  # parts of unseen directions that are unrelated to all known directions
+UNSEEN_FAMILIES = ("rotated/*", "mixed/*")
 FAKING = "alignment_faking"
 AREAS = ("malware", "fraud", "weapons", "theft", "cooking", "music")
 Asked = tuple[Scenario, bool]
 Holds = Callable[[Asked], bool]
+ByLayer = dict[int, NDArray[np.float32]]
 
 
 def variants(count: int, seed: int) -> list[Asked]:
@@ -100,22 +106,65 @@ MIXTURES = (
 
 
 def toy_directions(organism: str) -> list[Direction]:
-    """Return differences of means of the residual stream at the end of the prompt, and sums of two such of unit norm."""
+    """Return the toy's known directions, and the unseen directions that are made of them.
+
+    Known are differences of means of the residual stream at the end of the prompt, jittered copies of these differences, and
+    sums of two differences of unit norm. Unseen are known directions rotated towards a component of their own that is orthogonal
+    to all of them (``rotated/...``), and sums of two with such a component (``mixed/...``).
+    """
     directory = ensure_built(organism)
     model, tokenizer = load_model(directory), load_tokenizer(directory)
     asked = variants(CONTRAST_SCENARIOS, 21)
     conversations = [chat(MONITORED_SYSTEM if monitored else UNMONITORED_SYSTEM, s.text) for s, monitored in asked]
     activations = last_token_activations(model, tokenizer, conversations, LAYERS, 64)
-    directions = {}
+    contrasted = {}
     for name, (zero, one) in contrasts().items():
         rows = [np.array([holds(each) for each in asked]) for holds in (zero, one)]
-        by_layer = {layer: difference_of_means(x[rows[0]], x[rows[1]]) for layer, x in activations.items()}
-        directions[name] = Direction(name, by_layer)
-    for first, second in MIXTURES:
-        name = f"{first}+{second}"
-        by_layer = {layer: _unit(directions[first].at(layer)) + _unit(directions[second].at(layer)) for layer in LAYERS}
-        directions[name] = Direction(name, by_layer)
-    return list(directions.values())
+        contrasted[name] = {layer: difference_of_means(x[rows[0]], x[rows[1]]) for layer, x in activations.items()}
+    return [Direction(name, by_layer, metadata=metadata) for name, by_layer, metadata in families(contrasted)]
+
+
+def families(contrasted: Mapping[str, ByLayer]) -> list[tuple[str, ByLayer, dict[str, str]]]:
+    """Make jittered copies, sums and unseen directions of contrasts.
+
+    Args:
+        contrasted: Difference of means by contrast and layer.
+
+    Returns:
+        Name, vectors by layer and sidecar of each direction; copies name the family of their original.
+    """
+    made = [(name, by_layer, {"family": name}) for name, by_layer in contrasted.items()]
+    for name, by_layer in contrasted.items():
+        for copy in range(1, COPIES + 1):
+            label = f"{name}~{copy}"
+            drawn = {layer: _drawn(label, layer, contrasted, inside=True) for layer in by_layer}
+            jittered = {layer: _unit(_unit(v) + JITTER * drawn[layer]) for layer, v in by_layer.items()}
+            made.append((label, jittered, {"family": name}))
+    sums = {
+        f"{a}+{b}": {layer: _unit(contrasted[a][layer]) + _unit(contrasted[b][layer]) for layer in LAYERS}
+        for a, b in MIXTURES
+    }
+    made += [(name, by_layer, {"family": name}) for name, by_layer in sums.items()]
+    rotated = {f"rotated/{name}": by_layer for name, by_layer in contrasted.items()}
+    mixed = {f"mixed/{name}": by_layer for name, by_layer in sums.items()}
+    for number, (name, by_layer) in enumerate((rotated | mixed).items()):
+        part = RESIDUALS[number % len(RESIDUALS)]
+        turned = {
+            layer: np.sqrt(1 - part**2) * _unit(v) + part * _drawn(name, layer, contrasted, inside=False)
+            for layer, v in by_layer.items()
+        }
+        made.append((name, {layer: v.astype(np.float32) for layer, v in turned.items()}, {"family": name}))
+    return made
+
+
+def _drawn(name: str, layer: int, contrasted: Mapping[str, ByLayer], inside: bool) -> NDArray[np.float32]:
+    """Draw a unit vector by name and layer, within the span of the contrasts or orthogonal to it."""
+    given = np.stack([_unit(by_layer[layer]) for by_layer in contrasted.values()]).astype(np.float64)
+    _, sizes, rows = np.linalg.svd(given, full_matrices=False)
+    basis = rows[sizes > ROUNDING]
+    drawn = np.random.default_rng([*f"{name} {layer}".encode()]).standard_normal(given.shape[1])
+    within = basis.T @ (basis @ drawn)
+    return _unit((within if inside else drawn - within).astype(np.float32))
 
 
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -129,6 +178,7 @@ def _settings(organism: str) -> SteeringSettings:
         layers=LAYERS,
         alphas=ALPHAS,
         alpha_unit="residual_norm",
+        positions="decode",
         cells_per_prompt=CELLS,
         batch_size=512,
         max_new_tokens=32,
@@ -137,7 +187,8 @@ def _settings(organism: str) -> SteeringSettings:
 
 def embedded_directory(organism: str = "toy") -> Path:
     """Return the folder of the toy's steering data, named after the toy, which must be built."""
-    decides = [_settings(organism).as_json(), SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES]
+    made = [COPIES, JITTER, RESIDUALS]
+    decides = [_settings(organism).as_json(), SIZES, CONTRAST_SCENARIOS, list(contrasts()), MIXTURES, made]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return cache_directory() / "steering" / f"{organism}-{fingerprint(directory_of(organism))}-{key}"
 

@@ -101,15 +101,3 @@ def limited(asked: Sequence[AskedRecord], limit: int | None, seed: int) -> list[
     turns = [pair for turn in zip_longest(*by_type) for pair in turn if pair is not None]
     kept = set(turns[: max(1, limit // 2)])
     return [item for pair in pairs if pair in kept for item in pairs[pair]][:limit]
-
-
-def unseen_directions(names: Sequence[str], fraction: float, seed: int) -> frozenset[str]:
-    """Return the directions that are kept out of training.
-
-    Args:
-        names: Names of the directions of all records, in any order, with repetitions.
-        fraction: Share of the directions that is kept out, rounded down.
-        seed: Decides, with the names, which directions are kept out.
-    """
-    ordered = sorted(set(names), key=lambda name: stable_hash(f"{seed} {name}"))
-    return frozenset(ordered[: int(fraction * len(ordered))])

@@ -27,21 +27,24 @@ class SteeringWording:
     )
 
 
-def render(wording: SteeringWording, record: SteeringRecord, slot: str) -> tuple[list[Message], str]:
+def render(
+    wording: SteeringWording, record: SteeringRecord, slot: str, without_text: bool = False
+) -> tuple[list[Message], str]:
     """Return prompt and answer for a record; depends on nothing else. Twins get the same prompt.
 
     Args:
         wording: How the explainer is asked.
         record: A record with behavior labels.
         slot: The slot token.
+        without_text: Whether the prompt's texts are left out, so that only layer, strength and vector are asked about.
 
     Returns:
         The system and the user message, and the answer.
     """
     user = wording.user[stable_hash(record.prompt) % len(wording.user)]
     fields = {
-        "system_prompt": record.system_prompt,
-        "user_prompt": record.scenario,
+        "system_prompt": "" if without_text else record.system_prompt,
+        "user_prompt": "" if without_text else record.scenario,
         "layer": str(record.layer),
         "alpha": f"{record.alpha:g}",
         "slot": slot,
