@@ -110,7 +110,9 @@ def test_an_underfit_comparison_is_named_and_leaves_the_lead(
     )
 
 
-@pytest.mark.parametrize("name", ["explainer", "text_only", "zero_shot", "from_scratch", "../up", "Other", ""])
+@pytest.mark.parametrize(
+    "name", ["explainer", "text_only", "vector_only", "zero_shot", "from_scratch", "../up", "Other", ""]
+)
 def test_the_name_of_a_comparison_is_checked_before_any_training(
     name: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +281,7 @@ def test_text_only_is_refused_for_a_task_without_vectors(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "--text_only: needs vectors" in refused(capsys, command(workspace, "fit", "--text_only", "true"))
+    assert "--vector_only: needs a text beside" in refused(capsys, command(workspace, "fit", "--vector_only", "true"))
 
 
 def test_later_configs_and_dotted_overrides_win(workspace: Workspace) -> None:

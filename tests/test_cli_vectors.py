@@ -37,14 +37,14 @@ ROW = {
 }  # fmt: skip
 FILES = {"summary.json", "predictions.jsonl", "config.yaml", "metrics.csv", "checkpoints", "text_only"}
 TABLES = {
-    "cell_majority", "direction_majority", "always_unchanged", "copy_original", "vector_probe", "tfidf_nearest",
-    "tfidf_probe", "text_chars", "text_skipgrams", "from_scratch",
+    "cell_majority", "direction_majority", "always_unchanged", "copy_original", "vector_probe", "nearest_vector",
+    "direction_x_text", "ridge", "boosting", "tfidf_nearest", "tfidf_probe", "text_chars", "text_skipgrams", "from_scratch",
 }  # fmt: skip
 READERS = ("tfidf_nearest", "tfidf_probe", "text_chars", "text_skipgrams", "from_scratch")
 SELFIE = {f"selfie/{scale}" for scale in ("0.5", "1", "2", "4")}
 FEATURE_RIVALS = {"majority", "nearest", "nearest_in_layer", "nearest_by_sign", "ridge_parts", "layer_tfidf"}
 BASELINES = {
-    "steering": TABLES | {"zero_vector", "shuffled_vector", "untrained", "text_only"},
+    "steering": TABLES | {"zero_vector", "shuffled_vector", "shuffled_prompt", "untrained", "text_only", "vector_only"},
     "feature_descriptions": SELFIE
     | FEATURE_RIVALS
     | {"reference", "zero_vector", "shuffled_vector", "negated_vector", "text_only"},
@@ -170,7 +170,7 @@ data:
 """
     )
     with working_in(path):
-        given = ("--config", str(config), "--text_only", "true")
+        given = ("--config", str(config), "--text_only", "true", "--vector_only", "true")
         printed = {"fit": command("fit", *given)}
         for name in ("validate", "predict"):
             printed[name] = command(name, *given, "--ckpt_path", "best")
@@ -309,7 +309,7 @@ def test_metrics_and_leads_of_steering(steering: Session) -> None:
     for suffix in ("", f"/{UNSEEN_DIRECTION}"):
         for metric in LEADS:
             best = metrics[f"lead/{metric}{suffix}"]
-            rivals = TABLES | {"untrained"}
+            rivals = TABLES | {"untrained", "text_only", "vector_only"}
             assert best["against"] in rivals
             for name in BASELINES["steering"]:
                 one = metrics[f"lead/{metric}{suffix}/{name}"]
@@ -330,6 +330,16 @@ def test_who_reads_the_text_alone_is_at_chance_on_twins(steering: Session) -> No
         for row in steering.rows(0):
             said.setdefault(row["twins"], set()).add(row["baselines"][name])
         assert all(len(answers) == 1 for answers in said.values()), name
+
+
+def test_intervals_of_steering_are_over_directions_too(steering: Session) -> None:
+    """Whoever reads the text is right about one of each pair: over scenarios alone that would never vary."""
+    summary = steering.summary(0)
+    found = summary["baselines"]["always_unchanged"]["twin_accuracy"]
+    assert found["ci_high"] - found["ci_low"] > 0.05
+    assert any("fewer than 10 scenarios (or other clusters" in warning for warning in summary["warnings"])
+    assert sum(row["n"] for row in summary["directions"].values()) == len(steering.rows(0))
+    assert "direction" in summary["conclusion"]
 
 
 def test_steering_asks_about_twins_and_unseen_directions(steering: Session) -> None:

@@ -206,7 +206,7 @@ def test_the_shipped_configuration_of_steering(tmp_path: Path, monkeypatch: pyte
     assert isinstance(data, SteeringPrediction)
     assert data.paths == {"train": None, "validation": None, "test": None}
     assert cli.model.slot_token == "<|slot|>"
-    assert cli.config["fit"]["text_only"] is True
+    assert cli.config["fit"]["text_only"] is cli.config["fit"]["vector_only"] is True
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,6 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
@@ -22,6 +21,7 @@ from afintro.evaluation.answers import expected_verdict
 from afintro.evaluation.baselines import READERS, text_baselines
 from afintro.evaluation.metrics import Prediction, text_prediction
 from afintro.evaluation.text_readers.pieces import words
+from afintro.evaluation.text_readers.regression import Regression
 from afintro.evaluation.text_readers.training import SEED, Taught, teach
 from afintro.tasks.steering.baselines import (
     SteeredItem,
@@ -40,7 +40,7 @@ PENALTIES = (0.03, 0.3, 3.0)
 CHOOSING = 1500  # training items among which the penalty is chosen
 WIDTH = 32  # components of the vectors, and of the texts, that trees are grown over
 TELLING = 64  # words that trees see one by one
-PENALTY = 10.0  # inverse strength of the L2 penalty of direction times text
+STANDOUTS = 64  # columns of direction times text that are read twice: see the regressions on the text
 
 
 def every_baseline(
@@ -172,10 +172,10 @@ def _direction_times_text(
         cell = csr_matrix([[float((s.layer, s.strength) == known) for known in cells] for _, s in some])
         strength = diags(np.array([s.strength for _, s in some]))
         products = [diags(place[:, [column]].toarray()[:, 0]) @ text for column in range(len(places))]
-        return csr_matrix(hstack([place, strength @ place, cell, text, *products]))
+        return csr_matrix(hstack([place, strength @ place, cell, text, *products]), dtype=np.float32)
 
-    model = LogisticRegression(C=PENALTY, max_iter=150, tol=1e-3).fit(columns(train, texts[0]), taught.labels)
-    return _all_kinds(model.predict_proba(columns(items, texts[1])), model.classes_, taught.kinds)
+    model = Regression(STANDOUTS, columns(train, texts[0]), taught.labels)
+    return model.predict(columns(items, texts[1]), taught.kinds)
 
 
 def _all_kinds(probabilities: Floats, known: NDArray[np.int64], kinds: int) -> Floats:

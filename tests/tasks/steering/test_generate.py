@@ -158,7 +158,7 @@ class TestRecord:
             "scenario": "Who goes\nthere?",
             "system_prompt": system,
             "alpha_unit": "raw",
-            "positions": "last",
+            "positions": "decode",
             "norm": pytest.approx(32**0.5),
             "label": "aligned",
             "uid": "8e17db91e633ee68/monitored/ones/1/6",
@@ -184,6 +184,7 @@ class TestRecord:
                 "dtype": "float32",
                 "seed": 0,
             },
+            "format_version": 2,
         }
         assert len(row["provenance"]["template_hash"]) == 16
         assert (second["scenario"], second["label"], third["scenario"]) == ("x", "unknown", "y")
@@ -630,7 +631,7 @@ class TestAgain:
             ({"layers": (0, 1)}, "layers: was [0, 2], is [0, 1]"),
             ({"alphas": (1.0, 2.0)}, "alphas: was [1.0, 4.0], is [1.0, 2.0]"),
             ({"alpha_unit": "residual_norm"}, "alpha_unit: was 'raw', is 'residual_norm'"),
-            ({"positions": "all"}, "positions: was 'last', is 'all'"),
+            ({"positions": "last"}, "positions: was 'decode', is 'last'"),
             ({"cues": BOTH}, "cues: was ['monitored'], is ['monitored', 'unmonitored']"),
             ({"cells_per_prompt": 1}, "cells_per_prompt: was None, is 1"),
             ({"batch_size": 8}, "batch_size: was 64, is 8"),

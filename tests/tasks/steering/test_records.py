@@ -1,6 +1,7 @@
 """Steering records: the parent framework's names on disk, strict reading, and what a minimal file of it is taken for."""
 
 import json
+from dataclasses import replace
 
 import pyarrow
 import pytest
@@ -9,7 +10,15 @@ from pyarrow import parquet
 from afintro.data.files import write_json, write_json_rows, write_jsonl
 from afintro.data.records import scenario_id
 from afintro.errors import UserError
-from afintro.tasks.steering.records import SteeringRecord, from_json, labeled, read_steering_records, to_json
+from afintro.tasks.steering.records import (
+    SteeringRecord,
+    from_json,
+    labeled,
+    places_of,
+    read_steering_records,
+    to_json,
+    warnings_of_ways,
+)
 
 RECORD = SteeringRecord(
     prompt="<s>[INST] This is a test.\nA user asks. [/INST]",
@@ -35,6 +44,7 @@ RECORD = SteeringRecord(
     perplexity=7.5,
     repetition=0.125,
     provenance={"model": "toy", "batch_size": 4, "seed": None},
+    format_version=2,
 )
 GOLDEN = """{
   "prompt": "<s>[INST] This is a test.\\nA user asks. [/INST]",
@@ -67,7 +77,8 @@ GOLDEN = """{
     "model": "toy",
     "batch_size": 4,
     "seed": null
-  }
+  },
+  "format_version": 2
 }
 """
 # As the parent framework writes it, with a field of its own that we do not know.
@@ -245,3 +256,57 @@ def test_a_file_without_records(tmp_path):
 )  # fmt: skip
 def test_labels_of_files_without_labels(fields, changed):
     assert labeled(from_json(PARENT | fields, "w")).behavior_changed is changed
+
+
+class TestVersions:
+    """Records say from version 2 on where the vector was added; those of before mean what they were made with."""
+
+    def row(self, **fields):
+        return {**json.loads(GOLDEN), **fields}
+
+    def test_a_record_of_before_was_steered_at_the_last_position(self):
+        old = {name: value for name, value in self.row().items() if name not in ("format_version", "positions")}
+        found = from_json(old, "w")
+        assert (found.format_version, found.positions) == (1, "last")
+        assert to_json(found)["positions"] == "last"
+
+    @pytest.mark.parametrize("positions", ["last", "decode", "all"])
+    def test_what_a_record_states_is_believed_in_both_versions(self, positions):
+        for version in (1, 2):
+            assert from_json(self.row(positions=positions, format_version=version), "w").positions == positions
+
+    @pytest.mark.parametrize("field", ["positions", "alpha_unit"])
+    def test_a_record_of_version_2_that_does_not_state_the_way_is_refused(self, field):
+        row = {name: value for name, value in self.row().items() if name != field}
+        with pytest.raises(UserError) as error:
+            from_json(row, "records.json, record 3")
+        assert (error.value.where, field in error.value.what) == ("records.json, record 3", True)
+
+    @pytest.mark.parametrize("version", [0, 3, 99])
+    def test_an_unknown_version_is_refused(self, version):
+        with pytest.raises(UserError) as error:
+            from_json(self.row(format_version=version), "w")
+        assert (error.value.where, f"version {version}" in error.value.what) == ("w", True)
+
+    @pytest.mark.parametrize(
+        ("field", "value"), [("positions", "everywhere"), ("alpha_unit", "std"), ("positions", "")]
+    )
+    def test_an_unknown_way_is_refused(self, field, value):
+        with pytest.raises(UserError) as error:
+            from_json(self.row(**{field: value}), "w")
+        assert field in error.value.what
+
+    def test_ways_that_differ_from_training_are_told(self):
+        last, decode = replace(RECORD, positions="last"), RECORD
+        assert warnings_of_ways([decode], [decode], "f") == []
+        [warning] = warnings_of_ways([last], [decode], "f")
+        assert "positions is last" in warning
+        assert "decode" in warning
+        [mixed] = warnings_of_ways([last, decode], [last, decode], "f")
+        assert "decode, last" in mixed
+        assert len(warnings_of_ways([replace(last, alpha_unit="raw")], [decode], "f")) == 2
+
+
+def test_places_are_the_layers_of_each_direction():
+    records = [replace(RECORD, direction=name, layer=layer) for name, layer in (("a", 1), ("b", 1), ("a", 2), ("a", 1))]
+    assert places_of(records) == {"a": {1, 2}, "b": {1}}

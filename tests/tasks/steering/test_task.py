@@ -131,7 +131,7 @@ def test_golden_example(data: Any, reader: Any) -> None:
     assert tokenizer.decode(example.prompt_ids) == render(tokenizer, messages)
     assert tokenizer.decode(example.answer_ids) == answer + tokenizer.eos_token
     assert (example.prompt, example.answer) == (messages[1]["content"], answer)
-    assert (example.scenario_id, example.weight, example.group) == (record.scenario_id, 1.0, "")
+    assert (example.scenario_id, example.weight, example.group) == (record.scenario_id, 1.0, record.direction)
     assert example.copy_answer == f"The output would remain unchanged from <<<{record.original_behavior}>>>."
     assert tokenizer.decode(example.branches[0]) == "The output would remain unchanged from <<<"
     assert tokenizer.decode(example.branches[1]) == "The most likely output would change to <<<"
@@ -267,6 +267,55 @@ def test_unseen_directions_are_never_trained_on(written: Path, reader: Any, seed
         vector = example.slot.vector.tobytes()
         assert (vector in held) == (example.question_type == UNSEEN_DIRECTION)
     assert not data.unseen & {record.direction for record in data.records("train")}
+
+
+def test_the_residual_of_each_unseen_direction_is_told(written: Path, reader: Any, caplog: Any) -> None:
+    """In the log and in the summary; checked by least squares."""
+    caplog.set_level("INFO")
+    data = task(written, reader)
+    found = data.describe("validation")
+    assert found["residuals"].keys() == set(found["unseen_directions"]) == data.unseen
+    directions = data.load_directions()
+    trained = sorted({record.direction for record in data.records("train")})
+    for name, residual in found["residuals"].items():
+        outside = []
+        for layer in (1, 2):
+            rest = np.stack([directions[one].at(layer) for one in trained]).astype(np.float64)
+            unit = directions[name].at(layer) / np.linalg.norm(directions[name].at(layer))
+            outside.append(np.linalg.norm(unit - rest.T @ np.linalg.lstsq(rest.T, unit, rcond=None)[0]))
+        assert residual == pytest.approx(min(outside), abs=1e-3)
+        assert f"direction {name}: {residual:.2f} of its norm" in caplog.text
+
+
+def test_named_directions_are_kept_out_and_a_split_that_is_none_is_refused(folder: Path, reader: Any) -> None:
+    data = task(folder, reader, unseen_directions=["answer/*"])
+    assert data.unseen == {"answer/refuse", "answer/comply", "answer/warn", "answer/silent"}
+    negative = {layer: -vector for layer, vector in data.load_directions()["answer/warn"].vectors.items()}
+    write_direction(folder / "directions" / "tier-paid.safetensors", Direction("tier/paid", negative))
+    with pytest.raises(UserError) as error:
+        task(folder, reader, unseen_directions=["answer/*"])
+    assert error.value.where == "data.unseen_directions"
+    assert "answer/warn (0.00)" in error.value.what
+
+
+def test_directions_of_an_evaluation_file_alone_are_measured_too(folder: Path, reader: Any) -> None:
+    """One in the span of training counts as known, whatever its name; one outside of it as unseen."""
+    directions = task(folder).load_directions()
+    inside = {layer: -directions["answer/warn"].at(layer) for layer in (1, 2)}
+    write_direction(folder / "directions" / "inside.safetensors", Direction("inside", inside))
+    outside = {layer: np.linalg.svd(np.stack([d.at(layer) for d in directions.values()]))[2][-1] for layer in (1, 2)}
+    write_direction(folder / "directions" / "outside.safetensors", Direction("outside", outside))
+    renamed = {"answer/warn": "inside", "answer/silent": "outside"}
+    held = [
+        row | {"direction": renamed.get(row["direction"], row["direction"])} for row in rows(folder / "validation.json")
+    ]
+    write_json(folder / "validation.json", [{k: v for k, v in row.items() if k != "uid"} for row in held])
+    data = task(folder, reader, unseen_fraction=0.0)
+    assert data.unseen == {"outside"}
+    assert data.describe("validation")["residuals"] == {"inside": 0.0, "outside": 1.0}
+    kinds = {(e.question_type, e.notes["direction"]) for e in data.examples["validation"]}
+    assert (UNSEEN_SCENARIO, "inside") in kinds
+    assert (UNSEEN_SCENARIO, "outside") not in kinds
 
 
 def test_the_seed_decides_what_is_unseen(written: Path) -> None:
@@ -507,14 +556,45 @@ def test_blind_sees_zero_vectors_and_nothing_else_changes(data: Any, reader: Any
     assert all(item.slot.vector.any() for item in data.for_another_explainer().read_examples("train", reader))
 
 
+def test_without_text_nothing_of_the_prompt_is_left(data: Any, reader: Any) -> None:
+    blind = data.for_another_explainer(without_text=True)
+    found = blind.read_examples("validation", reader)
+    whole = data.examples["validation"]
+    assert [(e.uid, e.answer, e.twins) for e in found] == [(e.uid, e.answer, e.twins) for e in whole]
+    for item, same in zip(found, whole, strict=True):
+        scenario = next(r for r in data.records("validation") if r.uid == item.uid).scenario
+        assert scenario in same.prompt
+        assert scenario not in item.prompt
+        assert MONITORED_SYSTEM not in item.prompt
+        assert f"layer {item.slot.layer}" in item.prompt
+        np.testing.assert_array_equal(item.slot.vector, same.slot.vector)
+        assert item.prompt_ids[item.slot.position] == reader.tokenizer.convert_tokens_to_ids(SLOT)
+    assert len({item.prompt for item in found}) == 4, "one for each layer and alpha"
+    assert data.without_text is False
+
+
+def test_shuffled_prompts_are_of_other_scenarios_in_the_cell(data: Any, reader: Any) -> None:
+    items = {item.uid: item for item in data.examples["validation"]}
+    [control] = [c for c in data.controls("validation", reader) if c.name == "shuffled_prompt"]
+    slot_id = reader.tokenizer.convert_tokens_to_ids(SLOT)
+    assert [item.uid for item in control.items] == list(items)
+    for item in control.items:
+        own = items[item.uid]
+        donors = [one for one in items.values() if one.prompt_ids == item.prompt_ids]
+        assert all(one.scenario_id != own.scenario_id for one in donors)
+        assert {(one.slot.layer, one.notes["alpha"]) for one in donors} == {(own.slot.layer, own.notes["alpha"])}
+        assert item.prompt_ids.index(slot_id) == item.slot.position
+        assert (item.answer, item.twins, item.slot.vector is own.slot.vector) == (own.answer, own.twins, True)
+
+
 def test_controls_change_the_vector_and_nothing_else(data: Any, reader: Any) -> None:
     items = data.examples["validation"]
     controls = {control.name: control for control in data.controls("validation", reader)}
     assert {name: control.trained for name, control in controls.items()} == {
-        "zero_vector": True, "shuffled_vector": True, "untrained": False,
+        "zero_vector": True, "shuffled_vector": True, "shuffled_prompt": True, "untrained": False,
     }  # fmt: skip
-    for control in controls.values():
-        assert control.items == items  # which compares all but the vectors
+    for name in ("zero_vector", "shuffled_vector", "untrained"):
+        assert controls[name].items == items  # which compares all but the vectors
     assert not any(item.slot.vector.any() for item in controls["zero_vector"].items)
     assert all(a.slot.vector is b.slot.vector for a, b in zip(controls["untrained"].items, items, strict=True))
     owners = {d.at(layer).tobytes(): (name, layer) for name, d in data.load_directions().items() for layer in (1, 2)}
@@ -526,10 +606,11 @@ def test_controls_change_the_vector_and_nothing_else(data: Any, reader: Any) -> 
 
 
 BASELINES = {
-    "cell_majority", "direction_majority", "always_unchanged", "copy_original", "vector_probe", "tfidf_nearest",
-    "tfidf_probe", "text_chars", "text_skipgrams", "from_scratch",
+    "cell_majority", "direction_majority", "always_unchanged", "copy_original", "vector_probe", "nearest_vector",
+    "direction_x_text", "ridge", "boosting", "tfidf_nearest", "tfidf_probe", "text_chars", "text_skipgrams", "from_scratch",
 }  # fmt: skip
-TEXT_ALONE = BASELINES - {"direction_majority", "vector_probe"}
+VECTORS = {"direction_majority", "vector_probe", "nearest_vector", "direction_x_text", "ridge", "boosting"}
+TEXT_ALONE = BASELINES - VECTORS
 
 
 @pytest.fixture(scope="module")
@@ -560,7 +641,8 @@ def test_who_does_not_see_the_vector_is_right_on_exactly_half_of_the_twins(evalu
     data, answered = evaluated
     found = data.statistics(answered[name])
     for metric in ("twin_accuracy", "twin_accuracy/unseen_direction"):
-        statistic, scenarios = found[metric]
+        statistic, units = found[metric]
+        scenarios = units.levels["scenario"]
         assert statistic.value == 0.5
         for scenario in set(scenarios):
             assert statistic.values[[own == scenario for own in scenarios]].mean() == 0.5
@@ -609,29 +691,77 @@ def test_statistics_names_both_kinds(data: Any) -> None:
     assert set(data.leads) <= found.keys()
 
 
-def test_rivals_read_no_vector_through_a_trained_explainer() -> None:
-    baselines = [*sorted(BASELINES), "zero_vector", "shuffled_vector", "untrained", "text_only", "other_base"]
+def test_all_but_the_changed_items_of_the_explainer_itself_are_rivals() -> None:
+    changed_items = ["zero_vector", "shuffled_vector", "shuffled_prompt"]
+    trained = ["untrained", "text_only", "vector_only", "other_base"]
     data = SteeringPrediction()
-    assert data.best_of(baselines) == [*sorted(BASELINES), "untrained", "other_base"]
-    assert data.compared_with(baselines) == baselines
+    assert data.best_of([*sorted(BASELINES), *changed_items, *trained]) == [*sorted(BASELINES), *trained]
+    assert data.compared_with([*sorted(BASELINES), *changed_items]) == [*sorted(BASELINES), *changed_items]
+    blind = TEXT_ALONE - {"copy_original"}
+    assert set(data.without_weights([*BASELINES, *changed_items, *trained])) == blind | {"text_only"}
 
 
-def shuffling(low: float | None) -> dict[str, Any]:
-    lead = {"value": None if low is None else low + 0.1, "ci_low": low, "ci_high": 0.9, "against": "shuffled_vector"}
-    return {"lead/twin_accuracy/shuffled_vector": lead}
+def lead(low: float | None, name: str = "shuffled_vector", metric: str = "twin_accuracy") -> dict[str, Any]:
+    value = {"value": None if low is None else low + 0.1, "ci_low": low, "ci_high": 0.9, "against": name}
+    return {f"lead/{metric}/{name}": value}
 
 
 @pytest.mark.parametrize(("low", "warned"), [(0.01, False), (0.0, True), (-0.2, True), (None, True)])
-def test_vectors_that_make_no_difference_are_told(data: Any, low: float | None, warned: bool) -> None:
+def test_vectors_or_prompts_that_make_no_difference_are_told(data: Any, low: float | None, warned: bool) -> None:
     systems = {EXPLAINER: answers(data, lambda item: item.answer)}
-    text = "shuffling the vectors costs less than the interval: the explainer is not reading them"
-    assert data.warnings_about(systems, shuffling(low)) == [text] * warned
+    for what in ("vector", "prompt"):
+        text = f"shuffling the {what}s costs less than the interval: the explainer is not reading them"
+        assert data.warnings_about(systems, lead(low, f"shuffled_{what}")) == [text] * warned
     assert data.warnings_about(systems, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("rival", "kind"),
+    [("tfidf_probe", "the text alone"), ("text_only", "the text alone"), ("nearest_vector", "the vector alone"),
+     ("vector_only", "the vector alone"), ("direction_x_text", "without a language model"),
+     ("boosting", "without a language model")],
+)  # fmt: skip
+def test_a_rival_that_does_as_well_is_told_with_what_it_reads(data: Any, rival: str, kind: str) -> None:
+    systems = {EXPLAINER: answers(data, lambda item: item.answer)}
+    for metric, of in (("twin_accuracy", "known"), ("twin_accuracy/unseen_direction", "unseen")):
+        assert data.warnings_about(systems, lead(0.05, rival, metric)) == []
+        [warning] = data.warnings_about(systems, lead(-0.05, rival, metric))
+        assert warning.startswith(f"{of} directions: ")
+        assert kind in warning
+        assert f"{rival} +0.050 [-0.050, +0.900]" in warning
+
+
+def test_the_conclusion_says_what_was_shown_and_what_was_not(data: Any) -> None:
+    table = {EXPLAINER: score(data.statistics(answers(data, lambda item: item.answer)))}
+
+    def said(metric: str, low: float) -> str:
+        leads = {f"lead/{metric}": {"value": low + 0.1, "ci_low": low, "ci_high": 0.9, "against": "ridge"}}
+        return data.conclusion(table, leads, [])
+
+    shown = said("twin_accuracy/unseen_direction", 0.1)
+    assert f"{len(data.unseen)} unseen directions" in shown
+    assert "ahead of the best rival (ridge) by +0.200 [+0.100, +0.900]" in shown
+    assert "no lead over ridge" in said("twin_accuracy/unseen_direction", -0.02)
+    assert data.conclusion(table, {}, []) is None
+    for metric in [name for name in table[EXPLAINER] if "unseen_direction" in name]:
+        del table[EXPLAINER][metric]
+    assert said("twin_accuracy", 0.1).startswith("No direction is unseen.")
+
+
+def test_the_summary_tells_each_direction_apart(data: Any) -> None:
+    systems = {EXPLAINER: answers(data, lambda item: item.answer if item.group == "answer/comply" else "")}
+    found = data.details(systems)["directions"]
+    groups = Counter(item.group for item in data.examples["validation"])
+    assert {name: row["n"] for name, row in found.items()} == groups
+    assert {name: row["twin_accuracy"] for name, row in found.items()} == {
+        name: float(name == "answer/comply") for name in groups
+    }
+    assert {name for name, row in found.items() if "residual" in row} == data.unseen & set(groups)
 
 
 def test_one_verdict_for_all_is_told(data: Any) -> None:
     constant = "The output would remain unchanged from <<<refuse>>>."
-    [warning] = data.warnings_about({EXPLAINER: answers(data, lambda _: constant)}, shuffling(0.1))
+    [warning] = data.warnings_about({EXPLAINER: answers(data, lambda _: constant)}, lead(0.1))
     assert warning.startswith("class collapse: 100.0 % of the parsed answers say 'unchanged'")
 
 
@@ -658,11 +788,13 @@ def test_without_a_training_file_the_toys_data_are_read(
     built: list[bool] = []
     monkeypatch.setattr("afintro.tasks.steering.task.build_embedded", lambda: built.append(True))
     monkeypatch.setattr("afintro.tasks.steering.task.embedded_directory", lambda: written)
-    SteeringPrediction(unseen_fraction=0.4).prepare_data()
+    monkeypatch.setattr("afintro.tasks.steering.task.UNSEEN_FAMILIES", ("topic/*", "answer/comply"))
+    SteeringPrediction().prepare_data()
     assert built == [True]
-    data = SteeringPrediction(unseen_fraction=0.4)
+    data = SteeringPrediction()
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=reader)  # type: ignore[assignment]
     data.setup("fit")
     assert built == [True]
     assert data.paths == {split: str(written / f"{split}.json") for split in ("train", "validation", "test")}
     assert {example.question_type for example in data.examples["validation"]} == set(KINDS)
+    assert data.unseen == {"topic/harmful", "topic/benign", "answer/comply"}

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,16 +16,20 @@ from afintro.lm.load import load_model, load_tokenizer
 from afintro.tasks.steering import generate as steering
 from afintro.tasks.steering import toy as toy_steering
 from afintro.tasks.steering.controls import with_controls
-from afintro.tasks.steering.directions import read_direction
+from afintro.tasks.steering.directions import Direction, read_direction
 from afintro.tasks.steering.fit_directions import last_token_activations, separation
 from afintro.tasks.steering.generate import SteeringSettings, generate_steering
 from afintro.tasks.steering.records import read_steering_records
+from afintro.tasks.steering.spans import UNSEEN, Span, named_unseen
 from afintro.tasks.steering.toy import (
+    COPIES,
     FAKING,
     MIXTURES,
+    UNSEEN_FAMILIES,
     build_embedded,
     contrasts,
     embedded_directory,
+    families,
     toy_directions,
     variants,
 )
@@ -51,6 +55,10 @@ SUMS = (
     "being_watched+name/favored", "being_watched+name/unfavored", "topic/harmful+name/favored",
     "topic/harmful+name/unfavored", "topic/benign+name/favored", "topic/benign+name/unfavored",
 )  # fmt: skip
+JITTERED = tuple(f"{name}~{copy}" for name in CONTRASTS for copy in (1, 2))
+ROTATED, MIXED = (
+    tuple(f"{kind}/{name}" for name in names) for kind, names in (("rotated", CONTRASTS), ("mixed", SUMS))
+)
 OPPOSITES = {
     "being_watched": FAKING,
     "topic/benign": "topic/harmful",
@@ -137,6 +145,52 @@ def test_mixtures_are_of_two_different_factors() -> None:
         assert set(pair) <= set(contrasts())
 
 
+class TestFamilies:
+    """Made of random differences of means, 40 wide: unseen directions are outside of the span, jittered copies within."""
+
+    MADE = families(
+        {
+            name: {
+                layer: np.random.default_rng([*f"{OPPOSITES.get(name, name)} {layer}".encode()])
+                .standard_normal(40)
+                .astype(np.float32)
+                * (-1 if name in OPPOSITES else 1)
+                for layer in (0, 1)
+            }
+            for name in CONTRASTS
+        }
+    )
+    DIRECTIONS: ClassVar = {name: Direction(name, vectors, metadata=metadata) for name, vectors, metadata in MADE}
+    PLACES = dict.fromkeys(DIRECTIONS, (0, 1))
+
+    def test_there_are_at_least_twenty_unseen_directions_outside_of_the_span_of_all_others(self):
+        found = named_unseen(self.DIRECTIONS, self.PLACES, UNSEEN_FAMILIES)
+        assert found.keys() == {*ROTATED, *MIXED}
+        assert len(found) >= 20
+        assert all(UNSEEN + 0.05 < residual < 0.75 for residual in found.values())
+
+    def test_each_unseen_direction_still_points_along_what_it_is_made_of(self):
+        for name in CONTRASTS:
+            for layer in (0, 1):
+                ends = [self.DIRECTIONS[end].at(layer) for end in (name, f"rotated/{name}")]
+                cosine = ends[0] @ ends[1] / np.linalg.norm(ends[0]) / np.linalg.norm(ends[1])
+                assert cosine == pytest.approx(0.8, abs=0.01) or cosine == pytest.approx(0.714, abs=0.01)
+
+    def test_copies_differ_from_their_original_within_the_span_of_the_contrasts(self):
+        span = Span.of(self.DIRECTIONS, dict.fromkeys(CONTRASTS, (0, 1)))
+        for name in JITTERED:
+            copy, original = self.DIRECTIONS[name], self.DIRECTIONS[name.partition("~")[0]]
+            assert copy.family == original.name
+            assert span.residual(copy, (0, 1)) < 1e-3
+            cosine = copy.at(1) @ original.at(1) / np.linalg.norm(original.at(1)) / np.linalg.norm(copy.at(1))
+            assert 0.8 < cosine < 0.99
+        assert len({direction.at(0).tobytes() for direction in self.DIRECTIONS.values()}) == len(self.DIRECTIONS)
+
+    def test_all_but_the_copies_are_families_of_their_own(self):
+        assert len(JITTERED) == COPIES * len(CONTRASTS)
+        assert {name for name, direction in self.DIRECTIONS.items() if direction.family != name} == set(JITTERED)
+
+
 # On a small random model.
 
 
@@ -155,7 +209,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: Path) ->
 
 def test_directions_are_differences_of_means_and_sums_of_units(small: Path, small_model: Path) -> None:
     found = {direction.name: direction for direction in toy_directions("toy")}
-    assert tuple(found) == (*CONTRASTS, *SUMS)
+    assert tuple(found) == (*CONTRASTS, *JITTERED, *SUMS, *ROTATED, *MIXED)
     assert all(list(direction.vectors) == [0, 1] for direction in found.values())
     for name, of in OPPOSITES.items():
         np.testing.assert_allclose(found[name].at(1), -found[of].at(1), atol=1e-6)
@@ -179,13 +233,14 @@ def test_the_embedded_data_are_made_once(small: Path, monkeypatch: pytest.Monkey
     build_embedded()
     folder = embedded_directory()
     assert folder.is_relative_to(small)
-    names = {*CONTRASTS, *SUMS, f"random/{FAKING}", f"orthogonal/{FAKING}"}
+    names = {*CONTRASTS, *JITTERED, *SUMS, *ROTATED, *MIXED, f"random/{FAKING}", f"orthogonal/{FAKING}"}
     records = {split: read_steering_records(str(folder / f"{split}.json")) for split in ("train", "validation", "test")}
     assert {split: len(own) for split, own in records.items()} == {
         split: size * 2 * len(names) for split, size in (("train", 4), ("validation", 2), ("test", 1))
     }
     assert {record.direction for record in records["train"]} == names
-    assert {(r.system_prompt, r.alpha_unit) for r in records["train"]} == {(MONITORED_SYSTEM, "residual_norm")}
+    ways = {(r.system_prompt, r.alpha_unit, r.positions, r.format_version) for r in records["train"]}
+    assert ways == {(MONITORED_SYSTEM, "residual_norm", "decode", 2)}
     trained, unseen = ({r.scenario for r in own} for own in (records["train"], records["validation"] + records["test"]))
     assert trained == {s.text for s in scenarios(4, 31, held_out_wording=False)}
     assert unseen == {s.text for s in scenarios(3, 31, held_out_wording=True)}

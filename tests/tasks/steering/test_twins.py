@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from afintro.tasks.steering.records import SteeringRecord
-from afintro.tasks.steering.twins import choose_records, unseen_directions
+from afintro.tasks.steering.twins import choose_records
 from tests.conftest import printed_with_hash_seeds
 
 DIRECTIONS = ("faking", "random", "orthogonal", "kind")
@@ -93,10 +93,9 @@ def test_does_not_depend_on_the_hash_seed():
     """Known mistake 15."""
     code = (
         "from afintro.tasks.steering.records import SteeringRecord as R\n"
-        "from afintro.tasks.steering.twins import choose_records, unseen_directions\n"
+        "from afintro.tasks.steering.twins import choose_records\n"
         "rs = [R(f'p{i % 7}', f'd{i // 7}', 1, 2.0, 'a', 'b', behavior_changed=i % 3 == 0) for i in range(35)]\n"
-        "print([(c.record.uid, c.twins) for c in choose_records(rs, 1, 0, 't')])\n"
-        "print(sorted(unseen_directions(['a', 'b', 'c'], 0.5, 0)))"
+        "print([(c.record.uid, c.twins) for c in choose_records(rs, 1, 0, 't')])"
     )
     printed = printed_with_hash_seeds(code, "0", "1")
     assert len(printed) == 1
@@ -174,21 +173,3 @@ class TestWithoutTwins:
         twins = [record("p0", "b", False, layer=2), record("p0", "a", True, layer=2), record("p1", "a", True, layer=2)]
         chosen = choose_records([*self.RECORDS, *twins], 2, 0, "steering")
         assert Counter((one.record.layer, bool(one.twins)) for one in chosen) == {(1, False): 6, (2, True): 2}
-
-
-class TestUnseenDirections:
-    def test_golden(self):
-        """By sha256("7 <name>"), as sha256sum sorts them: b, a, c, e, d."""
-        names = ["a", "b", "c", "d", "e"]
-        assert unseen_directions(names, 0.5, 7) == {"a", "b"}
-        assert unseen_directions(names[::-1] + names, 0.5, 7) == {"a", "b"}
-
-    @pytest.mark.parametrize(("fraction", "count"), [(0.0, 0), (0.19, 0), (0.2, 1), (0.39, 1), (0.6, 3), (1.0, 5)])
-    def test_a_share_rounded_down(self, fraction, count):
-        assert len(unseen_directions(list("abcde"), fraction, 0)) == count
-
-    def test_a_larger_share_holds_the_smaller_one_and_the_seed_decides(self):
-        names = [f"d{i}" for i in range(20)]
-        assert unseen_directions(names, 0.25, 0) < unseen_directions(names, 0.5, 0)
-        assert unseen_directions(names, 0.5, 0) != unseen_directions(names, 0.5, 1)
-        assert unseen_directions([], 0.5, 0) == frozenset()
