@@ -333,4 +333,4 @@ def test_the_toys_direction_separates_and_steers(tmp_path: Path, monkeypatch: py
 
 def test_the_folder_is_named_after_what_decides_the_data(monkeypatch):
     monkeypatch.setattr(toy_steering, "fingerprint", lambda directory: "weights")
-    assert toy_steering.embedded_directory().name == "toy-weights-6c66544d9ce2"
+    assert toy_steering.embedded_directory().name == "toy-weights-ba078dee2b6d"
