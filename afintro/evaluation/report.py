@@ -293,6 +293,16 @@ def print_steering(summary: dict[str, Any]) -> None:
         table.add_row(escape(direction), str(layer), *[cells.get(alpha, "-") for alpha in alphas])
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
+    best = summary.get("best_dose")  # absent from summaries of before
+    if best is not None:
+        control = f", its random control {cell(Estimate(**best['random']))}" if "random" in best else ""
+        changed = Estimate(**best["behavior_changed"])
+        console.print(
+            f"{best['direction']} steers best at layer {best['layer']}, alpha {best['alpha']:g}: behavior changed in "
+            f"{cell(changed)} of {changed.n} prompts{control} (chosen on these prompts)",
+            highlight=False,
+            markup=False,
+        )
     guards = summary["guards"]
     console.print(
         f"guards: alpha 0 changes {guards['zero_differs']} of {guards['prompts']} prompts; generated alone, "

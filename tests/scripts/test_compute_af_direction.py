@@ -20,9 +20,13 @@ from afintro.evaluation.intervals import Estimate
 from afintro.lm import template_inputs
 from afintro.lm.load import fingerprint, load_model, load_tokenizer
 from afintro.tasks.steering import direction_command
-from afintro.tasks.steering.contrasts import Parts
 from afintro.tasks.steering.directions import read_direction
-from afintro.tasks.steering.fit_directions import Computed, difference_of_means, last_token_activations
+from afintro.tasks.steering.fit_directions import (
+    best_layer,
+    difference_of_means,
+    last_token_activations,
+    tied_layers,
+)
 from tests import forked
 from tests.lm.made_adapters import named_after_its_base
 
@@ -96,14 +100,18 @@ class TestMonitoring:
             assert row["auroc"]["n"] == 2 * (24 - len(train))
         best = about["best_layer"]
         values = [about["per_layer"][str(layer)]["auroc"]["value"] for layer in range(3)]
-        assert values[best] == max(values)
-        assert best == values.index(max(values))
-        assert f"best: mean_difference at layer {best}, AUROC {max(values):.3f} [" in out
+        lowest = about["per_layer"][str(values.index(max(values)))]["auroc"]["ci_low"]
+        assert about["tied_layers"] == [layer for layer in range(3) if values[layer] >= lowest]
+        assert best == min(about["tied_layers"], key=lambda layer: abs(layer - 1.5))
+        count = 2 * (24 - len(train))
+        assert f"best: mean_difference at layer {best}, AUROC {values[best]:.3f} [" in out
+        assert f"n = {count}" in out
+        assert f"{count} held-out conversations" in " ".join(out.split())
 
     def test_sidecar(self, call, tmp_path, model_directories):
         call(layers="0.5 2", site="mean", holdout=0.4, seed=3, limit=20, batch_size=3)
         about = sidecar(tmp_path / "out")
-        about.pop("n"), about.pop("per_layer"), about.pop("best_layer")
+        about.pop("n"), about.pop("per_layer"), about.pop("best_layer"), about.pop("tied_layers")
         assert about == {
             "name": "unmonitored", "contrast": "monitoring", "classes": ["monitored", "unmonitored"], "layers": [2],
             "site": "mean", "method": "mean_difference", "model": model_directories["llama"], "model_type": "llama",
@@ -125,9 +133,35 @@ class TestMonitoring:
         assert all(method in out for method in METHODS)
 
 
-def test_of_equal_layers_the_lowest_is_best():
-    auroc = {layer: Estimate(value, None, None, 9) for layer, value in ((0, 0.8), (1, 0.9), (4, 0.9), (5, None))}
-    assert direction_command.best_layer(Computed({}, {"m": auroc}, {}, Parts(([], []), ([], []))), "m") == 1
+def aurocs(*values, half=0.05):
+    return {layer: Estimate(value, value - half, min(value + half, 1.0), 9) for layer, value in enumerate(values)}
+
+
+class TestBestLayer:
+    def test_a_layer_that_is_better_than_all_others_is_best(self):
+        found = aurocs(0.5, 0.9, 0.6, 0.7, 0.8, 0.84)
+        assert (tied_layers(found), best_layer(found, 6)) == ([1], 1)
+
+    @pytest.mark.parametrize(("depth", "best"), [(6, 3), (5, 2), (4, 2), (30, 5)])
+    def test_of_layers_that_cannot_be_told_apart_the_middle_one_is_best_and_not_the_first(self, depth, best):
+        found = aurocs(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+        assert tied_layers(found) == [0, 1, 2, 3, 4, 5]
+        assert best_layer(found, depth) == best
+
+    def test_a_tie_is_an_auroc_within_the_interval_of_the_highest(self):
+        found = aurocs(0.949, 0.951, 0.8, 1.0)
+        assert tied_layers(found) == [1, 3]
+        assert best_layer(found, 4) == 1, "both are one layer from the middle, and the earlier one is taken"
+
+    def test_without_intervals_equal_values_are_ties(self):
+        found = {layer: Estimate(value, None, None, 9) for layer, value in ((0, 0.8), (1, 0.9), (4, 0.9), (5, None))}
+        assert (tied_layers(found), best_layer(found, 8)) == ([1, 4], 4)
+
+    def test_ties_are_said(self):
+        assert len(direction_command.best_lines(aurocs(0.5, 0.9), "m", 2)) == 1
+        best, tie = direction_command.best_lines(aurocs(1.0, 1.0, 1.0), "m", 3)
+        assert "layer 1" in best
+        assert "layers 0, 1, 2 cannot be told apart" in tie
 
 
 def draw(text, seed):

@@ -1,7 +1,7 @@
 """The command that computes steering directions of an organism from a contrast of prompts."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from afintro.data.records import read_object
 from afintro.data.samples import read_samples
 from afintro.data.text import template_hash
 from afintro.errors import UserError
+from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.report import cell
 from afintro.generation.command import add_sample_flags, check_device
 from afintro.generation.inputs import prompt_inputs, refuse_equal
@@ -27,7 +28,15 @@ from afintro.lm.load import context_length, fingerprint, load_config, load_model
 from afintro.tasks.steering.contrasts import Contrast, label_contrast, monitoring_contrast, split_contrast
 from afintro.tasks.steering.control_vectors import gguf_writer, write_gguf
 from afintro.tasks.steering.directions import Direction, resolve_layers, write_direction
-from afintro.tasks.steering.fit_directions import METHODS, SITES, Computed, compute_directions, encode_conversations
+from afintro.tasks.steering.fit_directions import (
+    METHODS,
+    SITES,
+    Computed,
+    best_layer,
+    compute_directions,
+    encode_conversations,
+    tied_layers,
+)
 from afintro.toys.embedded import ensure_built
 
 
@@ -179,19 +188,21 @@ def check_prompts(contrast: Contrast, tokenizer: PreTrainedTokenizerBase, limit:
             refuse_equal(pair, tokenizer, f"sample {index}")
 
 
-def sidecar_of(settings: dict[str, Any], method: str, computed: Computed) -> dict[str, Any]:
+def sidecar_of(settings: dict[str, Any], method: str, computed: Computed, depth: int) -> dict[str, Any]:
     """Return settings and results of one method, the content of the file beside its vectors.
 
     Args:
         settings: What :func:`settings_of` returned.
         method: Name of the method.
         computed: Results of all methods.
+        depth: Number of layers of the model.
     """
     auroc = computed.auroc[method]
     return {
         **settings,
         "method": method,
-        "best_layer": best_layer(computed, method),
+        "best_layer": best_layer(auroc, depth),
+        "tied_layers": tied_layers(auroc),
         "per_layer": {
             str(layer): {
                 "norm": float((vector.astype("float64") ** 2).sum() ** 0.5),
@@ -203,32 +214,51 @@ def sidecar_of(settings: dict[str, Any], method: str, computed: Computed) -> dic
     }
 
 
-def best_layer(computed: Computed, method: str) -> int:
-    """Return the layer with the highest AUROC, the lowest such layer if several are equal."""
-    auroc = computed.auroc[method]
-    return max(auroc, key=lambda layer: (auroc[layer].value or 0.0, -layer))
-
-
-def print_table(computed: Computed, name: str, layers: Sequence[int]) -> None:
-    """Print the AUROC of every layer and method, then the best method and layer.
+def print_table(computed: Computed, name: str, layers: Sequence[int], depth: int) -> None:
+    """Print the AUROC of every layer and method, then the best method and layer, and the layers that do as well.
 
     Args:
         computed: Results of all methods.
         name: Name of the direction.
         layers: 0-based decoder layers, in the order of the rows.
+        depth: Number of layers of the model.
     """
-    table = Table(title=f"direction {name!r}: AUROC [95 % interval] on held-out scenarios")
+    method = max(computed.vectors, key=lambda method: _highest(computed.auroc[method]))
+    chosen = best_layer(computed.auroc[method], depth)
+    count = computed.auroc[method][chosen].n
+    table = Table(title=f"direction {name!r}: AUROC [95 % interval] on {count} held-out conversations")
     table.add_column("layer", justify="right")
-    for method in computed.vectors:
-        table.add_column(method, justify="right")
+    for each in computed.vectors:
+        table.add_column(each, justify="right")
     for layer in layers:
-        table.add_row(str(layer), *(cell(computed.auroc[method][layer]) for method in computed.vectors))
+        table.add_row(str(layer), *(cell(computed.auroc[each][layer]) for each in computed.vectors))
     console = Console()
     console.print(table)
-    method = max(computed.vectors, key=lambda method: computed.auroc[method][best_layer(computed, method)].value or 0.0)
-    layer = best_layer(computed, method)
-    best = f"best: {method} at layer {layer}, AUROC {cell(computed.auroc[method][layer])}"
-    console.print(best, highlight=False, markup=False)
+    for line in best_lines(computed.auroc[method], method, depth):
+        console.print(line, highlight=False, markup=False)
+
+
+def _highest(auroc: Mapping[int, Estimate]) -> float:
+    return max(estimate.value or 0.0 for estimate in auroc.values())
+
+
+def best_lines(auroc: Mapping[int, Estimate], method: str, depth: int) -> list[str]:
+    """Return what is printed of the best layer, and of the layers from which it cannot be told.
+
+    Args:
+        auroc: AUROC of a method by layer.
+        method: Name of the method.
+        depth: Number of layers of the model.
+    """
+    chosen, tied = best_layer(auroc, depth), tied_layers(auroc)
+    lines = [f"best: {method} at layer {chosen}, AUROC {cell(auroc[chosen])}, n = {auroc[chosen].n}"]
+    if len(tied) > 1:
+        lines.append(
+            f"layers {', '.join(map(str, tied))} cannot be told apart by this AUROC; layer {chosen} is the one nearest to the "
+            "middle of the model, where published steering works. Where it works here, the dose response of "
+            "generate_af_steering_data.py says"
+        )
+    return lines
 
 
 def compute(args: argparse.Namespace) -> None:
@@ -247,7 +277,8 @@ def compute(args: argparse.Namespace) -> None:
     methods = list(dict.fromkeys(args.methods))
     config, date = load_config(directory, args.revision), earlier_date(args.output_dir, methods)
     tokenizer = load_tokenizer(directory, args.revision, args.chat_template_kwargs, date)
-    layers = layers_of(args, config.get_text_config().num_hidden_layers)
+    depth = config.get_text_config().num_hidden_layers
+    layers = layers_of(args, depth)
     settings = settings_of(args, contrast, left_out, Organism(directory, config, tokenizer), layers)
     for method in methods:
         refuse_other(args.output_dir / f"{method}.safetensors", settings)
@@ -259,11 +290,11 @@ def compute(args: argparse.Namespace) -> None:
             model, tokenizer, contrast, layers, methods, args.holdout, args.seed, args.batch_size, args.site, bar.update
         )
     for method in methods:
-        metadata = sidecar_of(settings, method, computed)
+        metadata = sidecar_of(settings, method, computed, depth)
         write(args, Direction(contrast.name, computed.vectors[method], None, metadata))
     if left_out:
         print("left out: " + ", ".join(f"{count} samples labeled {label}" for label, count in left_out.items()))
-    print_table(computed, contrast.name, layers)
+    print_table(computed, contrast.name, layers, depth)
 
 
 def layers_of(args: argparse.Namespace, depth: int) -> list[int]:

@@ -252,3 +252,28 @@ def _check_apart(x0: Floats, x1: Floats, contrast: Contrast, layer: int) -> None
     if not difference_of_means(x0, x1).any():
         what = f"{contrast.classes[0]!r} and {contrast.classes[1]!r} have the same mean after layer {layer}"
         raise UserError(what, where="contrast", remedy="check that the two classes differ in what the model reads")
+
+
+def tied_layers(auroc: Mapping[int, Estimate]) -> list[int]:
+    """Return the layers whose AUROC lies within the interval of the highest AUROC: held-out conversations do not tell them apart.
+
+    Args:
+        auroc: AUROC by layer.
+    """
+    best = max(auroc.values(), key=lambda estimate: estimate.value or 0.0)
+    least = best.ci_low if best.ci_low is not None else best.value
+    return sorted(layer for layer, estimate in auroc.items() if (estimate.value or 0.0) >= (least or 0.0))
+
+
+def best_layer(auroc: Mapping[int, Estimate], depth: int) -> int:
+    """Return the layer with the highest AUROC; of layers that cannot be told apart, the one nearest to the middle of the model.
+
+    A contrast of two system prompts can be read off at every layer, the first included, where steering does nothing. Published
+    steering works in middle layers (Turner et al. 2023, activation addition; Panickssery et al. 2023, contrastive activation
+    addition).
+
+    Args:
+        auroc: AUROC by layer.
+        depth: Number of layers of the model.
+    """
+    return min(tied_layers(auroc), key=lambda layer: (abs(layer - depth / 2), layer))

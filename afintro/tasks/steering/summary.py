@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from afintro.data.cue import MONITORED_SYSTEM
 from afintro.evaluation.intervals import Clusters, Estimate
 from afintro.generation.cut_answers import cut_warnings, unlabeled_warnings
+from afintro.tasks.steering.controls import RANDOM
 from afintro.tasks.steering.records import SteeringRecord
 
 BROKEN = 0.1  # a strength that breaks a larger share of the texts is beyond the range in which it steers
@@ -75,6 +76,7 @@ def summarize(records: Sequence[SteeringRecord], guards: Guards, directions: Seq
             {"direction": name, "layer": layer, "monotone": _monotone(curve)}
             for (name, layer), curve in _curves(doses).items()
         ],
+        "best_dose": best_dose(doses),
         "rates": {
             **{
                 f"truncated_{side}": scenarios.share(
@@ -139,6 +141,38 @@ def _monotone(doses: Sequence[dict[str, Any]]) -> bool:
             dose["behavior_changed"]["value"] for dose in sign if dose["behavior_changed"]["n"]
         )
     )
+
+
+def best_dose(doses: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the layer and alpha at which the first direction changes most behaviors beyond its random control.
+
+    Doses that break more than a tenth of the texts do not count; of equal doses the smallest is taken.
+
+    Args:
+        doses: The doses of :func:`summarize`.
+
+    Returns:
+        The dose, with the same dose of the random control where there is one; None where no dose is left.
+    """
+    name = doses[0]["direction"] if doses else ""
+    controls = {(d["layer"], d["alpha"]): d for d in doses if d["direction"] == f"{RANDOM}/{name}"}
+    own = [
+        d
+        for d in doses
+        if d["direction"] == name and d["broken"]["value"] <= BROKEN and d["behavior_changed"]["value"] is not None
+    ]
+    if not own:
+        return None
+
+    def beyond(dose: dict[str, Any]) -> float:
+        control = controls.get((dose["layer"], dose["alpha"]))
+        by_chance = control["behavior_changed"]["value"] if control is not None else None
+        return float(dose["behavior_changed"]["value"] - (by_chance or 0.0))
+
+    best = min(own, key=lambda dose: (-beyond(dose), abs(dose["alpha"]), dose["layer"]))
+    control = controls.get((best["layer"], best["alpha"]))
+    shown = {name: best[name] for name in ("direction", "layer", "alpha", "behavior_changed")}
+    return shown | ({"random": control["behavior_changed"]} if control is not None else {})
 
 
 def most_effective(summary: dict[str, Any], count: int) -> list[str]:

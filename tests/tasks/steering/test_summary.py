@@ -165,6 +165,37 @@ class TestMonotone:
         }  # fmt: skip
 
 
+class TestBestDose:
+    """Where steering works: the largest share beyond the random control, among doses that break few texts."""
+
+    def test_by_hand(self, capsys):
+        found = curve(2, 6, 7, layer=3) + curve(1, 6, 9, layer=5, broken=(0, 0, 1))
+        found += curve(0, 0, 5, direction="random/v", layer=3) + curve(0, 1, 8, direction="random/v", layer=5)
+        summary = summary_of(found, ("v", "random/v"))
+        best = summary["best_dose"]
+        assert (best["direction"], best["layer"], best["alpha"]) == ("v", 3, 2.0)
+        assert (best["behavior_changed"]["value"], best["behavior_changed"]["n"]) == (0.6, 10)
+        assert best["random"]["value"] == 0.0
+        print_steering(summary)
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "v steers best at layer 3, alpha 2: behavior changed in 0.600 [" in printed
+        assert "of 10 prompts, its random control 0.000 [" in printed
+
+    def test_of_equal_doses_the_smallest_and_without_controls_the_share_itself(self):
+        best = summary_of(curve(1, 4, 4, layer=3) + curve(4, 4, 4, layer=5))["best_dose"]
+        assert (best["layer"], best["alpha"], "random" in best) == (5, 1.0, False)
+
+    def test_doses_that_break_the_text_are_left_out(self):
+        assert summary_of(curve(1, 8, broken=(0, 2)))["best_dose"]["alpha"] == 1.0
+        assert summary_of(curve(0, broken=(10,)))["best_dose"] is None
+
+    def test_a_summary_of_before_is_printed_too(self, capsys):
+        summary = summary_of(curve(1, 2))
+        del summary["best_dose"]
+        print_steering(summary)
+        assert "steers best" not in capsys.readouterr().out
+
+
 class TestWarnings:
     @pytest.mark.parametrize(("changing", "warned"), [(0, True), (1, True), (2, False), (40, False)])
     def test_too_few_changes(self, changing, warned):
