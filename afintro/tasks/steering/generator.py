@@ -50,7 +50,8 @@ class SteeringSettings(GenerationSettings):
         positions: ``last``, ``decode`` or ``all``, see :class:`afintro.lm.interventions.Steering`; ``decode`` is what a hook
             that runs ``hidden[:, -1, :] += alpha * vector`` at every forward pass of ``generate`` does.
         cues: Conditions under which the prompts are asked: ``monitored``, ``unmonitored``, or both.
-        cells_per_prompt: Number of (layer, alpha) cells drawn for each prompt, with all directions; None for all cells.
+        cells_per_prompt: Number of (layer, alpha) cells drawn for each prompt; None for all cells.
+        directions_per_prompt: Number of directions drawn for each prompt, for all its cells; None for all directions.
     """
 
     layers: tuple[int, ...]
@@ -61,6 +62,14 @@ class SteeringSettings(GenerationSettings):
     cells_per_prompt: int | None = None
     batch_size: int = 64
     control_samples: int = 20
+    directions_per_prompt: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values; what is newer than old folders is left out where it is not set."""
+        values = super().as_json()
+        if values["directions_per_prompt"] is None:
+            del values["directions_per_prompt"]
+        return values
 
 
 def all_cues(settings: SteeringSettings) -> list[str]:
@@ -151,7 +160,12 @@ class SteeringGenerator:
         if self.settings.cells_per_prompt is not None:
             cells.sort(key=lambda cell: stable_hash(f"{self.settings.seed} {uid} {cell}"))
             cells = sorted(cells[: self.settings.cells_per_prompt])
-        return [Condition(name, layer, strength) for layer, strength in cells for name in self.directions]
+        names = list(self.directions)
+        if self.settings.directions_per_prompt is not None:
+            drawn = sorted(names, key=lambda name: stable_hash(f"{self.settings.seed} {uid} {name}"))
+            kept = set(drawn[: self.settings.directions_per_prompt])
+            names = [name for name in names if name in kept]
+        return [Condition(name, layer, strength) for layer, strength in cells for name in names]
 
     def steering(self, condition: Condition) -> Steering:
         """Return the intervention of a condition, with the vector as long as it is added."""

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags, hstack
 from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
@@ -35,11 +38,12 @@ from afintro.tasks.steering.directions import Direction
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
-TAUGHT = 5000  # training items that a rival learns from at most: the ridge solves a system of so many equations
+TAUGHT = 6000  # training items that a rival learns from at most: the ridge solves a system of so many equations
 PENALTIES = (0.03, 0.3, 3.0)
 CHOOSING = 1500  # training items among which the penalty is chosen
 WIDTH = 32  # components of the vectors, and of the texts, that trees are grown over
 TELLING = 64  # words that trees see one by one
+PENALTY = 10.0  # inverse strength of the L2 penalty of direction times text
 STANDOUTS = 64  # columns of direction times text that are read twice: see the regressions on the text
 
 
@@ -162,7 +166,10 @@ def _texts(train: Sequence[SteeredItem], items: Sequence[SteeredItem]) -> tuple[
 def _direction_times_text(
     taught: Taught, train: Sequence[SteeredItem], items: Sequence[SteeredItem]
 ) -> NDArray[np.float64]:
-    """Answer by a logistic regression on direction, cell and words, and on direction and layer times words and strength."""
+    """Answer by a logistic regression on direction, cell and words, and on the products of direction, layer and words.
+
+    Held-out training scenarios choose whether single columns stand out, as in the regressions on the text.
+    """
     places = sorted({(s.direction, s.layer) for _, s in train})
     cells = sorted({(s.layer, s.strength) for _, s in train})
     texts = _texts(train, items)
@@ -174,8 +181,45 @@ def _direction_times_text(
         products = [diags(place[:, [column]].toarray()[:, 0]) @ text for column in range(len(places))]
         return csr_matrix(hstack([place, strength @ place, cell, text, *products]), dtype=np.float32)
 
-    model = Regression(STANDOUTS, columns(train, texts[0]), taught.labels)
-    return model.predict(columns(items, texts[1]), taught.kinds)
+    matrix, labels = columns(train, texts[0]), taught.labels
+    learned, held = _heldout(train)
+
+    def right(model: type[_Spread] | type[_Standing]) -> int:
+        fitted = model(matrix[learned], labels[learned])
+        return int((fitted.predict(matrix[held], taught.kinds).argmax(1) == labels[held]).sum())
+
+    models = [_Spread, _Standing]
+    chosen = max(models, key=right) if len(held) and len(set(labels[learned])) > 1 else _Spread
+    return chosen(matrix, labels).predict(columns(items, texts[1]), taught.kinds)
+
+
+class _Spread:
+    """A logistic regression for rules that are spread over many words."""
+
+    def __init__(self, matrix: csr_matrix, labels: NDArray[np.int64]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self._model = LogisticRegression(C=PENALTY, max_iter=150, tol=1e-3).fit(matrix, labels)
+
+    def predict(self, matrix: csr_matrix, kinds: int) -> Floats:
+        return _all_kinds(self._model.predict_proba(matrix), self._model.classes_, kinds)
+
+
+class _Standing(Regression):
+    """A logistic regression for rules of one word, which stands out beside a direction."""
+
+    def __init__(self, matrix: csr_matrix, labels: NDArray[np.int64]) -> None:
+        super().__init__(STANDOUTS, matrix, labels)
+
+
+def _heldout(train: Sequence[SteeredItem]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw training rows to learn from, and rows of other scenarios to choose by; no rows to choose by of a single scenario."""
+    rows = np.random.default_rng(SEED).permutation(len(train))[:CHOOSING]
+    groups = [train[row][0].scenario_id for row in rows]
+    if len(set(groups)) < 2:
+        return rows, rows[:0]
+    learned, held = next(iter(GroupKFold(min(4, len(set(groups)))).split(rows, groups=groups)))
+    return rows[learned], rows[held]
 
 
 def _all_kinds(probabilities: Floats, known: NDArray[np.int64], kinds: int) -> Floats:
@@ -194,20 +238,13 @@ def _ridge(taught: Taught, train: Sequence[SteeredItem], items: Sequence[Steered
     steered = _steered(train, train), _steered(items, train)
     kernel, asked = ((1 + steered[side] @ steered[0].T) * (1 + (texts[side] @ texts[0].T).toarray()) for side in (0, 1))
     targets = np.eye(taught.kinds)[taught.labels]
-    rows = np.random.default_rng(SEED).permutation(len(train))[:CHOOSING]
-    groups = [train[row][0].scenario_id for row in rows]
-    penalty = PENALTIES[1]
-    if len(set(groups)) > 1:
-        learned, held = next(iter(GroupKFold(min(4, len(set(groups)))).split(rows, groups=groups)))
-        learned, held = rows[learned], rows[held]
+    learned, held = _heldout(train)
 
-        def error(tried: float) -> float:
-            model = KernelRidge(alpha=tried, kernel="precomputed").fit(
-                kernel[np.ix_(learned, learned)], targets[learned]
-            )
-            return float(((model.predict(kernel[np.ix_(held, learned)]) - targets[held]) ** 2).mean())
+    def error(tried: float) -> float:
+        model = KernelRidge(alpha=tried, kernel="precomputed").fit(kernel[np.ix_(learned, learned)], targets[learned])
+        return float(((model.predict(kernel[np.ix_(held, learned)]) - targets[held]) ** 2).mean())
 
-        penalty = min(PENALTIES, key=error)
+    penalty = min(PENALTIES, key=error) if len(held) else PENALTIES[1]
     model = KernelRidge(alpha=penalty, kernel="precomputed").fit(kernel, targets)
     return np.maximum(model.predict(asked), 0.0)
 

@@ -28,11 +28,12 @@ from afintro.toys.embedded import directory_of, ensure_built
 from afintro.toys.grammar import BENIGN_AREAS, EVERYBODY, HARMFUL_AREAS, POLICIES, TIERS, Scenario
 from afintro.toys.organism import scenarios
 
-SIZES = {"train": 280, "validation": 60, "test": 80}
+SIZES = {"train": 560, "validation": 60, "test": 160}
 CONTRAST_SCENARIOS = 100
 LAYERS = (0, 1)
 ALPHAS = (0.6, 0.75, 0.9, 1.05, 1.2)
 CELLS = 2
+PER_PROMPT = 40  # of 94 directions: more scenarios teach more than more directions of each
 COPIES = 2  # jittered copies of each contrast, so that one vector is not one name
 JITTER = 0.45  # of a unit vector, within the span of the contrasts, which copies do not widen
 RESIDUALS = (0.6, 0.7)  # parts of unseen directions that are unrelated to all known directions
@@ -180,6 +181,7 @@ def _settings(organism: str) -> SteeringSettings:
         alpha_unit="residual_norm",
         positions="decode",
         cells_per_prompt=CELLS,
+        directions_per_prompt=PER_PROMPT,
         batch_size=512,
         max_new_tokens=32,
     )
