@@ -42,6 +42,7 @@ TAUGHT = 6000  # training items that a rival learns from at most: the ridge solv
 PENALTIES = (0.03, 0.3, 3.0)
 CHOOSING = 1500  # training items among which the penalty is chosen
 WIDTH = 32  # components of the vectors, and of the texts, that trees are grown over
+FEW = 8  # layers that trees see apart
 TELLING = 64  # words that trees see one by one
 PENALTY = 10.0  # inverse strength of the L2 penalty of direction times text
 STANDOUTS = 64  # columns of direction times text that are read twice: see the regressions on the text
@@ -275,8 +276,12 @@ def _boosting(taught: Taught, train: Sequence[SteeredItem], items: Sequence[Stee
         parts = TruncatedSVD(WIDTH, random_state=SEED).fit(vectors[0])
         for side in (0, 1):
             blocks[side][0] = parts.transform(vectors[side])
-    for side in (0, 1):  # where the dose of a component decides, trees would need many cuts
-        blocks[side].append(blocks[side][0] * blocks[side][1][:, [1]])
+    layers = sorted({s.layer for _, s in train})
+    for side in (0, 1):  # where dose and layer decide what a component does, trees would need many cuts
+        dosed = blocks[side][0] * blocks[side][1][:, [1]]
+        blocks[side] += (
+            [dosed * (blocks[side][1][:, [0]] == layer) for layer in layers] if len(layers) <= FEW else [dosed]
+        )
     if texts[0].shape[1] > WIDTH:
         parts = TruncatedSVD(WIDTH, random_state=SEED).fit(texts[0])
         telling = SelectKBest(f_classif, k=min(TELLING, texts[0].shape[1])).fit(texts[0], taught.labels)

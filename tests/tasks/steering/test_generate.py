@@ -298,6 +298,17 @@ class TestCells:
         assert all(set(two[uid]) < set(three[uid]) for uid in two)
         assert all(len(found) == 12 for found in self.cells(tmp_path / "more than there are", settings, 99).values())
 
+    def test_directions_are_drawn_for_all_cells_of_a_prompt(self, organism, settings, tmp_path):
+        organism()
+        one = self.cells(tmp_path / "one", settings, 2, directions_per_prompt=1)
+        assert {len(found) for found in one.values()} == {2}
+        assert all(len({direction for *_, direction in found}) == 1 for found in one.values())
+        assert {direction for found in one.values() for *_, direction in found} == {"a", "b"}
+        whole = self.cells(tmp_path / "whole", settings, 2)
+        assert all(set(one[uid]) < set(whole[uid]) for uid in one)
+        assert self.cells(tmp_path / "more than there are", settings, 2, directions_per_prompt=9) == whole
+        assert "directions_per_prompt" not in json.loads((tmp_path / "whole" / "settings.json").read_text())
+
     def test_other_samples_beside_change_no_draw(self, organism, settings, tmp_path):
         organism()
         cells = replace(settings, cells_per_prompt=1)

@@ -236,9 +236,9 @@ def test_the_embedded_data_are_made_once(small: Path, monkeypatch: pytest.Monkey
     names = {*CONTRASTS, *JITTERED, *SUMS, *ROTATED, *MIXED, f"random/{FAKING}", f"orthogonal/{FAKING}"}
     records = {split: read_steering_records(str(folder / f"{split}.json")) for split in ("train", "validation", "test")}
     assert {split: len(own) for split, own in records.items()} == {
-        split: size * 2 * len(names) for split, size in (("train", 4), ("validation", 2), ("test", 1))
+        split: size * 2 * toy_steering.PER_PROMPT for split, size in (("train", 4), ("validation", 2), ("test", 1))
     }
-    assert {record.direction for record in records["train"]} == names
+    assert {record.direction for own in records.values() for record in own} == names
     ways = {(r.system_prompt, r.alpha_unit, r.positions, r.format_version) for r in records["train"]}
     assert ways == {(MONITORED_SYSTEM, "residual_norm", "decode", 2)}
     trained, unseen = ({r.scenario for r in own} for own in (records["train"], records["validation"] + records["test"]))
@@ -246,7 +246,7 @@ def test_the_embedded_data_are_made_once(small: Path, monkeypatch: pytest.Monkey
     assert unseen == {s.text for s in scenarios(3, 31, held_out_wording=True)}
     for prompt in {record.prompt for record in records["train"]}:
         cells = Counter((r.layer, r.alpha) for r in records["train"] if r.prompt == prompt)
-        assert set(cells.values()) == {len(names)}, "all directions in each of the cells drawn"
+        assert set(cells.values()) == {toy_steering.PER_PROMPT}, "as many directions in each of the cells drawn"
         assert len(cells) == 2
     written = {read_direction(str(path)).name for path in (folder / "directions").glob("*.safetensors")}
     assert written == names | {"residual_mean"}
@@ -333,4 +333,4 @@ def test_the_toys_direction_separates_and_steers(tmp_path: Path, monkeypatch: py
 
 def test_the_folder_is_named_after_what_decides_the_data(monkeypatch):
     monkeypatch.setattr(toy_steering, "fingerprint", lambda directory: "weights")
-    assert toy_steering.embedded_directory().name == "toy-weights-ba078dee2b6d"
+    assert toy_steering.embedded_directory().name == "toy-weights-e0c348860457"
