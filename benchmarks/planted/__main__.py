@@ -15,7 +15,7 @@ from typing import Any
 
 from afintro.data.files import write_json
 from benchmarks import report
-from benchmarks.planted import features
+from benchmarks.planted import features, steering
 from benchmarks.planted.leaks import LEAKS
 from benchmarks.planted.systems import (
     Finding,
@@ -50,6 +50,7 @@ def findings(taught: int, asked: int, seed: int) -> Iterator[tuple[str, Finding]
     for split, finding in reader_of_ids(taught // 3, seed).items():
         yield f"reads scenario ids: {split} scenarios", finding
     yield from features.planted(seed).items()
+    yield from steering.planted(seed).items()
 
 
 def markdown(tables: Mapping[str, Any]) -> str:

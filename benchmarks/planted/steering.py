@@ -10,11 +10,11 @@ from afintro.data.batch import Example
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, lead, score, statistics, text_prediction
 from afintro.evaluation.statistic import Scores
-from afintro.tasks.steering.claims import METRIC, over_directions
+from afintro.tasks.steering.claims import METRIC, over_directions, rival_warnings
 from afintro.tasks.steering.directions import Direction
 from afintro.tasks.steering.rivals import every_baseline
 from benchmarks.planted.leaks import CHANGED, QUESTION, UNCHANGED, WORDS, example
-from benchmarks.planted.systems import ACCURACY
+from benchmarks.planted.systems import ACCURACY, Finding
 
 WIDTH, LAYER = 16, 1
 DIRECTIONS, COPIES = 24, 3
@@ -46,6 +46,9 @@ CAUSES: dict[str, Callable[[Asked], bool]] = {
     "vector times text": lambda asked: asked.side != asked.named,
 }
 """What the planted explainer reads: the verdict is this function of the item."""
+
+CARRIES_OVER = ("the vector alone", "the text alone", "vector times text")
+"""The causes that are the same for directions that nobody was taught."""
 
 
 def nothing_tells(asked: Asked) -> bool:
@@ -81,9 +84,39 @@ class Planted:
         return score(_scores(self.rivals[name]))[METRIC]
 
     @property
+    def finding(self) -> Finding:
+        """Return what the evaluation says, with the warnings that a run gives."""
+        best, name = self.lead()
+        leads = {}
+        for rival in self.rivals:
+            single = lead(_scores(self.answered), {rival: _scores(self.rivals[rival])}, METRIC)
+            if single is not None:
+                leads[f"lead/{METRIC}/{rival}"] = single[0].as_json()
+        reached = self.reached(name).value
+        assert reached is not None
+        return Finding(self.explained, name, reached, best, tuple(rival_warnings(leads, "unseen_direction")))
+
+    @property
     def explained(self) -> Estimate:
         """Estimate the explainer's twin accuracy."""
         return score(_scores(self.answered))[METRIC]
+
+
+def planted(seed: int, taught: int = 600, asked: int = 300) -> dict[str, Finding]:
+    """Evaluate explainers that read one planted cause, of known and of unseen directions, by what they read.
+
+    Args:
+        seed: Seed of directions, prompts and errors.
+        taught: Number of training items.
+        asked: Number of items.
+    """
+    rows = [(cause, False) for cause in CAUSES] + [(cause, True) for cause in CARRIES_OVER]
+    found = {}
+    for cause, unseen in rows:
+        of = "unseen directions" if unseen else "known directions"
+        found[f"steering, {of}: reads {cause}"] = planted_steering(CAUSES[cause], taught, asked, seed, unseen).finding
+    found["steering: knows what nothing tells"] = planted_steering(nothing_tells, taught, asked, seed, False).finding
+    return found
 
 
 def _scores(predictions: list[Prediction]) -> Scores:

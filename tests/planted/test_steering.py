@@ -20,7 +20,6 @@ FINDERS = {
 }
 """The rivals that can find a cause: without them, the explainer would be credited with what they read too."""
 UNSEEN = ("the vector alone", "vector times text")
-"""The causes that carry over to directions that nobody was taught."""
 
 
 @cache
@@ -45,6 +44,8 @@ def test_a_reader_of_a_planted_cause_has_no_lead_thanks_to_its_rivals(cause: str
     found, best = planted.lead()
     assert found.value < NEGLIGIBLE
     assert best in FINDERS[cause]
+    assert planted.finding.caught
+    assert planted.finding.warnings, "the run says so"
     alone, _ = planted.lead(without=FINDERS[cause])
     assert alone.ci_low > 0.2, "without its rivals the explainer is credited with a lead that is none"
 
@@ -54,5 +55,7 @@ def test_where_nothing_tells_no_rival_finds_anything_and_the_explainer_is_credit
     planted = made("nothing", False)
     found, _ = planted.lead()
     assert found.ci_low > 0.2
+    assert not planted.finding.caught
+    assert planted.finding.warnings == ()
     for name in set(planted.rivals) - {"copy_original"}:  # is shown what the others are not, and nothing here
         assert planted.reached(name).ci_low < 0.5, name
