@@ -185,12 +185,12 @@ def _direction_times_text(
     matrix, labels = columns(train, texts[0]), taught.labels
     learned, held = _heldout(train)
 
-    def right(model: type[_Spread] | type[_Standing]) -> int:
+    def right(model: Model) -> int:
         fitted = model(matrix[learned], labels[learned])
         return int((fitted.predict(matrix[held], taught.kinds).argmax(1) == labels[held]).sum())
 
-    models = [_Spread, _Standing]
-    chosen = max(models, key=right) if len(held) and len(set(labels[learned])) > 1 else _Spread
+    models: list[Model] = [_Spread, _Standing]
+    chosen = max(models, key=right) if len(held) and len(set(labels[learned])) > 1 else models[0]
     return chosen(matrix, labels).predict(columns(items, texts[1]), taught.kinds)
 
 
@@ -211,6 +211,9 @@ class _Standing(Regression):
 
     def __init__(self, matrix: csr_matrix, labels: NDArray[np.int64]) -> None:
         super().__init__(STANDOUTS, matrix, labels)
+
+
+Model = type[_Spread] | type[_Standing]
 
 
 def _heldout(train: Sequence[SteeredItem]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
