@@ -47,6 +47,7 @@ WIDTH, LAYER = 576, 10
 BRIEF = {
     "other_base": None,
     "text_only": False,
+    "vector_only": False,
     "model": {"name": "smollm2", "lora": {"r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}, "learning_rate": 1e-3},
     "trainer": {
         "accelerator": "cpu", "max_epochs": 1, "limit_train_batches": 3, "enable_progress_bar": False,

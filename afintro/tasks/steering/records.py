@@ -218,9 +218,9 @@ def warnings_of_ways(records: Sequence[SteeringRecord], train: Sequence[Steering
     warnings = []
     for name in STATED:
         known, own = ({str(getattr(record, name)) for record in some} for some in (train, records))
-        if own != known or len(own) > 1:
+        if not own <= known or len(own) > 1:
             warnings.append(
-                f"{path}: {name} is {', '.join(sorted(own))}, in training {', '.join(sorted(known))}; the explainer is not "
+                f"{path}: {name} is {' or '.join(sorted(own))}, in training {' or '.join(sorted(known))}; the explainer is not "
                 "told which"
             )
     return warnings

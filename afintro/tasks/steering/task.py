@@ -182,6 +182,7 @@ class SteeringPrediction(RecordTask):
             numbers = [numbers[i] for i in left]
         self.keep("train", records, [number for number in numbers if records[number].direction not in held])
         train = self._records["train"]
+        self.warnings += warnings_of_ways(train, train, path)
         if not train:
             raise UserError("no training record is left", where=path, remedy="check the held-out files and the split")
         layers = tuple(sorted({record.layer for record in train}))

@@ -303,7 +303,7 @@ class TestVersions:
         assert "positions is last" in warning
         assert "decode" in warning
         [mixed] = warnings_of_ways([last, decode], [last, decode], "f")
-        assert "decode, last" in mixed
+        assert "decode or last" in mixed
         assert len(warnings_of_ways([replace(last, alpha_unit="raw")], [decode], "f")) == 2
 
 

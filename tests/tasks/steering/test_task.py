@@ -287,6 +287,18 @@ def test_the_residual_of_each_unseen_direction_is_told(written: Path, reader: An
         assert f"direction {name}: {residual:.2f} of its norm" in caplog.text
 
 
+def test_records_that_were_made_in_another_way_are_told(folder: Path, reader: Any) -> None:
+    """The two files of before are of the last position alone; one of them is made anew at every new token."""
+    assert not any("positions" in warning for warning in task(folder, reader).warnings)
+    anew = [row | {"positions": "decode", "format_version": 2} for row in rows(folder / "validation.json")]
+    write_json(folder / "validation.json", anew)
+    [warning] = [warning for warning in task(folder, reader).warnings if "positions" in warning]
+    assert f"{folder / 'validation.json'}: positions is decode, in training last" in warning
+    mixed = [row | {"positions": "all"} if i % 2 else row for i, row in enumerate(rows(folder / "train.json"))]
+    write_json(folder / "train.json", mixed)
+    assert any("train.json: positions is all or last" in warning for warning in task(folder, reader).warnings)
+
+
 def test_named_directions_are_kept_out_and_a_split_that_is_none_is_refused(folder: Path, reader: Any) -> None:
     data = task(folder, reader, unseen_directions=["answer/*"])
     assert data.unseen == {"answer/refuse", "answer/comply", "answer/warn", "answer/silent"}
