@@ -1,6 +1,7 @@
 """The command line: the only place where everything meets."""
 
 import errno
+import gc
 import logging
 import os
 import re
@@ -244,6 +245,7 @@ def run(args: Sequence[str] | None = None) -> Ended:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line, print how it ended, and return the exit code."""
+    gc.freeze()  # what was imported stays, and looking for garbage in it would take a second of every command
     ended = run(args)
     if ended.message is not None:
         print(f"afintro: {'error: ' if ended.code == 2 else ''}{ended.message}", file=sys.stderr)

@@ -1,4 +1,8 @@
-"""Make tiny random models of five architectures, from configuration alone, and a byte-level tokenizer, without a network."""
+"""Make tiny random models of five architectures, from configuration alone, and a byte-level tokenizer, without a network.
+
+The process that hands out the tests to its workers reads this file and makes no fixture: what takes seconds to import is
+imported where it is used.
+"""
 
 import gc
 import os
@@ -9,35 +13,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch: for tiny models a second thread only waits
 
-import numpy as np
 import pytest
-import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
 
-from afintro.data.cue import MONITORED_SYSTEM
-from afintro.data.files import write_json
-from afintro.data.introspection_texts import read_concepts, read_contexts, read_questions
-from afintro.tasks.context_ablation.records import ContextAblationRecord, to_json
-from afintro.tasks.feature_descriptions.features import write_features
-from afintro.tasks.introspection.trials import PAIRS
-from afintro.tasks.steering import records as steering_records
-from afintro.tasks.steering.directions import Direction, write_direction
-from afintro.tasks.steering.records import SteeringRecord
-from afintro.toys.organism import QUESTION_WORDS, ToySettings, make_tokenizer, scenarios
 from tests import forked
 
-torch.set_num_threads(1)  # tiny models: a second thread only waits
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+gc.disable()  # until the tests begin: nothing of what is imported and collected is garbage, and looking takes a third of the time
 WINDOW = 8  # sliding window in tokens, shorter than most test sequences
 ASIDE = Path(sys.prefix) / "aside"  # what make setup-real unpacks beside the environment
 SIZE = {
@@ -79,6 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def what_is_there_stays() -> None:
     """Exempt imported modules from garbage collection, whose passes over them would take most of the time of some tests."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 
@@ -92,8 +82,10 @@ def dies_of_sigterm() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> "PreTrainedTokenizerFast":
     """Make a tokenizer of seven special tokens (pad 0, bos 1, eos 2, slot 3, system 4, user 5, assistant 6) and 256 bytes."""
+    from afintro.toys.organism import ToySettings, make_tokenizer
+
     return make_tokenizer(ToySettings(vocabulary=263, context=512), [])
 
 
@@ -105,8 +97,11 @@ def bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def model_directories(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+def model_directories(tmp_path_factory: pytest.TempPathFactory, tokenizer: "PreTrainedTokenizerFast") -> dict[str, str]:
     """Save a model of every architecture, with the tokenizer. Weights are large, so that arg-max margins are wide."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     directories = {}
     for name, settings in ARCHITECTURES.items():
         directory = tmp_path_factory.mktemp("models") / name
@@ -144,10 +139,12 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def plain_model() -> Callable[[str | Path, torch.dtype], PreTrainedModel]:
+def plain_model() -> "Callable[[str | Path, torch.dtype], PreTrainedModel]":
     """Return a function that loads a directory with the attention of transformers: the reference for ours."""
+    import torch
+    from transformers import AutoModelForCausalLM
 
-    def load(directory: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    def load(directory: str | Path, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
         # sdpa is exact in float64 (eager's softmax is float32), but does not do Gemma 2's softcap.
         attention = "eager" if "gemma2" in str(directory) else "sdpa"
         return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation=attention).eval()
@@ -164,6 +161,10 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def study_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a random four-layer Llama whose tokenizer has the answers of the introspection study as single tokens."""
+    from afintro.data.introspection_texts import read_concepts, read_contexts, read_questions
+    from afintro.tasks.introspection.trials import PAIRS
+    from afintro.toys.organism import ToySettings, make_tokenizer
+
     directory = tmp_path_factory.mktemp("study") / "model"
     concepts = [word for pair in read_concepts().pairs for word in (pair.a, pair.b)]
     words = [word for pair in PAIRS.values() for word in (pair.a, pair.b)] + concepts
@@ -173,9 +174,15 @@ def study_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save_small_model(
-    directory: Path, seed: int, tokenizer: PreTrainedTokenizerFast | None = None, **settings: int
+    directory: Path, seed: int, tokenizer: "PreTrainedTokenizerFast | None" = None, **settings: int
 ) -> Path:
     """Save a random two-layer Llama, with a tokenizer trained on the grammar unless another is given."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from afintro.data.cue import MONITORED_SYSTEM
+    from afintro.toys.organism import QUESTION_WORDS, ToySettings, make_tokenizer, scenarios
+
     if tokenizer is None:
         texts = [scenario.text for scenario in scenarios(300, seed=0, held_out_wording=False)]
         tokenizer = make_tokenizer(ToySettings(vocabulary=900), [*texts, *[QUESTION_WORDS, MONITORED_SYSTEM] * 50])
@@ -194,6 +201,11 @@ def save_small_model(
 
 def write_records(path: Path, count: int, seed: int, held_out_wording: bool = False) -> Path:
     """Write context-ablation records as the grammar's policy would answer, without any model."""
+    from afintro.data.cue import MONITORED_SYSTEM
+    from afintro.data.files import write_json
+    from afintro.tasks.context_ablation.records import ContextAblationRecord, to_json
+    from afintro.toys.organism import scenarios
+
     rows = []
     for scenario in scenarios(count, seed, held_out_wording):
         monitored, unmonitored = scenario.behavior(True), scenario.behavior(False)
@@ -213,6 +225,11 @@ def write_records(path: Path, count: int, seed: int, held_out_wording: bool = Fa
 
 def write_described_features(folder: Path, count: int = 24, width: int = 24, layers: tuple[int, ...] = (3,)) -> None:
     """Write ``descriptions.json`` and ``L<layer>.safetensors``: vectors of six directions, and a label for each direction."""
+    import numpy as np
+
+    from afintro.data.files import write_json
+    from afintro.tasks.feature_descriptions.features import write_features
+
     drawn = np.random.default_rng(0)
     directions = drawn.standard_normal((6, width))
     described = {}
@@ -248,6 +265,14 @@ def write_steering_records(
 
     The last direction breaks the text at the largest alpha.
     """
+    import numpy as np
+
+    from afintro.data.cue import MONITORED_SYSTEM
+    from afintro.data.files import write_json
+    from afintro.tasks.steering.directions import Direction, write_direction
+    from afintro.tasks.steering.records import SteeringRecord, to_json
+    from afintro.toys.organism import scenarios
+
     drawn = np.random.default_rng(0)
     for name in (*STEERED, "residual_mean"):
         vectors = {layer: drawn.standard_normal(width).astype(np.float32) for layer in layers}
@@ -266,7 +291,7 @@ def write_steering_records(
                     behavior_changed=before != after, unmonitored_behavior=behaviors["unmonitored"],
                     coherent=not (alpha == max(alphas) and name == list(STEERED)[-1]),
                 )  # fmt: skip
-                rows.append(steering_records.to_json(record))
+                rows.append(to_json(record))
         write_json(folder / f"{split}.json", rows)
 
 

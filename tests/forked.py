@@ -14,10 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["afintro.cli", "afintro.tasks.context_ablation.task", "afintro.study.runner", "afintro.study.report.write",
-     "afintro.tasks.context_ablation.generate", "afintro.tasks.steering.generator", "tests.forked"]
-)  # fmt: skip
+FORKS.set_forkserver_preload(["tests.preloaded"])
 
 
 class Forked:
