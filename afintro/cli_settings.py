@@ -20,7 +20,9 @@ from afintro.tasks.base import TaskData
 def task_classes() -> list[type[TaskData]]:
     """Import all tasks of the package, and return every data module class that has a task's name."""
     for module in iter_modules(afintro.tasks.__path__, "afintro.tasks."):
-        import_module(module.name)
+        imported = import_module(module.name)
+        for name in getattr(imported, "__all__", ()):
+            getattr(imported, name)  # a task's package imports its data module once that is asked for
     classes = [TaskData]
     for known in classes:  # grows while it is read: subclasses of subclasses
         classes += known.__subclasses__()
