@@ -31,6 +31,12 @@ def in_the_workspace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("AFINTRO_CACHE", str(folder / "cache"))
 
 
+@pytest.fixture
+def no_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the text baselines that learn, which take most of the time of a run, where a test does not look at them."""
+    monkeypatch.setattr("afintro.evaluation.baselines.READERS", {})
+
+
 def command(workspace: Workspace, name: str, *more: str) -> int:
     return main([name, "--config", str(workspace.config), *more])
 
@@ -53,6 +59,7 @@ class StopsTheExplainer(EarlyStopping):
         trainer.should_stop = trainer.should_stop or not name.endswith("slower")
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_a_comparison_trains_by_its_own_stopping_rule(workspace: Workspace, tmp_path: Path) -> None:
     """A comparison that trains as long as the explainer took may be behind because it learns more slowly, and prove nothing."""
     slower = save_small_model(tmp_path / "slower", seed=7)
@@ -72,6 +79,7 @@ def test_a_comparison_trains_by_its_own_stopping_rule(workspace: Workspace, tmp_
     assert {f"lead/exact_match/{name}" for name in fitting} <= found["metrics"].keys()
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_a_comparison_keeps_its_best_checkpoint(workspace: Workspace, tmp_path: Path) -> None:
     """The highest loss counts as best here, which is that of the first epoch: later epochs must leave no trace.
 
@@ -90,6 +98,7 @@ def test_a_comparison_keeps_its_best_checkpoint(workspace: Workspace, tmp_path: 
     assert all(torch.equal(three[name], tensor) for name, tensor in one.items())
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_an_underfit_comparison_is_named_and_leaves_the_lead(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,13 +216,9 @@ def test_fit_validate_test_predict_leave_what_the_contract_says(
     assert "conclusion" not in validated, "its items chose the checkpoint"
 
 
-def test_a_comparison_that_a_resumed_run_trains_is_found(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_readers")
+def test_a_comparison_that_a_resumed_run_trains_is_found(workspace: Workspace, tmp_path: Path) -> None:
     """The best checkpoint may be of the run that was resumed from."""
-    monkeypatch.setattr(
-        "afintro.tasks.context_ablation.task.text_baselines", lambda *_: {}
-    )  # they take most of the time
     other = save_small_model(tmp_path / "other", seed=7)
     few = ["--data.limit", "3", "--data.question_weights", '{"generative_explanation": 1.0}']
     assert command(workspace, "fit", *few) == 0
@@ -224,6 +229,7 @@ def test_a_comparison_that_a_resumed_run_trains_is_found(
     assert second["training"].keys() == {"explainer", "other_base"}
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_without_test_items_half_of_validation_is_reported(workspace: Workspace, tmp_path: Path) -> None:
     """The half chooses for the comparison too, which is asked the other half."""
     other = save_small_model(tmp_path / "other", seed=7)
@@ -284,6 +290,7 @@ def test_text_only_is_refused_for_a_task_without_vectors(
     assert "--vector_only: needs a text beside" in refused(capsys, command(workspace, "fit", "--vector_only", "true"))
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_later_configs_and_dotted_overrides_win(workspace: Workspace) -> None:
     (workspace.path / "overlay.yaml").write_text("model: {lora: {r: 2}, learning_rate: 0.5}\n")
     overrides = (
@@ -403,6 +410,7 @@ def test_a_full_disk_is_refused(
     assert "summary.json: has no space left" in refused(capsys, command(workspace, "fit"))
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_an_adapter_for_another_base_model_is_refused(
     workspace: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -450,6 +458,7 @@ def test_the_explanations_of_parser_errors() -> None:
     assert explain("unrecognized arguments: --zzz 1").startswith("unknown setting 'zzz'\n  remedy: --help")
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_gradient_accumulation_ends_where_the_large_batch_ends(workspace: Workspace) -> None:
     """Lightning's accumulation over batches of 4 takes the steps of batches of 8, to rounding."""
     from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
@@ -473,6 +482,7 @@ def test_gradient_accumulation_ends_where_the_large_batch_ends(workspace: Worksp
         assert (tensor - parts["state_dict"][name]).abs().max() < 1e-6, name
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_an_epoch_of_rows_filled_to_a_budget_ends_where_one_large_batch_ends(workspace: Workspace) -> None:
     """Whatever row an example falls into, it weighs the same."""
     from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
@@ -502,6 +512,7 @@ def test_an_example_longer_than_the_budget_is_refused_before_training(
     assert "set data.max_tokens to" in said
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_held_out_action_drop_trains_on_the_rest(workspace: Workspace) -> None:
     write_records(workspace.path / "gold.json", 3, seed=3)
     code = command(

@@ -9,6 +9,7 @@ import importlib
 import json
 import pkgutil
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ import afintro.tasks
 from afintro.evaluation.metrics import text_prediction
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.lora import Lora
-from afintro.tasks.base import TaskData
+from afintro.tasks.base import Systems, TaskData
 from afintro.tasks.settings import TaskSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,8 @@ FIXED = {"introspection": {"validation_fraction"}}  # settings of all tasks that
 def data_class(name: str) -> type[TaskData]:
     """The data module that the task's folder re-exports."""
     package = importlib.import_module(f"afintro.tasks.{name}")
-    [found] = [value for value in vars(package).values() if isinstance(value, type) and issubclass(value, TaskData)]
+    [found] = [getattr(package, name) for name in package.__all__]
+    assert issubclass(found, TaskData)
     return found
 
 
@@ -53,6 +55,11 @@ class Case:
         data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=self.explainer)  # type: ignore[assignment]
         data.setup("fit")
         return data
+
+    @cached_property
+    def baselines(self) -> Systems:
+        """What every baseline answers to the validation split."""
+        return self.data.baselines("validation")
 
     def text(self, ids: Any) -> str:
         """What the explainer reads."""
@@ -143,14 +150,14 @@ def test_controls_change_items_and_keep_their_uids(case: Case) -> None:
 
 def test_baselines_answer_every_primary_item(case: Case) -> None:
     wanted = {item.uid for item in case.data.primary_examples("validation")}
-    for name, predictions in case.data.baselines("validation").items():
+    for name, predictions in case.baselines.items():
         assert wanted <= {prediction.uid for prediction in predictions}, name
 
 
 def test_the_names_of_all_other_systems_are_said(case: Case) -> None:
     """A comparison of the same name would take the place of a baseline in the table."""
     controls = {control.name for control in case.data.controls("validation", case.explainer)}
-    found = {name for name in {*case.data.baselines("validation"), *controls} if "/" not in name}
+    found = {name for name in {*case.baselines, *controls} if "/" not in name}
     assert found <= set(case.data.systems)
 
 
