@@ -4,10 +4,12 @@ import random
 import re
 import zlib
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
 from afintro.data.batch import Example
+from afintro.evaluation import baselines
 from afintro.evaluation.answers import Verdict, two_branch
 from afintro.evaluation.baselines import solved_from_text, text_baselines
 from afintro.evaluation.intervals import Estimate
@@ -48,12 +50,24 @@ ITEMS = [
 ]
 
 
+@cache
+def found_by_all():
+    """What all baselines answer; nobody changes it."""
+    return text_baselines(TRAIN, ITEMS, PRIMARY)
+
+
+@pytest.fixture
+def no_readers(monkeypatch):
+    """Leave out the baselines that learn, which a test of the others does not look at."""
+    monkeypatch.setattr(baselines, "READERS", {})
+
+
 def answers(train=TRAIN, items=ITEMS):
     return {name: {p.uid: p.predicted for p in ps} for name, ps in text_baselines(train, items, PRIMARY).items()}
 
 
 def test_all_baselines_answer_all_items():
-    found = text_baselines(TRAIN, ITEMS, PRIMARY)
+    found = found_by_all()
     assert set(found) == NAMES
     for name, predictions in found.items():
         assert [p.uid for p in predictions] == ["i0", "i1", "i2", "i3"], name
@@ -66,12 +80,14 @@ def test_all_baselines_answer_all_items():
             assert 0 <= prediction.p_changed <= 1
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_majority_is_the_commonest_training_answer():
     found = text_baselines(TRAIN, ITEMS, PRIMARY)["majority"]
     assert {p.predicted for p in found} == {CHANGED}
     assert {p.p_changed for p in found} == {4 / 9}
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_majority_breaks_ties_the_same_way_in_any_order():
     tied = [TRAIN[0], TRAIN[2], TRAIN[6]]
     assert {answers(train=list(order))["majority"]["i0"] for order in (tied, tied[::-1])} == {
@@ -79,22 +95,26 @@ def test_majority_breaks_ties_the_same_way_in_any_order():
     }
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_always_unchanged_gives_the_commonest_unchanged_answer():
     found = text_baselines(TRAIN, ITEMS, PRIMARY)["always_unchanged"]
     assert {p.predicted for p in found} == {REFUSE}
     assert {p.p_changed for p in found} == {0.0}
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_always_unchanged_stays_so_when_all_training_answers_change():
     assert set(answers(train=TRAIN[2:6])["always_unchanged"].values()) == {COMPLY}
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_copy_monitored_says_what_the_item_did_under_the_cue():
     found = text_baselines(TRAIN, ITEMS, PRIMARY)["copy_monitored"]
     assert [p.predicted for p in found] == [COMPLY, REFUSE, REFUSE, REFUSE]
     assert {p.p_changed for p in found} == {0.0}
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_nearest_gives_the_answer_of_the_closest_prompt():
     found = answers()["tfidf_nearest"]
     assert (found["i0"], found["i1"], found["i2"]) == (COMPLY, CHANGED, REFUSE)
@@ -103,6 +123,7 @@ def test_nearest_gives_the_answer_of_the_closest_prompt():
         assert prediction.p_changed == float(prediction.expected == CHANGED)
 
 
+@pytest.mark.usefixtures("no_readers")
 def test_nearest_reads_pairs_of_words():
     train = [example("a", "man bites dog", CHANGED), example("b", "dog bites man", REFUSE)]
     items = [example("i", "big dog bites man", REFUSE), example("j", "old man bites dog", CHANGED)]
@@ -110,7 +131,7 @@ def test_nearest_reads_pairs_of_words():
 
 
 def test_readers_read_what_the_words_tell():
-    found = text_baselines(TRAIN, ITEMS, PRIMARY)
+    found = found_by_all()
     for name in READERS:
         assert [p.predicted for p in found[name][:3]] == [COMPLY, CHANGED, REFUSE], name
         p = [p.p_changed for p in found[name]]
@@ -125,8 +146,9 @@ def test_nearest_and_probe_read_words_of_one_letter():
         for i, (a, b) in enumerate(8 * ["nx", "my", "my", "nx"])
     ]
     items = [example("i", "k plan x", CHANGED), example("j", "k plan y", REFUSE)]
+    found = answers(train, items)
     for name in ("tfidf_nearest", "tfidf_probe"):
-        assert answers(train, items)[name] == {"i": CHANGED, "j": REFUSE}
+        assert found[name] == {"i": CHANGED, "j": REFUSE}
 
 
 @pytest.mark.slow
@@ -195,7 +217,7 @@ class TestTextQuestions:
         assert all(p.p_changed is None for ps in asked.values() for p in ps.values())
 
     def test_the_headline_is_as_without_them(self):
-        alone = text_baselines(TRAIN, ITEMS, PRIMARY)
+        alone = found_by_all()
         for name, predictions in text_baselines(self.TRAIN, self.ITEMS, PRIMARY).items():
             assert [p for p in predictions if p.question_type == PRIMARY] == alone[name]
 
@@ -213,21 +235,19 @@ def test_items_without_a_copied_answer_are_not_copied():
 
 
 def test_no_baseline_looks_at_the_answers_of_the_items():
-    def said(items):
-        found = text_baselines(TRAIN, items, PRIMARY)
+    def said(found):
         return {name: [(p.predicted, p.p_changed) for p in predictions] for name, predictions in found.items()}
 
-    expected = said(ITEMS)
+    expected = said(found_by_all())
     for other in (REFUSE, CHANGED, "nothing that parses"):
-        assert said([replace(item, answer=other) for item in ITEMS]) == expected
+        items = [replace(item, answer=other) for item in ITEMS]
+        assert said(text_baselines(TRAIN, items, PRIMARY)) == expected
 
 
 def test_a_prediction_does_not_depend_on_the_other_items():
     """Nothing is fitted on the items, not even the weights of words."""
     together = {
-        (name, p.uid): (p.predicted, pytest.approx(p.p_changed))
-        for name, ps in text_baselines(TRAIN, ITEMS, PRIMARY).items()
-        for p in ps
+        (name, p.uid): (p.predicted, pytest.approx(p.p_changed)) for name, ps in found_by_all().items() for p in ps
     }
     for item in (ITEMS[1], ITEMS[3]):
         for name, [prediction] in text_baselines(TRAIN, [item], PRIMARY).items():
