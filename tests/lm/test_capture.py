@@ -15,8 +15,8 @@ LAST = torch.tensor([5, 19])
 
 
 @pytest.fixture
-def model(model_directories, architecture):
-    return load_model(model_directories[architecture], dtype="float64")
+def model(architecture, copied):
+    return copied(architecture, dtype="float64")
 
 
 def hooks_of(model):

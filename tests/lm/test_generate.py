@@ -22,11 +22,6 @@ def prompts():
     return [torch.randint(7, 263, (length,), generator=generator).tolist() for length in LENGTHS]
 
 
-@pytest.fixture
-def model(model_directories, architecture):
-    return load_model(model_directories[architecture])
-
-
 def transformers_tokens(reference, prompt, new):
     """Return what ``generate`` of transformers gives for one prompt, without an end of sequence."""
     reference.generation_config.eos_token_id = None

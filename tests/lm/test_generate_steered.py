@@ -40,11 +40,6 @@ def prompts():
     return [torch.randint(7, 263, (length,), generator=generator).tolist() for length in LENGTHS]
 
 
-@pytest.fixture
-def model(model_directories, architecture):
-    return load_model(model_directories[architecture])
-
-
 def steered(length, total, positions):
     """Return 1 at each steered position of a sequence with a prompt of ``length`` tokens, else 0: ``[total, 1]``."""
     where = torch.zeros(total, 1)

@@ -24,8 +24,8 @@ def site(request):
 
 
 @pytest.fixture
-def model(model_directories, architecture):
-    return load_model(model_directories[architecture], dtype="float64")
+def model(architecture, copied):
+    return copied(architecture, dtype="float64")
 
 
 def vectors(count, width=24):

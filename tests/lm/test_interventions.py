@@ -18,8 +18,8 @@ VECTORS = torch.linspace(-3, 3, 64, dtype=torch.float64).view(2, 32)
 
 
 @pytest.fixture
-def model(model_directories, architecture):
-    return load_model(model_directories[architecture], dtype="float64")
+def model(architecture, copied):
+    return copied(architecture, dtype="float64")
 
 
 @pytest.fixture(scope="module")
