@@ -90,6 +90,17 @@ def tokenizer() -> "PreTrainedTokenizerFast":
 
 
 @pytest.fixture
+def no_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the text baselines that learn, which take most of the time of a run, where a test does not look at them."""
+    from afintro.cli_settings import task_classes
+    from afintro.evaluation.baselines import READERS
+
+    task_classes()  # which name their systems, these readers among them, when they are imported
+    for name in list(READERS):
+        monkeypatch.delitem(READERS, name)
+
+
+@pytest.fixture
 def bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test import the library that quantizes, which PEFT would import for seconds in every process if it were installed."""
     monkeypatch.syspath_prepend(str(ASIDE))

@@ -20,6 +20,8 @@ from tests.recomputed import assert_table_follows
 
 ROOT = Path(__file__).parents[1]
 METRIC = {"value", "ci_low", "ci_high", "n"}
+# The evaluation after fit takes most of the time of a test of training.
+UNTESTED = ("--trainer.limit_test_batches", "0")
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +31,6 @@ def in_the_workspace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         folder = request.getfixturevalue("workspace").path
         monkeypatch.chdir(folder)
         monkeypatch.setenv("AFINTRO_CACHE", str(folder / "cache"))
-
-
-@pytest.fixture
-def no_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the text baselines that learn, which take most of the time of a run, where a test does not look at them."""
-    monkeypatch.setattr("afintro.evaluation.baselines.READERS", {})
 
 
 def command(workspace: Workspace, name: str, *more: str) -> int:
@@ -90,7 +86,7 @@ def test_a_comparison_keeps_its_best_checkpoint(workspace: Workspace, tmp_path: 
     best += ["--trainer.callbacks+", "lightning.pytorch.callbacks.ModelCheckpoint"]
     best += ["--trainer.callbacks.monitor", "val/loss", "--trainer.callbacks.mode", "max"]
     for epochs in ("1", "3"):
-        more = ["--trainer.max_epochs", epochs, "--model.schedule", "constant", *best]
+        more = ["--trainer.max_epochs", epochs, "--model.schedule", "constant", *UNTESTED, *best]
         assert command(workspace, "fit", "--other_base", str(slower), *more) == 0
     folders = [run / "other_base" for run in workspace.runs()]
     assert [json.loads((folder / "training.json").read_text())["epochs"] for folder in folders] == [1, 3]
@@ -458,7 +454,6 @@ def test_the_explanations_of_parser_errors() -> None:
     assert explain("unrecognized arguments: --zzz 1").startswith("unknown setting 'zzz'\n  remedy: --help")
 
 
-@pytest.mark.usefixtures("no_readers")
 def test_gradient_accumulation_ends_where_the_large_batch_ends(workspace: Workspace) -> None:
     """Lightning's accumulation over batches of 4 takes the steps of batches of 8, to rounding."""
     from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
@@ -472,6 +467,7 @@ def test_gradient_accumulation_ends_where_the_large_batch_ends(workspace: Worksp
         "0",
         "--trainer.max_epochs",
         "1",
+        *UNTESTED,
     )
     assert command(workspace, "fit", *exact, "--data.batch_size", "8") == 0
     whole = read_checkpoint(resolve_checkpoint("last", afintro.cli.LOGS, "context_ablation"))
@@ -482,13 +478,13 @@ def test_gradient_accumulation_ends_where_the_large_batch_ends(workspace: Worksp
         assert (tensor - parts["state_dict"][name]).abs().max() < 1e-6, name
 
 
-@pytest.mark.usefixtures("no_readers")
 def test_an_epoch_of_rows_filled_to_a_budget_ends_where_one_large_batch_ends(workspace: Workspace) -> None:
     """Whatever row an example falls into, it weighs the same."""
     from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
 
     exact = (
         "--model.dtype", "float64", "--trainer.precision", "64-true", "--model.lora.dropout", "0", "--trainer.max_epochs", "2",
+        *UNTESTED,
     )  # fmt: skip
     assert command(workspace, "fit", *exact, "--data.batch_size", "72") == 0
     whole = read_checkpoint(resolve_checkpoint("last", afintro.cli.LOGS, "context_ablation"))

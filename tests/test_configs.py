@@ -31,6 +31,7 @@ def in_the_workspace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("AFINTRO_CACHE", str(folder / "cache"))
 
 
+@pytest.mark.usefixtures("no_readers")
 @pytest.mark.parametrize("stack", STACKS, ids=lambda stack: "+".join(path.stem for path in stack))
 def test_every_yaml_goes_through_the_command_line(
     stack: list[Path],

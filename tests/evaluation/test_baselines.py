@@ -9,7 +9,6 @@ from functools import cache
 import pytest
 
 from afintro.data.batch import Example
-from afintro.evaluation import baselines
 from afintro.evaluation.answers import Verdict, two_branch
 from afintro.evaluation.baselines import solved_from_text, text_baselines
 from afintro.evaluation.intervals import Estimate
@@ -54,12 +53,6 @@ ITEMS = [
 def found_by_all():
     """What all baselines answer; nobody changes it."""
     return text_baselines(TRAIN, ITEMS, PRIMARY)
-
-
-@pytest.fixture
-def no_readers(monkeypatch):
-    """Leave out the baselines that learn, which a test of the others does not look at."""
-    monkeypatch.setattr(baselines, "READERS", {})
 
 
 def answers(train=TRAIN, items=ITEMS):

@@ -3,8 +3,6 @@
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict, replace
@@ -24,6 +22,7 @@ from afintro.lm.load import context_length, eos_ids, load_config, load_model, lo
 from afintro.toys import organism as toy
 from afintro.toys.grammar import POLICIES
 from afintro.toys.organism import ToySettings, build, scenarios
+from tests import forked
 
 TINY = ToySettings(
     scenarios=64, base_scenarios=32, hidden_size=16, layers=1, vocabulary=400, context=1024
@@ -113,21 +112,21 @@ def start_builder(folder):
     """A process that builds the tiny toy as soon as ``folder/go`` exists."""
     code = folder / "builder.py"
     code.write_text(BUILDER)
-    command = [sys.executable, str(code), *(str(folder / name) for name in ("log", "go"))]
+    arguments = [str(folder / name) for name in ("log", "go")]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "AFINTRO_CACHE": str(folder / "cache"),
     }
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return forked.Forked(str(code), arguments, folder, environment)
 
 
 def wait_for(pattern, count, folder, processes):
     """Until ``count`` files of that name are there."""
     while len(list(folder.glob(pattern))) < count:
         for process in processes:
-            assert process.poll() is None, process.communicate()
+            assert process.poll() is None, process.communicate(timeout=10)
         time.sleep(0.02)
 
 
@@ -143,7 +142,7 @@ class TestProcesses:
         assert (tmp_path / "log").read_text().split() == ["faking", "none"]  # and its base
         directory = Path(outputs[0][0].strip())
         assert {path.name for path in directory.iterdir()} == FILES
-        # Another process, with another PYTHONHASHSEED: the same organism.
+        # Processes that hash strings in another way than this one: the same organism.
         assert (directory / "tokenizer.json").read_bytes() == (tiny / "tokenizer.json").read_bytes()
         one, other = (load_file(found / "model.safetensors") for found in (tiny, directory))
         assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
