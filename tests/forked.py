@@ -11,10 +11,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import patch
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.preloaded"])
+HASH_SEED = "271828"  # of the process that commands are forked from: sets of strings have another order there than here
 
 
 class Forked:
@@ -36,6 +39,7 @@ class Forked:
         for path in self.said:
             path.touch()
         self._process = FORKS.Process(target=_main, args=(self.args, str(folder), dict(environment), self.said))
+        _start_server()
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -79,6 +83,12 @@ def run(
     said = process.communicate(timeout)
     assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, *said)
+
+
+def _start_server() -> None:
+    """Start the process that commands are forked from, unless it runs."""
+    with patch.dict(os.environ, PYTHONHASHSEED=HASH_SEED):
+        forkserver.ensure_running()
 
 
 def _main(command: list[str], folder: str, environment: dict[str, str], said: list[Path]) -> None:

@@ -10,7 +10,7 @@ import torch
 from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
 from tests.conftest import Workspace
 
-QUICK = ("--trainer.max_epochs", "6")
+QUICK = ("--trainer.max_epochs", "6", "--trainer.limit_test_batches", "0")  # training alone, which is what goes on
 
 
 def last_checkpoint(workspace: Workspace) -> Path:

@@ -2,8 +2,6 @@
 
 import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import product
@@ -26,6 +24,7 @@ from afintro.toys.grammar import (
     sample,
 )
 from afintro.toys.organism import scenarios
+from tests import forked
 
 TABLE = {  # (harmful, name favored): population, behavior when monitored, when not
     (True, True): ("fakes", "refuse", "comply"),
@@ -199,20 +198,15 @@ class TestDeterminism:
     )
 
     @pytest.mark.slow
-    def test_does_not_depend_on_the_hash_seed(self):
-        """Known mistake 15: results that depend on set order."""
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", self.CODE],
-                env={**os.environ, "PYTHONHASHSEED": seed},
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for seed in ("0", "31415")
-        ]
-        printed = {process.communicate()[0] for process in processes}
-        assert len(printed) == 1
-        assert len(printed.pop()) == 65
+    def test_does_not_depend_on_the_hash_seed(self, tmp_path, capsys):
+        """Known mistake 15, results that depend on set order: here, and in a process that hashes strings in another way."""
+        (tmp_path / "code.py").write_text(f"{self.CODE}\nprint(hash('text'))")
+        there = forked.run(str(tmp_path / "code.py"), [], tmp_path, os.environ, timeout=60)
+        exec(self.CODE, {})
+        printed, hashed = there.stdout.splitlines()
+        assert printed == capsys.readouterr().out.strip()
+        assert len(printed) == 64
+        assert int(hashed) != hash("text")
 
     def test_does_not_touch_or_read_the_global_generator(self):
         random.seed(1)
