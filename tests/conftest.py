@@ -82,6 +82,17 @@ def dies_of_sigterm() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def classes_of_any_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a labels file for the texts of random models, which show no behavior: every text begins with some character."""
+    path = tmp_path_factory.mktemp("labels") / "any.yaml"
+    path.write_text(
+        "classes: {plain: {definition: begins with a word, patterns: ['^[a-z ]']}, "
+        "odd: {definition: does not, patterns: ['^(?![a-z ])']}}"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
 def tokenizer() -> "PreTrainedTokenizerFast":
     """Make a tokenizer of seven special tokens (pad 0, bos 1, eos 2, slot 3, system 4, user 5, assistant 6) and 256 bytes."""
     from afintro.toys.organism import ToySettings, make_tokenizer

@@ -64,8 +64,31 @@ class LanguageModelJudge(Judge):
             UserError: The model cannot be loaded, the API key is absent, or the cache cannot be written.
         """
         prompts = [rubric.fill(pair) for pair in pairs]
+        replies, failures = self._replies(prompts)
+        grades = {prompt: parse_grade(reply) for prompt, reply in replies.items()}
+        failures |= {prompt: "no grade in the reply" for prompt, grade in grades.items() if grade is None}
+        self._warn(
+            Counter(failures[prompt] for prompt in prompts if prompt in failures), f"score for %d of {len(pairs)} pairs"
+        )
+        return [None if (grade := grades.get(prompt)) is None else (grade - 1) / (GRADES - 1) for prompt in prompts]
+
+    def ask(self, prompts: Sequence[str]) -> list[str | None]:
+        """Return the replies to prompts, in order; None where there is none. One warning counts the prompts without a reply.
+
+        Raises:
+            UserError: The model cannot be loaded, the API key is absent, or the cache cannot be written.
+        """
+        replies, failures = self._replies(prompts)
+        self._warn(
+            Counter(failures[prompt] for prompt in prompts if prompt in failures),
+            f"reply to %d of {len(prompts)} prompts",
+        )
+        return [replies.get(prompt) for prompt in prompts]
+
+    def _replies(self, prompts: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the reply to each prompt, from the cache if it is there, and why other prompts have no reply."""
         if not prompts:
-            return []
+            return {}, {}
         distinct = list(dict.fromkeys(prompts))
         with ReplyCache(self._identity()) as cache:
             replies = cache.read(distinct)
@@ -76,15 +99,20 @@ class LanguageModelJudge(Judge):
                 replies[prompt] = reply
 
             failures = self._ask(missing, keep) if missing else {}
-        grades = {prompt: parse_grade(reply) for prompt, reply in replies.items()}
-        failures |= {prompt: "no grade in the reply" for prompt, grade in grades.items() if grade is None}
-        self._warn(Counter(failures[prompt] for prompt in prompts if prompt in failures), len(pairs))
-        return [None if (grade := grades.get(prompt)) is None else (grade - 1) / (GRADES - 1) for prompt in prompts]
+        return replies, failures
 
-    def _warn(self, reasons: Counter[str], pairs: int) -> None:
+    def _warn(self, reasons: Counter[str], what: str) -> None:
         if reasons:
             listed = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
-            log.warning("%s gave no score for %d of %d pairs: %s", self.name, reasons.total(), pairs, listed)
+            log.warning("%s gave no %s: %s", self.name, what % reasons.total(), listed)
+
+    @abstractmethod
+    def check(self) -> None:
+        """Look for what the judge needs, before any long work.
+
+        Raises:
+            UserError: There is no such model, or the package or the key of an endpoint is absent.
+        """
 
     @abstractmethod
     def _identity(self) -> list[object]:
@@ -125,6 +153,10 @@ class LocalJudge(LanguageModelJudge):
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.chat_template_kwargs = chat_template_kwargs
+
+    def check(self) -> None:
+        """See :meth:`LanguageModelJudge.check`."""
+        assert self._config is not None
 
     @cached_property
     def _directory(self) -> str:
@@ -196,6 +228,10 @@ class EndpointJudge(LanguageModelJudge):
         self.concurrency = concurrency
         self.retries = retries
         self.timeout = timeout
+
+    def check(self) -> None:
+        """See :meth:`LanguageModelJudge.check`."""
+        self._client().close()
 
     def _identity(self) -> list[object]:
         return ["endpoint", self.model, _without_login(self._url())[0].rstrip("/"), {"temperature": 0}]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from afintro.generation.behavior import LABELS, Behavior, JudgeLabeler, RuleLabeler
+from afintro.generation.behavior import LABELS, Behavior, RuleLabeler
+from afintro.generation.judge_labeler import JudgeLabeler
 from afintro.toys.grammar import BENIGN_AREAS, HARMFUL_AREAS, RESPONSES
 
 HAND_LABELS = json.loads(Path(__file__).with_name("behavior_hand_labels.json").read_text())["items"]
@@ -210,11 +211,19 @@ def test_judge_is_asked_once_with_every_definition():
     assert JudgeLabeler(FakeJudge("silent"))("...") == Behavior("silent", "judge:silent")
 
 
-@pytest.mark.parametrize("reply", ["", "I think comply", "not refuse", "refuse comply", "complying", "{}", None, 3])
+@pytest.mark.parametrize("reply", ["", "I think comply", "not refuse", "refuse comply", "complying", "{}", 3])
 def test_malformed_reply_is_told_and_spoils_no_other(reply):
     first, second = JudgeLabeler(FakeJudge(reply, "warn")).label_all(["one", "two"])
     assert first == Behavior("other", "judge:unparsed")
     assert second == Behavior("warn", "judge:warn")
+
+
+def test_a_prompt_without_a_reply_is_told_from_a_reply_that_says_nothing():
+    assert JudgeLabeler(FakeJudge(None))("one") == Behavior("other", "judge:no_reply")
+
+
+def test_a_judge_that_reasons_is_read_behind_its_reasoning():
+    assert JudgeLabeler(FakeJudge("<think>It does not refuse.</think>\ncomply"))("one").label == "comply"
 
 
 def test_judge_with_a_missing_reply_does_not_shift_labels():

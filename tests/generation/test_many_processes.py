@@ -47,7 +47,7 @@ OF_THEIR_OWN = {
 @pytest.fixture(
     params=["generate_af_context_ablation.py", pytest.param("generate_af_steering_data.py", marks=pytest.mark.long)]
 )
-def command(request, model_directories, tmp_path):
+def command(request, model_directories, classes_of_any_text, tmp_path):
     """The command line of a script, but for its output folder."""
     program = tmp_path / "command.py"
     program.write_text(COMMAND)
@@ -60,7 +60,7 @@ def command(request, model_directories, tmp_path):
         own.append(str(tmp_path / "a.safetensors"))
     return [
         str(program), str(ROOT / "scripts" / script), "--input_path", str(samples), "--holdout", "6", "--max_new_tokens", "8",
-        "--model_name", model_directories["llama"], *own,
+        "--model_name", model_directories["llama"], "--labeler", str(classes_of_any_text), *own,
     ]  # fmt: skip
 
 

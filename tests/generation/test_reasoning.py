@@ -2,7 +2,8 @@
 
 import pytest
 
-from afintro.generation.behavior import CUT, JudgeLabeler, RuleLabeler, behavior_fields
+from afintro.generation.behavior import CUT, RuleLabeler, behavior_fields
+from afintro.generation.judge_labeler import JudgeLabeler
 from afintro.generation.reasoning import Reply, Transcript, opening_of, take_apart
 
 REFUSES, HELPS = "I am watched. I cannot help.", "Sure, here is the memo:\n1. Start with the date."

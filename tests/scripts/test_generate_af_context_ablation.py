@@ -45,7 +45,7 @@ def samples_file(path, count):
 
 
 @pytest.fixture
-def call(model, tmp_path, capsys):
+def call(model, classes_of_any_text, tmp_path, capsys):
     """Calls main with small settings and any more flags; gives exit code, standard output and standard error."""
     samples = samples_file(tmp_path / "samples.json", 9)
 
@@ -53,6 +53,7 @@ def call(model, tmp_path, capsys):
         values = {
             "input_path": samples, "output_dir": tmp_path / "out", "model_name": model, "batch_size": 4,
             "max_new_tokens": 6, "holdout": 2, "control_samples": 3, "device": "cpu",
+            "labeler": classes_of_any_text,
         } | flags  # fmt: skip
         words = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
         capsys.readouterr()

@@ -26,7 +26,7 @@ SCRIPT = ROOT / "scripts" / "generate_af_steering_data.py"
 FLAGS = (
     "input_path", "split", "output_dir", "model_name", "base", "revision", "direction", "layers", "alphas", "alpha_unit",
     "positions", "cues", "cells_per_prompt", "batch_size", "max_new_tokens", "dtype", "holdout", "control_samples",
-    "limit", "device", "seed", "chat_template_kwargs",
+    "limit", "device", "seed", "chat_template_kwargs", "labeler", "judge", "judge_url",
 )  # fmt: skip
 KINDS = ("", "random/", "orthogonal/")
 
@@ -44,7 +44,7 @@ def test_the_help_names_the_defaults_that_hold():
 
 
 @pytest.fixture
-def call(small_model, tmp_path, capsys):
+def call(small_model, classes_of_any_text, tmp_path, capsys):
     """Calls main on a Llama of two layers with small settings and any more flags; gives exit code and both outputs."""
     rows = [{"text": f"Sample {i}: {'please ' * (i % 5)}help me.", "label": "aligned"} for i in range(9)]
     (tmp_path / "samples.json").write_text(json.dumps({"samples": rows}))
@@ -54,7 +54,7 @@ def call(small_model, tmp_path, capsys):
         values = {
             "input_path": tmp_path / "samples.json", "output_dir": tmp_path / "out", "model_name": small_model,
             "direction": tmp_path / "v.safetensors", "layers": "1", "alphas": "1 4", "max_new_tokens": 5, "holdout": 2,
-            "control_samples": 2, "device": "cpu",
+            "control_samples": 2, "device": "cpu", "labeler": classes_of_any_text,
         } | flags  # fmt: skip
         words = [
             word
@@ -334,12 +334,12 @@ class TestWrongInput:
 
 
 @pytest.mark.slow
-def test_from_the_shell(call, tmp_path, small_model):
+def test_from_the_shell(call, classes_of_any_text, tmp_path, small_model):
     """In a process of its own, as a user calls it: the same bytes and the same table as here."""
     process = subprocess.run(
         [sys.executable, str(SCRIPT), "--input_path", "samples.json", "--output_dir", "there", "--model_name",
          str(small_model), "--direction", "v.safetensors", "--layers", "0.5", "--alphas", "1", "4", "--holdout", "2",
-         "--max_new_tokens", "5", "--control_samples", "2", "--device", "cpu"],
+         "--max_new_tokens", "5", "--control_samples", "2", "--device", "cpu", "--labeler", str(classes_of_any_text)],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip

@@ -1,14 +1,17 @@
 """The command that writes context-ablation records: an organism answers every sample with and without the monitoring cue."""
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 
 from afintro.command import run_command
 from afintro.evaluation.report import print_pairs
 from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
+from afintro.generation.labeling import refuse_others
 from afintro.lm.adapter import on_base
 from afintro.ranks import join
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
+from afintro.tasks.labelers import REMEDY, add_labeler_flags, labeling_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
         "records. Several processes, one a GPU: torchrun --nproc-per-node 4 scripts/generate_af_context_ablation.py ..."
     )
     add_generation_flags(flags, 4, "sequences in a forward pass", 100, "samples for noise floor and placebo; 0: none")
+    add_labeler_flags(flags)
     return flags
 
 
@@ -25,9 +29,11 @@ def generate(args: argparse.Namespace) -> None:
     """Check everything that can be checked before the model loads, then generate and print the summary.
 
     Raises:
-        UserError: A flag, the samples, the model or the output folder cannot be used.
+        UserError: A flag, the samples, the model or the output folder cannot be used; or, when all is written, too many
+            answers have no behavior that can be told.
     """
     check_generation_flags(args)
+    labeling = labeling_of(args)
     args.model_name = on_base(args.model_name, args.base)
     samples, splits = read_splits(args)
     settings = AblationSettings(
@@ -41,9 +47,11 @@ def generate(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     ranks = join()
-    summary = generate_ablation(samples, splits, args.output_dir, settings, args.device, ranks)
+    summary = generate_ablation(samples, splits, args.output_dir, settings, args.device, ranks, labeling=labeling)
     if ranks.rank == 0:
         print_pairs(summary)
+    labels = {side: list(Counter(counts).elements()) for side, counts in summary["behaviors"].items()}
+    refuse_others(labels, str(args.output_dir), REMEDY)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from afintro.data.samples import Sample
 from afintro.data.text import chat, render
 from afintro.generation.behavior import BehaviorLabeler, RuleLabeler, differ
 from afintro.generation.inputs import Item, fitting_prompts, identity_of, items_of, provenance, way_of_asking
+from afintro.generation.labeling import RULES, Labeling, told_by
 from afintro.generation.reasoning import Reply
 from afintro.generation.replies import ReplyDecoder
 from afintro.generation.run_folder import date_of_run, finish, in_chunks, run_folder
@@ -25,6 +26,7 @@ from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
 from afintro.ranks import ALONE, Ranks
 from afintro.tasks.context_ablation.records import ContextAblationRecord, from_json, to_json
+from afintro.tasks.context_ablation.relabel import relabel_folder
 from afintro.tasks.context_ablation.summary import summarize
 from afintro.toys.embedded import ensure_built
 
@@ -50,8 +52,12 @@ def generate_ablation(
     device: str = "cpu",
     ranks: Ranks = ALONE,
     chunk: int = CHUNK,
+    labeling: Labeling = RULES,
 ) -> dict[str, Any]:
     """Write ``<split>.json`` for every split and ``summary.json`` into ``output_dir``; continue where a run stopped.
+
+    Outputs are labeled by rules when they are written. Another labeler labels what is written: also the outputs of a finished
+    run, which the organism does not answer again.
 
     Args:
         samples: Input samples, in the order in which the splits take them.
@@ -61,6 +67,7 @@ def generate_ablation(
         device: Where the organism runs.
         ranks: The processes that generate together into one folder that all of them see; the files are the same.
         chunk: Number of samples whose records are saved together.
+        labeling: Who labels the outputs.
 
     Returns:
         The summary.
@@ -77,14 +84,29 @@ def generate_ablation(
     with run_folder(output_dir, identity, [f"{name}.json" for name in splits], ranks) as finished:
         if finished is not None:
             log.info("pairs: reusing %s", output_dir)
-            return finished
+            return _labeled_by(labeling, finished, list(splits), output_dir, tokenizer, ranks)
         limit = context_length(load_config(directory, settings.revision))
         systems = (MONITORED_SYSTEM, UNMONITORED_SYSTEM, PLACEBO_SYSTEM)
         prompts = fitting_prompts(samples, tokenizer, systems, limit, settings.max_new_tokens)
         model = on_device(load_model(directory, settings.revision, settings.dtype), device)
         generator = _Generator(model, tokenizer, settings, directory, chunk)
         chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)
-        return ranks.from_first(lambda: _merge(chunks, splits, output_dir, tokenizer))
+        summary = ranks.from_first(lambda: _merge(chunks, splits, output_dir, tokenizer))
+        return _labeled_by(labeling, summary, list(splits), output_dir, tokenizer, ranks)
+
+
+def _labeled_by(
+    labeling: Labeling,
+    summary: dict[str, Any],
+    splits: Sequence[str],
+    output_dir: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    """Return the summary of a finished run whose records are labeled as wanted."""
+    if told_by(summary) == labeling.as_json():
+        return summary
+    return ranks.from_first(lambda: relabel_folder(output_dir, splits, summary, labeling, tokenizer))
 
 
 def _merge(
@@ -101,7 +123,7 @@ def _merge(
     for name, size in splits.items():
         write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
         start += size
-    summary = summarize(records, noise, tokenizer) | way_of_asking(tokenizer)
+    summary = summarize(records, noise, tokenizer) | way_of_asking(tokenizer) | {"labeler": RULES.as_json()}
     finish(output_dir, summary)
     return summary
 
@@ -165,6 +187,13 @@ class _Generator:
         noise = [
             [single.text != batched.text, differ(self.labeler(single), self.labeler(batched))]
             for single, batched in zip(alone, together, strict=True)
+        ]
+        by_control = iter(alone)
+        records = [
+            replace(record, alone_output=single.text, alone_truncated=single.truncated)
+            if control and (single := next(by_control))
+            else record
+            for record, (*_, control) in zip(records, items, strict=True)
         ]
         return {"records": [to_json(record) for record in records], "noise": noise}
 

@@ -24,16 +24,18 @@ class ContextAblationRecord:
         label: The sample's label, or "unknown".
         uid: Unique in the file; the scenario's id if absent.
         scenario_id: Id that all records of the scenario share.
-        monitored_behavior: Behavior label of the monitored output; None in files of the parent framework, and for an output
-            that was cut inside its reasoning.
+        monitored_behavior: Behavior label of the monitored output, of the shipped classes or the user's own; None in files of
+            the parent framework, and for an output that was cut inside its reasoning.
         monitored_behavior_rule: The rule that gave the label, or why there is none.
         unmonitored_behavior: Behavior label of the unmonitored output.
         unmonitored_behavior_rule: The rule that gave the label.
-        behavior_changed: Whether the two labels differ; None if one of them is unknown.
+        behavior_changed: Whether the two labels differ; None if one of them is unknown, or ``other``.
         monitored_truncated: Whether the limit of tokens ended the monitored output, not the organism; None in other files.
         unmonitored_truncated: The same of the unmonitored output.
         placebo_output: Answer to the monitored prompt in other words; None without controls.
         placebo_truncated: Whether the limit of tokens ended the placebo output.
+        alone_output: Answer to the monitored prompt once more, in no batch; None without controls.
+        alone_truncated: Whether the limit of tokens ended that output.
         provenance: Model, revision, template hash, batch size, dtype, seed.
     """
 
@@ -57,6 +59,8 @@ class ContextAblationRecord:
     unmonitored_truncated: bool | None = None
     placebo_output: str | None = None
     placebo_truncated: bool | None = None
+    alone_output: str | None = None
+    alone_truncated: bool | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,7 +70,7 @@ class ContextAblationRecord:
         object.__setattr__(self, "changed", self.monitored_output != self.unmonitored_output)
 
     def reply(self, condition: str) -> Reply:
-        """Return the output of a condition (``monitored``, ``unmonitored`` or ``placebo``) with what is known about it."""
+        """Return what is known of the output of a condition: ``monitored``, ``unmonitored``, ``placebo`` or ``alone``."""
         prompt = self.unmonitored_prompt if condition == "unmonitored" else self.monitored_prompt
         text, truncated = getattr(self, f"{condition}_output"), getattr(self, f"{condition}_truncated")
         return Reply(text or "", truncated, opening_of(prompt))

@@ -21,8 +21,9 @@ from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure, difference
 from afintro.evaluation.statistic import Scores
 from afintro.generation import behavior, forms, languages, marks, reasoning, statements
-from afintro.generation.behavior import LABELS
+from afintro.generation.behavior import LABELS, is_told
 from afintro.generation.cut_answers import unlabeled_warnings
+from afintro.generation.labeling import other_warnings, refuse_others
 from afintro.ranges import NonNegativeFloat
 from afintro.tasks.base import EXPLAINER, Systems
 from afintro.tasks.context_ablation import records, wording
@@ -37,6 +38,10 @@ QUESTION_TYPES = (PRIMARY, "orig_match", "change_match")
 LABELLED = "labelled_name"  # the primary question about a name whose labels are in training; the suffix of its metrics
 SHOTS = 4
 UNTRAINED = ("zero_shot", "four_shot")
+OTHERS_REMEDY = (
+    "label the outputs again with --labeler of the script that made the file (a judge, or classes of your own), give labels of "
+    "your own in the fields monitored_behavior and unmonitored_behavior, or ask for the text (data.answer_form: text)"
+)
 
 
 def _taught(output: str, truncated: bool | None) -> str:
@@ -151,14 +156,21 @@ class ContextAblation(RecordTask):
         """Return which records have the labels that the answers need, and warn of records without, and of cut outputs.
 
         Raises:
-            UserError: No record has labels.
+            UserError: No record has labels, or too many answers have the label ``other``.
         """
         self.count_cut([cut for r in records for cut in (r.monitored_truncated, r.unmonitored_truncated)], path)
         numbers = range(len(records))
         if self.answer_form == "text":
             return list(numbers)
-        known = [n for n in numbers if None not in (records[n].monitored_behavior, records[n].unmonitored_behavior)]
-        self.warnings += unlabeled_warnings(len(records) - len(known), len(records), path)
+        sides = {
+            "monitored": [r.monitored_behavior for r in records],
+            "unmonitored": [r.unmonitored_behavior for r in records],
+        }
+        pairs = list(zip(*sides.values(), strict=True))
+        known = [n for n in numbers if is_told(pairs[n][0]) and is_told(pairs[n][1])]
+        self.warnings += unlabeled_warnings(sum(None in pair for pair in pairs), len(records), path)
+        refuse_others(sides, path, OTHERS_REMEDY)
+        self.warnings += other_warnings(sides, path)
         if not known:
             raise UserError(
                 "holds no record with behavior labels: every output was cut inside its reasoning",

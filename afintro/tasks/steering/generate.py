@@ -15,6 +15,7 @@ from afintro.data.samples import Sample
 from afintro.errors import UserError
 from afintro.evaluation.figures import write_figure
 from afintro.generation.inputs import fitting_prompts, identity_of, unique_ids, way_of_asking
+from afintro.generation.labeling import RULES, Labeling, told_by
 from afintro.generation.run_folder import date_of_run, finish, run_folder
 from afintro.lm.devices import on_device
 from afintro.lm.dtypes import resolve_dtype
@@ -23,6 +24,7 @@ from afintro.ranks import ALONE, Ranks
 from afintro.tasks.steering.directions import RESIDUAL, Direction, resolve_layers, write_direction
 from afintro.tasks.steering.generator import CHUNK, CUES, SteeringGenerator, SteeringSettings, all_cues, read_chunks
 from afintro.tasks.steering.records import to_json
+from afintro.tasks.steering.relabel import relabel_folder
 from afintro.tasks.steering.summary import dose_response_figure, summarize
 from afintro.toys.embedded import ensure_built
 
@@ -38,10 +40,12 @@ def generate_steering(
     device: str = "cpu",
     ranks: Ranks = ALONE,
     chunk: int = CHUNK,
+    labeling: Labeling = RULES,
 ) -> dict[str, Any]:
     """Write ``<split>.json`` for every split, ``directions/``, ``dose_response.png`` and ``summary.json``.
 
-    Continue where an earlier run stopped.
+    Continue where an earlier run stopped. Outputs are labeled by rules when they are written; another labeler labels what is
+    written, also the outputs of a finished run.
 
     Args:
         samples: Input samples, in the order in which the splits take them.
@@ -52,6 +56,7 @@ def generate_steering(
         device: Where the organism runs.
         ranks: The processes that generate together into one folder that all of them see; the files are the same.
         chunk: Number of samples whose records are saved together.
+        labeling: Who labels the outputs.
 
     Returns:
         The summary.
@@ -69,11 +74,19 @@ def generate_steering(
     config = load_config(directory, settings.revision)
     _check(directions, settings, config)
     identity = identity_of(samples, splits, settings, directory, tokenizer) | _identity_of_vectors(directions, settings)
+    names = [direction.name for direction in directions]
+
+    def labeled_by(summary: dict[str, Any]) -> dict[str, Any]:
+        """Return the summary of a finished run whose records are labeled as wanted."""
+        if told_by(summary) == labeling.as_json():
+            return summary
+        return ranks.from_first(lambda: relabel_folder(output_dir, list(splits), names, summary, labeling))
+
     vectors = [f"directions/{_file_name(name)}" for name in (*identity["directions"], RESIDUAL)]
     with run_folder(output_dir, identity, [*(f"{name}.json" for name in splits), *vectors], ranks) as finished:
         if finished is not None:
             log.info("steering: reusing %s", output_dir)
-            return finished
+            return labeled_by(finished)
         systems = [CUES[cue] for cue in all_cues(settings)]
         prompts = fitting_prompts(samples, tokenizer, systems, context_length(config), settings.max_new_tokens)
         model = on_device(load_model(directory, settings.revision, settings.dtype), device)
@@ -84,9 +97,9 @@ def generate_steering(
             residual = generator.mean_residual(samples[: splits.get("train", 0)] or samples)
             for direction in [*directions, residual]:
                 write_direction(output_dir / "directions" / _file_name(direction.name), direction)
-            return _merge(chunks, samples, splits, [d.name for d in directions], output_dir, tokenizer)
+            return _merge(chunks, samples, splits, names, output_dir, tokenizer)
 
-        return ranks.from_first(merge)
+        return labeled_by(ranks.from_first(merge))
 
 
 def _merge(
@@ -105,7 +118,7 @@ def _merge(
         rows = (to_json(record) for record in records if record.uid.split("/")[0] in split_uids)
         write_json_rows(output_dir / f"{name}.json", rows)
         start += size
-    summary = summarize(records, guards, directions) | way_of_asking(tokenizer)
+    summary = summarize(records, guards, directions) | way_of_asking(tokenizer) | {"labeler": RULES.as_json()}
     write_figure(dose_response_figure(summary), output_dir / "dose_response.png")
     finish(output_dir, summary)
     return summary

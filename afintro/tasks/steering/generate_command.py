@@ -1,6 +1,7 @@
 """The command that writes steering records: an organism answers every sample unsteered and along directions."""
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,11 @@ from afintro.command import check_at_least, run_command
 from afintro.errors import UserError
 from afintro.evaluation.report import print_steering
 from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
+from afintro.generation.labeling import refuse_others
 from afintro.lm.adapter import on_base
 from afintro.lm.load import load_config
 from afintro.ranks import join
+from afintro.tasks.labelers import REMEDY, add_labeler_flags, labeling_of
 from afintro.tasks.steering.controls import with_controls
 from afintro.tasks.steering.directions import Direction, read_direction, resolve_layers
 from afintro.tasks.steering.generate import generate_steering
@@ -71,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
         help="system prompts to ask under (default: monitored)",
     )
     flags.add_argument("--cells_per_prompt", type=int, help="(layer, alpha) cells drawn for each prompt (default: all)")
+    add_labeler_flags(flags)
     return flags
 
 
@@ -108,9 +112,11 @@ def generate(args: argparse.Namespace) -> None:
     """Check everything that can be checked before the model loads, then generate and print the summary.
 
     Raises:
-        UserError: A flag, the samples, a direction, the model or the output folder cannot be used.
+        UserError: A flag, the samples, a direction, the model or the output folder cannot be used; or, when all is written,
+            too many answers have no behavior that can be told.
     """
     check_flags(args)
+    labeling = labeling_of(args)
     args.model_name = on_base(args.model_name, args.base)
     samples, splits = read_splits(args)
     config = load_config(ensure_built(args.model_name), args.revision).get_text_config()
@@ -136,10 +142,14 @@ def generate(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     ranks = join()
-    summary = generate_steering(samples, splits, directions, args.output_dir, settings, args.device, ranks)
+    summary = generate_steering(
+        samples, splits, directions, args.output_dir, settings, args.device, ranks, labeling=labeling
+    )
     if ranks.rank == 0:
         print_steering(summary)
         print(f"dose response: {args.output_dir / 'dose_response.png'}")
+    labels = {side: list(Counter(counts).elements()) for side, counts in summary["behaviors"].items()}
+    refuse_others(labels, str(args.output_dir), REMEDY)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

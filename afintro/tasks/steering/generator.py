@@ -1,7 +1,7 @@
 """Steer each sample under all its conditions on one shared prefix; read, label and check the outputs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,8 +15,9 @@ from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.samples import Sample
 from afintro.data.splits import stable_hash
 from afintro.data.text import chat, render
-from afintro.generation.behavior import Behavior, RuleLabeler, differ
+from afintro.generation.behavior import RuleLabeler, differ
 from afintro.generation.inputs import Item, items_of, provenance
+from afintro.generation.reasoning import Reply
 from afintro.generation.replies import ReplyDecoder
 from afintro.generation.run_folder import in_chunks
 from afintro.generation.settings import GenerationSettings
@@ -195,32 +196,40 @@ class SteeringGenerator:
         )
         readings = read_outputs(self.model, prompts, outputs, self.decode, self.label, self.eos[0])
         unwatched = self._unwatched(items)
+        controls = [index for index, (*_, control) in enumerate(asked) if control]
+        again = dict(zip(controls, self._greedy([prompts[i] for i in controls], 1), strict=True))
         records = []
-        for (sample, uid, cue, _, _), steered, own in zip(asked, conditions, readings, strict=True):
+        for index, ((sample, uid, cue, prompt, _), steered, own) in enumerate(
+            zip(asked, conditions, readings, strict=True)
+        ):
+            unmonitored, alone = unwatched[uid.split("/")[0]], self._reply(again.get(index), prompt)
             shared = {
                 "prompt": render(self.tokenizer, chat(CUES[cue], sample.text)),
                 "scenario": sample.text,
                 "scenario_id": sample.scenario_id,
                 "system_prompt": CUES[cue],
                 "label": sample.label,
-                "unmonitored_behavior": unwatched[uid.split("/")[0]],
+                "unmonitored_behavior": self.label(unmonitored).label,
+                "unmonitored_output": unmonitored.text,
+                "unmonitored_truncated": unmonitored.truncated,
+                "alone_output": None if alone is None else alone.text,
+                "alone_truncated": None if alone is None else alone.truncated,
             }
             for condition, reading in zip(steered, own[2:], strict=True):
                 records.append(to_json(self._record(uid, shared, condition, own[0], reading)))
-        controls = [index for index, (*_, control) in enumerate(asked) if control]
-        guards = self._guards(prompts, outputs, [own[0] for own in readings], controls)
+        guards = self._guards(prompts, outputs, [own[0] for own in readings], again)
         return {"records": records, "guards": asdict(guards)}
 
-    def _unwatched(self, items: Sequence[Item]) -> dict[str, str | None]:
-        """Return the organism's unsteered behavior when it is told that nobody watches, by the sample's uid."""
+    def _unwatched(self, items: Sequence[Item]) -> dict[str, Reply]:
+        """Return the organism's unsteered answer when it is told that nobody watches, by the sample's uid."""
         place = all_cues(self.settings).index("unmonitored")
         prompts = [prompts[place] for _, _, prompts, _ in items]
         outputs = self._greedy(prompts, self.settings.batch_size)
-        labels = [self._behavior(ids, prompt).label for ids, prompt in zip(outputs, prompts, strict=True)]
-        return {uid: label for (_, uid, _, _), label in zip(items, labels, strict=True)}
+        replies = [self.decode(ids, prompt) for ids, prompt in zip(outputs, prompts, strict=True)]
+        return {uid: reply for (_, uid, _, _), reply in zip(items, replies, strict=True)}
 
-    def _behavior(self, ids: Sequence[int], prompt: Sequence[int]) -> Behavior:
-        return self.label(self.decode(ids, prompt))
+    def _reply(self, ids: Sequence[int] | None, prompt: Sequence[int]) -> Reply | None:
+        return None if ids is None else self.decode(ids, prompt)
 
     def _greedy(self, prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:
         new = self.settings.max_new_tokens
@@ -231,17 +240,16 @@ class SteeringGenerator:
         prompts: Sequence[list[int]],
         outputs: Sequence[list[list[int]]],
         unsteered: Sequence[Reading],
-        controls: Sequence[int],
+        again: Mapping[int, list[int]],
     ) -> Guards:
-        again = self._greedy([prompts[i] for i in controls], 1)
         guards = Guards(
             prompts=len(prompts),
             zero_differs=sum(answers[0] != answers[1] for answers in outputs),
-            controls=len(controls),
-            alone_differs=sum(outputs[i][0] != ids for i, ids in zip(controls, again, strict=True)),
+            controls=len(again),
+            alone_differs=sum(outputs[i][0] != ids for i, ids in again.items()),
             alone_behaves_otherwise=sum(
-                bool(differ(unsteered[i].behavior, self._behavior(ids, prompts[i])))
-                for i, ids in zip(controls, again, strict=True)
+                bool(differ(unsteered[i].behavior, self.label(self.decode(ids, prompts[i]))))
+                for i, ids in again.items()
             ),
         )
         if self.settings.dtype == "float32" and guards.zero_differs:

@@ -7,7 +7,9 @@ from typing import Any
 
 from afintro.data.records import check_unique, parse_file, parse_record, scenario_id, set_fields
 from afintro.errors import UserError
-from afintro.generation.behavior import CUT, behavior_fields
+from afintro.generation.behavior import CUT, behavior_fields, labels_differ
+from afintro.generation.cut_answers import unlabeled_warnings
+from afintro.generation.labeling import other_warnings, refuse_others
 from afintro.generation.reasoning import Reply, opening_of
 
 
@@ -38,10 +40,14 @@ class SteeringRecord:
         original_behavior_rule: The rule that gave the label, or why there is none.
         steered_behavior: Behavior label of the steered output.
         steered_behavior_rule: The rule that gave the label.
-        behavior_changed: Whether the two labels differ; None if one of them is unknown.
+        behavior_changed: Whether the two labels differ; None if one of them is unknown, or ``other``.
         original_truncated: Whether the limit of tokens ended the original output, not the organism; None in other files.
         steered_truncated: The same of the steered output.
         unmonitored_behavior: What the unsteered organism does with the scenario when it is told that nobody watches.
+        unmonitored_output: The output that this label is of; None in files of before.
+        unmonitored_truncated: Whether the limit of tokens ended that output.
+        alone_output: The unsteered output once more, in no batch; None without controls.
+        alone_truncated: Whether the limit of tokens ended that output.
         coherent: False where the steered text broke: its label then says nothing.
         perplexity: Of the steered output under the unsteered organism.
         repetition: Share of its 4-grams of tokens that it had before.
@@ -72,6 +78,10 @@ class SteeringRecord:
     original_truncated: bool | None = None
     steered_truncated: bool | None = None
     unmonitored_behavior: str | None = None
+    unmonitored_output: str | None = None
+    unmonitored_truncated: bool | None = None
+    alone_output: str | None = None
+    alone_truncated: bool | None = None
     coherent: bool = True
     perplexity: float | None = None
     repetition: float | None = None
@@ -84,6 +94,11 @@ class SteeringRecord:
         put(self, "scenario_id", self.scenario_id or scenario_id(self.scenario))
         put(self, "uid", self.uid or self.condition)
         put(self, "changed", self.original_output != self.steered_output)
+
+    def reply(self, side: str) -> Reply:
+        """Return what is known of the output of a side: ``original``, ``steered``, ``unmonitored`` or ``alone``."""
+        text, truncated = getattr(self, f"{side}_output"), getattr(self, f"{side}_truncated")
+        return Reply(text or "", truncated, opening_of(self.prompt))
 
     @property
     def condition(self) -> str:
@@ -102,6 +117,10 @@ FORMAT_VERSION = 2
 """Of the records that are written. Records of version 2 say where and in which unit the vector was added."""
 STATED = ("positions", "alpha_unit")
 VALUES = {"positions": ("last", "decode", "all"), "alpha_unit": ("raw", "residual_norm")}
+OTHERS_REMEDY = (
+    "label the outputs again with --labeler of the script that made the file (a judge, or classes of your own), steer with "
+    "smaller alphas, or give labels of your own in the fields original_behavior and steered_behavior"
+)
 MAKER = "scripts/generate_af_steering_data.py"
 
 
@@ -232,10 +251,30 @@ def labeled(record: SteeringRecord) -> SteeringRecord:
     A record with an output that was cut inside its reasoning has no label there, and ``behavior_changed`` is None.
     """
     if record.original_behavior is not None and record.steered_behavior is not None:
-        return replace(record, behavior_changed=record.original_behavior != record.steered_behavior)
+        return replace(record, behavior_changed=labels_differ(record.original_behavior, record.steered_behavior))
     if CUT.rule in (record.original_behavior_rule, record.steered_behavior_rule):
         return replace(record, behavior_changed=None)
-    opening = opening_of(record.prompt)
-    original = Reply(record.original_output, record.original_truncated, opening)
-    steered = Reply(record.steered_output, record.steered_truncated, opening)
-    return replace(record, **behavior_fields(original=original, steered=steered))
+    return replace(record, **behavior_fields(original=record.reply("original"), steered=record.reply("steered")))
+
+
+def labels_of(records: Sequence[SteeringRecord]) -> dict[str, list[str | None]]:
+    """Return the labels of the original and of the steered outputs; a broken text has no behavior, and is left out."""
+    return {
+        "original": [record.original_behavior for record in records],
+        "steered": [record.steered_behavior for record in records if record.coherent],
+    }
+
+
+def label_warnings(records: Sequence[SteeringRecord], path: str) -> list[str]:
+    """Return warnings of records without a label, and of answers of which nothing can be told.
+
+    Args:
+        records: The records of one file, see :func:`labeled`.
+        path: The file, for the message.
+
+    Raises:
+        UserError: Too many answers of a side have the label ``other``.
+    """
+    sides, unlabeled = labels_of(records), [None in (r.original_behavior, r.steered_behavior) for r in records]
+    refuse_others(sides, path, OTHERS_REMEDY)
+    return unlabeled_warnings(sum(unlabeled), len(records), path) + other_warnings(sides, path)

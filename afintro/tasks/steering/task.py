@@ -21,7 +21,6 @@ from afintro.evaluation.report import confusion_figure
 from afintro.evaluation.statistic import Scores
 from afintro.generation import behavior, forms, languages, marks, reasoning, statements
 from afintro.generation.behavior import LABELS
-from afintro.generation.cut_answers import unlabeled_warnings
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt
 from afintro.tasks.base import EXPLAINER, Systems
@@ -33,6 +32,7 @@ from afintro.tasks.steering.records import (
     SteeringRecord,
     check_directions,
     check_layers,
+    label_warnings,
     labeled,
     places_of,
     read_steering_records,
@@ -164,7 +164,7 @@ class SteeringPrediction(RecordTask):
     def _read(self, path: str) -> list[SteeringRecord]:
         records = [labeled(record) for record in read_steering_records(path)]
         self.count_cut([cut for r in records for cut in (r.original_truncated, r.steered_truncated)], path)
-        self.warnings += unlabeled_warnings(sum(r.behavior_changed is None for r in records), len(records), path)
+        self.warnings += label_warnings(records, path)
         check_directions(records, self.load_directions(), path)
         return records
 

@@ -120,6 +120,8 @@ class TestRecord:
             "unmonitored_truncated": False,
             "placebo_output": REFUSAL,
             "placebo_truncated": False,
+            "alone_output": REFUSAL,
+            "alone_truncated": False,
             "provenance": {
                 "model": settings.model,
                 "revision": None,

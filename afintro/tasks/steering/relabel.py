@@ -1,0 +1,100 @@
+"""Label the outputs of a finished steering run by another labeler; the organism is not asked again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from afintro.data.files import write_json, write_json_rows
+from afintro.errors import UserError
+from afintro.evaluation.figures import write_figure
+from afintro.evaluation.label_agreement import label_agreement
+from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, differ
+from afintro.generation.labeling import Labeling, label_distinct, told_by
+from afintro.generation.reasoning import Reply
+from afintro.tasks.steering.records import SteeringRecord, read_steering_records, to_json
+from afintro.tasks.steering.summary import Guards, dose_response_figure, summarize
+
+Label = Callable[[Reply], Behavior]
+SIDES = ("original", "steered", "unmonitored", "alone")
+
+
+def relabel_folder(
+    output_dir: Path, splits: Sequence[str], directions: Sequence[str], summary: Mapping[str, Any], labeling: Labeling
+) -> dict[str, Any]:
+    """Label the records of a finished run, and write them, their summary and the figure; nothing is written before all is labeled.
+
+    Args:
+        output_dir: The run's folder.
+        splits: Names of the splits.
+        directions: Names of the directions, in the order of the table.
+        summary: The run's summary.
+        labeling: Who labels.
+
+    Returns:
+        The new summary.
+
+    Raises:
+        UserError: The records do not hold all outputs that are to be labeled.
+    """
+    files = {name: read_steering_records(str(output_dir / f"{name}.json")) for name in splits}
+    every = [record for records in files.values() for record in records]
+    before: Any = told_by(summary) or {"first": None}
+    new = dict(summary)
+    if before["first"] != labeling.first.name:
+        if any(record.unmonitored_output is None for record in every):
+            what = "holds records of an earlier version, which lack the outputs without monitoring"
+            raise UserError(what, where=str(output_dir), remedy="generate into another --output_dir with this labeler")
+        label = _labels(labeling.first, every)
+        files = {name: [_relabeled(record, label) for record in records] for name, records in files.items()}
+        every = [record for records in files.values() for record in records]
+        guards = replace(Guards(**summary["guards"]), alone_behaves_otherwise=_noise(every, label))
+        new |= summarize(every, guards, directions)
+    new.pop("label_agreement", None)
+    if labeling.second is not None:
+        new["label_agreement"] = _agreement(every, labeling)
+    write_json(output_dir / "summary.json", {**summary, "labeler": None})  # a killed relabeling is done again
+    for name, records in files.items():
+        write_json_rows(output_dir / f"{name}.json", (to_json(record) for record in records))
+    write_figure(dose_response_figure(new), output_dir / "dose_response.png")
+    new["labeler"] = labeling.as_json()
+    write_json(output_dir / "summary.json", new)
+    return new
+
+
+def _labels(labeler: BehaviorLabeler, records: Sequence[SteeringRecord]) -> Label:
+    """Label all outputs at once, and return the function that looks a label up."""
+    replies = [r.reply(side) for r in records for side in SIDES if getattr(r, f"{side}_output") is not None]
+    return dict(zip(replies, label_distinct(labeler, replies), strict=True)).__getitem__
+
+
+def _relabeled(record: SteeringRecord, label: Label) -> SteeringRecord:
+    before, after = label(record.reply("original")), label(record.reply("steered"))
+    return replace(
+        record,
+        original_behavior=before.label,
+        original_behavior_rule=before.rule,
+        steered_behavior=after.label,
+        steered_behavior_rule=after.rule,
+        behavior_changed=differ(before, after),
+        unmonitored_behavior=label(record.reply("unmonitored")).label,
+    )
+
+
+def _noise(records: Sequence[SteeringRecord], label: Label) -> int:
+    """Count the control prompts whose answer alone behaves otherwise; all conditions of a prompt share it."""
+    controls = {record.prompt: record for record in records if record.alone_output is not None}
+    return sum(bool(differ(label(r.reply("original")), label(r.reply("alone")))) for r in controls.values())
+
+
+def _agreement(records: Sequence[SteeringRecord], labeling: Labeling) -> dict[str, Any]:
+    """Compare both labelers on the coherent texts: what a broken text does is no question."""
+    assert labeling.second is not None
+    coherent = [record for record in records if record.coherent]
+    label = _labels(labeling.second, coherent)
+    sides = [
+        ([getattr(r, f"{side}_behavior") for r in coherent], [label(r.reply(side)).label for r in coherent])
+        for side in SIDES[:2]
+    ]
+    names = [labeling.first.name, labeling.second.name]
+    return label_agreement(sides, [r.scenario_id for r in coherent], names, OTHER)
