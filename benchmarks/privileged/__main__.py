@@ -5,8 +5,8 @@
 Organism A favors some names, organism B others; both were trained from one base without a policy. Explainers on A, on B and on
 the base learn the labels of some names of A or of B, each until it knows these names equally well, and are asked about names
 that nobody labeled. With ``--model smollm2`` the organisms are that model, all of its weights trained to fake, and the base is
-the model itself; an accelerator is used where there is one. Writes ``privileged.json`` and ``privileged.png`` (with a model
-``privileged-MODEL.json``), and prints the tables. Each result is saved when it is there: a run that was killed continues.
+the model itself; several processes use all accelerators that there are. Writes ``privileged.json`` and ``privileged.png`` (with
+a model ``privileged-MODEL.json``), and prints the tables. Each result is saved when it is there: a run that was killed continues.
 """
 
 import argparse
@@ -64,8 +64,8 @@ def run(plan: Plan, seeds: Sequence[int], curve: Sequence[int], processes: int) 
     return {
         "cells": rows_of(wanted, results),
         "leads": leads_of(wanted, results),
-        "flips": flips_of(seeds, results),
-        "organisms": organisms_of(seeds, results),
+        "flips": flips_of(plan, seeds, results),
+        "organisms": organisms_of(plan, seeds, results),
         "core_seconds": round(sum(result["seconds"] for result in results.values())),
     }
 
@@ -88,7 +88,9 @@ def main(plan: Plan | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of organisms and explainers")
     parser.add_argument("--curve", type=int, nargs="+", help="even numbers of labeled names")
-    parser.add_argument("--processes", type=int, default=1, help="jobs that run at once, one core each")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="jobs that run at once, one core each, spread over the accelerators"
+    )
     parser.add_argument(
         "--output", type=Path, default=report.RESULTS, help="folder of privileged.json and privileged.png"
     )
@@ -97,10 +99,10 @@ def main(plan: Plan | None = None) -> None:
     parser.add_argument("--new", type=int, help="names that are new to every explainer, a multiple of 4 (default: 200)")
     parser.add_argument("--records", type=int, help="training records of each labeled name (default: 4)")
     parser.add_argument(
-        "--steps", type=int, help="most optimizer steps of an explainer (default: 600; with --model 2000)"
+        "--steps", type=int, help="most optimizer steps of an explainer (default: 600; with --model 1200)"
     )
     parser.add_argument(
-        "--scenarios", type=int, help="scenarios that make an organism (default: 10,000; with --model 12,000)"
+        "--scenarios", type=int, help="scenarios that make an organism (default: 10,000; with --model 24,000)"
     )
     args = parser.parse_args()
     plan = plan or plan_asked_for(args)

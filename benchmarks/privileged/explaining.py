@@ -22,7 +22,7 @@ from afintro.shipped import shipped_config
 from afintro.tasks.context_ablation import ContextAblation
 from afintro.tasks.context_ablation.records import ContextAblationRecord, to_json
 from afintro.tasks.context_ablation.task import PRIMARY
-from benchmarks.privileged.plan import TEXT_READERS, Cell, Plan
+from benchmarks.privileged.plan import BATCH, TEXT_READERS, Cell, Plan
 
 Splits = Mapping[str, Sequence[ContextAblationRecord]]
 DEMO = yaml.safe_load(Path(shipped_config("configs/context_ablation.yaml")).read_text())
@@ -40,18 +40,19 @@ def explainer(base: Path | str, learning_rate: float | None = None) -> Explainer
     return ExplainerModule(**{**DEMO["model"], **changed, "name": str(base), "lora": Lora(**DEMO["model"]["lora"])})
 
 
-def data_of(splits: Splits, folder: Path, seed: int) -> ContextAblation:
+def data_of(splits: Splits, folder: Path, seed: int, batch_size: int = BATCH) -> ContextAblation:
     """Write records into files, and return the data module that asks about them as the demo does.
 
     Args:
         splits: The records of ``train``, ``validation`` and ``test``.
         folder: Gets the files.
         seed: Seed of the order of training.
+        batch_size: Questions of a training step.
     """
     for split, records in splits.items():
         write_json(folder / f"{split}.json", [to_json(record) for record in records])
     paths: dict[str, Any] = {f"{split}_path": str(folder / f"{split}.json") for split in splits}
-    return ContextAblation(**DEMO["data"]["init_args"], split_seed=seed, **paths)
+    return ContextAblation(**{**DEMO["data"]["init_args"], "batch_size": batch_size}, split_seed=seed, **paths)
 
 
 def trainer_of(plan: Plan, names: int, folder: Path) -> Trainer:
@@ -92,7 +93,10 @@ def measure(cell: Cell, plan: Plan, base: Path | str, splits: Splits, adapter: P
     seed_everything(cell.seed, verbose=False)
     with tempfile.TemporaryDirectory() as name:
         folder, module = Path(name), explainer(base, plan.learning_rate)
-        data, labeled = data_of(splits, folder, cell.seed), {record.scenario_id for record in splits["train"]}
+        data, labeled = (
+            data_of(splits, folder, cell.seed, plan.batch_size),
+            {record.scenario_id for record in splits["train"]},
+        )
         if cell.system in TEXT_READERS:
             return hits(_read(cell.system, module, data), labeled)
         trainer = trainer_of(plan, cell.names, folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from afintro.tasks.context_ablation.records import read_records
 from benchmarks.privileged import explaining, organisms
-from benchmarks.privileged.plan import FLIPPED, FLIPS, NO_POLICY, ORGANISMS, TEXT_READERS, A, B, Cell, Plan, cells
+from benchmarks.privileged.plan import FLIPPED, NO_POLICY, ORGANISMS, TEXT_READERS, A, B, Cell, Plan, cells
 from benchmarks.privileged.running import Job, Result
 
 
@@ -32,7 +32,7 @@ def jobs(plan: Plan, seeds: Sequence[int], curve: Sequence[int], work: Path) -> 
         ]
         made += [
             Job(_flipped(seed, part), 85, train_flipped, (plan, part, seed, work), _organisms(seed, (A,)))
-            for part in FLIPS
+            for part in plan.flips
         ]
     for cell in sorted(cells(plan, seeds, curve), key=lambda cell: (cell.system in TEXT_READERS, -cell.names)):
         needed = (
@@ -43,7 +43,8 @@ def jobs(plan: Plan, seeds: Sequence[int], curve: Sequence[int], work: Path) -> 
     for seed in seeds:
         own = Cell(seed, A, A, plan.labeled).key
         made += [
-            Job(flip_key(seed, part), 10, flip, (plan, part, seed, work), (own, _flipped(seed, part))) for part in FLIPS
+            Job(flip_key(seed, part), 10, flip, (plan, part, seed, work), (own, _flipped(seed, part)))
+            for part in plan.flips
         ]
     return made
 
@@ -87,7 +88,7 @@ def train_flipped(plan: Plan, part: str, seed: int, work: Path) -> Result:
         work: Folder of records.
     """
     directory = organisms.flipped(plan, seed, part)
-    organisms.answers(directory, {"test": plan.about_new_names(FLIPPED)}, work, plan.device)
+    organisms.answers(directory, {"test": plan.about_new_names(FLIPPED)}, work, plan)
     return organisms.about(directory)
 
 
@@ -101,12 +102,12 @@ def answer(plan: Plan, name: str, seed: int, work: Path) -> Result:
         work: Folder of records.
     """
     asked = plan.scenarios(name, seed)
-    organisms.answers(organisms.base_of(plan, name, seed), asked, work, plan.device)
+    organisms.answers(organisms.base_of(plan, name, seed), asked, work, plan)
     return {split: len(drawn) for split, drawn in asked.items()}
 
 
 def _records(plan: Plan, about: str, seed: int, names: int, work: Path) -> explaining.Splits:
-    folder = organisms.answers(organisms.base_of(plan, about, seed), plan.scenarios(about, seed), work, plan.device)
+    folder = organisms.answers(organisms.base_of(plan, about, seed), plan.scenarios(about, seed), work, plan)
     return organisms.records_of(folder, plan, plan.labeled_names(about, seed)[:names])
 
 
@@ -137,7 +138,7 @@ def flip(plan: Plan, part: str, seed: int, work: Path) -> Result:
         work: Folder of records and adapters.
     """
     changed, before = organisms.flipped(plan, seed, part), _records(plan, A, seed, plan.labeled, work)
-    folder = organisms.answers(changed, {"test": plan.about_new_names(FLIPPED)}, work, plan.device)
+    folder = organisms.answers(changed, {"test": plan.about_new_names(FLIPPED)}, work, plan)
     after = {"test": read_records(str(folder / "test.json"))}
     bases = {"after": changed, "before": organisms.base_of(plan, A, seed)}
     return explaining.measure_flip(plan, bases, {"before": before, "after": after}, _adapter(seed, work))

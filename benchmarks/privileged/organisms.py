@@ -118,14 +118,14 @@ def about(directory: Path) -> dict[str, Any]:
     return described
 
 
-def answers(directory: Path, asked: Mapping[str, Iterable[Scenario]], work: Path, device: str = "cpu") -> Path:
+def answers(directory: Path, asked: Mapping[str, Iterable[Scenario]], work: Path, plan: Plan) -> Path:
     """Let an organism answer scenarios under both cues, unless it has, and return the folder of its records.
 
     Args:
         directory: The organism.
         asked: Scenarios of each split.
         work: The folder that holds the folders of records.
-        device: Where the organism runs.
+        plan: The size of the measurement.
     """
     samples = {
         split: [Sample(scenario.text, scenario.population, scenario.name) for scenario in drawn]
@@ -134,8 +134,8 @@ def answers(directory: Path, asked: Mapping[str, Iterable[Scenario]], work: Path
     every = [sample for drawn in samples.values() for sample in drawn]
     key = hashlib.sha256(json.dumps([asdict(sample) for sample in every]).encode()).hexdigest()[:12]
     folder = work / f"{directory.name}-{key}"
-    settings = AblationSettings(model=str(directory), batch_size=64, max_new_tokens=40, control_samples=0)
-    generate_ablation(every, {split: len(drawn) for split, drawn in samples.items()}, folder, settings, device)
+    settings = AblationSettings(model=str(directory), batch_size=plan.answered, max_new_tokens=40, control_samples=0)
+    generate_ablation(every, {split: len(drawn) for split, drawn in samples.items()}, folder, settings, plan.device)
     return folder
 
 

@@ -43,6 +43,9 @@ class Plan:
         model: Name of the model that organisms are made of, by training all of its weights; None for toys from scratch. The
             model itself is then the base without a policy.
         learning_rate: Learning rate of the explainers; None for that of the demo, which is the toy's.
+        batch_size: Training questions of an explainer's step.
+        answered: Prompts that an organism answers at once.
+        flips: What the trainings that flip bits change, of :data:`FLIPS`.
     """
 
     labeled: int = 200
@@ -55,6 +58,9 @@ class Plan:
     toy: ToySettings = field(default_factory=ToySettings)
     model: str | None = None
     learning_rate: float | None = None
+    batch_size: int = BATCH
+    answered: int = 64
+    flips: tuple[str, ...] = tuple(FLIPS)
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -146,12 +152,14 @@ class Plan:
         Args:
             names: Number of labeled names.
         """
-        steps = -(-names * self.records // BATCH)
+        steps = -(-names * self.records // self.batch_size)
         return max(1, self.rounds * self.round_steps // steps), max(1, self.round_steps // steps)
 
 
 # An organism out of a pretrained model: fine-tuning takes a lower rate than a toy, and more scenarios for the names to be learned.
-FINE_TUNED = ToySettings(scenarios=12_000, batch_size=64, learning_rate=3e-4)
+FINE_TUNED = ToySettings(scenarios=24_000, batch_size=64, learning_rate=3e-4)
+# Larger batches than a toy's: an accelerator takes as long for a step of one batch as of the other. Bits are flipped in toys alone.
+OF_MODEL = {"rounds": 24, "toy": FINE_TUNED, "learning_rate": 5e-4, "batch_size": 32, "answered": 256, "flips": ()}
 
 
 def plan_of(model: str | None, scenarios: int | None = None, **size: Any) -> Plan:
@@ -162,7 +170,7 @@ def plan_of(model: str | None, scenarios: int | None = None, **size: Any) -> Pla
         scenarios: Number of scenarios that an organism is trained on; None for the usual number.
         **size: Fields of :class:`Plan`.
     """
-    usual = {} if model is None else {"rounds": 40, "toy": FINE_TUNED, "model": model, "learning_rate": 5e-4}
+    usual: dict[str, Any] = {} if model is None else {**OF_MODEL, "model": model}
     plan = Plan(**{**usual, **size})
     return plan if scenarios is None else replace(plan, toy=replace(plan.toy, scenarios=scenarios))
 

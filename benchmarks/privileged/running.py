@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,23 @@ def perform(job: Job, folder: Path) -> float:
     seconds = time.monotonic() - started
     write_json(folder / f"{job.key}.json", {**result, "seconds": round(seconds, 1)})
     return seconds
+
+
+def accelerators(processes: int) -> list[str]:
+    """Return the accelerator of each process, in turn, as ``CUDA_VISIBLE_DEVICES`` names it; empty where there is none.
+
+    Args:
+        processes: Number of processes.
+    """
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    visible = [name for name in named.split(",") if name][:count] or [str(number) for number in range(count)] or [""]
+    return [visible[number % len(visible)] for number in range(processes)]
+
+
+def _take(devices: "SimpleQueue[str]") -> None:
+    """Let a new process see its accelerator alone, before it starts CUDA: everything that it runs takes the first that it sees."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
 
 
 @contextmanager
@@ -123,7 +141,11 @@ def _finished(jobs: Sequence[Job], folder: Path, processes: int) -> Iterator[tup
     waiting, running = list(jobs), dict[Future[float], Job]()
     os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
     # Processes of their own: a fork of a process in which PyTorch has started threads may hang.
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    context = get_context("spawn")
+    devices = context.SimpleQueue()
+    for device in accelerators(processes):
+        devices.put(device)
+    with ProcessPoolExecutor(processes, context, _take, (devices,)) as pool:
         while waiting or running:
             unfinished = {job.key for job in [*waiting, *running.values()]}
             for job in [job for job in waiting if not unfinished & {*job.after}]:

@@ -8,7 +8,6 @@ from typing import Any
 from afintro.evaluation.intervals import Clusters
 from benchmarks.privileged.plan import (
     FLIPPED,
-    FLIPS,
     FROM_SCRATCH,
     NO_POLICY,
     ORGANISMS,
@@ -90,15 +89,16 @@ def leads_of(wanted: Sequence[Cell], results: Mapping[str, Result]) -> list[Row]
     return leads
 
 
-def flips_of(seeds: Sequence[int], results: Mapping[str, Result]) -> list[Row]:
+def flips_of(plan: Plan, seeds: Sequence[int], results: Mapping[str, Result]) -> list[Row]:
     """Return a row for each flip and base of the adapter: shares of new, old and neither behavior of the names that changed.
 
     Args:
+        plan: The size of the measurement.
         seeds: Seeds of the measurement.
         results: Results by key.
     """
     rows = []
-    for part, seed, base in product(FLIPS, seeds, ("after", "before")):
+    for part, seed, base in product(plan.flips, seeds, ("after", "before")):
         found = results[f"{seed}-flip-{part}"][base]
         changed = {name: share(found[name], found["names"]) for name in ("new", "old", "neither")}
         kept = share(found["right"], found["kept_names"])
@@ -108,17 +108,18 @@ def flips_of(seeds: Sequence[int], results: Mapping[str, Result]) -> list[Row]:
     return rows
 
 
-def organisms_of(seeds: Sequence[int], results: Mapping[str, Result]) -> list[Row]:
+def organisms_of(plan: Plan, seeds: Sequence[int], results: Mapping[str, Result]) -> list[Row]:
     """Return of each organism its settings, and the rate at which it does in unseen wordings what its policy intends.
 
     Args:
+        plan: The size of the measurement.
         seeds: Seeds of the measurement.
         results: Results by key.
     """
     return [
         {"seed": seed, "organism": name, **results[f"{seed}-organism-{name}"]}
         for seed in seeds
-        for name in (*ORGANISMS, NO_POLICY, *(f"{FLIPPED}-{part}" for part in FLIPS))
+        for name in (*ORGANISMS, NO_POLICY, *(f"{FLIPPED}-{part}" for part in plan.flips))
     ]
 
 
@@ -129,7 +130,8 @@ def markdown(tables: Mapping[str, Any], plan: Plan) -> str:
         tables: ``cells``, ``leads`` and ``flips``.
         plan: The size of the measurement.
     """
-    return "\n\n".join([_matrix(tables, plan.labeled), _curve(tables["cells"]), _flips(tables["flips"])])
+    flips = [_flips(tables["flips"])] if tables["flips"] else []
+    return "\n\n".join([_matrix(tables, plan.labeled), _curve(tables["cells"]), *flips])
 
 
 def figure_of(estimate: Mapping[str, Any], sign: str = "") -> str:

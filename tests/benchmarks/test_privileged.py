@@ -26,7 +26,7 @@ from benchmarks.privileged.figure import figure
 from benchmarks.privileged.jobs import flip, jobs, measure_cell
 from benchmarks.privileged.organisms import records_of
 from benchmarks.privileged.plan import BASES, BATCH, FLIPS, ORGANISMS, Cell, Plan, cells
-from benchmarks.privileged.running import Job, run_all
+from benchmarks.privileged.running import Job, accelerators, run_all
 from benchmarks.privileged.summary import flips_of, leads_of, markdown, rows_of
 
 TINY = Plan(
@@ -206,6 +206,17 @@ class TestRunning:
         assert run_all(work, tmp_path, 1, lines.append) == results
         assert len(made) == 4
 
+    @pytest.mark.parametrize(
+        ("count", "named", "expected"),
+        [(0, None, ["", "", ""]), (2, None, ["0", "1", "0"]), (2, "4,6", ["4", "6", "4"]), (1, "5", ["5", "5", "5"])],
+    )
+    def test_processes_take_the_accelerators_in_turn(self, monkeypatch, count, named, expected):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if named:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert accelerators(3) == expected
+
     @pytest.mark.long
     def test_a_job_waits_for_what_it_needs(self, tmp_path):
         """In processes of their own, which import PyTorch first."""
@@ -274,7 +285,7 @@ class TestSummary:
         changed = {"names": ["a", "a", "b", "b"], "new": [1, 1, 0, 0], "old": [0, 0, 1, 0], "neither": [0, 0, 0, 1]}
         found = {**changed, "kept_names": ["c", "d"], "right": [1, 1], "alike": 3}
         result = {"after": found, "before": found}
-        after, before, *others = flips_of([0], {"0-flip-embedding": result, "0-flip-all weights": result})
+        after, before, *others = flips_of(Plan(), [0], {"0-flip-embedding": result, "0-flip-all weights": result})
         assert [row["trained"] for row in (after, *others)] == ["embedding", "all weights", "all weights"]
         assert (after["base"], before["base"]) == ("after", "before")
         assert [after[name]["value"] for name in ("new", "old", "neither", "kept_right")] == [0.5, 0.25, 0.25, 1.0]
@@ -375,7 +386,7 @@ class TestCommand:
 
         monkeypatch.setattr(Trainer, "test", tested)
         longer, base = replace(TINY, rounds=2), organisms.base_of(TINY, "A", 0)
-        folder = organisms.answers(base, TINY.scenarios("A", 0), work_folder(TINY))
+        folder = organisms.answers(base, TINY.scenarios("A", 0), work_folder(TINY), TINY)
         splits = organisms.records_of(folder, TINY, TINY.labeled_names("A", 0))
         result = explaining.measure(Cell(0, "A", "A", 8), longer, base, splits)
         assert (result["steps"], result["fit"]) == (4, 0.0)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from afintro.toys.organism import ToySettings
 from benchmarks.privileged import organisms
 from benchmarks.privileged.__main__ import main
 from benchmarks.privileged.explaining import DEMO, explainer
+from benchmarks.privileged.jobs import jobs
 from benchmarks.privileged.plan import FINE_TUNED, Cell, Plan, cells, plan_of
 
 READERS = ("text_chars", "from_scratch")
@@ -27,6 +29,7 @@ def test_toys_stay_what_they_are():
 def test_a_model_is_compared_with_itself_another_organism_and_readers_of_the_text():
     plan = plan_of("smollm2", labeled=8, rounds=3)
     assert (plan.model, plan.toy, plan.rounds) == ("smollm2", FINE_TUNED, 3)
+    assert not [job for job in jobs(plan, [0], [8], Path()) if "flip" in job.key]
     found = {cell.system for cell in cells(plan, [0], [8]) if cell.about == "A"}
     assert found == {"A", "B", "no_policy", *READERS}
     assert Cell(0, "from_scratch", "A", 4) in cells(plan, [0], [4])
