@@ -105,6 +105,15 @@ def _varlen_cuda(
     return output
 
 
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Cast queries, keys and values to the dtype of autocast, as autocast itself does for sdpa attention.
+
+    Rotary embeddings leave queries and keys in float32 where the weights are float32, and the kernel takes no float32.
+    """
+    kind = tensors[0].device.type
+    return tuple(t.to(torch.get_autocast_dtype(kind)) for t in tensors) if torch.is_autocast_enabled(kind) else tensors
+
+
 def _index(module: nn.Module) -> int:
     index = module.layer_idx
     assert isinstance(index, int)
@@ -161,8 +170,8 @@ def packed_attention(
         **kwargs: Passed on to sdpa attention.
 
     Returns:
-        ``[1, T, heads, d]`` (``[R, n, heads, d]``) in the dtype of ``query``, with the width ``d`` of ``value``, and None for the
-        attention weights.
+        ``[1, T, heads, d]`` (``[R, n, heads, d]``) in the dtype of ``query`` or of autocast, with the width ``d`` of ``value``, and
+        None for the attention weights.
 
     Raises:
         RuntimeError: The pass is packed, but the architecture does not say where sequences begin, or has a mask of its own:
@@ -185,6 +194,7 @@ def packed_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    query, key, value = _autocast(query, key, value)
     same_width = query.shape[-1] == value.shape[-1]  # the kernel takes no other
     if query.is_cuda and softcap is None and same_width and query.dtype in (torch.bfloat16, torch.float16):
         assert max_length_q is not None

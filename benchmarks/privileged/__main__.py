@@ -99,10 +99,10 @@ def main(plan: Plan | None = None) -> None:
     parser.add_argument("--new", type=int, help="names that are new to every explainer, a multiple of 4 (default: 200)")
     parser.add_argument("--records", type=int, help="training records of each labeled name (default: 4)")
     parser.add_argument(
-        "--steps", type=int, help="most optimizer steps of an explainer (default: 600; with --model 1200)"
+        "--steps", type=int, help="most optimizer steps of an explainer (default: 600; with --model 1000)"
     )
     parser.add_argument(
-        "--scenarios", type=int, help="scenarios that make an organism (default: 10,000; with --model 24,000)"
+        "--scenarios", type=int, help="scenarios that make an organism (default: 10,000; with --model 16,000)"
     )
     args = parser.parse_args()
     plan = plan or plan_asked_for(args)

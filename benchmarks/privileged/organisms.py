@@ -13,7 +13,8 @@ import torch
 from afintro.data.cache import build_once, cache_directory
 from afintro.data.samples import Sample
 from afintro.lm.devices import default_device
-from afintro.lm.load import fingerprint, load_model, load_tokenizer
+from afintro.lm.dtypes import stored_dtype
+from afintro.lm.load import fingerprint, load_config, load_model, load_tokenizer
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
 from afintro.toys import organism
@@ -76,7 +77,9 @@ def _train_further(
         organism.fit(model, tokenizer, settings, random.Random(settings.seed))
         model.eval()
         rate = organism.intended_rate(model, tokenizer, settings, 2 * len(EVERYBODY))
-    model.save_pretrained(workspace)
+    model.to(getattr(torch, stored_dtype(load_config(start)))).save_pretrained(
+        workspace
+    )  # as any checkpoint of this model
     tokenizer.save_pretrained(workspace)
     (workspace / "toy.json").write_text(json.dumps({**asdict(settings), "intended_rate": rate}, indent=2))
 

@@ -157,9 +157,11 @@ class Plan:
 
 
 # An organism out of a pretrained model: fine-tuning takes a lower rate than a toy, and more scenarios for the names to be learned.
-FINE_TUNED = ToySettings(scenarios=24_000, batch_size=64, learning_rate=3e-4)
+FINE_TUNED = ToySettings(scenarios=16_000, batch_size=64, learning_rate=3e-4)
 # Larger batches than a toy's: an accelerator takes as long for a step of one batch as of the other. Bits are flipped in toys alone.
-OF_MODEL = {"rounds": 24, "toy": FINE_TUNED, "learning_rate": 5e-4, "batch_size": 32, "answered": 256, "flips": ()}
+OF_MODEL = {
+    "rounds": 10, "round_steps": 100, "toy": FINE_TUNED, "learning_rate": 1e-3, "batch_size": 32, "answered": 256, "flips": ()
+}  # fmt: skip
 
 
 def plan_of(model: str | None, scenarios: int | None = None, **size: Any) -> Plan:

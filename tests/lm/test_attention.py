@@ -78,6 +78,29 @@ def test_the_varlen_kernel_is_asked_for_the_same_attention(monkeypatch, window, 
     torch.testing.assert_close(found, in_full(query, key, value, window, None, scaling)[0], rtol=0, atol=1e-12)
 
 
+def test_the_kernel_gets_the_dtype_of_autocast(monkeypatch):
+    """Weights in float32 under ``precision: bf16-mixed``: rotary embeddings give queries and keys in float32.
+
+    The kernel of CUDA takes no float32, and one sequence after the other takes several times as long.
+    """
+    asked, sdpa = set(), torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query, key, value, **settings):
+        asked.update((query.dtype, key.dtype, value.dtype))
+        return sdpa(query, key, value, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    query, key, value = tensors()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = packed_attention(
+            nn.Module(), query.float(), key.float(), value.bfloat16(), None, cu_seq_lens_q=BOUNDS, max_length_q=12
+        )
+    assert asked == {torch.bfloat16}
+    assert found.dtype == torch.bfloat16
+    expected = in_full(query, key, value, None, None, None)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=0.03)
+
+
 def test_no_square_mask_is_built_for_a_packed_row(monkeypatch, model_directories, architecture):
     model = load_model(model_directories[architecture])
 

@@ -274,11 +274,7 @@ def _fit(model: LlamaForCausalLM, encoded: Sequence[Encoded], settings: StudyBas
 def _fast_attention(model: LlamaForCausalLM) -> Iterator[None]:
     """Use the fastest attention while the model is trained; afterwards the model takes packed rows, as everywhere else."""
     if model.device.type == "cuda":
-        # The kernel for packed rows needs bfloat16. Under autocast, rotary embeddings would leave queries and keys in float32
-        # if the residual stream were not bfloat16 from the start.
-        hook = model.get_input_embeddings().register_forward_hook(lambda module, given, output: output.bfloat16())
-        yield
-        hook.remove()
+        yield  # the kernel for packed rows
     else:
         # Many short sequences of similar length take 0.6 times as long padded as one by one.
         model.set_attn_implementation("sdpa")
