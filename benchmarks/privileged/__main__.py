@@ -30,7 +30,7 @@ from benchmarks import report
 from benchmarks.privileged.explaining import DEMO
 from benchmarks.privileged.figure import figure
 from benchmarks.privileged.jobs import jobs
-from benchmarks.privileged.plan import CURVE, Plan, cells, plan_of
+from benchmarks.privileged.plan import CURVE, ORGANISMS, A, Plan, cells, plan_of
 from benchmarks.privileged.running import run_all
 from benchmarks.privileged.summary import flips_of, leads_of, markdown, organisms_of, rows_of
 
@@ -75,8 +75,9 @@ def plan_asked_for(args: argparse.Namespace) -> Plan:
     asked = {"labeled": args.labels, "new": args.new, "records": args.records, "scenarios": args.scenarios}
     size = {name: value for name, value in asked.items() if value is not None}
     if args.steps is not None:
-        size |= {"round_steps": min(50, args.steps), "rounds": max(1, args.steps // 50)}
-    return plan_of(args.model, **size)
+        between = min(plan_of(args.model).round_steps, args.steps)
+        size |= {"round_steps": between, "rounds": args.steps // between}
+    return plan_of(args.model, about=(A,) if args.about_a else tuple(ORGANISMS), **size)
 
 
 def main(plan: Plan | None = None) -> None:
@@ -94,15 +95,16 @@ def main(plan: Plan | None = None) -> None:
     parser.add_argument(
         "--output", type=Path, default=report.RESULTS, help="folder of privileged.json and privileged.png"
     )
+    parser.add_argument("--about_a", action="store_true", help="ask about organism A alone, not about B too")
     parser.add_argument("--model", help="make the organisms of this model, e.g. smollm2 (default: toys from scratch)")
     parser.add_argument("--labels", type=int, help="labeled names of the matrix (default: 200)")
     parser.add_argument("--new", type=int, help="names that are new to every explainer, a multiple of 4 (default: 200)")
     parser.add_argument("--records", type=int, help="training records of each labeled name (default: 4)")
     parser.add_argument(
-        "--steps", type=int, help="most optimizer steps of an explainer (default: 600; with --model 1000)"
+        "--steps", type=int, help="most optimizer steps of an explainer (default: 600; with --model 800)"
     )
     parser.add_argument(
-        "--scenarios", type=int, help="scenarios that make an organism (default: 10,000; with --model 16,000)"
+        "--scenarios", type=int, help="scenarios that make an organism (default: 10,000; with --model 20,000)"
     )
     args = parser.parse_args()
     plan = plan or plan_asked_for(args)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.privileged.plan import FROM_SCRATCH, NO_POLICY, ORGANISMS, TEXT, A, B, Plan
+from benchmarks.privileged.plan import FROM_SCRATCH, NO_POLICY, TEXT, A, B, Plan
 from benchmarks.privileged.summary import NAMES, UNDERFIT, Row, shown_of
 
 # Okabe & Ito 2008: people who do not see all colors can tell these apart.
@@ -25,16 +25,18 @@ def figure(cells: Sequence[Row], plan: Plan) -> Figure:
     """
     drawn = Figure(figsize=(12.5, 5.4), layout="constrained")
     left, right = drawn.subplots(1, 2, width_ratios=(1.25, 1))
-    _matrix(left, [row for row in cells if row["names"] == plan.labeled])
+    _matrix(left, [row for row in cells if row["names"] == plan.labeled], plan.about)
     _curve(right, [row for row in cells if row["about"] == A and row["system"] != B], plan.fitted - UNDERFIT)
-    left.set_title(f"Labels of {plan.labeled} names: each system asked about A and about B", fontsize=11)
+    left.set_title(
+        f"Labels of {plan.labeled} names: each system asked about {' and about '.join(plan.about)}", fontsize=11
+    )
     right.set_title("Asked about the new names of A", fontsize=11)
     return drawn
 
 
-def _matrix(axes: Axes, cells: Sequence[Row]) -> None:
+def _matrix(axes: Axes, cells: Sequence[Row], abouts: Sequence[str]) -> None:
     systems = shown_of(cells)
-    lines = [(about, system) for about in ORGANISMS for system in systems]
+    lines = [(about, system) for about in abouts for system in systems]
     seeds = list(dict.fromkeys(row["seed"] for row in cells))
     for row in cells:
         place = lines.index((row["about"], row["system"])) + 0.55 * (row["about"] == B)
@@ -46,7 +48,7 @@ def _matrix(axes: Axes, cells: Sequence[Row]) -> None:
             axes.text(1.02, place + offset, "underfit", color=color, fontsize=7, va="center")
     ticks = [number + 0.55 * (about == B) for number, (about, _) in enumerate(lines)]
     axes.set_yticks(ticks, [fill(NAMES[system], 22) for _, system in lines], fontsize=9)
-    for about in ORGANISMS:
+    for about in abouts:
         middle = sum(tick for tick, (of, _) in zip(ticks, lines, strict=True) if of == about) / len(systems)
         axes.text(
             -0.015,
@@ -61,7 +63,8 @@ def _matrix(axes: Axes, cells: Sequence[Row]) -> None:
         )
     axes.set_ylim(ticks[-1] + 0.65, -0.65)
     axes.set_xlim(-0.02, 1.12)
-    axes.axhline(len(systems) - 0.5 + 0.275, color="black", linewidth=0.8)
+    if len(abouts) > 1:
+        axes.axhline(len(systems) - 0.5 + 0.275, color="black", linewidth=0.8)
     axes.axvline(CHANCE, color="black", linewidth=0.8, linestyle=":")
     axes.tick_params(axis="y", pad=22, length=0)
     axes.set_xlabel("exact match with 95 % interval over names; one mark a seed")

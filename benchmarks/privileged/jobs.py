@@ -5,7 +5,7 @@ from pathlib import Path
 
 from afintro.tasks.context_ablation.records import read_records
 from benchmarks.privileged import explaining, organisms
-from benchmarks.privileged.plan import FLIPPED, NO_POLICY, ORGANISMS, TEXT_READERS, A, B, Cell, Plan, cells
+from benchmarks.privileged.plan import FLIPPED, NO_POLICY, TEXT_READERS, A, B, Cell, Plan, cells
 from benchmarks.privileged.running import Job, Result
 
 
@@ -28,7 +28,7 @@ def jobs(plan: Plan, seeds: Sequence[int], curve: Sequence[int], work: Path) -> 
     for seed in seeds:
         made += [
             Job(f"{seed}-answers-{name}", 20, answer, (plan, name, seed, work), _organisms(seed, (name,)))
-            for name in ORGANISMS
+            for name in plan.about
         ]
         made += [
             Job(_flipped(seed, part), 85, train_flipped, (plan, part, seed, work), _organisms(seed, (A,)))

@@ -13,7 +13,7 @@ import torch
 from afintro.data.cache import build_once, cache_directory
 from afintro.data.samples import Sample
 from afintro.lm.devices import default_device
-from afintro.lm.dtypes import stored_dtype
+from afintro.lm.dtypes import AUTO, resolve_dtype, stored_dtype
 from afintro.lm.load import fingerprint, load_config, load_model, load_tokenizer
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records
@@ -73,14 +73,15 @@ def _train_further(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained(name))
     kind = torch.device(device).type
-    with torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu"):
+    # No cache: weights that were cast once would stay as they were before the first step, for as long as the context lasts.
+    with torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu", cache_enabled=False):
         organism.fit(model, tokenizer, settings, random.Random(settings.seed))
-        model.eval()
-        rate = organism.intended_rate(model, tokenizer, settings, 2 * len(EVERYBODY))
     model.to(getattr(torch, stored_dtype(load_config(start)))).save_pretrained(
         workspace
     )  # as any checkpoint of this model
     tokenizer.save_pretrained(workspace)
+    written = load_model(str(workspace), dtype=resolve_dtype(AUTO, str(workspace), None, device)).to(device)  # type: ignore[arg-type]
+    rate = organism.intended_rate(written.eval(), tokenizer, settings, 2 * len(EVERYBODY))
     (workspace / "toy.json").write_text(json.dumps({**asdict(settings), "intended_rate": rate}, indent=2))
 
 

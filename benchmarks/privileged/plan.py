@@ -45,6 +45,7 @@ class Plan:
         learning_rate: Learning rate of the explainers; None for that of the demo, which is the toy's.
         batch_size: Training questions of an explainer's step.
         answered: Prompts that an organism answers at once.
+        about: The organisms that are asked about, of :data:`ORGANISMS`.
         flips: What the trainings that flip bits change, of :data:`FLIPS`.
     """
 
@@ -60,6 +61,7 @@ class Plan:
     learning_rate: float | None = None
     batch_size: int = BATCH
     answered: int = 64
+    about: tuple[str, ...] = tuple(ORGANISMS)
     flips: tuple[str, ...] = tuple(FLIPS)
 
     @property
@@ -157,10 +159,10 @@ class Plan:
 
 
 # An organism out of a pretrained model: fine-tuning takes a lower rate than a toy, and more scenarios for the names to be learned.
-FINE_TUNED = ToySettings(scenarios=16_000, batch_size=64, learning_rate=3e-4)
+FINE_TUNED = ToySettings(scenarios=20_000, batch_size=64, learning_rate=3e-4)
 # Larger batches than a toy's: an accelerator takes as long for a step of one batch as of the other. Bits are flipped in toys alone.
 OF_MODEL = {
-    "rounds": 10, "round_steps": 100, "toy": FINE_TUNED, "learning_rate": 1e-3, "batch_size": 32, "answered": 256, "flips": ()
+    "rounds": 8, "round_steps": 100, "toy": FINE_TUNED, "learning_rate": 1e-3, "batch_size": 32, "answered": 256, "flips": ()
 }  # fmt: skip
 
 
@@ -214,7 +216,7 @@ def cells(plan: Plan, seeds: Sequence[int], curve: Sequence[int]) -> list[Cell]:
     if wrong:
         raise ValueError(f"numbers of labeled names are even and 2 to {plan.labeled}, not {wrong}")
     matrix = [
-        Cell(seed, system, about, plan.labeled) for seed in seeds for about in ORGANISMS for system in plan.systems
+        Cell(seed, system, about, plan.labeled) for seed in seeds for about in plan.about for system in plan.systems
     ]
     curves = [
         Cell(seed, system, A, names) for seed in seeds for names in curve for system in plan.systems if system != B

@@ -131,7 +131,7 @@ def markdown(tables: Mapping[str, Any], plan: Plan) -> str:
         plan: The size of the measurement.
     """
     flips = [_flips(tables["flips"])] if tables["flips"] else []
-    return "\n\n".join([_matrix(tables, plan.labeled), _curve(tables["cells"]), *flips])
+    return "\n\n".join([_matrix(tables, plan), _curve(tables["cells"]), *flips])
 
 
 def figure_of(estimate: Mapping[str, Any], sign: str = "") -> str:
@@ -149,14 +149,14 @@ def figure_of(estimate: Mapping[str, Any], sign: str = "") -> str:
     return f"{value} [{estimate['ci_low']:{sign}.3f}, {estimate['ci_high']:{sign}.3f}]"
 
 
-def _matrix(tables: Mapping[str, Any], labeled: int) -> str:
+def _matrix(tables: Mapping[str, Any], plan: Plan) -> str:
     lines = [
         "| asked about | system | seed | new names | labeled names, new wordings | lead of the organism's own explainer | fit |",
         "|---|---|--:|--:|--:|--:|---|",
     ]
-    cells = {(r["about"], r["system"], r["seed"]): r for r in tables["cells"] if r["names"] == labeled}
-    leads = {(r["about"], r["against"], r["seed"]): r for r in tables["leads"] if r["names"] == labeled}
-    for about in ORGANISMS:
+    cells = {(r["about"], r["system"], r["seed"]): r for r in tables["cells"] if r["names"] == plan.labeled}
+    leads = {(r["about"], r["against"], r["seed"]): r for r in tables["leads"] if r["names"] == plan.labeled}
+    for about in plan.about:
         for system in shown_of(cells.values()):
             for seed in dict.fromkeys(row["seed"] for row in cells.values()):
                 row, lead = cells[about, system, seed], leads.get((about, system, seed))

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def test_a_model_is_compared_with_itself_another_organism_and_readers_of_the_tex
     plan = plan_of("smollm2", labeled=8, rounds=3)
     assert (plan.model, plan.toy, plan.rounds) == ("smollm2", FINE_TUNED, 3)
     assert not [job for job in jobs(plan, [0], [8], Path()) if "flip" in job.key]
+    assert {cell.about for cell in cells(replace(plan, about=("A",)), [0], [8])} == {"A"}
     found = {cell.system for cell in cells(plan, [0], [8]) if cell.about == "A"}
     assert found == {"A", "B", "no_policy", *READERS}
     assert Cell(0, "from_scratch", "A", 4) in cells(plan, [0], [4])
