@@ -51,13 +51,13 @@ def from_model(name: str, settings: ToySettings) -> Path:
     )
 
     def make(workspace: Path) -> None:
-        _train_further(base, settings, lambda name: True, default_device(), workspace)
+        train_further(base, settings, lambda name: True, default_device(), workspace)
 
     build_once(directory, make)
     return directory
 
 
-def _train_further(
+def train_further(
     start: str, settings: ToySettings, trained: Callable[[str], bool], device: str, workspace: Path
 ) -> None:
     """Train a model to follow a policy, and write it with what was measured of it.
@@ -106,7 +106,7 @@ def flipped(plan: Plan, seed: int, part: str) -> Path:
 
     def make(workspace: Path) -> None:
         chosen = FLIPS[part]
-        _train_further(str(start), settings, lambda name: any(word in name for word in chosen), plan.device, workspace)
+        train_further(str(start), settings, lambda name: any(word in name for word in chosen), plan.device, workspace)
 
     build_once(directory, make)
     return directory

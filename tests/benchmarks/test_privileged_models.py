@@ -73,3 +73,27 @@ def test_organisms_are_the_model_with_all_weights_trained(small):
         assert all(not torch.equal(states[first][name], states[second][name]) for name in states[0])
     assert organisms.about(a)["policy"] == "faking"
     assert organisms.about(base) == {"model": base.name}
+
+
+def test_every_step_reads_the_weights_that_the_step_before_made(small_model, tmp_path, monkeypatch):
+    """Autocast keeps what it cast until its context ends, so that a training inside of it read the first weights alone."""
+    seen, autocast = [], torch.autocast
+
+    def train(model, tokenizer, settings, rng):
+        ids = torch.arange(3, 9)[None]
+        for _ in range(2):
+            loss = model(input_ids=ids).logits.float().logsumexp(-1).mean()
+            seen.append(loss.item())
+            loss.backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.1 * parameter.grad if parameter.grad is not None else 0
+
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, dtype, enabled, **kw: autocast("cpu", dtype, enabled=True, **kw)
+    )
+    monkeypatch.setattr(organisms.organism, "fit", train)
+    monkeypatch.setattr(organisms.organism, "intended_rate", lambda *arguments: 0.0)
+    linear = lambda name: "proj" in name  # noqa: E731
+    organisms.train_further(str(small_model), ToySettings(), linear, "cpu", tmp_path)
+    assert abs(seen[0] - seen[1]) > 1e-3
