@@ -100,8 +100,9 @@ def category_figure(predictions: Sequence[Prediction], judge: str) -> Figure:
     axes = figure.add_subplot()
     known = [item for item in predictions if item.scores.get(judge) is not None]
     for row, group in enumerate(sizes):
-        scores = [float(item.scores[judge] or 0.0) for item in known if item.group == group]
-        estimate = Clusters([str(i) for i in range(len(scores))]).mean(scores, SHARE)
+        items = [item for item in known if item.group == group]
+        scores = [float(item.scores[judge] or 0.0) for item in items]
+        estimate = Clusters([item.scenario_id for item in items]).mean(scores, SHARE)
         if estimate.value is None:
             continue
         error = None

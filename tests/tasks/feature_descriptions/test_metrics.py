@@ -127,6 +127,17 @@ def test_the_figure_shows_every_category_with_its_items():
     assert top > bottom, "the largest category stands on top"
 
 
+def test_the_error_bars_are_the_intervals_of_the_table():
+    scores = np.random.default_rng(1).random(12).round(2)
+    items = [item(f"{i:02}", CLUSTER, "ab"[i % 2], rouge=value) for i, value in enumerate(scores)]
+    items = [replace(p, scenario_id=p.group + str(p.scores["rouge"] > 0.5)) for p in items]
+    table = score(description_statistics(items, CLUSTER))
+    (axes,) = category_figure(items, "rouge").axes
+    drawn = [line.get_segments()[0][:, 0].tolist() for line in axes.collections]
+    wanted = [table[f"judge/rouge/category/{name}"] for name in "ab"]
+    np.testing.assert_allclose(drawn, [[estimate.ci_low, estimate.ci_high] for estimate in wanted])
+
+
 def test_the_figure_of_nothing_scored_draws():
     figure = category_figure([item("0", CLUSTER, "a", rouge=None)], "rouge")
     FigureCanvasAgg(figure).draw()
