@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-SEPARATOR = re.compile(r"\s*[,;]\s*")
+SEPARATOR = re.compile(r"\s*[,;，；、،]\s*")
 WORD = re.compile(r"\w+")
 MOST_PARTS = 2000  # the most frequent ones; a part that is named once cannot be learned
 LISTS = 0.5  # from this share of labels whose parts all recur in other labels, labels are lists
@@ -20,13 +20,13 @@ Rule = tuple[float, int]
 
 
 def pieces(label: str) -> list[str]:
-    """Return the parts of a label that is a list, as between commas or semicolons."""
-    return [piece for piece in SEPARATOR.split(label.strip()) if piece]
+    """Return the parts of a label that is a list, as between commas or semicolons; at least one."""
+    return [piece for piece in SEPARATOR.split(label.strip()) if piece] or [label]
 
 
 def words(label: str) -> list[str]:
-    """Return the words of a label, without case."""
-    return WORD.findall(label.lower())
+    """Return the words of a label, without case; the label itself if it has none."""
+    return WORD.findall(label.lower()) or [label]
 
 
 class LabelParts:
@@ -58,6 +58,8 @@ class LabelParts:
         # A word that most labels share tells them apart less than a rare word: inverse document frequency.
         self._rarity = np.log((1 + len(self.labels)) / (1 + self._candidates.sum(0))).astype(np.float32) + 1
         self._before, self._places = self._order()
+        separators = Counter(found for label in self.labels for found in SEPARATOR.findall(label))
+        self._separator = max(separators, key=lambda found: separators[found], default=", ")
 
     def matrix(self, labels: Sequence[str]) -> Floats:
         """Return which parts each label has: ``[labels, parts]`` float32 of zeros and ones."""
@@ -119,7 +121,7 @@ class LabelParts:
             behind = sum(self._before[other, part] > self._before[part, other] for other in parts)
             return behind - ahead, self._places[part], part
 
-        return ", ".join(sorted(parts, key=rank))
+        return self._separator.join(sorted(parts, key=rank))
 
 
 def agreement(first: Floats, second: Floats) -> float:

@@ -76,3 +76,11 @@ def test_agreement_is_the_mean_f1_of_parts():
     first = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0]], np.float32)
     second = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1]], np.float32)
     assert agreement(first, second) == pytest.approx((2 / 3 + 1 + 0) / 3)
+
+
+def test_labels_of_other_scripts_and_without_words():
+    parts = LabelParts(["巴黎、问", "罗马、要", "巴黎、要", "罗马、问"])
+    assert parts.lists
+    assert parts.say(scores(parts, 巴黎=1.0, 要=0.9), (0.5, 1)) == ["巴黎、要"]
+    assert LabelParts([",", ";"]).say(np.ones((1, 2), np.float32), (0.5, 1))[0] in (",", ";")
+    assert LabelParts(["!!!", "?"]).names == ["!!!", "?"]

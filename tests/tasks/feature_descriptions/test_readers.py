@@ -50,6 +50,12 @@ def test_a_part_of_each_layer_and_a_shared_part():
     np.testing.assert_allclose(by_layer(vectors, np.full(3, 5), np.array([5])), [[0.6, 0.8], [0, 1], [1, 0]], atol=1e-6)
 
 
+def test_of_too_many_columns_the_shared_part_and_the_layer_stay(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(readers, "MOST_COLUMNS", 5)
+    found = by_layer(np.array([[3, 4], [0, 2]], np.float32), np.array([5, 9]), np.array([5, 9]))
+    np.testing.assert_allclose(found, [[0.6, 0.8, 1, 0], [0, 1, 0, 1]], atol=1e-6)
+
+
 def test_one_part_alone_is_read_too():
     assert (
         PartsReader(np.eye(3, dtype=np.float32), ["same"] * 3).say(np.eye(3, dtype=np.float32), False) == ["same"] * 3

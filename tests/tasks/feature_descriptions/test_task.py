@@ -19,6 +19,7 @@ from afintro.evaluation.judges import Judge, Tfidf
 from afintro.evaluation.metrics import Prediction
 from afintro.lm.injection import VectorSpace
 from afintro.tasks.base import EXPLAINER
+from afintro.tasks.feature_descriptions import readers
 from afintro.tasks.feature_descriptions.features import FeatureFile, write_features
 from afintro.tasks.feature_descriptions.neighbors import baseline_labels
 from afintro.tasks.feature_descriptions.records import Feature
@@ -451,6 +452,20 @@ def test_the_nearest_is_the_nearest(
         assert all(p.exact_match == (p.predicted == p.expected) for p in answers)
         assert [p.group for p in answers] == [item.group for item in data.examples["validation"]]
         assert [p.question_type for p in answers] == [item.question_type for item in data.examples["validation"]]
+
+
+def test_readers_answer_a_block_at_a_time_and_also_where_a_wording_has_no_word(
+    folder: Path, reader: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = task(folder, reader, **FILES)
+    whole = data.baselines("validation")
+    monkeypatch.setattr(readers, "BLOCK", 2)
+    assert data.baselines("validation") == whole
+    silent = task(folder, reader, wording=Wording(user=["{slot}?"]), **FILES).baselines("validation")
+    assert said(silent["ridge_parts"]) == said(whole["ridge_parts"])
+    assert len({p.predicted for p in silent["layer_tfidf"] if p.question_type == "unseen_cluster"}) == 1
+    monkeypatch.setattr(readers, "MOST_TAUGHT", 9)
+    assert said(data.baselines("validation")["ridge_parts"]) != said(whole["ridge_parts"])
 
 
 def test_the_majority_is_the_commonest_label_and_of_equals_the_first(folder: Path, reader: Any, tmp_path: Path) -> None:
