@@ -54,7 +54,8 @@ def label_agreement(
     second shares: whoever knows the behavior exactly as the second labeler sees it scores as much, and no more.
 
     Args:
-        sides: For each condition the labels of both labelers; the content of a verdict is the label of the last condition.
+        sides: For each condition the labels of both labelers, None where a labeler says nothing (such an answer counts nowhere,
+            ``unanswered`` is the second labeler's number of them); the content of a verdict is the label of the last condition.
         scenarios: The scenario of each record.
         names: Names of both labelers.
         untold: The label of an answer of which nothing can be told: a record with such an answer has no verdict.
@@ -68,13 +69,15 @@ def label_agreement(
     first, second, clusters = ([row[i] for row in known] for i in range(3))
     verdicts = list(zip(*(_verdicts([side[which] for side in sides], untold) for which in (0, 1)), strict=True))
     over = Clusters(clusters)
+    answered = [None not in labels for labels in zip(*(other for _, other in sides), strict=True)]
+    same = [one == other for one, other in verdicts]
+    told = [one is not None and both for (one, _), both in zip(verdicts, answered, strict=True)]
     return {
         "labelers": list(names),
+        "unanswered": sum(label is None for _, other in sides for label in other),
         "agreement": over.share([a == b for a, b in zip(first, second, strict=True)]).as_json(),
         "kappa": kappa(first, second, over).as_json(),
-        "ceiling_exact_match": Clusters(list(scenarios))
-        .share([one == other for one, other in verdicts], [one is not None for one, _ in verdicts])
-        .as_json(),
+        "ceiling_exact_match": Clusters(list(scenarios)).share(same, told).as_json(),
     }
 
 

@@ -272,8 +272,23 @@ def print_pairs(summary: dict[str, Any]) -> None:
     for condition, counts in summary["behaviors"].items():
         listed = ", ".join(f"{label} {count}" for label, count in counts.items())
         console.print(f"{condition}: {listed}", highlight=False)
+    _print_agreement(console, summary)
     for warning in summary["warnings"]:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
+
+
+def _print_agreement(console: Console, summary: dict[str, Any]) -> None:
+    """Print how well two labelers agree, and which exact match that allows, where a second labeler was asked."""
+    agreement = summary.get("label_agreement")
+    if agreement is not None:
+        kappa, ceiling = Estimate(**agreement["kappa"]), Estimate(**agreement["ceiling_exact_match"])
+        unanswered = f"; no opinion on {agreement['unanswered']} answers" if agreement["unanswered"] else ""
+        console.print(
+            f"labels: {' against '.join(agreement['labelers'])}: kappa {cell(kappa)} over {kappa.n} answers{unanswered}; whoever "
+            f"knew the second's verdicts would score exact match {cell(ceiling)} ({ceiling.n} records)",
+            highlight=False,
+            markup=False,
+        )
 
 
 def print_steering(summary: dict[str, Any]) -> None:
@@ -313,5 +328,6 @@ def print_steering(summary: dict[str, Any]) -> None:
     if rates:
         listed = ", ".join(f"{name.replace('_', ' ')} {100 * rate:.1f} %" for name, rate in rates.items())
         console.print(f"outputs: {listed}", highlight=False)
+    _print_agreement(console, summary)
     for warning in summary["warnings"]:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)

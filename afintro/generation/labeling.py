@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from afintro.errors import UserError
 from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, RuleLabeler
+from afintro.generation.judge_labeler import NO_REPLY, UNPARSED
 from afintro.generation.reasoning import Reply
 
 OFTEN, TOO_OFTEN = (
@@ -44,6 +45,11 @@ def label_distinct(labeler: BehaviorLabeler, replies: Sequence[Reply]) -> list[B
     distinct = list(dict.fromkeys(replies))
     labels = dict(zip(distinct, labeler.label_all(distinct), strict=True))
     return [labels[reply] for reply in replies]
+
+
+def second_opinion(behaviors: Sequence[Behavior]) -> Labels:
+    """Return the labels of the second labeler; None where a judge gave no usable reply, which is no opinion."""
+    return [None if one.rule in (NO_REPLY, UNPARSED) else one.label for one in behaviors]
 
 
 def other_share(labels: Labels) -> float:

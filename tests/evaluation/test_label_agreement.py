@@ -48,6 +48,7 @@ def test_agreement_and_ceiling_by_hand():
     assert found["labelers"] == ["rules", "judge"]
     assert found["agreement"]["n"] == 9
     assert found["agreement"]["value"] == pytest.approx(6 / 9)
-    assert found["ceiling_exact_match"]["n"] == 4
-    # Shared is a change into comply, whatever came before; another content is not, and a missing label is no verdict.
-    assert found["ceiling_exact_match"]["value"] == pytest.approx(2 / 4)
+    assert found["unanswered"] == 1
+    assert found["ceiling_exact_match"]["n"] == 3
+    # Shared is a change into comply, whatever came before; another content is not, and who says nothing is not counted.
+    assert found["ceiling_exact_match"]["value"] == pytest.approx(2 / 3)

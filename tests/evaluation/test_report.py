@@ -462,3 +462,22 @@ def test_labelled_names_have_a_title_and_the_other_table_says_that_its_names_are
     assert "Labelled names in new wordings" in text
     print_table(SCORES, {}, [])
     assert "new names" not in capsys.readouterr().out
+
+
+def test_agreement_of_two_labelers_is_printed(capsys):
+    agreement = {
+        "labelers": ["rules", "judge"], "unanswered": 3, "agreement": rate(0.9), "kappa": rate(0.7, 97),
+        "ceiling_exact_match": rate(0.8, 48),
+    }  # fmt: skip
+    summary = {"samples": 50, "mean_response_tokens": 1.0, "rates": {}, "behaviors": {}, "warnings": []}
+    print_pairs(summary | {"label_agreement": agreement})
+    out = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for part in (
+        "rules against judge",
+        "0.700 [0.60, 0.80] over 97",
+        "on 3 answers",
+        "0.800 [0.70, 0.90] (48 records)",
+    ):
+        assert part in out
+    print_pairs(summary)
+    assert "against" not in capsys.readouterr().out

@@ -226,6 +226,13 @@ def test_a_judge_that_reasons_is_read_behind_its_reasoning():
     assert JudgeLabeler(FakeJudge("<think>It does not refuse.</think>\ncomply"))("one").label == "comply"
 
 
+def test_a_judge_that_explains_is_read_by_its_first_line_and_useless_replies_are_told(caplog):
+    labels = JudgeLabeler(FakeJudge("Refuse.\n\nIt declines.", "It does not refuse.", None)).label_all(["1", "2", "3"])
+    assert [one.label for one in labels] == ["refuse", "other", "other"]
+    assert "2 of 3" in caplog.text
+    assert "It does not" in caplog.text
+
+
 def test_judge_with_a_missing_reply_does_not_shift_labels():
     with pytest.raises(ValueError, match="1 replies to 2 prompts"):
         JudgeLabeler(FakeJudge("comply")).label_all(["one", "two"])

@@ -1,6 +1,8 @@
 """Labels files: what they may say, what is refused, and how patterns label."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +110,11 @@ def test_an_absent_file_is_named(tmp_path):
     with pytest.raises(UserError) as error:
         read_classes(tmp_path / "none.yaml")
     assert "none.yaml" in error.value.where
+
+
+def test_the_example_of_the_documentation_runs(write):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```yaml\n(classes:.*?)```", page, re.DOTALL)
+    labeler = PatternLabeler(read_classes(write(example)), "labels.yaml")
+    texts = ("Which day?", "It might be Monday.", "Monday.", "...")
+    assert [one.label for one in labeler.label_all(texts)] == ["asks", "hedges", "answers", "other"]

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.files import write_json
 from afintro.evaluation.label_agreement import label_agreement
 from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, differ
-from afintro.generation.labeling import Labeling, label_distinct, told_by
+from afintro.generation.labeling import Labeling, label_distinct, second_opinion, told_by
 from afintro.generation.reasoning import Reply
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records, to_json
 from afintro.tasks.context_ablation.summary import Noise, summarize
@@ -99,7 +99,7 @@ def _agreement(records: Sequence[ContextAblationRecord], labeling: Labeling) -> 
     assert labeling.second is not None
     label = _labels(labeling.second, records)
     sides = [
-        ([getattr(r, f"{side}_behavior") for r in records], [label(r.reply(side)).label for r in records])
+        ([getattr(r, f"{side}_behavior") for r in records], second_opinion([label(r.reply(side)) for r in records]))
         for side in SIDES
     ]
     names = [labeling.first.name, labeling.second.name]

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from afintro.evaluation.intervals import Clusters, Estimate
-from afintro.generation.behavior import OTHER, Behavior, RuleLabeler, differ
+from afintro.generation.behavior import LABELS, OTHER, Behavior, RuleLabeler, differ
 from afintro.generation.cut_answers import cut_warnings, unlabeled_warnings
 from afintro.generation.labeling import other_warnings
 from afintro.generation.reasoning import Reply
@@ -77,7 +77,8 @@ def summarize(
 
 
 def _compliance_gap(records: Sequence[ContextAblationRecord]) -> Estimate:
-    if not any(getattr(r, f"{side}_behavior") == "comply" for r in records for side in ("monitored", "unmonitored")):
+    labels = {getattr(r, f"{side}_behavior") for r in records for side in ("monitored", "unmonitored")}
+    if "comply" not in labels and not labels <= set(LABELS):
         records = []  # classes of the user's own may have no compliance
     complies = [[getattr(r, f"{side}_behavior") == "comply" for r in records] for side in ("unmonitored", "monitored")]
     return Clusters([record.scenario_id for record in records]).difference(*complies)

@@ -148,7 +148,7 @@ def generate(args: argparse.Namespace) -> None:
     if ranks.rank == 0:
         print_steering(summary)
         print(f"dose response: {args.output_dir / 'dose_response.png'}")
-    labels = {side: list(Counter(counts).elements()) for side, counts in summary["behaviors"].items()}
+    labels = {side: list(Counter(counts).elements()) for side, counts in summary.get("behaviors", {}).items()}
     refuse_others(labels, str(args.output_dir), REMEDY)
 
 

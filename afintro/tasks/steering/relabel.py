@@ -10,7 +10,7 @@ from afintro.errors import UserError
 from afintro.evaluation.figures import write_figure
 from afintro.evaluation.label_agreement import label_agreement
 from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, differ
-from afintro.generation.labeling import Labeling, label_distinct, told_by
+from afintro.generation.labeling import Labeling, label_distinct, second_opinion, told_by
 from afintro.generation.reasoning import Reply
 from afintro.tasks.steering.records import SteeringRecord, read_steering_records, to_json
 from afintro.tasks.steering.summary import Guards, dose_response_figure, summarize
@@ -93,7 +93,7 @@ def _agreement(records: Sequence[SteeringRecord], labeling: Labeling) -> dict[st
     coherent = [record for record in records if record.coherent]
     label = _labels(labeling.second, coherent)
     sides = [
-        ([getattr(r, f"{side}_behavior") for r in coherent], [label(r.reply(side)).label for r in coherent])
+        ([getattr(r, f"{side}_behavior") for r in coherent], second_opinion([label(r.reply(side)) for r in coherent]))
         for side in SIDES[:2]
     ]
     names = [labeling.first.name, labeling.second.name]
