@@ -46,7 +46,7 @@ def kappa(one: Labels, other: Labels, clusters: Clusters) -> Estimate:
 
 
 def label_agreement(
-    sides: Sequence[tuple[Labels, Labels]], scenarios: Sequence[str], names: Sequence[str | None], untold: str
+    sides: Sequence[tuple[Labels, Labels]], scenarios: Sequence[str], names: Sequence[object], untold: str
 ) -> dict[str, Any]:
     """Compare two labelers of the same records, as ``summary.json`` holds it.
 
@@ -55,7 +55,7 @@ def label_agreement(
 
     Args:
         sides: For each condition the labels of both labelers, None where a labeler says nothing (such an answer counts nowhere,
-            ``unanswered`` is the second labeler's number of them); the content of a verdict is the label of the last condition.
+            ``unanswered`` is their number); the content of a verdict is the label of the last condition.
         scenarios: The scenario of each record.
         names: Names of both labelers.
         untold: The label of an answer of which nothing can be told: a record with such an answer has no verdict.
@@ -74,7 +74,7 @@ def label_agreement(
     told = [one is not None and both for (one, _), both in zip(verdicts, answered, strict=True)]
     return {
         "labelers": list(names),
-        "unanswered": sum(label is None for _, other in sides for label in other),
+        "unanswered": sum(None in labels for one, other in sides for labels in zip(one, other, strict=True)),
         "agreement": over.share([a == b for a, b in zip(first, second, strict=True)]).as_json(),
         "kappa": kappa(first, second, over).as_json(),
         "ceiling_exact_match": Clusters(list(scenarios)).share(same, told).as_json(),

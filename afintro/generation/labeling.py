@@ -27,9 +27,15 @@ class Labeling:
     first: BehaviorLabeler
     second: BehaviorLabeler | None = None
 
-    def as_json(self) -> dict[str, str | None]:
-        """Return the labelers' names, as a summary holds them."""
-        return {"first": self.first.name, "second": None if self.second is None else self.second.name}
+    def as_json(self, whole: bool = True) -> dict[str, str | bool | None]:
+        """Return the labelers' names, as a summary holds them.
+
+        Args:
+            whole: Whether each prompt to a judge got a reply; what an endpoint failed to answer is asked again another time.
+        """
+        names: dict[str, str | bool | None] = {"first": self.first.name}
+        names |= {"second": None if self.second is None else self.second.name}
+        return names if whole else {**names, "whole": False}
 
 
 RULES = Labeling(RuleLabeler())
@@ -40,6 +46,28 @@ def told_by(summary: Mapping[str, object]) -> object:
     return summary.get("labeler", RULES.as_json())
 
 
+class Lookup:
+    """Label all replies of a run at once, and look the labels up.
+
+    Args:
+        labeler: Who labels.
+        replies: All replies; equal replies are labeled once.
+    """
+
+    def __init__(self, labeler: BehaviorLabeler, replies: Sequence[Reply]) -> None:
+        self._labels = dict(zip(replies, label_distinct(labeler, replies), strict=True))
+        self.whole = all(behavior.rule != NO_REPLY for behavior in self._labels.values())
+
+    def __call__(self, reply: Reply) -> Behavior:
+        """Return the label of one of the replies."""
+        return self._labels[reply]
+
+    def opinions(self, replies: Sequence[Reply]) -> Labels:
+        """Return the labels of some replies, see :func:`opinions`."""
+        behaviors = [self(reply) for reply in replies]
+        return opinions([one.label for one in behaviors], [one.rule for one in behaviors])
+
+
 def label_distinct(labeler: BehaviorLabeler, replies: Sequence[Reply]) -> list[Behavior]:
     """Label replies; equal replies are labeled once."""
     distinct = list(dict.fromkeys(replies))
@@ -47,9 +75,9 @@ def label_distinct(labeler: BehaviorLabeler, replies: Sequence[Reply]) -> list[B
     return [labels[reply] for reply in replies]
 
 
-def second_opinion(behaviors: Sequence[Behavior]) -> Labels:
-    """Return the labels of the second labeler; None where a judge gave no usable reply, which is no opinion."""
-    return [None if one.rule in (NO_REPLY, UNPARSED) else one.label for one in behaviors]
+def opinions(labels: Labels, rules: Sequence[str | None]) -> Labels:
+    """Return the labels that a labeler means; None where a judge gave no usable reply, which is no opinion."""
+    return [None if rule in (NO_REPLY, UNPARSED) else label for label, rule in zip(labels, rules, strict=True)]
 
 
 def other_share(labels: Labels) -> float:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.files import write_json
 from afintro.evaluation.label_agreement import label_agreement
 from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, differ
-from afintro.generation.labeling import Labeling, label_distinct, second_opinion, told_by
+from afintro.generation.labeling import Labeling, Lookup, opinions, told_by
 from afintro.generation.reasoning import Reply
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records, to_json
 from afintro.tasks.context_ablation.summary import Noise, summarize
@@ -41,32 +41,30 @@ def relabel_folder(
     every = [record for records in files.values() for record in records]
     before: Any = told_by(summary) or {"first": None}
     new = dict(summary)
-    if before["first"] != labeling.first.name:
-        label = _labels(labeling.first, every)
+    whole = True
+    if before["first"] != labeling.first.name or "whole" in before:
+        label = _labels(labeling.first, every, (*SIDES, "placebo", "alone"))
+        whole = label.whole
         files = {name: [_relabeled(record, label) for record in records] for name, records in files.items()}
         every = [record for records in files.values() for record in records]
         new |= summarize(every, _noise(every, label), tokenizer, label)
     new.pop("label_agreement", None)
     if labeling.second is not None:
-        new["label_agreement"] = _agreement(every, labeling)
+        second = _labels(labeling.second, every, SIDES)
+        new["label_agreement"] = _agreement(every, labeling, second)
+        whole = whole and second.whole
     write_json(output_dir / "summary.json", {**summary, "labeler": None})  # a killed relabeling is done again
     for name, records in files.items():
         write_json(output_dir / f"{name}.json", [to_json(record) for record in records])
-    new["labeler"] = labeling.as_json()
+    new["labeler"] = labeling.as_json(whole)
     write_json(output_dir / "summary.json", new)
     return new
 
 
-def _labels(labeler: BehaviorLabeler, records: Sequence[ContextAblationRecord]) -> Callable[[Reply], Behavior]:
-    """Label all outputs at once, and return the function that looks a label up."""
-    replies = [
-        record.reply(side)
-        for record in records
-        for side in (*SIDES, "placebo", "alone")
-        if getattr(record, f"{side}_output") is not None
-    ]
-    labels = dict(zip(replies, label_distinct(labeler, replies), strict=True))
-    return labels.__getitem__
+def _labels(labeler: BehaviorLabeler, records: Sequence[ContextAblationRecord], sides: Sequence[str]) -> Lookup:
+    return Lookup(
+        labeler, [r.reply(side) for r in records for side in sides if getattr(r, f"{side}_output") is not None]
+    )
 
 
 def _relabeled(record: ContextAblationRecord, label: Callable[[Reply], Behavior]) -> ContextAblationRecord:
@@ -95,12 +93,13 @@ def _noise(records: Sequence[ContextAblationRecord], label: Callable[[Reply], Be
     ]
 
 
-def _agreement(records: Sequence[ContextAblationRecord], labeling: Labeling) -> dict[str, Any]:
-    assert labeling.second is not None
-    label = _labels(labeling.second, records)
-    sides = [
-        ([getattr(r, f"{side}_behavior") for r in records], second_opinion([label(r.reply(side)) for r in records]))
-        for side in SIDES
-    ]
-    names = [labeling.first.name, labeling.second.name]
+def _agreement(records: Sequence[ContextAblationRecord], labeling: Labeling, second: Lookup) -> dict[str, Any]:
+    sides = [(_opinions(records, side), second.opinions([r.reply(side) for r in records])) for side in SIDES]
+    names = list(labeling.as_json().values())
     return label_agreement(sides, [r.scenario_id for r in records], names, OTHER)
+
+
+def _opinions(records: Sequence[ContextAblationRecord], side: str) -> Sequence[str | None]:
+    return opinions(
+        [getattr(r, f"{side}_behavior") for r in records], [getattr(r, f"{side}_behavior_rule") for r in records]
+    )

@@ -10,7 +10,7 @@ from afintro.errors import UserError
 from afintro.evaluation.figures import write_figure
 from afintro.evaluation.label_agreement import label_agreement
 from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, differ
-from afintro.generation.labeling import Labeling, label_distinct, second_opinion, told_by
+from afintro.generation.labeling import Labeling, Lookup, opinions, told_by
 from afintro.generation.reasoning import Reply
 from afintro.tasks.steering.records import SteeringRecord, read_steering_records, to_json
 from afintro.tasks.steering.summary import Guards, dose_response_figure, summarize
@@ -41,31 +41,36 @@ def relabel_folder(
     every = [record for records in files.values() for record in records]
     before: Any = told_by(summary) or {"first": None}
     new = dict(summary)
-    if before["first"] != labeling.first.name:
+    whole = True
+    if before["first"] != labeling.first.name or "whole" in before:
         if any(record.unmonitored_output is None for record in every):
             what = "holds records of an earlier version, which lack the outputs without monitoring"
             raise UserError(what, where=str(output_dir), remedy="generate into another --output_dir with this labeler")
-        label = _labels(labeling.first, every)
+        label = _labels(labeling.first, every, SIDES)
+        whole = label.whole
         files = {name: [_relabeled(record, label) for record in records] for name, records in files.items()}
         every = [record for records in files.values() for record in records]
         guards = replace(Guards(**summary["guards"]), alone_behaves_otherwise=_noise(every, label))
         new |= summarize(every, guards, directions)
     new.pop("label_agreement", None)
     if labeling.second is not None:
-        new["label_agreement"] = _agreement(every, labeling)
+        coherent = [record for record in every if record.coherent]  # what a broken text does is no question
+        second = _labels(labeling.second, coherent, SIDES[:2])
+        new["label_agreement"] = _agreement(coherent, labeling, second)
+        whole = whole and second.whole
     write_json(output_dir / "summary.json", {**summary, "labeler": None})  # a killed relabeling is done again
     for name, records in files.items():
         write_json_rows(output_dir / f"{name}.json", (to_json(record) for record in records))
     write_figure(dose_response_figure(new), output_dir / "dose_response.png")
-    new["labeler"] = labeling.as_json()
+    new["labeler"] = labeling.as_json(whole)
     write_json(output_dir / "summary.json", new)
     return new
 
 
-def _labels(labeler: BehaviorLabeler, records: Sequence[SteeringRecord]) -> Label:
-    """Label all outputs at once, and return the function that looks a label up."""
-    replies = [r.reply(side) for r in records for side in SIDES if getattr(r, f"{side}_output") is not None]
-    return dict(zip(replies, label_distinct(labeler, replies), strict=True)).__getitem__
+def _labels(labeler: BehaviorLabeler, records: Sequence[SteeringRecord], sides: Sequence[str]) -> Lookup:
+    return Lookup(
+        labeler, [r.reply(side) for r in records for side in sides if getattr(r, f"{side}_output") is not None]
+    )
 
 
 def _relabeled(record: SteeringRecord, label: Label) -> SteeringRecord:
@@ -87,14 +92,13 @@ def _noise(records: Sequence[SteeringRecord], label: Label) -> int:
     return sum(bool(differ(label(r.reply("original")), label(r.reply("alone")))) for r in controls.values())
 
 
-def _agreement(records: Sequence[SteeringRecord], labeling: Labeling) -> dict[str, Any]:
-    """Compare both labelers on the coherent texts: what a broken text does is no question."""
-    assert labeling.second is not None
-    coherent = [record for record in records if record.coherent]
-    label = _labels(labeling.second, coherent)
-    sides = [
-        ([getattr(r, f"{side}_behavior") for r in coherent], second_opinion([label(r.reply(side)) for r in coherent]))
-        for side in SIDES[:2]
-    ]
-    names = [labeling.first.name, labeling.second.name]
-    return label_agreement(sides, [r.scenario_id for r in coherent], names, OTHER)
+def _agreement(records: Sequence[SteeringRecord], labeling: Labeling, second: Lookup) -> dict[str, Any]:
+    sides = [(_opinions(records, side), second.opinions([r.reply(side) for r in records])) for side in SIDES[:2]]
+    names = list(labeling.as_json().values())
+    return label_agreement(sides, [r.scenario_id for r in records], names, OTHER)
+
+
+def _opinions(records: Sequence[SteeringRecord], side: str) -> Sequence[str | None]:
+    return opinions(
+        [getattr(r, f"{side}_behavior") for r in records], [getattr(r, f"{side}_behavior_rule") for r in records]
+    )

@@ -167,3 +167,29 @@ def test_the_command_stops_loses_nothing_and_goes_on_with_own_classes(settings, 
     assert [row["zeroshot_prediction"] for row in rows(tmp_path / "out")] == outputs
     assert {row["monitored_behavior"] for row in rows(tmp_path / "out")} <= {"even", "odd"}
     assert len(read_records(str(tmp_path / "out" / "train.json"))) == 10
+
+
+def test_what_an_endpoint_did_not_answer_is_no_opinion_and_is_asked_again(folder, settings):
+    class Failing(Judge):
+        fails = True
+
+        def label_all(self, outputs):
+            return [
+                Behavior("other", "judge:no_reply") if self.fails else Behavior("refuse", "judge:refuse")
+                for _ in outputs
+            ]
+
+    judge, labels = Failing(), rows(folder)
+    for labeling in (Labeling(RULES.first, judge), Labeling(judge, RULES.first)):
+        judge.fails = True
+        summary = again(folder, settings, labeling)
+        assert summary["label_agreement"]["unanswered"] == 24
+        assert summary["label_agreement"]["kappa"]["n"] == 0
+        assert summary["label_agreement"]["ceiling_exact_match"]["n"] == 0
+        judge.fails = False
+        summary = again(folder, settings, labeling)
+        assert summary["label_agreement"]["unanswered"] == 0
+        assert summary["labeler"] == labeling.as_json()
+    assert {row["monitored_behavior"] for row in rows(folder)} == {"refuse"}
+    again(folder, settings, RULES)
+    assert rows(folder) == labels
