@@ -703,6 +703,16 @@ def test_statistics_names_both_kinds(data: Any) -> None:
     assert set(data.leads) <= found.keys()
 
 
+def test_items_share_scenarios_and_families_of_directions(data: Any) -> None:
+    """Which decides what the intervals are over, for every metric of either kind."""
+    items = {item.uid: item for item in data.examples["validation"]}
+    for name, (statistic, units) in data.statistics(answers(data, lambda item: item.answer)).items():
+        assert units.levels == {
+            "scenario": tuple(items[uid].scenario_id for uid in statistic.uids),
+            "direction": tuple(items[uid].notes["direction"] for uid in statistic.uids),
+        }, name
+
+
 def test_all_but_the_changed_items_of_the_explainer_itself_are_rivals() -> None:
     changed_items = ["zero_vector", "shuffled_vector", "shuffled_prompt"]
     trained = ["untrained", "text_only", "vector_only", "other_base"]
