@@ -38,7 +38,7 @@ from afintro.tasks.steering.directions import Direction
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
-TAUGHT = 6000  # training items that a rival learns from at most: the ridge solves a system of so many equations
+TAUGHT = 8000  # training items that a rival learns from at most: the ridge solves a system of so many equations
 PENALTIES = (0.03, 0.3, 3.0)
 CHOOSING = 1500  # training items among which the penalty is chosen
 WIDTH = 32  # components of the vectors, and of the texts, that trees are grown over
