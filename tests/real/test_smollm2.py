@@ -99,7 +99,7 @@ def directory(bench: Workbench) -> str:
 
 
 @pytest.fixture(scope="module")
-def pairs(bench: Workbench, directory: str) -> Path:
+def pairs(bench: Workbench, directory: str, classes_of_any_text: Path) -> Path:
     bench.script(
         "generate_af_context_ablation",
         "--output_dir",
@@ -110,6 +110,8 @@ def pairs(bench: Workbench, directory: str) -> Path:
         4,
         "--control_samples",
         1,
+        "--labeler",
+        classes_of_any_text,
     )
     return bench.path / "pairs"
 
@@ -122,10 +124,11 @@ def direction(bench: Workbench, directory: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def steering(bench: Workbench, direction: Path) -> Path:
+def steering(bench: Workbench, direction: Path, classes_of_any_text: Path) -> Path:
     given = ("--direction", direction, "--layers", LAYER, "--alpha_unit", "residual_norm", "--alphas", 0.5, 1)
     short = ("--max_new_tokens", 6, "--holdout", 4, "--control_samples", 1)
-    bench.script("generate_af_steering_data", "--output_dir", "steering", *given, *short)
+    labels = ("--labeler", classes_of_any_text)
+    bench.script("generate_af_steering_data", "--output_dir", "steering", *given, *short, *labels)
     return bench.path / "steering"
 
 
