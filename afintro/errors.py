@@ -4,6 +4,16 @@ from functools import partial
 from typing import Any
 
 
+def one_line(error: object, limit: int = 160) -> str:
+    """Write another library's error in one line.
+
+    Args:
+        error: The error, or its text.
+        limit: Most characters; the end is left out.
+    """
+    return " ".join(str(error).split())[:limit]
+
+
 class UserError(Exception):
     """Report wrong input or configuration; the command line prints it in two lines and exits with code 2.
 

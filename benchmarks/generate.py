@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from afintro.errors import one_line
 from benchmarks import report
 from benchmarks.generation import GROUPS, Group, Shape, System, Tokens, model_bytes, shapes
 
@@ -48,7 +49,7 @@ def run_group(systems: list[System], runs: int) -> list[report.Row]:
                 report.forget_peak()
                 seconds, tokens = timed(system, system.new if turn >= 0 else system.warm_up)
             except Exception as error:  # whatever a peer raises becomes its row
-                row["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                row["failed"] = f"{type(error).__name__}: {one_line(error, 200)}"
                 continue
             if turn >= 0:
                 row["times"].append(seconds)

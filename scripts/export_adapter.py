@@ -26,7 +26,7 @@ from afintro.cli_errors import explain
 from afintro.command import run_command
 from afintro.data.files import write_atomic
 from afintro.data.text import encode_prompt
-from afintro.errors import UserError
+from afintro.errors import UserError, one_line
 from afintro.explainer.adapters import export_adapter, name_base
 from afintro.explainer.checkpoint import read_checkpoint
 from afintro.explainer.module import ExplainerModule
@@ -117,7 +117,7 @@ def merged(paths: list[Path]) -> dict[str, Any]:
         try:
             content = yaml.safe_load(path.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())[:160]
+            reason = one_line(error)
             raise UserError(
                 f"cannot be read ({reason})", where=str(path), remedy="give the run's config.yaml"
             ) from error
@@ -271,7 +271,7 @@ def push(directory: Path, repository: str) -> str:
         api.create_repo(repository, private=True, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=directory, commit_message="Adapter exported by afintro")
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200].replace(token, "[key]")
+        reason = one_line(str(error).replace(token, "[key]"), 200)
         raise UserError(
             f"was refused ({reason})", where=repository, remedy="check the name, the key and the network"
         ) from None

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
-from afintro.errors import UserError
+from afintro.errors import UserError, one_line
 from afintro.lm.template_inputs import chosen_template, named
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ def _tried(
     try:
         text = tokenizer.apply_chat_template(form(messages), **options)
     except Exception as error:  # a template is code, and raises what it likes
-        return None, f"cannot render the turns ({' '.join(str(error).split())[:200] or type(error).__name__})"
+        return None, f"cannot render the turns ({one_line(error, 200) or type(error).__name__})"
     assert isinstance(text, str)
     whole = holds(text, messages) and not _prints_parts(text, form, messages)
     return (text, "") if whole else (None, f"{LEAVES_OUT} ({_roles(messages)})")

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from afintro.errors import UserError
+from afintro.errors import UserError, one_line
 
 SHAPES = "a JSON list of {text, label}, an object with 'samples', JSONL, Parquet, or a Hugging Face dataset"
 Record = TypeVar("Record")
@@ -190,7 +190,7 @@ def _dataset_rows(source: str, split: str) -> Iterator[Any]:
             yield from datasets.load_dataset(source, split=split)
     except (OSError, ValueError, KeyError, ConnectionError) as error:
         raise UserError(
-            f"does not exist, and is not a dataset with split {split!r} ({' '.join(str(error).split())[:120]})",
+            f"does not exist, and is not a dataset with split {split!r} ({one_line(error, 120)})",
             where=source,
             remedy="check the path or hub id and the split (HF_HOME and HF_HUB_OFFLINE are honored)",
         ) from error

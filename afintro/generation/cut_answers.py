@@ -39,5 +39,5 @@ def unlabeled_warnings(unlabeled: int, total: int, where: str = "") -> list[str]
     if not unlabeled:
         return []
     of = f"{unlabeled} of {total} records" + (f" of {where}" if where else "")
-    why = "because an output was cut inside its reasoning"
+    why = "because an output was cut before its answer began"
     return [f"{of} have no behavior label, {why}; training and evaluation leave such records out"]

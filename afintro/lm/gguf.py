@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
-from afintro.errors import UserError
+from afintro.errors import UserError, one_line
 from afintro.lm.load_errors import model_place, refuse_missing_weights
 
 T = TypeVar("T")
@@ -218,7 +218,7 @@ def _read(name: str, read: Callable[[], T]) -> T:
     except (MemoryError, UserError):
         raise
     except Exception as error:  # a damaged file can make its readers raise nearly anything
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         if "not supported" in reason:
             what, remedy = "holds a model that transformers cannot dequantize", "give the model as safetensors"
         else:

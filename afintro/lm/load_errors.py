@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from safetensors import SafetensorError
 
-from afintro.errors import UserError
+from afintro.errors import UserError, one_line
 
 # A truncated file raises a SafetensorError, weights of another shape raise a RuntimeError.
 UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
@@ -17,7 +17,7 @@ def model_place(name: str) -> str:
 
 def unloadable(name: str, error: Exception) -> UserError:
     """Return the error to raise where a model, tokenizer or adapter cannot be loaded."""
-    reason = " ".join(str(error).split())[:160]
+    reason = one_line(error)
     return UserError(
         f"cannot be loaded ({type(error).__name__}: {reason})",
         where=model_place(name),

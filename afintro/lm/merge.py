@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file
 
-from afintro.errors import UserError
+from afintro.errors import UserError, one_line
 from afintro.lm.adapter import Adapter
 from afintro.lm.expert_lora import has_single_experts, merge_expert_lora
 from afintro.lm.forward import packed_logits
@@ -55,7 +55,7 @@ def merged(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
         else:
             merged, logits = _merged_by_peft(model, adapter, path, config)
     except (*UNLOADABLE, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise UserError(
             f"cannot be loaded ({type(error).__name__}: {reason})",
             where=adapter.place,

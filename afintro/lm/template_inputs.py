@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from afintro.errors import UserError
+from afintro.errors import UserError, one_line
 
 CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
 STRING = re.compile(r"'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"", re.DOTALL)
@@ -113,7 +113,7 @@ def _literal(value: Any, name: str) -> str:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
-        what = f"is no JSON value ({' '.join(str(error).split())[:100]})"
+        what = f"is no JSON value ({one_line(error, 100)})"
         raise UserError(
             what, where=f"chat_template_kwargs, {name}", remedy="give texts, finite numbers, lists"
         ) from error

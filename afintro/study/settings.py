@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from afintro.cli_errors import explain
-from afintro.errors import UserError
+from afintro.errors import UserError, one_line
 
 EVALUATIONS = (
     "detection", "logprobs", "self_prediction", "self_calibration", "token_prediction", "identity", "neutral_detection",
@@ -119,7 +119,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         raise UserError(f"cannot be read ({reason})", where=str(path), remedy="give a YAML file of settings") from error
     if not isinstance(content, dict):
         raise UserError("contains no settings", where=str(path), remedy="give a YAML file of settings")

@@ -392,3 +392,7 @@ def test_an_upload_without_key_or_refused_is_said_without_the_key(module, hub, t
         module.push(folder, "me/it/there")
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
+    hub.refuses = HFValidationError("x" * 195 + SECRET)  # the message is cut within the key
+    with pytest.raises(module.UserError, match="was refused") as caught:
+        module.push(folder, "me/it/there")
+    assert SECRET[:4] not in str(caught.value)

@@ -173,7 +173,7 @@ class ContextAblation(RecordTask):
         self.warnings += other_warnings(sides, path)
         if not known:
             raise UserError(
-                "holds no record with behavior labels: every output was cut inside its reasoning",
+                "holds no record with behavior labels: every output was cut before its answer began",
                 where=path,
                 remedy="answer the samples again with a larger --max_new_tokens, or without reasoning",
             )
