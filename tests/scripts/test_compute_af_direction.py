@@ -161,7 +161,9 @@ class TestBestLayer:
         assert len(direction_command.best_lines(aurocs(0.5, 0.9), "m", 2)) == 1
         best, tie = direction_command.best_lines(aurocs(1.0, 1.0, 1.0), "m", 3)
         assert "layer 1" in best
-        assert "layers 0, 1, 2 cannot be told apart" in tie
+        assert "layers 0 to 2 cannot be told apart" in tie
+        _, tie = direction_command.best_lines(aurocs(1.0, 0.5, 1.0, 1.0, 0.2, 1.0), "m", 6)
+        assert "layers 0, 2 to 3, 5 cannot be told apart" in tie
 
 
 def draw(text, seed):

@@ -254,11 +254,22 @@ def best_lines(auroc: Mapping[int, Estimate], method: str, depth: int) -> list[s
     lines = [f"best: {method} at layer {chosen}, AUROC {cell(auroc[chosen])}, n = {auroc[chosen].n}"]
     if len(tied) > 1:
         lines.append(
-            f"layers {', '.join(map(str, tied))} cannot be told apart by this AUROC; layer {chosen} is the one nearest to the "
+            f"layers {_ranges(tied)} cannot be told apart by this AUROC; layer {chosen} is the one nearest to the "
             "middle of the model, where published steering works. Where it works here, the dose response of "
             "generate_af_steering_data.py says"
         )
     return lines
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """Return ascending numbers as text, with runs as ``2 to 5``."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def compute(args: argparse.Namespace) -> None:
