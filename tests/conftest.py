@@ -53,6 +53,7 @@ LONGEST = (
     "study/test_short_form", "generation/test_many_processes",
     "benchmarks/test_runs", "test_resume", "study/test_interrupted", "scripts/test_generate_af_context_ablation",
     "lm/test_compiled", "lm/test_generate_steered", "scripts/test_check_environment", "lm/test_generate",
+    "tasks/steering/test_task", "tasks/test_stored", "toys/test_organism", "planted/test_leaks",
 )  # fmt: skip
 
 
@@ -392,17 +393,3 @@ data:
 """
     )
     return Workspace(tmp_path, config, small_model)
-
-
-def printed_with_hash_seeds(code: str, *seeds: str) -> set[str]:
-    """What ``code`` prints in interpreters with these hash seeds: one text, where nothing depends on the order of a set."""
-    return {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in seeds
-    }

@@ -85,6 +85,20 @@ def run(
     return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
 
+def printed_with_hash_seeds(code: str, *seeds: str) -> set[str]:
+    """What ``code`` prints in interpreters with these hash seeds: one text, where nothing depends on the order of a set."""
+    return {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in seeds
+    }
+
+
 def _start_server() -> None:
     """Start the process that commands are forked from, unless it runs."""
     with patch.dict(os.environ, PYTHONHASHSEED=HASH_SEED):

@@ -12,7 +12,7 @@ from afintro.evaluation.hierarchical import (
 )
 from afintro.evaluation.intervals import SHARE, Estimate, mean_of, ratio
 from afintro.evaluation.score_intervals import wilson
-from tests.conftest import printed_with_hash_seeds
+from tests.forked import printed_with_hash_seeds
 
 
 def crossed(seeds, questions):

@@ -7,7 +7,7 @@ from scipy.stats import binomtest, norm, t, ttest_1samp
 from afintro.evaluation import intervals
 from afintro.evaluation.intervals import SHARE, Clusters, Estimate, effective_count, mean_of
 from afintro.evaluation.score_intervals import paired, wilson
-from tests.conftest import printed_with_hash_seeds
+from tests.forked import printed_with_hash_seeds
 
 Z = norm.ppf(0.975)
 

@@ -44,9 +44,10 @@ def test_verified_are_the_families_of_the_table_that_run_packed():
     for name in NAMES:
         kind = name.split(",")[0]
         if kind in VERIFIED:
-            config = Case(name).model.config
+            case = Case(name)
+            config = case.model.config
             found |= {config.model_type, config.get_text_config().model_type}
-            assert Case(name).packed
+            assert case.packed
     assert found == VERIFIED
 
 

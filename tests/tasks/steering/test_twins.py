@@ -7,7 +7,7 @@ import pytest
 
 from afintro.tasks.steering.records import SteeringRecord
 from afintro.tasks.steering.twins import choose_records
-from tests.conftest import printed_with_hash_seeds
+from tests.forked import printed_with_hash_seeds
 
 DIRECTIONS = ("faking", "random", "orthogonal", "kind")
 
