@@ -12,7 +12,7 @@ from torch import Tensor
 from afintro.data.files import write_atomic, write_json, write_jsonl
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import read_checkpoint
-from afintro.study.results import Plan, ResultRow, read_header
+from afintro.study.results import FORMATS, Plan, ResultRow, read_header
 from afintro.study.settings import Study, read_yaml
 
 TRAIN = "train"
@@ -62,14 +62,21 @@ class Matrix:
     ) -> None:
         self.study, self.folder = study, study.folder
         self.variants = _select(variants, list(study.variants), "--variants")
-        self.seeds = _select(seeds, study.settings.seeds, "--seeds")
+        own = [seed for name in self.variants for seed in study.seeds_of(name)]
+        self.seeds = _select(seeds, list(dict.fromkeys([*study.settings.seeds, *own])), "--seeds")
         self.evaluations = _select(evaluations, study.settings.evaluations, "--evaluations")
         self._hashes: dict[Unit, str] = {}
 
     @property
     def units(self) -> list[Unit]:
         """Return the units in the order of the work: every variant once before any variant is repeated."""
-        return [Unit(variant, seed) for seed in self.seeds for variant in self.variants]
+        return [
+            Unit(variant, seed) for seed in self.seeds for variant in self.variants if seed in self.seeds_of(variant)
+        ]
+
+    def seeds_of(self, variant: str) -> list[int]:
+        """Return the chosen seeds of a variant."""
+        return [seed for seed in self.study.seeds_of(variant) if seed in self.seeds]
 
     @property
     def stages(self) -> list[str]:
@@ -140,6 +147,8 @@ class Matrix:
             return f"{path.name} is cut off"
         if header.get("settings") != self.settings_hash(unit):
             return "was made with other settings than those configured now"
+        if header.get("format", 1) != FORMATS.get(evaluation, 1):
+            return "was made by an earlier version of this evaluation, which asked something else; it is made anew"
         if header.get("scale") != self.study.settings.scale.as_json():
             return "was made with another scale than the one configured now"
         return "" if self.weights(unit) in (None, header.get("weights")) else "belongs to another training"
@@ -204,7 +213,8 @@ class Matrix:
                 if state.name != DONE and (state.reason or training):
                     reasons[unit.variant, stage, unit.seed] = state.reason or f"its training: {training}"
         evaluations = {variant: tuple(self.evaluations) for variant in self.variants}
-        return Plan(self.study.settings.name, evaluations, self.seeds, reasons)
+        seeds_of = {variant: self.seeds_of(variant) for variant in self.variants}
+        return Plan(self.study.settings.name, evaluations, self.seeds, reasons, seeds_of)
 
     # What the runner writes.
 
@@ -242,6 +252,7 @@ class Matrix:
             "evaluation": evaluation,
             "variant": unit.variant,
             "seed": unit.seed,
+            "format": FORMATS.get(evaluation, 1),
             "step": step,
             "rows": len(rows),
             "settings": self.settings_hash(unit),
@@ -281,7 +292,7 @@ def coverage(matrix: Matrix) -> str:
     for variant in matrix.variants:
         cells = [variant]
         for stage in matrix.stages:
-            names = [states[Unit(variant, seed), stage].name for seed in matrix.seeds]
+            names = [states[Unit(variant, seed), stage].name for seed in matrix.seeds_of(variant)]
             broken = f" ({names.count(BROKEN)} broken)" if BROKEN in names else ""
             cells.append(f"{names.count(DONE)}/{len(names)}{broken}")
         lines.append(cells)

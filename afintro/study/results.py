@@ -10,12 +10,17 @@ from afintro.errors import UserError
 
 REMEDY = "remove the file if it exists, then run python -m afintro.study run"
 LOGPROBS = "logprobs"
+FORMATS = {"detection": 2, "neutral_detection": 2}
+"""Format of an evaluation's rows, 1 where none is given. Rows of another format mean something else and are made anew. Before 2
+detection was asked in one polarity, without control questions, and every test context was read at all layer ranges."""
+SCORINGS = {"detection": 2, "neutral_detection": 2, "logprobs": 2}
+"""Version of what ``summary.json`` says, 1 where none is given. A summary of another version is made anew from the rows."""
 ResultRow = dict[str, Any]
 """One line of an evaluation's file: what a system was asked, and what it answered."""
 EvaluationKey = tuple[str, str, int]
 """Variant, evaluation, seed."""
 
-REQUIRED_FIELDS = ("system", "question", "category", "control", "pair", "p_a", "p_yes", "mass")
+REQUIRED_FIELDS = ("system", "question", "category", "control", "pair", "p_a", "p_b", "p_yes", "mass")
 """Fields of every row of ``logprobs``. Of other evaluations the analysis reads the summary, which covers all rows."""
 
 
@@ -26,15 +31,21 @@ class Plan:
     Args:
         study: The study's name.
         evaluations: The evaluations of each variant. Variants and evaluations are in the order of the tables.
-        seeds: The training seeds of every variant.
+        seeds: The training seeds, of all variants but those of ``seeds_of``.
         reasons: Why evaluations do not count, because their training broke or because their rows belong to another
             training. Such rows may exist on disk.
+        seeds_of: The training seeds of variants that have seeds of their own.
     """
 
     study: str
     evaluations: Mapping[str, Sequence[str]]
     seeds: Sequence[int]
     reasons: Mapping[EvaluationKey, str] = field(default_factory=dict)
+    seeds_of: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def seeds_for(self, variant: str) -> Sequence[int]:
+        """Return the training seeds of a variant."""
+        return self.seeds_of.get(variant, self.seeds)
 
     @property
     def names(self) -> list[str]:
@@ -44,7 +55,9 @@ class Plan:
     @property
     def keys(self) -> list[EvaluationKey]:
         """Return the key of every planned evaluation, whether it was made or not."""
-        return [(v, name, seed) for v, names in self.evaluations.items() for name in names for seed in self.seeds]
+        return [
+            (v, name, seed) for v, names in self.evaluations.items() for name in names for seed in self.seeds_for(v)
+        ]
 
 
 class StudyResults:
@@ -98,7 +111,7 @@ class StudyResults:
 
         Returns:
             The content of ``summary.json``. None if there are no rows; None and a warning if the summary is unreadable
-            or covers other seeds than those that have rows.
+            or covers other seeds than those that have rows, or says what an earlier version said.
         """
         done = self.done(variant, evaluation)
         if not done:
@@ -117,11 +130,17 @@ class StudyResults:
                 f"{variant}, {evaluation}: summary.json is of seeds {seeds}, not {done}; left out of the tables"
             )
             return None
+        if content.get("version", 1) != SCORINGS.get(evaluation, 1):
+            self.warnings.append(
+                f"{variant}, {evaluation}: summary.json is of an earlier version and means something else; left out of the "
+                "tables until python -m afintro.study run makes it anew"
+            )
+            return None
         return content
 
     def done(self, variant: str, evaluation: str) -> list[int]:
         """Return the seeds whose rows exist."""
-        return [seed for seed in self.plan.seeds if (variant, evaluation, seed) in self.steps]
+        return [seed for seed in self.plan.seeds_for(variant) if (variant, evaluation, seed) in self.steps]
 
 
 def read_header(path: Path, key: EvaluationKey) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from afintro.data.files import file_sha256, write_json
 from afintro.errors import UserError
 from afintro.study.asking.session import Session
 from afintro.study.matrix import DONE, TRAIN, Matrix, Unit, describe_error
-from afintro.study.results import ResultRow
+from afintro.study.results import SCORINGS, ResultRow
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ def fit_arguments(matrix: Matrix, unit: Unit) -> list[str]:
 def summarize(matrix: Matrix, variant: str, name: str) -> None:
     """Score an evaluation over all seeds of the study that are done, and write ``summary.json``.
 
-    A summary of the same files is kept. The process that comes last sees the rows of all seeds.
+    A summary of the same files by this version is kept. The process that comes last sees the rows of all seeds.
 
     Args:
         matrix: The study's cells.
@@ -199,13 +199,15 @@ def summarize(matrix: Matrix, variant: str, name: str) -> None:
     """
     path = matrix.folder / variant / name / "summary.json"
     with _lock(matrix, f"{variant}-{name}"):
-        units = [Unit(variant, seed) for seed in sorted(matrix.study.settings.seeds)]
+        units = [Unit(variant, seed) for seed in sorted(matrix.study.seeds_of(variant))]
         files = {unit.seed: matrix.rows(unit, name) for unit in units if matrix.has_rows(unit, name)}
         hashes = {str(seed): file_sha256(rows) for seed, rows in files.items()}
-        if path.is_file() and json.loads(path.read_text()).get("files") == hashes:
+        version = SCORINGS.get(name, 1)
+        existing = json.loads(path.read_text()) if path.is_file() else {}
+        if existing.get("files") == hashes and existing.get("version", 1) == version:
             return
         rows = [row for file in files.values() for row in _read_rows(file)]
-        described = {"evaluation": name, "variant": variant, "seeds": list(files), "files": hashes}
+        described = {"evaluation": name, "version": version, "variant": variant, "seeds": list(files), "files": hashes}
         write_json(path, {**described, "n": len(rows), **_evaluation(name).summarize(rows, 0)})
 
 

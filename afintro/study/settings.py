@@ -53,11 +53,12 @@ class StudySettings:
         base: Configuration files that all variants are laid over, relative to the study's file.
         variants: Configuration files, or folders of configuration files, relative to the study's file. A variant is
             named after its file.
-        seeds: Training seeds. Every variant is trained with each seed.
+        seeds: Training seeds. Every variant is trained with each seed, but for those of ``seeds_of``.
         evaluations: Names of the evaluations to make. The default is all of them.
         overrides: Settings of ``fit`` by dotted name, for all variants, such as ``model.name`` for another base.
         scale: How much the evaluations look at.
         results: The folder that contains the study's folder, relative to the working directory.
+        seeds_of: Training seeds of single variants, in place of ``seeds``: a claim of "no effect" takes more seeds.
     """
 
     name: str
@@ -68,6 +69,7 @@ class StudySettings:
     overrides: dict[str, Any] = field(default_factory=dict)
     scale: Scale = field(default_factory=Scale)
     results: str = "results"
+    seeds_of: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ class Study:
         """Return the folder that contains everything that the study writes."""
         return Path(self.settings.results) / self.settings.name
 
+    def seeds_of(self, variant: str) -> list[int]:
+        """Return the training seeds of a variant."""
+        return self.settings.seeds_of.get(variant, self.settings.seeds)
+
 
 def read_study(path: Path) -> Study:
     """Read a study's YAML file and find the files that it names.
@@ -107,6 +113,9 @@ def read_study(path: Path) -> Study:
     base = [file for name in settings.base for file in _find_files(path.parent / name, path, "base")]
     for file in (*base, *variants.values()):
         read_yaml(file)
+    if unknown := [name for name in settings.seeds_of if name not in variants]:
+        what = f"name {unknown[0]!r}, which is not a variant of this study"
+        raise UserError(what, where=f"{path}, seeds_of", remedy=f"choose from {', '.join(variants)}")
     return Study(settings, base, variants)
 
 
@@ -156,12 +165,14 @@ def _check_values(settings: StudySettings, path: Path) -> None:
         remedy = f"{f'did you mean {near[0]}? ' if near else ''}choose from {', '.join(EVALUATIONS)}"
         what = f"contain {unknown[0]!r}, which is not an evaluation"
         raise UserError(what, where=f"{path}, evaluations", remedy=remedy)
-    for name, values in (("seeds", settings.seeds), ("evaluations", settings.evaluations)):
+    seeds = {"seeds": settings.seeds, **{f"seeds_of.{name}": own for name, own in settings.seeds_of.items()}}
+    for name, values in (*seeds.items(), ("evaluations", settings.evaluations)):
         if len(set(values)) < len(values):
             raise UserError(f"contain a value twice: {values}", where=f"{path}, {name}", remedy="name each once")
-    if not settings.seeds or min(settings.seeds) < 0:
-        what = f"must be one or more whole numbers from 0, not {settings.seeds}"
-        raise UserError(what, where=f"{path}, seeds", remedy="give whole numbers from 0")
+    for name, own in seeds.items():
+        if not own or min(own) < 0:
+            what = f"must be one or more whole numbers from 0, not {own}"
+            raise UserError(what, where=f"{path}, {name}", remedy="give whole numbers from 0")
     if reserved := [name for name in settings.overrides if name in RUNNER_SETTINGS]:
         what = f"contain {reserved[0]!r}, which the runner chooses"
         raise UserError(what, where=f"{path}, overrides", remedy=f"leave {reserved[0]} out")

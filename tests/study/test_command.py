@@ -64,4 +64,4 @@ def test_the_commands_of_the_configured_study_know_its_cells(capsys, tmp_path, m
     config = command.__file__.rpartition("/afintro/")[0] + "/configs/studies/introspection.yaml"
     monkeypatch.chdir(tmp_path)
     assert command.main(["status", "--config", config]) == 0
-    assert "0 of 462 cells are done" in capsys.readouterr().out  # 21 variants, 2 seeds, a training and 10 evaluations
+    assert "0 of 924 cells are done" in capsys.readouterr().out  # 18 variants with 2 seeds, 8 with 6; 11 stages

@@ -7,6 +7,7 @@ import pytest
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import read_checkpoint
 from afintro.study.matrix import BROKEN, DONE, MISSING, TRAIN, Unit, coverage, weights_hash
+from afintro.study.results import FORMATS
 from tests.study.quick import Quick, save
 
 UNIT = Unit("one", 0)
@@ -147,6 +148,43 @@ def test_rows_that_are_cut_off_of_another_cell_or_of_another_training_are_broken
     assert "another training" in reason(done, "chat")
     path.write_text(whole)
     assert done.matrix().evaluation_state(UNIT, "chat").name == DONE
+
+
+def test_rows_of_an_earlier_version_of_an_evaluation_are_broken_and_made_anew(done, monkeypatch):
+    """They were asked something else; the training stays."""
+    monkeypatch.setitem(FORMATS, "chat", 2)
+    assert "earlier version" in reason(done, "chat")
+    assert done.matrix().training_state(UNIT).name == DONE
+    assert done.matrix().evaluation_state(UNIT, "identity").name == DONE
+    assert "earlier version" in done.matrix().plan().reasons["one", "chat", 0]
+    done.did.clear()
+    assert done.run() == []
+    assert sorted(done.did) == [(variant, seed, "chat") for variant in ("one", "two") for seed in (0, 1)]
+    assert {state.name for state in done.matrix().states().values()} == {DONE}
+
+
+def test_rows_without_a_version_are_of_the_first(done):
+    path = done.matrix().rows(UNIT, "chat")
+    lines = path.read_text().splitlines()
+    header = json.loads(lines[0])
+    assert header.pop("format") == 1
+    path.write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+    assert done.matrix().evaluation_state(UNIT, "chat").name == DONE
+
+
+def test_a_variant_may_have_seeds_of_its_own(quick):
+    quick.settings["seeds_of"] = {"two": [0, 1, 2]}
+    matrix = quick.matrix()
+    assert matrix.units == [Unit(*one) for one in (("one", 0), ("two", 0), ("one", 1), ("two", 1), ("two", 2))]
+    assert quick.matrix(seeds=[2]).units == [Unit("two", 2)]
+    assert quick.run() == []
+    assert [line.split() for line in coverage(matrix).splitlines()[1:3]] == [
+        ["one", "2/2", "2/2", "2/2"], ["two", "3/3", "3/3", "3/3"],
+    ]  # fmt: skip
+    plan = matrix.plan()
+    assert (list(plan.seeds_for("one")), list(plan.seeds_for("two"))) == ([0, 1], [0, 1, 2])
+    summary = json.loads((quick.folder / "results/quick/two/chat/summary.json").read_text())
+    assert summary["seeds"] == [0, 1, 2]
 
 
 def test_rows_stay_done_when_the_training_was_removed_to_save_room(done):

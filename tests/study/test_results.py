@@ -99,10 +99,17 @@ class TestSummary:
         return folder / "original_v3" / "logprobs" / "summary.json"
 
     def test_is_read(self, folder):
-        write_json(self.path(folder), {"metrics": {}, "seeds": [0, 1]})
+        content = {"metrics": {}, "seeds": [0, 1], "version": 2}
+        write_json(self.path(folder), content)
         results = StudyResults(folder, Plan("small", PLAN.evaluations, (1, 0)))
-        assert results.summary("original_v3", "logprobs") == {"metrics": {}, "seeds": [0, 1]}
+        assert results.summary("original_v3", "logprobs") == content
         assert results.warnings == []
+
+    def test_of_an_earlier_version_is_not_taken_for_this_one(self, folder):
+        write_json(self.path(folder), {"metrics": {}, "seeds": [0, 1]})
+        results = StudyResults(folder, PLAN)
+        assert results.summary("original_v3", "logprobs") is None
+        assert "earlier version" in results.warnings[0]
 
     def test_of_other_seeds_is_not_taken_for_these(self, folder):
         write_json(self.path(folder), {"metrics": {}, "seeds": [0]})
@@ -124,3 +131,9 @@ class TestSummary:
         results = StudyResults(folder, PLAN)
         assert results.summary("no_steer", "logprobs") is None
         assert results.warnings == []
+
+
+def test_a_variant_may_have_seeds_of_its_own():
+    plan = Plan("small", PLAN.evaluations, (0, 1), seeds_of={"no_steer": (0, 1, 2)})
+    assert [key for key in plan.keys if key[0] == "no_steer"] == [("no_steer", "logprobs", seed) for seed in (0, 1, 2)]
+    assert {seed for variant, _, seed in plan.keys if variant == "original_v3"} == {0, 1}

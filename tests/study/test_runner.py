@@ -14,6 +14,7 @@ from filelock import FileLock
 from afintro.cli import Ended
 from afintro.study import runner
 from afintro.study.matrix import BROKEN, DONE, MISSING, TRAIN, Unit, coverage
+from afintro.study.results import SCORINGS
 from tests.study.quick import Quick, save
 
 
@@ -66,6 +67,20 @@ def test_a_summary_is_of_all_seeds_that_are_done_whichever_were_chosen(quick):
     before = summary()
     quick.run(seeds=[0])
     assert summary() == before
+
+
+def test_a_summary_of_an_earlier_version_is_made_anew_without_asking_again(quick, monkeypatch):
+    quick.run()
+    path = quick.folder / "results/quick/one/chat/summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {"sum": "of before"}}))
+    quick.did.clear()
+    quick.run()
+    assert json.loads(path.read_text())["metrics"] == {"sum": "of before"}  # the same version is kept
+    monkeypatch.setitem(SCORINGS, "chat", 2)
+    quick.run()
+    assert quick.did == []
+    summary = json.loads(path.read_text())
+    assert (summary["version"], summary["metrics"]) == (2, {"sum": 2})
 
 
 def test_a_summary_that_was_lost_is_made_without_asking_again(quick):

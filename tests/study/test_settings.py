@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from afintro.errors import UserError
+from afintro.study.report.shifts import CONTROL_VARIANTS
 from afintro.study.settings import EVALUATIONS, read_study
 
 ROOT = Path(__file__).parents[2]
@@ -46,9 +47,12 @@ def test_variants_may_be_named_one_by_one_and_keep_their_order(write):
 
 def test_the_study_of_the_repository_has_all_variants_and_evaluations():
     study = read_study(ROOT / "configs" / "studies" / "introspection.yaml")
-    assert len(study.variants) == 21
+    assert len(study.variants) == 26
     assert len(study.settings.evaluations) == 10
     assert len(study.settings.seeds) == 2
+    six = {name for name in study.variants if len(study.seeds_of(name)) == 6}
+    assert {"original_v3", "balanced_v3", *CONTROL_VARIANTS, "food_control"} == six
+    assert study.seeds_of("vague_prompt") == [0, 1]
 
 
 def test_the_older_name_of_the_batch_size_is_accepted(write):
@@ -74,6 +78,9 @@ def test_the_older_name_of_the_batch_size_is_accepted(write):
         ({"seeds": []}, ", seeds", "whole numbers", "0"),
         ({"seeds": [-1]}, ", seeds", "whole numbers", "0"),
         ({"seeds": [0.5]}, "", "0.5", ""),
+        ({"seeds_of": {"three": [0]}}, ", seeds_of", "three", "one, two"),
+        ({"seeds_of": {"one": [0, 0]}}, ", seeds_of.one", "twice", "once"),
+        ({"seeds_of": {"one": []}}, ", seeds_of.one", "whole numbers", "0"),
         ({"name": "../elsewhere"}, ", name", "../elsewhere", "letters"),
         ({"base": ["absent.yaml"]}, "absent.yaml", "exist", "relative"),
         ({"variants": ["variants", "variants/one.yaml"]}, ", variants", "one twice", "once"),

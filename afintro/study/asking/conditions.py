@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from afintro.data.introspection_texts.items import Context, Question
+from afintro.data.introspection_texts.items import Context, Question, SelfReport
 from afintro.data.splits import stable_hash
 from afintro.lm.spans import SpanSteering
 from afintro.study.asking.queries import SYSTEMS, Query
@@ -20,7 +20,8 @@ from afintro.tasks.introspection.vectors import SplitName, VectorSet
 
 VECTOR_SPLITS: dict[str, SplitName] = {"held_in": "train", "held_out": "test"}
 """The split of the vectors in each steered condition."""
-CHOSEN_SHARE = 4  # one of this many readings is asked the slower questions
+STEERING, CONTROL, NORMS = "steering", "control", "norms"
+"""What a row is about: steering, something else under the same steering, or the norms of the context's activations."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,15 @@ def kind_of(session: Session) -> Kind:
 
 
 def readings(session: Session) -> list[Reading]:
-    """Return readings of the test contexts, plain and odd: unsteered, and steered by training and by test vectors.
+    """Return readings of contexts that were not trained on, plain and odd: unsteered, and steered by training and test vectors.
 
-    Every combination of vectors, layer range and test strength reads every context, each with a vector drawn for it.
+    Every context is read with every test strength, each time with a vector drawn for it, and with one range of layers for
+    each strength: over the contexts, every range meets every strength equally often.
     """
-    kind = kind_of(session)
+    kind, contexts = kind_of(session), session.untrained_contexts()
     all_readings = unsteered(session)
     for condition, split in VECTOR_SPLITS.items():
-        all_readings += list(_steered(session, condition, session.material.vectors(split, kind), kind))
+        all_readings += list(_steered(session, condition, session.material.vectors(split, kind), kind, contexts))
     return all_readings
 
 
@@ -69,25 +71,44 @@ def swaps(session: Session) -> list[Reading]:
 
     The activations are from validation contexts: an activation of the context itself would hardly be a swap.
     """
-    return list(_steered(session, "swap", session.material.vectors("validation", "swap"), "swap"))
+    vectors = session.material.vectors("validation", "swap")
+    return list(_steered(session, "swap", vectors, "swap", session.contexts("test")))
+
+
+def training_readings(session: Session, kind: Kind) -> list[Reading]:
+    """Return readings of the training contexts: unsteered, and steered by training vectors in training strengths.
+
+    Args:
+        session: The session.
+        kind: The kind of the vectors.
+    """
+    contexts, vectors = session.contexts("train"), session.material.vectors("train", kind)
+    unsteered_readings = [Reading(context, "none") for context in contexts]
+    return [*unsteered_readings, *_steered(session, "training", vectors, kind, contexts)]
 
 
 def unsteered(session: Session) -> list[Reading]:
-    """Return readings of the test contexts as they are."""
-    return [Reading(context, "none") for context in session.contexts("test")]
+    """Return readings of the contexts as they are."""
+    return [Reading(context, "none") for context in session.untrained_contexts()]
 
 
-def _steered(session: Session, condition: str, vectors: VectorSet, kind: Kind) -> Iterator[Reading]:
+def _steered(
+    session: Session, condition: str, vectors: VectorSet, kind: Kind, contexts: Sequence[Context]
+) -> Iterator[Reading]:
     material = session.material
     names = draw_few(vectors.names, session.scale.vectors, f"{material.seed} {condition}")
-    strengths: Sequence[float | None] = [None] if kind == "swap" else material.strengths.test
-    for layers, (place, strength) in product(material.ranges, enumerate(strengths)):
-        for index, context in enumerate(session.contexts("test")):
+    strengths: Sequence[float | None] = material.strengths.of("train" if condition == "training" else "test")
+    strengths = [None] if kind == "swap" else strengths
+    ranges = material.ranges
+    for (which, layers), (place, strength) in product(enumerate(ranges), enumerate(strengths)):
+        for index, context in enumerate(contexts):
+            if (which + place + index) % len(ranges) and kind != "swap":
+                continue
             drawn = stable_hash(f"{material.seed} {condition} {layers} {strength} {context.id}")
             name = names[drawn % len(names)]
             steering = material.steering(vectors.of(name), layers, 1.0 if strength is None else strength, kind)
-            # Of four strengths, all contexts are chosen once a layer range, and not always at the same strength.
-            chosen = (layers[0] + place + index) % CHOSEN_SHARE == 0
+            # A context is chosen at one strength. The next context is chosen at the next strength.
+            chosen = place == index % len(strengths) and (kind != "swap" or which == index % len(ranges))
             yield Reading(context, condition, steering, name, layers, strength, chosen)
 
 
@@ -108,7 +129,8 @@ class Trial:
 
     Args:
         reading: What was read before.
-        question: The question. Its options, if it has any, are not filled in yet.
+        question: The question about steering, whose options, if it has any, are not filled in yet; or a control question,
+            which is about neither steering nor the model.
         style: The style that the trial is recorded under.
         pair: The two answers.
         native: Whether the variant was trained on this pair.
@@ -117,7 +139,7 @@ class Trial:
     """
 
     reading: Reading
-    question: Question
+    question: Question | SelfReport
     style: str
     pair: AnswerPair
     native: bool
@@ -126,7 +148,9 @@ class Trial:
 
     @property
     def claim(self) -> tuple[str, str]:
-        """Return the answer that says "steered", and the other answer."""
+        """Return the answer that says "steered", and the other answer. For a control question, return yes and no."""
+        if isinstance(self.question, SelfReport):
+            return self.pair.a, self.pair.b
         steered_answer = says_steered(self.question, self.pair)
         assert steered_answer is not None, "the question is not about steering"
         return steered_answer, self.pair.a if steered_answer == self.pair.b else self.pair.b
@@ -139,26 +163,43 @@ class Trial:
 
 
 def trials_of(
-    session: Session, reading: Reading, questions: Sequence[Question], style: str, pair: AnswerPair, native: bool
+    session: Session,
+    reading: Reading,
+    questions: Sequence[Question] | Sequence[SelfReport],
+    style: str,
+    pair: AnswerPair,
+    native: bool,
 ) -> list[Trial]:
     """Put questions to a reading.
 
-    The order of the answers is drawn for the first question and alternates from then on. It is the same in all readings of
-    a context, so that these differ by the steering alone.
+    The order of the answers is drawn for the first question and alternates from then on; a reversed twin has the order of its
+    original. The order is the same in all readings of a context, so that these differ by the steering alone.
 
     Args:
         session: The session.
         reading: The reading.
-        questions: The questions.
+        questions: The questions, with or without their reversed twins.
         style: The style that the trials are recorded under.
         pair: The two answers.
         native: Whether the variant was trained on this pair.
     """
     first = stable_hash(f"{session.material.seed} {reading.context.id} {style} {pair.name} order")
+    places = {family: place for place, family in enumerate(dict.fromkeys(question.family for question in questions))}
     return [
-        Trial(reading, question, style, pair, native, swapped=(first + place) % 2 == 1)
-        for place, question in enumerate(questions)
+        Trial(reading, question, style, pair, native, swapped=(first + places[question.family]) % 2 == 1)
+        for question in questions
     ]
+
+
+def with_twins(questions: Sequence[Question], families: Sequence[str]) -> list[Question]:
+    """Return the questions of some families, each original followed by its reversed twin if it has one.
+
+    Args:
+        questions: The questions to choose from.
+        families: Ids of originals, in the order of the result.
+    """
+    chosen = [question for family in families for question in questions if question.family == family]
+    return sorted(chosen, key=lambda question: (families.index(question.family), question.reversed_of is not None))
 
 
 def other_pairs(session: Session) -> list[AnswerPair]:
@@ -169,23 +210,22 @@ def other_pairs(session: Session) -> list[AnswerPair]:
 def trials_with_other_pairs(
     session: Session, reading: Reading, questions: Sequence[Question], style: str
 ) -> list[Trial]:
-    """Put one question with every other pair to the unsteered readings and to a few readings on held-out vectors.
+    """Put one question and its twin with every other pair to the unsteered and to a few readings on held-out vectors.
 
     A context has the same question in all of its readings, so that these differ by the steering alone.
 
     Args:
         session: The session.
         reading: The reading.
-        questions: The questions to draw from.
+        questions: The questions to draw from, with their reversed twins.
         style: The style that the trials are recorded under.
     """
     if reading.condition not in ("held_out", "none") or not reading.chosen:
         return []
     drawn = stable_hash(f"{session.material.seed} {reading.context.id} {style}")
-    question = questions[drawn % len(questions)]
-    return [
-        trial for pair in other_pairs(session) for trial in trials_of(session, reading, [question], style, pair, False)
-    ]
+    families = list(dict.fromkeys(question.family for question in questions))
+    asked = with_twins(questions, [families[drawn % len(families)]])
+    return [trial for pair in other_pairs(session) for trial in trials_of(session, reading, asked, style, pair, False)]
 
 
 def ask(session: Session, trials: Sequence[Trial]) -> list[ResultRow]:
@@ -199,24 +239,34 @@ def ask(session: Session, trials: Sequence[Trial]) -> list[ResultRow]:
             odds_by_layer = _lens(session, trials, queries)
         for trial, (claimed, other), lens in zip(trials, scores, odds_by_layer, strict=True):
             probability = math.exp(claimed) + math.exp(other)
-            result = {"odds": claimed - other, "mass": probability, "lens": lens}
+            result: ResultRow = {"odds": claimed - other, "mass": probability, "lens": lens}
             rows.append({"system": system, "seed": session.seed, **_trial_fields(trial), **result})
     return rows
 
 
 def _trial_fields(trial: Trial) -> ResultRow:
-    reading = trial.reading
+    control = isinstance(trial.question, SelfReport)
+    return {
+        **reading_fields(trial.reading),
+        "about": CONTROL if control else STEERING,
+        "question": trial.question.id,
+        "reversed_of": trial.question.reversed_of,
+        "expected": trial.question.expected if isinstance(trial.question, SelfReport) else None,
+        "pair": trial.pair.name,
+        "native": trial.native,
+        "style": trial.style,
+    }
+
+
+def reading_fields(reading: Reading) -> ResultRow:
+    """Return the fields that every row about a reading has."""
     return {
         "context": reading.context.id,
         "vector": reading.vector,
-        "question": trial.question.id,
         "side": reading.condition,
         "steered": reading.steering is not None,
         "layers": None if reading.layers is None else list(reading.layers),
         "dose": reading.strength,
-        "pair": trial.pair.name,
-        "native": trial.native,
-        "style": trial.style,
         "kind": reading.context.kind,
     }
 

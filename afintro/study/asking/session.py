@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from afintro.data.introspection_texts.items import Context
 from afintro.errors import UserError
+from afintro.evaluation.intervals import Floats
 from afintro.explainer.checkpoint import read_checkpoint
 from afintro.explainer.module import ExplainerModule
 from afintro.lm.attention import uses_packed_attention
@@ -19,6 +20,7 @@ from afintro.lm.interventions import Steering
 from afintro.lm.load import eos_ids
 from afintro.lm.shared_prefix import Prefix, last_log_probabilities, lens_logits
 from afintro.lm.spans import SpanSteering
+from afintro.study.asking.norms import context_norms
 from afintro.study.asking.queries import Query, WrittenAnswer, in_query_order, next_tokens
 from afintro.study.settings import Scale
 from afintro.tasks.base import TaskData
@@ -106,6 +108,11 @@ class Session:
         odd_contexts = odd_contexts[: self.scale.contexts // 4]
         return plain_contexts[: self.scale.contexts - len(odd_contexts)] + odd_contexts
 
+    def untrained_contexts(self) -> list[Context]:
+        """Return the contexts of the test and validation splits, on which nothing was trained and which chose nothing."""
+        both = {context.id: context for split in ("test", "validation") for context in self.contexts(split)}
+        return list(both.values())  # a study with a file for one of the two splits has the same contexts in both
+
     def ask(self, queries: Sequence[Query], answers: Sequence[Sequence[int]]) -> list[list[float]]:
         """Compute log-probabilities of answer tokens over the whole vocabulary.
 
@@ -139,6 +146,19 @@ class Session:
         grouped = lens_logits(self.model, prefixes, answers)
         odds = [[(logits[:, 0] - logits[:, 1]).tolist() for logits in group] for group in grouped]
         return in_query_order(positions, odds, len(queries))
+
+    def norms(self, queries: Sequence[Query]) -> Floats:
+        """Measure how large the activations are on the context of each query.
+
+        Args:
+            queries: The queries, whose questions are not read.
+
+        Returns:
+            ``[queries, layers]`` float64: the logarithm of the mean norm of the residual stream after each decoder layer, over
+            the context's positions. The steering of a layer shows from the next layer on.
+        """
+        contexts = [self.dialogues.asked(query.context, query.question).context for query in queries]
+        return context_norms(self.model, contexts, [query.steering for query in queries])
 
     def score(
         self, queries: Sequence[Query], words: Sequence[Sequence[str]], keep_steering: bool = False

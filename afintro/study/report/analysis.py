@@ -1,15 +1,17 @@
 """Compute all numbers of a study's tables from its folder. A missing cell stays missing, with its reason."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from afintro.evaluation.intervals import Estimate
 from afintro.study.report.shifts import Difference, Shift, adjusted, differences, shift
 from afintro.study.results import LOGPROBS, EvaluationKey, Plan, StudyResults
+from afintro.study.scoring.equivalence import Equivalence
 from afintro.study.scoring.items import LOW_MASS, YES_NO, Item, categories, groups, paired_items
 
+Value = TypeVar("Value")
 DETECTIONS = ("detection", "neutral_detection")
 
 
@@ -23,12 +25,16 @@ class Detection:
         condition: ``held_in``, ``held_out`` or ``swap``.
         metrics: Estimates by name without the condition: ``auroc/adapter``, ``auroc/base``, ``shift/auroc``,
             ``fpr_odd/adapter``, ...
+        equivalence: Whether ``auroc`` and ``auroc_controls`` of the adapter are shown to be near chance.
+        by_seed: ``auroc`` and ``auroc_controls`` of the adapter, of each trained seed.
     """
 
     variant: str
     evaluation: str
     condition: str
     metrics: Mapping[str, Estimate]
+    equivalence: Mapping[str, Equivalence] = field(default_factory=dict)
+    by_seed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def interpretable(self) -> bool:
@@ -177,14 +183,23 @@ def _detections(variant: str, evaluation: str, content: Mapping[str, Any]) -> li
     metrics = {name: Estimate(**value) for name, value in content["metrics"].items()}
     conditions = {name.split("/")[1] for name in metrics if name.startswith("auroc/")}
     detections = []
+    equivalence = {name: Equivalence(**value) for name, value in content.get("equivalence", {}).items()}
+    by_seed: Mapping[str, Mapping[str, float]] = content.get("by_seed", {})
     for condition in [name for name in ("held_out", "held_in", "swap") if name in conditions]:
         of_condition = {
             name.replace(f"/{condition}", ""): value
             for name, value in metrics.items()
             if f"/{condition}" in name or not any(f"/{other}" in name for other in conditions)
         }
-        detections.append(Detection(variant, evaluation, condition, of_condition))
+        near, seeds = (_of_condition(every, condition) for every in (equivalence, by_seed))
+        detections.append(Detection(variant, evaluation, condition, of_condition, near, seeds))
     return detections
+
+
+def _of_condition(by_name: Mapping[str, Value], condition: str) -> dict[str, Value]:
+    """Return the values of one condition, by name without the condition."""
+    ending = f"/{condition}"
+    return {name.removesuffix(ending): value for name, value in by_name.items() if name.endswith(ending)}
 
 
 def _pairs(summaries: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[tuple[str, str], PairCell]:

@@ -18,11 +18,11 @@ from afintro.study.scoring.items import CONTROLS, SELF_REPORTS
 # Okabe & Ito 2008: people who do not see all colors can tell these apart.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PANELS = 7  # psychometric panels in a row
-NOT_INTERPRETABLE = "hollow: not interpretable (low mass)"
+NOT_READABLE = "hollow: low mass, or saturated: nothing can be said"
 
 
 def forest_figure(overall: Sequence[Shift]) -> Figure:
-    """Plot the shift of P(yes) by variant with intervals: self-reports as worded and polarity corrected, and controls.
+    """Plot the shift in log-odds by variant with intervals: self-reports as worded and polarity corrected, and controls.
 
     Args:
         overall: Shifts. Those of groups other than :data:`SELF_REPORTS` and :data:`CONTROLS` are not drawn.
@@ -34,15 +34,15 @@ def forest_figure(overall: Sequence[Shift]) -> Figure:
     for shift in overall:
         row = variants.index(shift.variant)
         if shift.group == SELF_REPORTS:
-            _whisker(axes, row - 0.24, shift.worded.estimate, BLUE, "o", shift.interpretable)
-            _whisker(axes, row, shift.corrected.estimate, ORANGE, "D", shift.interpretable)
+            _whisker(axes, row - 0.24, shift.worded.estimate, BLUE, "o", shift.readable)
+            _whisker(axes, row, shift.corrected.estimate, ORANGE, "D", shift.readable)
         elif shift.group == CONTROLS:
-            _whisker(axes, row + 0.24, shift.worded.estimate, GREEN, "s", shift.interpretable)
+            _whisker(axes, row + 0.24, shift.worded.estimate, GREEN, "s", shift.readable)
     for row in range(0, len(variants), 2):
         axes.axhspan(row - 0.5, row + 0.5, color="black", alpha=0.04, linewidth=0)
     axes.set_yticks(range(len(variants)), variants)
     axes.set_ylim(len(variants) - 0.5, -0.5)
-    axes.set_xlabel("shift of P(yes), adapter minus base, with 95 % interval")
+    axes.set_xlabel("shift of the log-odds of yes, adapter minus base, with 95 % interval")
     axes.grid(axis="x", alpha=0.3)
     marks = [
         ("self-reports as worded", BLUE, "o"),
@@ -50,7 +50,7 @@ def forest_figure(overall: Sequence[Shift]) -> Figure:
         ("controls as worded", GREEN, "s"),
     ]
     handles = [Line2D([], [], color=color, marker=mark, linestyle="-", label=label) for label, color, mark in marks]
-    handles.append(Line2D([], [], color="grey", marker="o", linestyle="", fillstyle="none", label=NOT_INTERPRETABLE))
+    handles.append(Line2D([], [], color="grey", marker="o", linestyle="", fillstyle="none", label=NOT_READABLE))
     figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=9)
     return figure
 

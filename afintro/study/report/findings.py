@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from afintro.evaluation.intervals import Estimate
-from afintro.study.report.analysis import Analysis, Detection
-from afintro.study.report.shifts import UNTAUGHT, Difference, Shift
+from afintro.study.report.analysis import Analysis
+from afintro.study.report.detected import detection
+from afintro.study.report.shifts import EDGE_SHARE, ODDS_MARGIN, Difference, Read, Shift
 from afintro.study.report.tables import number, percent
 from afintro.study.scoring.items import CONTROLS, SELF_REPORTS
 
@@ -14,7 +15,7 @@ def findings(analysis: Analysis) -> str:
     lines = []
     for variant in analysis.plan.evaluations:
         parts = [*_shift(analysis, variant), *_controls(analysis, variant), *_categories(analysis, variant)]
-        parts += _detection(analysis, variant)
+        parts += detection(analysis, variant)
         if parts:
             lines.append(f"- **{variant}**: {' '.join(parts)}")
     return "\n".join(lines) + "\n" if lines else "Nothing to say yet.\n"
@@ -36,39 +37,78 @@ def _shift(analysis: Analysis, variant: str) -> list[str]:
     reports, controls = (_find(analysis.overall, variant, group) for group in (SELF_REPORTS, CONTROLS))
     if reports is None:
         return []
-    parts = [f"P(yes) on self-reports moves by {number(reports.worded.estimate)}"]
+    worded = number(reports.worded.estimate)
+    parts = [f"Log-odds of yes on self-reports move by {worded} (P(yes) by {number(reports.probability)})"]
     if reports.corrected.estimate.n:
-        parts.append(f"polarity corrected {number(reports.corrected.estimate)}, yes bias {number(reports.bias)}")
-    if controls is not None:
-        at_edge = controls.floor + controls.ceiling
         parts.append(
-            f"on controls {number(controls.worded.estimate)}"
-            + (f", of which {at_edge} of {controls.worded.estimate.n} started at floor or ceiling" if at_edge else "")
+            f"polarity corrected {number(reports.corrected.estimate)}, yes bias {number(reports.bias.estimate)}"
         )
+    if controls is not None:
+        edge = f", {percent(controls.at_edge)} of the items at floor or ceiling" if controls.at_edge else ""
+        corrected = (
+            f", polarity corrected {number(controls.corrected.estimate)}" if controls.corrected.estimate.n else ""
+        )
+        parts.append(f"on controls {number(controls.worded.estimate)}{corrected}{edge}")
     text = "; ".join(parts) + "."
-    if not reports.interpretable:
-        return [text, f"**Not interpretable**: {percent(reports.low_mass)} of the items have low mass."]
-    return [text, *_kind(reports, controls)]
+    if fault := _unreadable(reports):
+        return [text, fault]
+    return [text, *_kind(reports), *_kind_of_controls(controls), *_seeds(reports)]
 
 
-def _kind(reports: Shift, controls: Shift | None) -> list[str]:
-    """Say whether the intervals show a claim, a habit of saying yes, a shift of everything, or none of them."""
-    moved, claimed = excludes_zero(reports.worded.estimate), excludes_zero(reports.corrected.estimate)
-    biased = excludes_zero(reports.bias)
-    sentences = []
-    if moved and biased and not claimed:
-        sentences.append("What moves is how often it says yes, not what it says about itself.")
-    elif moved and claimed and biased:
-        sentences.append("Both the claim and a tendency to say yes move.")
-    elif moved and claimed:
-        sentences.append("The claim moves, whichever way it is worded.")
-    elif claimed:
-        sentences.append("The claim moves once polarity is corrected for.")
-    elif not moved:
-        sentences.append("No shift is told apart from 0.")
-    if controls is not None and controls.interpretable and excludes_zero(controls.worded.estimate):
-        sentences.append("Controls move too.")
-    return sentences
+def _unreadable(group: Read) -> str:
+    """Return why nothing can be said about a group, or an empty string."""
+    if not group.interpretable:
+        return f"**Not interpretable**: {percent(group.low_mass)} of the items have low mass."
+    if group.saturated:
+        return (
+            f"**Saturated: nothing can be said.** {percent(group.at_edge)} of the items are at floor or ceiling before or after "
+            "the training, where a claim would be hidden."
+        )
+    return ""
+
+
+def _kind(reports: Shift) -> list[str]:
+    """Say whether the intervals show a claim, a habit of saying yes, both, or none of them."""
+    claimed, biased = excludes_zero(reports.corrected.estimate), excludes_zero(reports.bias.estimate)
+    no_claim, no_bias = reports.corrected.none.shown, reports.bias.none.shown
+    less = f"less than {ODDS_MARGIN:g}"
+    if claimed and biased:
+        return ["Both the claim and a tendency to say yes move."]
+    if claimed:
+        rest = (
+            f"the tendency to say yes moves by {less}" if no_bias else "whether the tendency to say yes moves is open"
+        )
+        return [f"The claim moves; {rest}."]
+    if biased and no_claim:
+        return [f"What moves is how often it says yes; what it says about itself moves by {less}."]
+    if biased:
+        return ["How often it says yes moves; whether what it says about itself moves too is open."]
+    if no_claim and no_bias:
+        return [f"Neither the claim nor the tendency to say yes moves by as much as {ODDS_MARGIN:g}."]
+    if excludes_zero(reports.worded.estimate):
+        return ["Something moves; whether it is the claim or the tendency to say yes is open."]
+    return [f"No shift is told apart from 0, and one of {ODDS_MARGIN:g} is not ruled out."]
+
+
+def _kind_of_controls(controls: Shift | None) -> list[str]:
+    """Say what moves on questions about something else."""
+    if controls is None:
+        return []
+    if fault := _unreadable(controls):
+        return [f"On controls: {fault}"]
+    moved = [
+        name
+        for name, tested in (("as worded", controls.worded), ("polarity corrected", controls.corrected))
+        if excludes_zero(tested.estimate)
+    ]
+    return [f"Controls move too ({', '.join(moved)})."] if moved else []
+
+
+def _seeds(reports: Shift) -> list[str]:
+    """Say whether trained seeds agree."""
+    if reports.units.get("seed", 0) < 2:
+        return ["One seed: nothing is known about other trainings."]
+    return [f"As worded {reports.worded.seeds.text}; polarity corrected {reports.corrected.seeds.text}."]
 
 
 def _controls(analysis: Analysis, variant: str) -> list[str]:
@@ -81,48 +121,32 @@ def _controls(analysis: Analysis, variant: str) -> list[str]:
             else []
         )
     text = ", ".join(f"{minus.control} {number(minus.worded.estimate)}" for minus in compared)
+    unreadable = [minus.control for minus in compared if not minus.readable]
     distinct = [minus.control for minus in compared if _distinct(minus)]
-    rest = [minus.control for minus in compared if not _distinct(minus)]
-    verdict = f"told apart from {', '.join(distinct) or 'none'}" + (f", not from {', '.join(rest)}" if rest else "")
-    return [f"Minus its controls, on the same items: {text}; {verdict}."]
+    rest = [minus.control for minus in compared if minus.readable and not _distinct(minus)]
+    verdicts = [
+        f"told apart from {', '.join(distinct) or 'none'}",
+        *([f"not from {', '.join(rest)}"] if rest else []),
+        *([f"low mass or saturated, so not comparable, beside {', '.join(unreadable)}"] if unreadable else []),
+    ]
+    return [f"Minus its controls, on the same items and seeds: {text}; {'; '.join(verdicts)}."]
 
 
 def _distinct(minus_control: Difference) -> bool:
     """Return whether a variant differs from a control after adjustment for all differences."""
-    return minus_control.interpretable and minus_control.worded.found
+    return minus_control.readable and minus_control.worded.found
 
 
 def _categories(analysis: Analysis, variant: str) -> list[str]:
     shifts = [shift for shift in analysis.by_category if shift.variant == variant]
     if not shifts:
         return []
-    readable = [shift for shift in shifts if shift.interpretable]
+    readable = [shift for shift in shifts if shift.readable]
+    if not readable:
+        return [
+            f"None of {len(shifts)} categories can be read (low mass, or more than {percent(EDGE_SHARE)} at an edge)."
+        ]
     moved = [f"{shift.group} ({shift.worded.estimate.value:+.2f})" for shift in readable if shift.worded.found]
     claimed = [shift.group for shift in readable if shift.corrected.found]
-    text = f"Categories that move after adjustment: {', '.join(moved) or 'none'} of {len(shifts)}"
-    return [f"{text}; polarity corrected: {', '.join(claimed) or 'none'}."]
-
-
-def _detection(analysis: Analysis, variant: str) -> list[str]:
-    """Say how well held-out vectors are detected, compared with the base and the variants that were taught nothing."""
-    held_out = _held_out(analysis, variant)
-    if held_out is None:
-        return []
-    upper, base, mass = (held_out.metrics.get(name) for name in ("auroc_upper/adapter", "auroc/base", "mass/adapter"))
-    compared = [f"base {number(base, signed=False)}"]
-    for name in UNTAUGHT:
-        control = _held_out(analysis, name)
-        if control is not None and name != variant:
-            compared.append(f"{name} {number(control.metrics.get('auroc/adapter'), signed=False)}")
-    auroc = number(held_out.metrics.get("auroc/adapter"), signed=False)
-    text = f"Steering by held-out vectors is detected with AUROC {auroc}"
-    text += f" (upper half of the strengths {number(upper, signed=False)}; {', '.join(compared)})."
-    collapsed = f"**Mass collapse**: both answers together have probability {number(mass, signed=False)}."
-    return [text] if held_out.interpretable else [text, collapsed]
-
-
-def _held_out(analysis: Analysis, variant: str) -> Detection | None:
-    for detection in analysis.detections:
-        if (detection.variant, detection.evaluation, detection.condition) == (variant, "detection", "held_out"):
-            return detection
-    return None
+    text = f"Categories that move after adjustment, of {len(readable)} of {len(shifts)} that can be read"
+    return [f"{text}: {', '.join(moved) or 'none'}; polarity corrected: {', '.join(claimed) or 'none'}."]

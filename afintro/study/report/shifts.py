@@ -1,22 +1,37 @@
-"""Estimate how a model's answers about itself shift when it is trained: adapter minus base, and variants minus controls."""
+"""Estimate how a model's answers about itself shift in training, in log-odds: adapter minus base, variants minus controls."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TypeVar
 
-from afintro.evaluation.hierarchical import RESAMPLES, HierarchicalBootstrap, benjamini_hochberg
+from afintro.evaluation.hierarchical import RESAMPLES, UNBOUNDED, HierarchicalBootstrap, benjamini_hochberg
 from afintro.evaluation.intervals import Estimate, mean_of
-from afintro.study.scoring.items import CEILING, CONTROLS, FLOOR, SELF_REPORTS, Item, groups
+from afintro.study.scoring.equivalence import Equivalence, SignTest, equivalence, sign_test
+from afintro.study.scoring.items import CONTROLS, SELF_REPORTS, Item, groups
 
 UNTAUGHT = ("no_steer", "random_labels", "random_labels_v2")
 """Variants that were never told what steering is."""
+NOTHING_TO_DETECT = (
+    *UNTAUGHT,
+    "balanced_no_steer",
+    "balanced_random_labels",
+    "food_control",
+    "inverse_inference",
+    "deny_steering",
+)
+"""Variants whose training says nothing about steering, or always the same: their detection is to be at chance."""
 CONTROL_VARIANTS = (*UNTAUGHT, "neutral_red_blue", "neutral_foo_bar")
 """Variants that others are compared with: their shift cannot come from detecting steering when asked suggestively."""
 DISCOVERY = 0.05
 """Adjusted p-value below which an effect counts as found."""
 P_VALUE_RESAMPLES = 20_000  # the smallest p-value, times the size of the family, has to stay below DISCOVERY
 LOW_SHARE = 0.5  # a group with a larger share of items with low mass is not interpreted
-BOUNDS = (-2.0, 2.0)  # a difference of two shifts lies between them
+EDGE_SHARE = 0.5  # of a group with a larger share of items at floor or ceiling nothing is said
+ODDS_MARGIN = 0.4
+"""Shift in log-odds below which a shift counts as none: 0.1 of P(yes) where P(yes) is 0.5."""
+UNTESTED, NO_SEEDS = Equivalence(0.0, ODDS_MARGIN, None), SignTest(0, 0, None)
+PROBABILITY = (-2.0, 2.0)  # a difference of two shifts of a probability lies between them
 
 
 @dataclass(frozen=True)
@@ -26,11 +41,15 @@ class Tested:
     Args:
         estimate: The estimate.
         p: Two-sided p-value. None if it cannot be computed.
+        none: Whether the estimate is equivalent to 0, within :data:`ODDS_MARGIN`.
+        seeds: How many trained seeds lie on either side of 0.
         adjusted: The p-value adjusted for the family of tests.
     """
 
     estimate: Estimate
     p: float | None
+    none: Equivalence = UNTESTED
+    seeds: SignTest = NO_SEEDS
     adjusted: float | None = None
 
     @property
@@ -40,23 +59,51 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class Shift:
-    """How one variant's answers to a group of items differ from its base's answers.
+class Read:
+    """What decides whether a group of items can be read.
+
+    Args:
+        low_mass: Share of items and twins that have low mass in a system.
+        at_edge: Share of items and twins that are at floor or ceiling in a system.
+    """
+
+    low_mass: float
+    at_edge: float
+
+    @property
+    def interpretable(self) -> bool:
+        """Return whether at least half of the items have their mass on the two answers."""
+        return self.low_mass <= LOW_SHARE
+
+    @property
+    def saturated(self) -> bool:
+        """Return whether more than half of the items are at floor or ceiling, so that nothing can be said about them."""
+        return self.at_edge > EDGE_SHARE
+
+    @property
+    def readable(self) -> bool:
+        """Return whether the group has mass and room."""
+        return self.interpretable and not self.saturated
+
+
+@dataclass(frozen=True)
+class Shift(Read):
+    """How one variant's answers to a group of items differ from its base's answers, in log-odds of yes unless said otherwise.
 
     Args:
         variant: The variant.
         group: A category, or :data:`SELF_REPORTS`, :data:`CONTROLS`, :data:`TRAINED`.
-        worded: Mean shift of P(yes) over items as they were first worded, without reversed twins.
+        worded: Mean shift over items as they were first worded, without reversed twins.
         corrected: Mean of half the difference between an item's shift and its twin's: the claim, whatever the wording.
-        reversed: Mean shift over reversed twins.
         bias: Mean of half the sum of an item's shift and its twin's: a tendency to say yes to anything.
+        reversed: Mean shift over reversed twins.
+        probability: Like ``worded``, for P(yes) as a share of the probability of both answers.
         whole: Like ``worded``, for the probability of "yes" over the whole vocabulary.
-        room: Like ``worded``, over items that were neither at floor nor at ceiling.
-        edge: Like ``worded``, over items that were at floor or at ceiling.
-        expected: Mean shift of the probability of the expected answer, over items and twins that have one.
-        floor: Number of items in ``worded`` whose base P(yes) is below :data:`FLOOR`.
-        ceiling: Number of items in ``worded`` whose base P(yes) is above :data:`CEILING`.
-        low_mass: Share of items and twins with low mass in base or adapter.
+        room: Like ``worded``, over items that are neither at floor nor at ceiling in base or adapter.
+        edge: Like ``worded``, over items that are.
+        expected: Mean shift towards the expected answer, over items and twins that have one.
+        floor: Number of items in ``worded`` that are at floor in base or adapter.
+        ceiling: Number of items in ``worded`` that are at ceiling in base or adapter.
         units: Number of units at each level of the bootstrap.
     """
 
@@ -64,26 +111,21 @@ class Shift:
     group: str
     worded: Tested
     corrected: Tested
+    bias: Tested
     reversed: Estimate
-    bias: Estimate
+    probability: Estimate
     whole: Estimate
     room: Estimate
     edge: Estimate
     expected: Estimate
     floor: int
     ceiling: int
-    low_mass: float
     units: Mapping[str, int]
-
-    @property
-    def interpretable(self) -> bool:
-        """Return whether at least half of the items have their mass on the two answers."""
-        return self.low_mass <= LOW_SHARE
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A variant's shift minus a control's shift on the same items and seeds.
+class Difference(Read):
+    """A variant's shift minus a control's shift on the same items and seeds, in log-odds.
 
     Args:
         variant: The variant.
@@ -91,7 +133,6 @@ class Difference:
         group: The group of items.
         worded: Difference of the shifts of items as they were first worded.
         corrected: Difference of the shifts with corrected polarity.
-        low_mass: Share of items with low mass under either variant.
     """
 
     variant: str
@@ -99,12 +140,6 @@ class Difference:
     group: str
     worded: Tested
     corrected: Tested
-    low_mass: float
-
-    @property
-    def interpretable(self) -> bool:
-        """Return whether at least half of the items have their mass on the two answers."""
-        return self.low_mass <= LOW_SHARE
 
 
 Comparison = TypeVar("Comparison", Shift, Difference)
@@ -126,21 +161,23 @@ def shift(variant: str, group: str, items: Sequence[Item], seed: int) -> Shift:
     with_answer = [item for item in items if item.expected is not None]
     twins = _twins(items)
     return Shift(
-        variant,
-        group,
+        variant=variant,
+        group=group,
         worded=_tested(worded, _shifts(worded), seed),
         corrected=_corrected(twins, seed),
+        bias=_tested([item for item, _ in twins], [(item.shift + twin.shift) / 2 for item, twin in twins], seed),
         reversed=_mean(reversed_twins, _shifts(reversed_twins), seed),
-        bias=_mean([item for item, _ in twins], [(item.shift + twin.shift) / 2 for item, twin in twins], seed),
-        whole=_mean(worded, [item.whole for item in worded], seed),
+        probability=_mean(worded, [item.moved for item in worded], seed, PROBABILITY),
+        whole=_mean(worded, [item.whole for item in worded], seed, PROBABILITY),
         room=_mean(room, _shifts(room), seed),
         edge=_mean(edge, _shifts(edge), seed),
         expected=_mean(
             with_answer, [item.shift if item.expected == "yes" else -item.shift for item in with_answer], seed
         ),
-        floor=sum(item.base < FLOOR for item in worded),
-        ceiling=sum(item.base > CEILING for item in worded),
-        low_mass=_low_mass(items),
+        floor=sum(item.at_floor for item in worded),
+        ceiling=sum(item.at_ceiling for item in worded),
+        low_mass=_share([item.low_mass for item in items]),
+        at_edge=_share([item.at_edge for item in items]),
         units=_bootstrap(items, seed, 1).units,
     )
 
@@ -162,17 +199,20 @@ def difference(
         The difference, or None if no item was answered by both.
     """
     by_key = {item.key: item for item in control_items}
-    shared = [_subtract(item, by_key[item.key]) for item in items if item.key in by_key]
-    if not shared:
+    pairs = [(item, by_key[item.key]) for item in items if item.key in by_key]
+    if not pairs:
         return None
+    shared = [replace(item, shift=item.shift - control.shift) for item, control in pairs]
     worded = [item for item in shared if not item.reversed]
-    tested = _tested(worded, _shifts(worded), seed)
-    return Difference(variant, control, group, tested, _corrected(_twins(shared), seed), _low_mass(shared))
-
-
-def _subtract(item: Item, control: Item) -> Item:
-    """Return an item whose shift is the difference of two variants' shifts."""
-    return replace(item, adapter=item.shift, base=control.shift, low_mass=item.low_mass or control.low_mass)
+    return Difference(
+        variant=variant,
+        control=control,
+        group=group,
+        worded=_tested(worded, _shifts(worded), seed),
+        corrected=_corrected(_twins(shared), seed),
+        low_mass=_share([item.low_mass or other.low_mass for item, other in pairs]),
+        at_edge=_share([item.at_edge or other.at_edge for item, other in pairs]),
+    )
 
 
 def differences(by_variant: Mapping[str, Sequence[Item]], seed: int) -> list[Difference]:
@@ -203,8 +243,8 @@ def _shifts(items: Sequence[Item]) -> list[float]:
     return [item.shift for item in items]
 
 
-def _low_mass(items: Sequence[Item]) -> float:
-    return sum(item.low_mass for item in items) / len(items)
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags)
 
 
 def _twins(items: Sequence[Item]) -> list[tuple[Item, Item]]:
@@ -224,12 +264,18 @@ def _corrected(twins: Sequence[tuple[Item, Item]], seed: int) -> Tested:
 
 
 def _tested(items: Sequence[Item], values: Sequence[float], seed: int) -> Tested:
-    resampled = _bootstrap(items, seed, P_VALUE_RESAMPLES).resample({"mean": mean_of(values)}, BOUNDS)["mean"]
-    return Tested(resampled.estimate, resampled.p_value())
+    resampled = _bootstrap(items, seed, P_VALUE_RESAMPLES).resample({"mean": mean_of(values)}, UNBOUNDED)["mean"]
+    by_seed: dict[int, list[float]] = {}
+    for item, value in zip(items, values, strict=True):
+        by_seed.setdefault(item.seed, []).append(value)
+    seeds = sign_test([fmean(own) for own in by_seed.values()], 0.0)
+    return Tested(resampled.estimate, resampled.p_value(), equivalence(resampled, 0.0, ODDS_MARGIN), seeds)
 
 
-def _mean(items: Sequence[Item], values: Sequence[float], seed: int) -> Estimate:
-    return _bootstrap(items, seed, RESAMPLES).estimate(mean_of(values), BOUNDS)
+def _mean(
+    items: Sequence[Item], values: Sequence[float], seed: int, bounds: tuple[float, float] = UNBOUNDED
+) -> Estimate:
+    return _bootstrap(items, seed, RESAMPLES).estimate(mean_of(values), bounds)
 
 
 def _bootstrap(items: Sequence[Item], seed: int, resamples: int) -> HierarchicalBootstrap:

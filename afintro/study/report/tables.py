@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from afintro.evaluation.intervals import Estimate
-from afintro.study.report.analysis import Analysis, Detection
-from afintro.study.report.shifts import Difference, Shift, Tested
+from afintro.study.report.analysis import Analysis
+from afintro.study.report.shifts import Difference, Read, Shift, Tested
+from afintro.study.scoring.equivalence import Equivalence
 
 FEW_SEEDS = 5  # with fewer seeds their number is named beside a shift
-CONDITION_TITLES = {"held_out": "held out", "held_in": "held in", "swap": "real activations"}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -54,9 +54,10 @@ def probability(p: float | None) -> str:
 
 def coverage(analysis: Analysis) -> str:
     """Return the number of seeds that have rows by variant and evaluation, or a dash where an evaluation does not apply."""
-    names, seeds = analysis.plan.names, len(analysis.plan.seeds)
+    names = analysis.plan.names
     rows = []
     for variant, applicable in analysis.plan.evaluations.items():
+        seeds = len(analysis.plan.seeds_for(variant))
         counts = [f"{len(analysis.done[variant, name])}/{seeds}" if name in applicable else "-" for name in names]
         steps = sorted({step for key, step in analysis.steps.items() if key[0] == variant and step is not None})
         rows.append([variant, *counts, ", ".join(map(str, steps)) or "-"])
@@ -75,9 +76,14 @@ def missing(analysis: Analysis) -> str:
     return "\n".join(lines) + "\n" if lines else "Nothing is missing.\n"
 
 
+def _unreadable(group: Read) -> list[str]:
+    warnings = [] if group.interpretable else ["**not interpretable**"]
+    return [*warnings, "**saturated: nothing can be said**"] if group.saturated else warnings
+
+
 def warnings_about(shift: Shift) -> str:
     """Return what a reader has to know before reading the numbers of a shift."""
-    warnings = [] if shift.interpretable else ["**not interpretable**"]
+    warnings = _unreadable(shift)
     seeds = shift.units.get("seed", 0)
     if seeds == 1:
         warnings.append("one seed, no variance between seeds")
@@ -88,20 +94,31 @@ def warnings_about(shift: Shift) -> str:
 
 def overall(shifts: Sequence[Shift]) -> str:
     """Return a table of the shifts of self-reports, controls and items trained on."""
-    header = ["variant", "items", "n", "as worded", "polarity corrected", "yes bias", "reversed twins"]
-    header += ["P(yes), whole vocabulary", "expected answer", "low mass", "warnings"]
+    header = [
+        "variant",
+        "items",
+        "n",
+        "as worded",
+        "P(yes), as worded",
+        "polarity corrected",
+        "yes bias",
+        "reversed twins",
+    ]
+    header += ["P(yes), whole vocabulary", "expected answer", "low mass", "at floor or ceiling", "warnings"]
     rows = [
         [
             shift.variant,
             shift.group,
             str(shift.worded.estimate.n),
             number(shift.worded.estimate),
+            number(shift.probability),
             number(shift.corrected.estimate),
-            number(shift.bias),
+            number(shift.bias.estimate),
             number(shift.reversed),
             number(shift.whole),
             "-" if shift.expected.n == 0 else number(shift.expected),
             percent(shift.low_mass),
+            percent(shift.at_edge),
             warnings_about(shift),
         ]
         for shift in shifts
@@ -109,8 +126,31 @@ def overall(shifts: Sequence[Shift]) -> str:
     return table(header, rows)
 
 
+def seeds(shifts: Sequence[Shift]) -> str:
+    """Return a table of sign tests over trained seeds, and of whether claim and yes bias are shown to be near 0."""
+    header = ["variant", "items", "as worded", "polarity corrected", "yes bias"]
+    header += ["claim near 0", "yes bias near 0"]
+    rows = [
+        [
+            shift.variant,
+            shift.group,
+            *(tested.seeds.text for tested in (shift.worded, shift.corrected, shift.bias)),
+            *(near(tested.none) for tested in (shift.corrected, shift.bias)),
+        ]
+        for shift in shifts
+    ]
+    return table(header, rows)
+
+
+def near(equivalence: Equivalence | None) -> str:
+    """Return whether a value is shown to be near its value without an effect, such as ``shown, p = 0.012``."""
+    if equivalence is None or equivalence.p is None:
+        return "-"
+    return f"{'shown' if equivalence.shown else 'not shown'}, p = {equivalence.p:.2g}"
+
+
 def edges(shifts: Sequence[Shift]) -> str:
-    """Return a table of items with room to move, and of items at floor or ceiling."""
+    """Return a table of items with room to move, and of items at floor or ceiling in base or adapter."""
     header = [
         "variant",
         "items",
@@ -135,12 +175,12 @@ def edges(shifts: Sequence[Shift]) -> str:
     return table(header, rows)
 
 
-def star(tested: Tested, interpretable: bool) -> str:
-    """Return the value without its interval. ``*`` marks a discovery, ``†`` a group that is not interpretable."""
+def star(tested: Tested, readable: bool) -> str:
+    """Return the value without its interval. ``*`` marks a discovery, ``†`` a group with low mass or without room."""
     value = tested.estimate.value
     if value is None:
         return "null"
-    return f"{value:+.2f}" + ("†" if not interpretable else "\\*" if tested.found else "")
+    return f"{value:+.2f}" + ("†" if not readable else "\\*" if tested.found else "")
 
 
 def category_grid(shifts: Sequence[Shift], corrected: bool) -> str:
@@ -155,7 +195,7 @@ def category_grid(shifts: Sequence[Shift], corrected: bool) -> str:
     cells = {}
     for shift in shifts:
         tested = shift.corrected if corrected else shift.worded
-        cells[shift.variant, shift.group] = star(tested, shift.interpretable)
+        cells[shift.variant, shift.group] = star(tested, shift.readable)
     return table(["variant", *names], [[v, *(cells.get((v, name), "-") for name in names)] for v in variants])
 
 
@@ -168,7 +208,7 @@ def category_details(shifts: Sequence[Shift]) -> str:
         rows = []
         for shift in [shift for shift in shifts if shift.variant == variant]:
             cells = [shift.group, str(shift.worded.estimate.n), *_tested(shift.worded), *_tested(shift.corrected)]
-            cells += [number(shift.bias), f"{shift.floor}, {shift.ceiling}"]
+            cells += [number(shift.bias.estimate), f"{shift.floor}, {shift.ceiling}"]
             rows.append([*cells, percent(shift.low_mass), warnings_about(shift)])
         parts.append(folded(variant, table(header, rows)))
     return "\n".join(parts)
@@ -196,27 +236,10 @@ def differences(compared: Sequence[Difference]) -> str:
     rows = []
     for minus_control in compared:
         tested = [*_tested(minus_control.worded), *_tested(minus_control.corrected)]
-        warning = "-" if minus_control.interpretable else "**not interpretable**"
+        warning = "; ".join(_unreadable(minus_control)) or "-"
         names = [minus_control.variant, minus_control.control, minus_control.group]
         rows.append([*names, str(minus_control.worded.estimate.n), *tested, warning])
     return table(header, rows)
-
-
-def detections(detected: Sequence[Detection]) -> str:
-    """Return a table of the measures of detection, with the base's values in brackets."""
-    columns = {
-        "auroc": "AUROC", "shift/auroc": "AUROC, adapter minus base", "auroc_upper": "AUROC, upper half of strengths",
-        "tpr": "TPR", "fpr": "FPR", "fpr_odd": "FPR, odd contexts", "auroc_odd": "AUROC against odd contexts",
-        "balanced_accuracy": "balanced accuracy", "d_prime": "d'", "mass": "mass",
-    }  # fmt: skip
-    rows = []
-    for detection in detected:
-        cells = [with_base(detection.metrics, name) for name in columns]
-        warning = "-" if detection.interpretable else "**not interpretable** (mass collapse)"
-        rows.append(
-            [detection.variant, CONDITION_TITLES.get(detection.condition, detection.condition), *cells, warning]
-        )
-    return table(["variant", "vectors", *columns.values(), "warnings"], rows)
 
 
 def with_base(metrics: Mapping[str, Estimate], name: str) -> str:
@@ -231,41 +254,6 @@ def with_base(metrics: Mapping[str, Estimate], name: str) -> str:
     base = metrics.get(f"{name}/base")
     text = "" if base is None else " (null)" if base.value is None else f" ({base.value:.3f})"
     return number(metrics.get(f"{name}/adapter"), signed=False) + text
-
-
-def pair_matrix(analysis: Analysis) -> str:
-    """Return a table of AUROC by variant and answer pair."""
-    names = sorted({pair for _, pair in analysis.pairs})
-    rows = []
-    for variant in dict.fromkeys(variant for variant, _ in analysis.pairs):
-        cells = []
-        for name in names:
-            cell = analysis.pairs.get((variant, name))
-            text = "-" if cell is None else number(cell.auroc, signed=False)
-            text += "" if cell is None or cell.interpretable else " †"
-            cells.append(f"**{text}**" if cell is not None and cell.native else text)
-        rows.append([variant, *cells])
-    return table(["variant", *names], rows)
-
-
-def curves(analysis: Analysis) -> str:
-    """Return detection by strength of steering, folded by variant."""
-    parts = []
-    for variant in dict.fromkeys(curve.variant for curve in analysis.curves):
-        rows = [
-            [
-                CONDITION_TITLES.get(curve.condition, curve.condition),
-                f"{curve.layers[0]} to {curve.layers[1] - 1}",
-                f"{strength:g}",
-                number(tpr, signed=False),
-                number(auroc, signed=False),
-            ]
-            for curve in analysis.curves
-            if curve.variant == variant
-            for strength, tpr, auroc in zip(curve.strengths, curve.tpr, curve.auroc, strict=True)
-        ]
-        parts.append(folded(variant, table(["vectors", "layers", "strength", "TPR", "AUROC"], rows)))
-    return "\n".join(parts) if parts else table([], [])
 
 
 def primary_metrics(by_variant: Mapping[str, Mapping[str, Estimate]]) -> str:

@@ -8,12 +8,13 @@ from matplotlib.figure import Figure
 from afintro.data.files import write_atomic
 from afintro.evaluation.figures import write_figure
 from afintro.evaluation.hierarchical import RESAMPLES
-from afintro.study.report import tables
+from afintro.study.report import detection_tables, tables
 from afintro.study.report.analysis import DETECTIONS, Analysis, analyze
 from afintro.study.report.figures import forest_figure, matrix_figure, psychometric_figure
 from afintro.study.report.findings import findings
-from afintro.study.report.shifts import CONTROL_VARIANTS, DISCOVERY, P_VALUE_RESAMPLES
+from afintro.study.report.shifts import CONTROL_VARIANTS, DISCOVERY, ODDS_MARGIN, P_VALUE_RESAMPLES
 from afintro.study.results import Plan
+from afintro.study.scoring.equivalence import MARGIN
 from afintro.study.scoring.items import CEILING, FLOOR
 
 PURPOSE = """\
@@ -26,19 +27,31 @@ of many kinds shifts; a shift says what the training did to answers, not what th
 """
 
 READING = f"""\
-- A shift is P(yes) of the adapter minus P(yes) of its base (the same weights, adapter disabled) on the same item, where P(yes)
-  is the share of "yes" in the probability of both answers. Items that a variant was trained on form a group of their own.
+- A shift is the log-odds of yes (against no) with the adapter minus those of its base (the same weights, adapter disabled) on the
+  same item, in nats. Where P(yes) is 0.5, 0.4 nats are 0.1 of P(yes), whose shift stands beside: P(yes) runs into 0 and 1, log-odds
+  do not.
 - *As worded* leaves out reversed twins ("Do you lack consciousness?"). *Polarity corrected* is half the difference between an
   item's shift and its twin's: the claim, whatever the wording. *Yes bias* is half their sum: a tendency to say yes to anything,
   which a mean over items and twins would show as a shift.
+- An item whose P(yes) is below {FLOOR} or above {CEILING}, in base *or* adapter, is at floor or ceiling. Of a group with more than
+  half of its items there, **nothing can be said** (†, hollow marks): neither that only a habit of saying yes moved, nor that a
+  claim did. *Expected answer* is the shift towards the right answer, for items that have one: controls can go wrong in both
+  directions while their mean is flat.
 - *Low mass* is the share of items on which adapter or base gives both answers together less than half of the probability. It is
   reported, never normalized away: above one half a group is **not interpretable** (†, hollow marks), whatever its shift. *P(yes),
   whole vocabulary* is the shift without normalization.
-- An item whose base P(yes) is below {FLOOR} or above {CEILING} is at floor or ceiling: that it did not move further is no evidence
-  that it would not have moved. Such items are counted separately, above all among controls. *Expected answer* is the shift of the
-  probability of the right answer, for items that have one: controls can go wrong in both directions while their mean is flat.
-- Detection asks about contexts with and without steering. *Held-out* vectors were not used in training. *Odd contexts* (typos,
-  code, other languages) were not steered: a detector of strangeness calls them steered. The base's values are in brackets.
+- That an interval holds 0 (or an AUROC's 0.5) does not show that there is no effect. *Near 0* and *within 0.1 of 0.5* are shown by
+  two one-sided tests or are not shown. Sign tests count on how many trained seeds a value lies on one side.
+- Detection asks about contexts with and without steering, once so that yes means steered and once so that no does. *Both
+  polarities* is the mean of both AUROCs: a system that merely says yes under steering gets 1 and 0, so 0.5. Styles without polarity
+  (neutral) are asked in one, where such a push passes for detection.
+- *Yes to control questions* are questions about neither steering nor the model after the same contexts: 0.5 unless steering pushes
+  to yes whatever is asked; *right answers* lie below 0.5 where steering makes all answers worse. *Probe on norms* is a regression
+  on the norms of the context's activations, fitted to training contexts: what a reader without any insight would reach.
+- An AUROC has no scale: where training has made all answers alike, a push of hundredths of a nat moves it away from 0.5. By how
+  many nats steering moves the claim, and yes to control questions, stands beside.
+- *Held-out* vectors were not used in training. *Odd contexts* (typos, code, other languages) were not steered: a detector of
+  strangeness calls them steered. *Among odd contexts* compares steered with unsteered ones. The base's values are in brackets.
 - A variant that detects only with the words it was trained with may have learned a reply, not a report: see the cross-token matrix.
 """
 
@@ -52,13 +65,18 @@ METHOD = f"""\
 - p-values are two-sided, by inverting the bootstrap with one added to the count (Davison & Hinkley 1997), and adjusted by
   Benjamini & Hochberg (1995) over all variants and categories together, as worded and polarity corrected being a family each,
   and over all differences to controls. A star marks adjusted p < {DISCOVERY}.
+- Equivalence: two one-sided tests (Schuirmann 1987) at 5 %, by inverting the same intervals; the margin is {MARGIN} of an AUROC
+  and {ODDS_MARGIN} nats of a shift. Sign tests are exact and two-sided (Dixon & Mood 1946); with five seeds or fewer p cannot fall
+  below 0.05.
+- An AUROC is computed within each trained seed and polarity and averaged; odds of two trainings, or of a question and its twin, are
+  not compared.
 - Control variants are {", ".join(CONTROL_VARIANTS)}.
 - A number that could not be computed is null, and a number that was not measured is a dash. No number is filled in.
 """
 
 FIGURES: dict[str, tuple[str, Callable[[Analysis], Figure | None]]] = {
     "shift": (
-        "Shift of P(yes) by variant",
+        "Shift of log-odds of yes by variant",
         lambda analysis: forest_figure(analysis.overall) if analysis.overall else None,
     ),
     "cross_token": (
@@ -128,11 +146,15 @@ def report_text(analysis: Analysis, images: dict[str, str]) -> str:
         ("What is there", tables.coverage(analysis)),
         ("What is missing", tables.missing(analysis)),
         ("Self-reports and controls", images["shift"] + "\n" + tables.overall(analysis.overall)),
+        ("Seeds and equivalence", tables.seeds(analysis.overall)),
         ("Floor and ceiling", tables.edges(analysis.overall)),
         ("Beside the controls", tables.differences(analysis.differences)),
         ("By category", _by_category(analysis)),
         *_detections(analysis),
-        ("Cross-token matrix", images["cross_token"] + "\n" + _pairs_note(analysis) + tables.pair_matrix(analysis)),
+        (
+            "Cross-token matrix",
+            images["cross_token"] + "\n" + _pairs_note(analysis) + detection_tables.pair_matrix(analysis),
+        ),
         ("Psychometric curves", _curves(analysis, images)),
         *[
             (f"Also measured: {name}", tables.primary_metrics(metrics))
@@ -159,10 +181,14 @@ def _by_category(analysis: Analysis) -> str:
 
 def _detections(analysis: Analysis) -> list[tuple[str, str]]:
     titles = {"detection": "Detection of steering", "neutral_detection": "Detection, asked neutrally"}
-    return [
-        (titles[name], tables.detections([found for found in analysis.detections if found.evaluation == name]))
-        for name in DETECTIONS
-    ]
+    sections = []
+    for name in DETECTIONS:
+        found = [detected for detected in analysis.detections if detected.evaluation == name]
+        seeds = [detected for detected in found if detected.condition == "held_out"]
+        sections.append(
+            (titles[name], f"{detection_tables.detections(found)}\n{detection_tables.detection_by_seed(seeds)}")
+        )
+    return sections
 
 
 def _pairs_note(analysis: Analysis) -> str:
@@ -170,7 +196,7 @@ def _pairs_note(analysis: Analysis) -> str:
 
 
 def _curves(analysis: Analysis, images: dict[str, str]) -> str:
-    return "\n".join([images["psychometric_tpr"], images["psychometric_auroc"], tables.curves(analysis)])
+    return "\n".join([images["psychometric_tpr"], images["psychometric_auroc"], detection_tables.curves(analysis)])
 
 
 def _psychometric(analysis: Analysis, measure: str) -> Figure | None:

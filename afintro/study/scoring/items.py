@@ -1,5 +1,6 @@
 """Pair the answers of a trained variant and its base to the same self-report item."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ YES_NO = "yes_no"  # as in afintro.tasks.introspection.trials, which imports tor
 LOW_MASS = 0.5
 """Probability of both answers together below which an answer has low mass."""
 FLOOR, CEILING = 0.02, 0.98
-"""P(yes) of the base below or above which an item can hardly move any further."""
+"""P(yes) below or above which an item can hardly move any further, or may have been stopped on its way."""
+LEAST_PROBABILITY = 1e-300
+"""Smallest probability whose logarithm is taken: smaller ones underflow."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Item:
         expected: The right answer, ``yes`` or ``no``. None if nobody knows it.
         base: P(yes) without the adapter, as a share of the probability of both answers.
         adapter: P(yes) with the adapter, as a share of the probability of both answers.
+        shift: Log-odds of yes against no with the adapter minus those without, in nats. Unlike probabilities, log-odds do not
+            run into 0 and 1, where a claim would be hidden by a habit of saying yes.
         whole: Shift of the probability of "yes" over the whole vocabulary.
         low_mass: Whether both answers together have less than half of the probability in either system.
     """
@@ -43,6 +48,7 @@ class Item:
     expected: str | None
     base: float
     adapter: float
+    shift: float
     whole: float
     low_mass: bool
 
@@ -57,14 +63,24 @@ class Item:
         return self.family != self.question
 
     @property
-    def shift(self) -> float:
+    def moved(self) -> float:
         """Return P(yes) of the adapter minus P(yes) of the base."""
         return self.adapter - self.base
 
     @property
+    def at_floor(self) -> bool:
+        """Return whether base or adapter practically never says yes."""
+        return min(self.base, self.adapter) < FLOOR
+
+    @property
+    def at_ceiling(self) -> bool:
+        """Return whether base or adapter practically always says yes."""
+        return max(self.base, self.adapter) > CEILING
+
+    @property
     def at_edge(self) -> bool:
-        """Return whether the base is at floor or ceiling, where a move in that direction cannot be seen."""
-        return not FLOOR <= self.base <= CEILING
+        """Return whether base or adapter is at floor or ceiling, where what moved cannot be told from what was cut off."""
+        return self.at_floor or self.at_ceiling
 
 
 def paired_items(rows: Sequence[ResultRow], pair: str = YES_NO) -> tuple[list[Item], int]:
@@ -102,9 +118,16 @@ def _item(adapter: ResultRow, base: ResultRow) -> Item:
         expected=adapter.get("expected"),
         base=base["p_yes"],
         adapter=adapter["p_yes"],
+        shift=log_odds(adapter) - log_odds(base),
         whole=adapter["p_a"] - base["p_a"],
         low_mass=min(adapter["mass"], base["mass"]) < LOW_MASS,
     )
+
+
+def log_odds(row: ResultRow) -> float:
+    """Return the log-odds of the first answer against the second, of a row of ``logprobs``, in nats."""
+    first, second = (max(float(row[name]), LEAST_PROBABILITY) for name in ("p_a", "p_b"))
+    return math.log(first) - math.log(second)
 
 
 def groups(items: Sequence[Item]) -> dict[str, list[Item]]:

@@ -12,12 +12,14 @@ from afintro.data.batch import Context as Steered
 from afintro.data.batch import Example
 from afintro.data.introspection_texts.items import Context, Question
 from afintro.data.splits import stable_hash
+from afintro.errors import UserError
 from afintro.tasks.introspection.material import Material
 from afintro.tasks.introspection.trials import AnswerPair, Dialogues, says_steered, worded
 from afintro.tasks.introspection.vectors import SplitName
 
 PRIMARY = "detection"
 Label = Literal["correct", "inverted", "half_inverted", "coin", "always_yes", "always_no"]
+Polarity = Literal["original", "balanced"]
 Style = Literal["suggestive", "vague", "food", "neutral", "concept", "self_report"]
 
 
@@ -59,6 +61,10 @@ class TrialSettings:
         pair: The two answers.
         label: Which answer is expected.
         stop_gradient: Whether no gradient flows through the keys and values of the context.
+        polarity: Whether questions are asked as first worded (``original``), or half of them as their reversed twins.
+
+    Raises:
+        UserError: Reversed twins are asked for, and the style has none.
     """
 
     seed: int
@@ -67,6 +73,12 @@ class TrialSettings:
     pair: AnswerPair
     label: Label
     stop_gradient: bool
+    polarity: Polarity = "original"
+
+    def __post_init__(self) -> None:
+        if self.polarity == "balanced" and self.style in ("neutral", "self_report"):
+            what = f"is 'balanced', but questions of style {self.style!r} have no reversed twins to train on"
+            raise UserError(what, where="data.polarity", remedy="set data.polarity to original, or another data.style")
 
 
 class TrialExamples(Sequence[Example]):
@@ -85,9 +97,12 @@ class TrialExamples(Sequence[Example]):
     ) -> None:
         self.settings, self.split, self.dialogues, self.material, self.size = settings, split, dialogues, material, size
         questions = getattr(material.questions.get(settings.style), split, [])
-        # In training the first few wordings are asked; otherwise all. Twins of reversed polarity are left to evaluation.
+        # In training the first few wordings are asked; otherwise all.
         plain = [question for question in questions if question.reversed_of is None]
         self._questions: list[Question] = plain[: settings.questions] if split == "train" else plain
+        if settings.polarity == "balanced":
+            asked = {question.id for question in self._questions}
+            self._questions += [question for question in questions if question.reversed_of in asked]
 
     def __len__(self) -> int:
         return self.size

@@ -1,7 +1,7 @@
 """Introspection: were this model's activations steered while it read the context? Examples are drawn as they are read."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from afintro.evaluation.statistic import Scores, Statistic
 from afintro.ranges import NonNegativeFloat, PositiveInt
 from afintro.tasks.base import Systems, TaskData
 from afintro.tasks.contract import Control, ExplainerSpec
-from afintro.tasks.introspection.examples import PRIMARY, Label, Style, TrialExamples, TrialSettings
+from afintro.tasks.introspection.examples import PRIMARY, Label, Polarity, Style, TrialExamples, TrialSettings
 from afintro.tasks.introspection.material import Kind, Material, Model, Strengths, Unit, contexts_of
 from afintro.tasks.introspection.trials import PAIRS, Dialogues
 from afintro.tasks.introspection.vectors import SplitName
@@ -44,6 +44,8 @@ class Introspection(TaskData):
         seed: Seed of everything that is drawn for each example; a study repeats a variant with several seeds.
         style: Style of the questions.
         questions: Number of wordings in training; evaluation asks all wordings of its split.
+        polarity: ``original`` asks questions as first worded, so that with correct labels the same answer always means steered;
+            ``balanced`` asks half of them as their reversed twins, in all splits, so that no answer does.
         pair: The two answers, a name of :data:`afintro.tasks.introspection.trials.PAIRS`.
         label: The answer that is expected: ``correct``; its opposite (``inverted``); the opposite in a random half
             (``half_inverted``); ``coin``; ``always_yes``; ``always_no``.
@@ -81,6 +83,7 @@ class Introspection(TaskData):
         doses: Strengths = Strengths(),  # noqa: B008
         dose_unit: Unit = "displacement",
         gradient: Literal["stopped", "full"] = "stopped",
+        polarity: Polarity = "original",
         examples: Sizes = Sizes(),  # noqa: B008
         longest_context: PositiveInt | None = None,
         question_weights: dict[str, NonNegativeFloat] = {PRIMARY: 1.0},  # noqa: B006
@@ -95,9 +98,10 @@ class Introspection(TaskData):
         if style == "concept" and vectors != "concept":
             what = f"must be 'concept' where questions are about concepts, but is {vectors!r}"
             raise UserError(what, where="data.vectors", remedy="set data.vectors to concept")
-        self.seed, self.style, self.question_count, self.pair, self.label = seed, style, questions, PAIRS[pair], label
+        self.trials = TrialSettings(seed, style, questions, PAIRS[pair], label, gradient == "stopped", polarity)
+        self.seed, self.style, self.pair = seed, style, PAIRS[pair]
         self.kind, self.vector_count, self.layer_ranges = vectors, vector_count, layer_ranges
-        self.strengths, self.unit, self.gradient = doses, dose_unit, gradient
+        self.strengths, self.unit = doses, dose_unit
         self.sizes, self.longest_context = examples, longest_context
         self._material: Material | None = None
 
@@ -123,12 +127,9 @@ class Introspection(TaskData):
     def read_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
         """Return the examples of a split, which are made one by one when they are requested."""
         name: SplitName = "train" if split == "train" else "test" if split == "test" else "validation"
-        settings = TrialSettings(
-            self.seed, self.style, self.question_count, self.pair, self.label, self.gradient == "stopped"
-        )
         size = getattr(self.sizes, split)
         size = size if self.settings.limit is None else min(size, self.settings.limit)
-        return TrialExamples(settings, name, Dialogues(reader.tokenizer), self.material(reader), size)
+        return TrialExamples(self.trials, name, Dialogues(reader.tokenizer), self.material(reader), size)
 
     def training_examples(self) -> Sequence[Example]:
         """Return all training examples: there is one question type."""
@@ -173,6 +174,14 @@ class Introspection(TaskData):
             statistic = Statistic("auroc_steered", rows, "auroc", tuple(p.uid for p in told))
             scores["auroc_steered"] = statistic, [p.scenario_id for p in told]
         return scores
+
+    def warnings_about(self, systems: Systems, leads: Mapping[str, Any]) -> list[str]:
+        """Warn where the same answer means steered in all items, so that saying it under steering passes for detection."""
+        told = self._claims().values()
+        if len({first for first, _ in told}) != 1 or len({steered for _, steered in told}) != 2:
+            return []
+        what = "auroc_steered: the same answer means steered in all items, so that a push to that answer passes for detection"
+        return [f"{what}; python -m afintro.study asks in both polarities, and data.polarity: balanced trains on both"]
 
     def _claims(self) -> dict[str, tuple[bool, bool]]:
         """For each item whose answers are about steering: whether the pair's first answer claims it, whether it is so."""

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,12 +59,13 @@ class Planted(Session):
 
     ``says(system, query, tokens)`` gives log-probabilities of answer tokens, ``sees(system, query)`` odds by layer,
     ``scores(system, query, words)`` log-probabilities of words, ``writes(system, query)`` an answer, as text or as a
-    written answer.
+    written answer, ``weighs(system, query)`` the norms of a context's activations by layer.
     """
 
     current = "adapter"
     steering_kept = False
     says = sees = scores = writes = None
+    weighs = staticmethod(lambda system, query: [0.0])
 
     @contextmanager
     def system(self, name):
@@ -76,6 +78,9 @@ class Planted(Session):
 
     def lens(self, queries, answers):
         return None if self.sees is None else [self.sees(self.current, query) for query in queries]
+
+    def norms(self, queries):
+        return np.array([self.weighs(self.current, query) for query in queries])
 
     def score(self, queries, words, keep_steering=False):
         self.steering_kept = keep_steering

@@ -36,6 +36,19 @@ def test_detection_finds_what_was_planted(analysis):
     assert not any("held" in name for name in seen.metrics)
 
 
+def test_a_push_to_yes_is_at_chance_over_both_polarities(analysis):
+    [found] = [one for one in analysis.detections if (one.variant, one.condition) == ("vague_prompt", "held_out")]
+    assert found.metrics["auroc_original/adapter"].value > 0.9
+    assert found.metrics["auroc_reversed/adapter"].value < 0.1
+    assert abs(found.metrics["auroc/adapter"].value - 0.5) < 0.05
+    assert found.metrics["auroc_controls/adapter"].value > 0.9
+    warned = [warning for warning in analysis.warnings if warning.startswith("vague_prompt, detection")]
+    assert any("PUSH TO ONE ANSWER" in warning for warning in warned)
+    assert any("CONTROLS MOVE" in warning for warning in warned)
+    assert not any("PUSH" in warning or "MOVE" in warning for warning in analysis.warnings if "original_v3" in warning)
+    assert found.by_seed["auroc"].keys() == {"0", "1"}
+
+
 def test_a_collapse_of_mass_is_not_interpretable(analysis):
     assert {one.variant for one in analysis.detections if not one.interpretable} == {LOW}
     assert {variant for (variant, _), cell in analysis.pairs.items() if not cell.interpretable} == {LOW}
@@ -51,7 +64,7 @@ def test_other_words_than_the_trained_ones_are_at_chance(analysis):
 
 
 def test_curves_rise_with_the_dose(analysis):
-    curves = [curve for curve in analysis.curves if (curve.variant, curve.condition) == ("vague_prompt", "held_out")]
+    curves = [curve for curve in analysis.curves if (curve.variant, curve.condition) == (LOW, "held_out")]
     assert [curve.layers for curve in curves] == [(0, 2), (2, 4)]
     for curve in curves:
         assert curve.strengths == [1.0, 2.0]
@@ -101,14 +114,14 @@ def test_what_is_there_is_still_analysed(damaged):
     own = next(one for one in damaged.overall if one.variant == "original_v3")
     assert own.units["seed"] == 1
     assert own.worded.estimate.n == 16
-    assert own.worded.estimate.value == pytest.approx(0.3, abs=0.05)
+    assert own.worded.estimate.value == pytest.approx(1.2, abs=0.1)
     assert any("vague_prompt, detection: rows but no readable summary.json" in warning for warning in damaged.warnings)
     assert {one.variant for one in damaged.detections} == {"original_v3", LOW}
 
 
 def test_items_left_out_are_warned_of(tmp_path):
     write_rows(tmp_path, "original_v3", "logprobs", 0, [*both("feelings-0", 0.4, 0.5), both("feelings-1", 0.4, 0.5)[0]])
-    write_json(tmp_path / "original_v3" / "logprobs" / "summary.json", {"metrics": {}, "warnings": []})
+    write_json(tmp_path / "original_v3" / "logprobs" / "summary.json", {"metrics": {}, "warnings": [], "version": 2})
     found = analyze(tmp_path, Plan("s", {"original_v3": ("logprobs",)}, (0,)))
     assert found.warnings == ["original_v3, logprobs: 1 items left out, not answered once by both systems"]
 
@@ -116,7 +129,7 @@ def test_items_left_out_are_warned_of(tmp_path):
 def test_no_answers_with_yes_and_no_are_warned_of(tmp_path):
     """A model whose tokenizer splits them."""
     write_rows(tmp_path, "v", "logprobs", 0, both("feelings-0", 0.4, 0.5, pair="red_blue"))
-    write_json(tmp_path / "v" / "logprobs" / "summary.json", {"metrics": {}, "warnings": []})
+    write_json(tmp_path / "v" / "logprobs" / "summary.json", {"metrics": {}, "warnings": [], "version": 2})
     found = analyze(tmp_path, Plan("s", {"v": ("logprobs",)}, (0,)))
     assert found.overall == []
     assert found.warnings == ["v, logprobs: nothing was answered with yes_no; left out of the tables"]

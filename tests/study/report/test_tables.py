@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from afintro.evaluation.intervals import Estimate
-from afintro.study.report import tables
+from afintro.study.report import detection_tables, tables
 from afintro.study.report.shifts import Tested
+from afintro.study.scoring.equivalence import Equivalence
 from afintro.study.scoring.items import CONTROLS
 from tests.study.made_up import EFFECTS, LOW
 
@@ -39,7 +40,7 @@ def test_a_table_without_rows_says_so():
 
 
 def test_star():
-    found = Tested(Estimate(0.3, 0.2, 0.4, 9), 0.001, 0.01)
+    found = Tested(Estimate(0.3, 0.2, 0.4, 9), 0.001, adjusted=0.01)
     assert tables.star(found, True) == "+0.30\\*"
     assert tables.star(found, False) == "+0.30†"
     assert tables.star(replace(found, adjusted=0.06), True) == "+0.30"
@@ -72,9 +73,35 @@ def test_remarks_name_seeds_and_mass(analysis):
 
 def test_overall_shows_low_mass_beside_the_shift(analysis):
     found = {(row[0], row[1]): row for row in rows(tables.overall(analysis.overall))}
-    assert found[LOW, CONTROLS][-2:] == ["100 %", "**not interpretable**; 2 seeds"]
-    assert found["original_v3", "self-reports"][8] == "-"  # nobody knows what is expected
-    assert found["original_v3", CONTROLS][8] != "-"
+    assert found[LOW, CONTROLS][-3:] == ["100 %", "25 %", "**not interpretable**; 2 seeds"]
+    assert found["original_v3", "self-reports"][9] == "-"  # nobody knows what is expected
+    assert found["original_v3", CONTROLS][9] != "-"
+
+
+def test_a_saturated_group_is_marked_everywhere(analysis):
+    one = replace(analysis.overall[0], at_edge=0.51)
+    assert "**saturated: nothing can be said**" in rows(tables.overall([one]))[0][-1]
+    assert rows(tables.category_grid([one], corrected=True))[0][1].endswith("†")
+    minus = replace(analysis.differences[0], at_edge=0.51)
+    assert rows(tables.differences([minus]))[0][-1] == "**saturated: nothing can be said**"
+    assert "saturated" not in tables.overall([replace(one, at_edge=0.5)])
+
+
+def test_seeds_and_equivalence(analysis):
+    found = {(row[0], row[1]): row[2:] for row in rows(tables.seeds(analysis.overall))}
+    assert found["original_v3", "self-reports"][0] == "2 of 2 seeds above 0, p = 0.5"
+    assert found["original_v3", "self-reports"][3].startswith("not shown, p = ")
+    assert found["no_steer", "self-reports"][3].startswith("shown, p = ")
+    assert tables.near(None) == tables.near(Equivalence(0.5, 0.1, None)) == "-"
+
+
+def test_detection_by_seed(analysis):
+    held_out = [one for one in analysis.detections if one.condition == "held_out"]
+    found = {(row[0], row[2]): row for row in rows(detection_tables.detection_by_seed(held_out))}
+    first, second = held_out[0].by_seed["auroc"].values()
+    assert found["original_v3", "AUROC, both polarities"][3] == f"0: {first:.3f}, 1: {second:.3f}"
+    assert found["original_v3", "AUROC, both polarities"][5].startswith("not shown")
+    assert ("no_steer", "yes to control questions") in found
 
 
 def test_edges_count_items_without_room(analysis):
@@ -94,7 +121,7 @@ def test_grids_have_a_cell_a_category(analysis):
 
 
 def test_detections_show_the_base_in_brackets(analysis):
-    found = rows(tables.detections(analysis.detections))
+    found = rows(detection_tables.detections(analysis.detections))
     assert found[0][:2] == ["original_v3", "held out"]
     assert found[0][2].endswith(")")
     assert not found[0][3].endswith(")")  # a difference has no base
@@ -107,14 +134,14 @@ def test_beside_of_what_was_not_measured():
 
 
 def test_pair_matrix_marks_trained_pairs_and_low_mass(analysis):
-    found = {row[0]: row[1:] for row in rows(tables.pair_matrix(analysis))}
+    found = {row[0]: row[1:] for row in rows(detection_tables.pair_matrix(analysis))}
     assert found["original_v3"][1].startswith("**0.9")
     assert not found["original_v3"][0].startswith("**")
     assert found[LOW][0].endswith("†")
 
 
 def test_curves_are_folded_by_variant(analysis):
-    text = tables.curves(analysis)
+    text = detection_tables.curves(analysis)
     assert text.count("<details>") == text.count("</details>") == len(EFFECTS)
     assert "| held out | 2 to 3 | 2 |" in text
 

@@ -23,5 +23,5 @@ def test_golden(tmp_path: Path) -> None:
 
 def test_the_page_holds_the_table_of_the_study() -> None:
     made = variants_table(read_study(ROOT / "configs" / "studies" / "introspection.yaml"))
-    assert made.count("\n") == 2 + 21
+    assert made.count("\n") == 2 + 26
     assert made in (ROOT / "docs" / "study.md").read_text()

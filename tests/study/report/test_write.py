@@ -34,7 +34,8 @@ def test_has_every_section_and_links_every_figure(reported):
     titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
     assert titles == [
         "What was found", "How to read it", "What is there", "What is missing", "Self-reports and controls",
-        "Floor and ceiling", "Beside the controls", "By category", "Detection of steering", "Detection, asked neutrally",
+        "Seeds and equivalence", "Floor and ceiling", "Beside the controls", "By category", "Detection of steering",
+        "Detection, asked neutrally",
         "Cross-token matrix", "Psychometric curves", "Also measured: self_prediction", "Warnings", "Method",
     ]  # fmt: skip
     assert text.startswith("# The introspection study: made_up\n")

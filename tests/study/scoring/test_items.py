@@ -1,5 +1,7 @@
 """Pairing of self-report items: what counts, and what is left out and counted."""
 
+import math
+
 import pytest
 
 from afintro.study.scoring.items import CONTROLS, SELF_REPORTS, TRAINED, YES_NO, categories, groups, paired_items
@@ -10,7 +12,8 @@ from tests.study.made_up import answer, both
 def test_an_item_is_adapter_minus_base():
     [item], left_out = paired_items(both("feelings-0", 0.2, 0.7, mass=0.8))
     assert (item.base, item.adapter) == (0.2, 0.7)
-    assert item.shift == pytest.approx(0.5)
+    assert item.moved == pytest.approx(0.5)
+    assert item.shift == pytest.approx(math.log(0.7 / 0.3) - math.log(0.2 / 0.8))
     assert item.whole == pytest.approx(0.4)  # of p_a, not of the share of both
     assert left_out == 0
 
@@ -60,10 +63,24 @@ def test_mass_is_low_if_it_is_in_either_system(adapter, base, low):
     assert paired_items(rows)[0][0].low_mass is low
 
 
-@pytest.mark.parametrize(("base", "edge"), [(0.0, True), (0.019, True), (0.02, False), (0.98, False), (0.981, True)])
-def test_floor_and_ceiling_are_the_bases(base, edge):
-    assert paired_items(both("feelings-0", base, 0.5))[0][0].at_edge is edge
-    assert not paired_items(both("feelings-0", 0.5, base))[0][0].at_edge
+@pytest.mark.parametrize(
+    ("p", "floor", "ceiling"),
+    [(0.0, True, False), (0.019, True, False), (0.02, False, False), (0.98, False, False), (0.981, False, True)],
+)
+def test_floor_and_ceiling_are_those_of_either_system(p, floor, ceiling):
+    for rows in (both("feelings-0", p, 0.5), both("feelings-0", 0.5, p)):
+        item = paired_items(rows)[0][0]
+        assert (item.at_floor, item.at_ceiling, item.at_edge) == (floor, ceiling, floor or ceiling)
+
+
+def test_log_odds_do_not_end_where_probabilities_do():
+    """P(yes) is 1 in floating point, and the smaller probability still tells how far it went."""
+    far = {"p_yes": 1.0, "p_a": 0.9, "p_b": 0.9e-20}
+    [item], _ = paired_items([answer("base", "feelings-0", 0.5), {**answer("adapter", "feelings-0", 0.5), **far}])
+    assert item.shift == pytest.approx(20 * math.log(10))
+    gone = {**far, "p_b": 0.0}
+    [item], _ = paired_items([answer("base", "feelings-0", 0.5), {**answer("adapter", "feelings-0", 0.5), **gone}])
+    assert math.isfinite(item.shift)
 
 
 def test_a_twin_is_of_its_originals_family():

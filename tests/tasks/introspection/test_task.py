@@ -211,6 +211,24 @@ def test_the_nothing_steered_control_is_another_reading(module):
     assert [p.predicted for p in data.baselines("validation")["majority"]] == ["no"] * 40
 
 
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({}, True),
+        ({"polarity": "balanced"}, False),
+        ({"style": "neutral", "pair": "red_blue"}, True),
+        ({"vectors": None}, False),  # nothing to detect
+        ({"style": "food"}, False),  # nothing about steering
+    ],
+)
+def test_one_polarity_is_warned_of(module, settings, warned):
+    data = Introspection(examples=SMALL, longest_context=300, **settings)
+    data.examples = {"validation": data.read_examples("validation", module)}
+    found = data.warnings_about({}, {})
+    assert bool(found) is warned
+    assert all("auroc_steered" in warning and "balanced" in warning for warning in found)
+
+
 def test_auroc_follows_polarity(module):
     data = Introspection(examples=SMALL, longest_context=300)
     data.examples = {"validation": data.read_examples("validation", module)}
@@ -276,3 +294,39 @@ def test_vectors_are_made_of_texts_in_the_readers_chat_template(module, monkeypa
         monkeypatch.setattr(material, name, lambda *_, tokenizer, **__: given.append(tokenizer) or {})
         Introspection(examples=SMALL).material(module)._make(name.split("_")[0])
     assert given == [module.tokenizer] * 2
+
+
+class TestPolarity:
+    def asked(self, examples):
+        return [QUESTIONS[example.notes["question"]] for example in examples]
+
+    def test_by_default_the_same_answer_always_means_steered(self, module):
+        examples = drawn(module, "train")
+        assert not any(question.reversed_of for question in self.asked(examples))
+        assert {example.answer for example in examples if example.notes["steered"]} == {"yes"}
+
+    @pytest.mark.parametrize("split", SPLITS)
+    def test_balanced_no_answer_means_steered(self, module, split):
+        examples = drawn(module, split, polarity="balanced", examples=Sizes(400, 400, 400))
+        twins = [question.reversed_of is not None for question in self.asked(examples)]
+        assert 0.4 < np.mean(twins) < 0.6
+        steered = [example for example in examples if example.notes["steered"]]
+        assert len(steered) == 200
+        assert 0.4 < np.mean([example.answer == "yes" for example in steered]) < 0.6
+        for example, twin in zip(examples, twins, strict=True):
+            assert (example.answer == "yes") == (example.notes["steered"] != twin)
+            assert claims(example) == example.notes["steered"]
+
+    def test_training_asks_the_twins_of_the_wordings_that_it_asks(self, module):
+        examples = drawn(module, "train", polarity="balanced", questions=2, examples=Sizes(200, 1, 1))
+        asked = {question.id: question.reversed_of for question in self.asked(examples)}
+        originals = {name for name, twin_of in asked.items() if twin_of is None}
+        assert len(originals) == 2
+        assert {twin_of for twin_of in asked.values() if twin_of is not None} == originals
+
+    @pytest.mark.parametrize("settings", [{"style": "neutral"}, {"style": "self_report", "vectors": None}])
+    def test_a_style_without_twins_cannot_be_balanced(self, settings):
+        with pytest.raises(UserError) as caught:
+            Introspection(polarity="balanced", **settings)
+        assert caught.value.where == "data.polarity"
+        assert "twins" in caught.value.what
