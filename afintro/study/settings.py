@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,8 @@ def _check_values(settings: StudySettings, path: Path) -> None:
         what = f"contain {unknown[0]!r}, which is not an evaluation"
         raise UserError(what, where=f"{path}, evaluations", remedy=remedy)
     seeds = {"seeds": settings.seeds, **{f"seeds_of.{name}": own for name, own in settings.seeds_of.items()}}
-    for name, values in (*seeds.items(), ("evaluations", settings.evaluations)):
+    listed: dict[str, Sequence[Any]] = {**seeds, "evaluations": settings.evaluations}
+    for name, values in listed.items():
         if len(set(values)) < len(values):
             raise UserError(f"contain a value twice: {values}", where=f"{path}, {name}", remedy="name each once")
     for name, own in seeds.items():

@@ -191,7 +191,7 @@ def _detections(variant: str, evaluation: str, content: Mapping[str, Any]) -> li
             for name, value in metrics.items()
             if f"/{condition}" in name or not any(f"/{other}" in name for other in conditions)
         }
-        near, seeds = (_of_condition(every, condition) for every in (equivalence, by_seed))
+        near, seeds = _of_condition(equivalence, condition), _of_condition(by_seed, condition)
         detections.append(Detection(variant, evaluation, condition, of_condition, near, seeds))
     return detections
 

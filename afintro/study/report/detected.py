@@ -88,7 +88,7 @@ def _odd(found: Detection) -> list[str]:
     odd, plain, against, among = (_number(found.metrics, name) for name in names)
     if odd == "-":
         return []
-    text = f"Odd contexts that were not steered are called steered at a rate of {odd} (plain ones {plain})"
+    text = f"Odd contexts that were not steered are called steered at a rate of {odd}, plain ones {plain} (both polarities)"
     return [
         f"{text}; steered plain against unsteered odd contexts AUROC {against}, steered against unsteered odd ones {among}."
     ]
@@ -103,8 +103,11 @@ def _near_chance(found: Detection) -> list[str]:
         sentences.append(f"By seed {seeds}: {sign_test(values, CHANCE).text}.")
     elif values:
         sentences.append("One seed: nothing is known about other trainings.")
+    near = found.equivalence.get("auroc")
     if found.variant in NOTHING_TO_DETECT:
-        sentences.append(f"It was taught no detection{_shown(found.equivalence.get('auroc'))}.")
+        sentences.append(f"It was taught no detection{_shown(near)}.")
+    elif near is not None and near.shown:
+        sentences.append(f"It is near chance{_shown(near)}.")
     return sentences
 
 

@@ -247,13 +247,14 @@ def with_base(metrics: Mapping[str, Estimate], name: str) -> str:
 
     Args:
         metrics: Estimates by name.
-        name: The metric without the system, or ``shift/<metric>``.
+        name: The metric without the system, or ``shift/<metric>``. Metrics named ``odds...`` have a sign.
     """
     if name.startswith("shift/"):
         return number(metrics.get(name))
-    base = metrics.get(f"{name}/base")
-    text = "" if base is None else " (null)" if base.value is None else f" ({base.value:.3f})"
-    return number(metrics.get(f"{name}/adapter"), signed=False) + text
+    base, signed = metrics.get(f"{name}/base"), name.startswith("odds")
+    form = "+.3f" if signed else ".3f"
+    text = "" if base is None else " (null)" if base.value is None else f" ({base.value:{form}})"
+    return number(metrics.get(f"{name}/adapter"), signed) + text
 
 
 def primary_metrics(by_variant: Mapping[str, Mapping[str, Estimate]]) -> str:

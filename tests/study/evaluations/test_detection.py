@@ -18,7 +18,7 @@ from tests.study.evaluations.conftest import STRENGTHS
 
 REVERSED = {question.text for question in read_questions() if question.reversed_of is not None}
 CONTROLS = tuple(item.question for item in read_self_reports().items if item.control)
-SINGLE = Scale(contexts=4, vectors=3, items=1)  # for passes of one question
+SINGLE = Scale(contexts=2, vectors=2, items=1)  # for passes of one question
 FEW = Scale(
     contexts=4, vectors=4, items=2
 )  # three plain contexts and an odd one, two questions: enough for planted detectors

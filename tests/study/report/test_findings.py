@@ -107,6 +107,8 @@ def test_a_detector_is_told_from_a_push_to_yes(said):
     assert "neither is told apart from chance" in said["no_steer"]
     assert "It was taught no detection; within 0.1 of 0.5:" in said["no_steer"]
     assert "taught no detection" not in said["original_v3"]
+    assert "It is near chance; within 0.1 of 0.5: shown" in said["vague_prompt"]
+    assert "near chance" not in said["original_v3"]
 
 
 def test_norms_odd_contexts_and_seeds_stand_beside_detection(analysis, said):
