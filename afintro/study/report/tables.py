@@ -135,7 +135,10 @@ def seeds(shifts: Sequence[Shift]) -> str:
             shift.variant,
             shift.group,
             *(tested.seeds.text for tested in (shift.worded, shift.corrected, shift.bias)),
-            *(near(tested.none) for tested in (shift.corrected, shift.bias)),
+            *(
+                near(tested.none) if shift.readable else "nothing can be said"
+                for tested in (shift.corrected, shift.bias)
+            ),
         ]
         for shift in shifts
     ]

@@ -92,6 +92,9 @@ def test_seeds_and_equivalence(analysis):
     assert found["original_v3", "self-reports"][0] == "2 of 2 seeds above 0, p = 0.5"
     assert found["original_v3", "self-reports"][3].startswith("not shown, p = ")
     assert found["no_steer", "self-reports"][3].startswith("shown, p = ")
+    assert found[LOW, "self-reports"][3:] == ["nothing can be said"] * 2
+    saturated = replace(analysis.overall[0], at_edge=0.6)
+    assert rows(tables.seeds([saturated]))[0][5:] == ["nothing can be said"] * 2
     assert tables.near(None) == tables.near(Equivalence(0.5, 0.1, None)) == "-"
 
 
