@@ -6,9 +6,7 @@ from afintro.evaluation.intervals import Estimate
 from afintro.study.report.analysis import Analysis, Detection
 from afintro.study.report.shifts import NOTHING_TO_DETECT, UNTAUGHT
 from afintro.study.report.tables import number
-from afintro.study.scoring.equivalence import Equivalence, sign_test
-
-CHANCE = 0.5
+from afintro.study.scoring.equivalence import CHANCE, Equivalence, side_of, sign_test
 
 
 def detection(analysis: Analysis, variant: str) -> list[str]:
@@ -45,7 +43,7 @@ def _polarities(found: Detection) -> list[str]:
     if original is None or reverse is None:
         return ["One answer always means steered: a push to that answer cannot be told from detection."]
     values = f"{number(original, signed=False)} where yes means steered, {number(reverse, signed=False)} where no does"
-    sides = _side(original), _side(reverse)
+    sides = side_of(original), side_of(reverse)
     if sides == (1, 1):
         verdict = "both above chance: not merely a push to one answer"
     elif sides == (-1, -1):
@@ -66,15 +64,15 @@ def _beside(found: Detection) -> list[str]:
     if controls is not None:
         nats = number(found.metrics.get("odds_controls/adapter"))
         moves = {1: ": **steering moves yes there too**", -1: ": **steering moves no there too**", 0: ""}[
-            _side(controls)
+            side_of(controls)
         ]
-        near = "" if _side(controls) else _shown(found.equivalence.get("auroc_controls"))
+        near = "" if side_of(controls) else _shown(found.equivalence.get("auroc_controls"))
         text = (
             f"Control questions under the same steering: AUROC of yes {number(controls, signed=False)}, by {nats} nats"
         )
         sentences.append(f"{text}{moves}{near}.")
-    if right is not None and _side(right):
-        worse = "less" if _side(right) < 0 else "more"
+    if right is not None and side_of(right):
+        worse = "less" if side_of(right) < 0 else "more"
         sentences.append(f"Under steering they are answered {worse} correctly (AUROC {number(right, signed=False)}).")
     norms = found.metrics.get("auroc_norms/adapter")
     if norms is not None:
@@ -118,13 +116,6 @@ def _shown(near: Equivalence | None) -> str:
     p = "no p-value" if near.p is None else f"p = {near.p:.2g}"
     verdict = "shown" if near.shown else "not shown"
     return f"; within {near.margin:g} of {near.center:g}: {verdict} (two one-sided tests, {p})"
-
-
-def _side(estimate: Estimate) -> int:
-    """Return 1 if the interval lies above chance, -1 if below, 0 if neither or there is no interval."""
-    if estimate.ci_low is None or estimate.ci_high is None:
-        return 0
-    return int(estimate.ci_low > CHANCE) - int(estimate.ci_high < CHANCE)
 
 
 def _number(metrics: Mapping[str, Estimate], name: str) -> str:

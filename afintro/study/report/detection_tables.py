@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from afintro.study.report.analysis import Analysis, Detection
 from afintro.study.report.tables import folded, near, number, table, with_base
-from afintro.study.scoring.equivalence import sign_test
+from afintro.study.scoring.equivalence import side_of, sign_test
 
 CONDITION_TITLES = {"held_out": "held out", "held_in": "held in", "swap": "real activations"}
 COLUMNS = {
@@ -24,11 +24,22 @@ def detections(detected: Sequence[Detection]) -> str:
     rows = []
     for detection in detected:
         cells = [with_base(detection.metrics, name) for name in COLUMNS]
-        warning = "-" if detection.interpretable else "**not interpretable** (mass collapse)"
-        rows.append(
-            [detection.variant, CONDITION_TITLES.get(detection.condition, detection.condition), *cells, warning]
-        )
+        title = CONDITION_TITLES.get(detection.condition, detection.condition)
+        rows.append([detection.variant, title, *cells, "; ".join(_warnings(detection)) or "-"])
     return table(["variant", "vectors", *COLUMNS.values(), "warnings"], rows)
+
+
+def _warnings(detection: Detection) -> list[str]:
+    original, reverse, controls = (
+        side_of(detection.metrics.get(f"{name}/adapter"))
+        for name in ("auroc_original", "auroc_reversed", "auroc_controls")
+    )
+    return [
+        *([] if detection.interpretable else ["**not interpretable** (mass collapse)"]),
+        *([] if "auroc_reversed/adapter" in detection.metrics else ["**one polarity**: a push passes for detection"]),
+        *(["**push to one answer**"] if {original, reverse} == {-1, 1} else []),
+        *(["**controls move**"] if controls else []),
+    ]
 
 
 def detection_by_seed(detected: Sequence[Detection]) -> str:

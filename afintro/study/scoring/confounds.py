@@ -8,12 +8,11 @@ import numpy as np
 from afintro.evaluation.detection_metrics import MEASURES
 from afintro.evaluation.intervals import Estimate
 from afintro.study.results import ResultRow
-from afintro.study.scoring.equivalence import MARGIN, equivalence
+from afintro.study.scoring.equivalence import CHANCE, MARGIN, equivalence, side_of
 from afintro.study.scoring.estimates import bootstrap, compare
 from afintro.study.scoring.strata import measure_of, odds_of, reversed_polarity, within_strata
 
 HELD_OUT = "held_out"
-CHANCE = 0.5
 
 
 def of_controls(rows: Sequence[ResultRow], condition: str, seed: int) -> dict[str, Estimate]:
@@ -97,13 +96,6 @@ def pushes(native: Sequence[ResultRow], metrics: Mapping[str, Estimate]) -> list
             f"{'yes' if side_of(controls) > 0 else 'no'} more often (AUROC {_value(controls)}, without a push 0.5)"
         )
     return warnings
-
-
-def side_of(estimate: Estimate | None, center: float = CHANCE) -> int:
-    """Return 1 if an estimate's interval lies above a value, -1 if it lies below, and 0 if neither or there is no interval."""
-    if estimate is None or estimate.ci_low is None or estimate.ci_high is None:
-        return 0
-    return int(estimate.ci_low > center) - int(estimate.ci_high < center)
 
 
 def _value(estimate: Estimate | None) -> str:

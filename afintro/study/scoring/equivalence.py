@@ -7,7 +7,10 @@ from typing import Any
 from scipy.stats import binomtest
 
 from afintro.evaluation.hierarchical import Resampled
+from afintro.evaluation.intervals import Estimate
 
+CHANCE = 0.5
+"""AUROC of a system that tells nothing."""
 MARGIN = 0.1
 """Largest deviation of a share or an AUROC from its value without an effect that counts as none."""
 LEVEL = 0.05
@@ -57,6 +60,13 @@ def equivalence(resampled: Resampled, center: float, margin: float) -> Equivalen
         inside = sign * (center + sign * margin - resampled.value) > 0
         tails.append(p / 2 if inside else 1 - p / 2)
     return Equivalence(center, margin, max(tails))
+
+
+def side_of(estimate: Estimate | None) -> int:
+    """Return 1 if an AUROC's interval lies above chance, -1 if it lies below, and 0 if neither or there is no interval."""
+    if estimate is None or estimate.ci_low is None or estimate.ci_high is None:
+        return 0
+    return int(estimate.ci_low > CHANCE) - int(estimate.ci_high < CHANCE)
 
 
 @dataclass(frozen=True)

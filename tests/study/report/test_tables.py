@@ -128,7 +128,13 @@ def test_detections_show_the_base_in_brackets(analysis):
     assert found[0][:2] == ["original_v3", "held out"]
     assert found[0][2].endswith(")")
     assert not found[0][3].endswith(")")  # a difference has no base
-    assert found[-1][-1] == "**not interpretable** (mass collapse)"
+    assert found[-1][-1].startswith("**not interpretable** (mass collapse)")
+    warned = {(row[0], row[1]): row[-1] for row in found}
+    assert warned["original_v3", "held out"] == "-"
+    assert warned["vague_prompt", "held out"] == "**push to one answer**; **controls move**"
+    first = analysis.detections[0]
+    alone = {name: value for name, value in first.metrics.items() if "reversed" not in name}
+    assert "**one polarity**" in rows(detection_tables.detections([replace(first, metrics=alone)]))[0][-1]
 
 
 def test_beside_of_what_was_not_measured():
