@@ -1,7 +1,8 @@
 """Who labels the outputs of a run, and who labels them once more; what summaries say about answers labeled ``other``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from afintro.errors import UserError
 from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, RuleLabeler
@@ -117,3 +118,27 @@ def refuse_others(sides: Mapping[str, Labels], where: str, remedy: str) -> None:
         if (share := other_share(labels)) > TOO_OFTEN:
             what = f"{100 * share:.1f} % of the {side} answers are labeled other: their behavior cannot be told"
             raise UserError(what, where=where, remedy=remedy)
+
+
+def with_labeler(provenance: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the provenance of a record that says who labeled it; of rules it says nothing, as in files of before."""
+    own = {} if name == RULES.first.name else {"labeler": name}
+    return {key: value for key, value in provenance.items() if key != "labeler"} | own
+
+
+def labeler_warnings(
+    trained: Iterable[Mapping[str, Any]], evaluated: Iterable[Mapping[str, Any]], where: str
+) -> list[str]:
+    """Warn where evaluated records were labeled by another labeler than training records.
+
+    Args:
+        trained: The provenance of each training record.
+        evaluated: The provenance of each evaluated record.
+        where: The file of the evaluated records.
+    """
+    by = [sorted({str(one.get("labeler", RULES.first.name)) for one in side}) for side in (trained, evaluated)]
+    if by[0] == by[1]:
+        return []
+    return [
+        f"{where} was labeled by {', '.join(by[1])}, training by {', '.join(by[0])}: their labels do not mean the same"
+    ]

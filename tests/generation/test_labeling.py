@@ -8,10 +8,13 @@ from afintro.generation.labeling import (
     RULES,
     Labeling,
     label_distinct,
+    labeler_warnings,
+    opinions,
     other_share,
     other_warnings,
     refuse_others,
     told_by,
+    with_labeler,
 )
 from afintro.generation.reasoning import Reply
 
@@ -76,3 +79,17 @@ def test_equal_replies_are_labeled_once_and_replies_with_other_facts_are_not_equ
 def test_a_summary_of_before_was_labeled_by_rules():
     assert told_by({}) == RULES.as_json() == {"first": "rules", "second": None}
     assert told_by({"labeler": Labeling(RuleLabeler(), RuleLabeler()).as_json()}) != RULES.as_json()
+
+
+def test_a_reply_that_cannot_be_used_is_no_opinion():
+    rules = ["judge:unparsed", "judge:no_reply", "judge:other", "refuse:cannot_help", None]
+    assert opinions(["other", "other", "other", "refuse", None], rules) == [None, None, "other", "refuse", None]
+
+
+def test_files_labeled_by_different_labelers_are_told():
+    by_rules, by_judge = [{"model": "m"}, {}], [with_labeler({"model": "m"}, "judge:x")]
+    assert by_judge == [{"model": "m", "labeler": "judge:x"}]
+    assert with_labeler(by_judge[0], "rules") == {"model": "m"}
+    assert labeler_warnings(by_rules, by_rules[:1], "test.json") == []
+    [warning] = labeler_warnings(by_rules, by_judge, "test.json")
+    assert all(word in warning for word in ("test.json", "judge:x", "rules"))

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.files import write_json
 from afintro.evaluation.label_agreement import label_agreement
 from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, differ
-from afintro.generation.labeling import Labeling, Lookup, opinions, told_by
+from afintro.generation.labeling import Labeling, Lookup, opinions, told_by, with_labeler
 from afintro.generation.reasoning import Reply
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records, to_json
 from afintro.tasks.context_ablation.summary import Noise, summarize
@@ -45,7 +45,10 @@ def relabel_folder(
     if before["first"] != labeling.first.name or "whole" in before:
         label = _labels(labeling.first, every, (*SIDES, "placebo", "alone"))
         whole = label.whole
-        files = {name: [_relabeled(record, label) for record in records] for name, records in files.items()}
+        files = {
+            name: [_relabeled(record, label, labeling.first.name) for record in records]
+            for name, records in files.items()
+        }
         every = [record for records in files.values() for record in records]
         new |= summarize(every, _noise(every, label), tokenizer, label)
     new.pop("label_agreement", None)
@@ -67,7 +70,7 @@ def _labels(labeler: BehaviorLabeler, records: Sequence[ContextAblationRecord], 
     )
 
 
-def _relabeled(record: ContextAblationRecord, label: Callable[[Reply], Behavior]) -> ContextAblationRecord:
+def _relabeled(record: ContextAblationRecord, label: Callable[[Reply], Behavior], name: str) -> ContextAblationRecord:
     before, after = (label(record.reply(side)) for side in SIDES)
     return replace(
         record,
@@ -76,6 +79,7 @@ def _relabeled(record: ContextAblationRecord, label: Callable[[Reply], Behavior]
         unmonitored_behavior=after.label,
         unmonitored_behavior_rule=after.rule,
         behavior_changed=differ(before, after),
+        provenance=with_labeler(record.provenance, name),
     )
 
 

@@ -23,7 +23,7 @@ from afintro.evaluation.statistic import Scores
 from afintro.generation import behavior, forms, languages, marks, reasoning, statements
 from afintro.generation.behavior import LABELS, is_told
 from afintro.generation.cut_answers import unlabeled_warnings
-from afintro.generation.labeling import other_warnings, refuse_others
+from afintro.generation.labeling import labeler_warnings, other_warnings, refuse_others
 from afintro.ranges import NonNegativeFloat
 from afintro.tasks.base import EXPLAINER, Systems
 from afintro.tasks.context_ablation import records, wording
@@ -145,6 +145,8 @@ class ContextAblation(RecordTask):
             shared = {record.scenario_id for record in evaluated} - self._names_with_labels(evaluated)
             self.warn_of_shared(shared, (record.scenario_id for record in self.records("train")), path)
             self.compare_with_seen(split)
+            by = [[record.provenance for record in some] for some in (self.records("train"), evaluated)]
+            self.warnings += labeler_warnings(*by, path) if self.answer_form == "behavior" else []
 
     def _names_with_labels(self, records: Sequence[ContextAblationRecord]) -> set[str]:
         """Return the names that training has labels of; none if all names are such, or if ids are of texts, not of names."""

@@ -10,7 +10,7 @@ from afintro.errors import UserError
 from afintro.evaluation.figures import write_figure
 from afintro.evaluation.label_agreement import label_agreement
 from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, differ
-from afintro.generation.labeling import Labeling, Lookup, opinions, told_by
+from afintro.generation.labeling import Labeling, Lookup, opinions, told_by, with_labeler
 from afintro.generation.reasoning import Reply
 from afintro.tasks.steering.records import SteeringRecord, read_steering_records, to_json
 from afintro.tasks.steering.summary import Guards, dose_response_figure, summarize
@@ -48,7 +48,10 @@ def relabel_folder(
             raise UserError(what, where=str(output_dir), remedy="generate into another --output_dir with this labeler")
         label = _labels(labeling.first, every, SIDES)
         whole = label.whole
-        files = {name: [_relabeled(record, label) for record in records] for name, records in files.items()}
+        files = {
+            name: [_relabeled(record, label, labeling.first.name) for record in records]
+            for name, records in files.items()
+        }
         every = [record for records in files.values() for record in records]
         guards = replace(Guards(**summary["guards"]), alone_behaves_otherwise=_noise(every, label))
         new |= summarize(every, guards, directions)
@@ -73,7 +76,7 @@ def _labels(labeler: BehaviorLabeler, records: Sequence[SteeringRecord], sides: 
     )
 
 
-def _relabeled(record: SteeringRecord, label: Label) -> SteeringRecord:
+def _relabeled(record: SteeringRecord, label: Label, name: str) -> SteeringRecord:
     before, after = label(record.reply("original")), label(record.reply("steered"))
     return replace(
         record,
@@ -82,6 +85,7 @@ def _relabeled(record: SteeringRecord, label: Label) -> SteeringRecord:
         steered_behavior=after.label,
         steered_behavior_rule=after.rule,
         behavior_changed=differ(before, after),
+        provenance=with_labeler(record.provenance, name),
         unmonitored_behavior=label(record.reply("unmonitored")).label,
     )
 

@@ -21,6 +21,7 @@ from afintro.evaluation.report import confusion_figure
 from afintro.evaluation.statistic import Scores
 from afintro.generation import behavior, forms, languages, marks, reasoning, statements
 from afintro.generation.behavior import LABELS
+from afintro.generation.labeling import labeler_warnings
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt
 from afintro.tasks.base import EXPLAINER, Systems
@@ -156,6 +157,7 @@ class SteeringPrediction(RecordTask):
             self._measure(records, train)
             self.keep(split, records, range(len(records)))
             self.compare_with_seen(split)
+            self.warnings += labeler_warnings((r.provenance for r in train), (r.provenance for r in records), path)
         if split != "train":
             assert self.space is not None
             check_layers(self._records[split], self.space.layers, str(self.file_of(split)))

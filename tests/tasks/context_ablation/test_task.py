@@ -537,6 +537,39 @@ def test_a_file_in_which_no_reply_came_to_its_answer_is_refused(tmp_path: Path) 
     assert error.value.where == str(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_answers_of_which_nothing_can_be_told_are_left_out_counted_and_refused_above_a_fifth(
+    tmp_path: Path, others: int
+) -> None:
+    """Also in files of before, which call such a pair changed."""
+    path, clean = tmp_path / "a.json", write_records(tmp_path / "b.json", 12, seed=2)
+    rows = json.loads(write_records(path, 12, seed=1).read_text())
+    for row in rows[:others]:
+        row |= {"unmonitored_behavior": "other", "behavior_changed": True}
+    path.write_text(json.dumps(rows))
+    data = ContextAblation(train_path=str(path), validation_path=str(clean))
+    if others == 3:
+        with pytest.raises(UserError, match="unmonitored answers") as error:
+            data.records("train")
+        assert error.value.where == str(path)
+    else:
+        assert len(data.records("train")) == 12 - others
+        assert any(str(path) in warning and "labeled other" in warning for warning in data.warnings)
+    assert (
+        len(ContextAblation(train_path=str(path), validation_path=str(clean), answer_form="text").records("train"))
+        == 12
+    )
+
+
+def test_a_file_that_another_labeler_labeled_is_told(tmp_path: Path) -> None:
+    paths = [write_records(tmp_path / f"{seed}.json", 12, seed=seed) for seed in (1, 2)]
+    rows = [{**row, "provenance": {"labeler": "judge:x"}} for row in json.loads(paths[1].read_text())]
+    paths[1].write_text(json.dumps(rows))
+    data = ContextAblation(train_path=str(paths[0]), validation_path=str(paths[1]))
+    data.records("validation")
+    assert any(str(paths[1]) in warning and "judge:x" in warning for warning in data.warnings)
+
+
 def test_baselines_repeat_whole_answers_also_of_cut_outputs(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     rows = json.loads(write_records(tmp_path / "a.json", 12, seed=1).read_text())
     train = [{**row, "zeroshot_prediction": "Sure, here", "unmonitored_truncated": True} for row in rows[:8]]
