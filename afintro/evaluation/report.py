@@ -312,8 +312,10 @@ def print_steering(summary: dict[str, Any]) -> None:
     if best is not None:
         control = f", its random control {cell(Estimate(**best['random']))}" if "random" in best else ""
         changed = Estimate(**best["behavior_changed"])
+        known = best.get("beyond_random", True)
+        said = "steers best" if known else "is not seen to steer more than chance; most"
         console.print(
-            f"{best['direction']} steers best at layer {best['layer']}, alpha {best['alpha']:g}: behavior changed in "
+            f"{best['direction']} {said} at layer {best['layer']}, alpha {best['alpha']:g}: behavior changed in "
             f"{cell(changed)} of {changed.n} prompts{control} (chosen on these prompts)",
             highlight=False,
             markup=False,

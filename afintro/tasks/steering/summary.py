@@ -161,7 +161,8 @@ def best_dose(doses: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         doses: The doses of :func:`summarize`.
 
     Returns:
-        The dose, with the same dose of the random control where there is one; None where no dose is left.
+        The dose, with the same dose of the random control where there is one, and whether their intervals are apart
+        (``beyond_random``); None where no dose is left.
     """
     name = doses[0]["direction"] if doses else ""
     controls = {(d["layer"], d["alpha"]): d for d in doses if d["direction"] == f"{RANDOM}/{name}"}
@@ -181,7 +182,10 @@ def best_dose(doses: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     best = min(own, key=lambda dose: (-beyond(dose), abs(dose["alpha"]), dose["layer"]))
     control = controls.get((best["layer"], best["alpha"]))
     shown = {name: best[name] for name in ("direction", "layer", "alpha", "behavior_changed")}
-    return shown | ({"random": control["behavior_changed"]} if control is not None else {})
+    if control is None:
+        return shown
+    apart = (best["behavior_changed"]["ci_low"] or 0.0) > (control["behavior_changed"]["ci_high"] or 0.0)
+    return shown | {"random": control["behavior_changed"], "beyond_random": apart}
 
 
 def most_effective(summary: dict[str, Any], count: int) -> list[str]:

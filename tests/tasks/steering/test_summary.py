@@ -169,17 +169,25 @@ class TestBestDose:
     """Where steering works: the largest share beyond the random control, among doses that break few texts."""
 
     def test_by_hand(self, capsys):
-        found = curve(2, 6, 7, layer=3) + curve(1, 6, 9, layer=5, broken=(0, 0, 1))
+        found = curve(2, 8, 9, layer=3) + curve(1, 8, 9, layer=5, broken=(0, 0, 1))
         found += curve(0, 0, 5, direction="random/v", layer=3) + curve(0, 1, 8, direction="random/v", layer=5)
         summary = summary_of(found, ("v", "random/v"))
         best = summary["best_dose"]
         assert (best["direction"], best["layer"], best["alpha"]) == ("v", 3, 2.0)
-        assert (best["behavior_changed"]["value"], best["behavior_changed"]["n"]) == (0.6, 10)
+        assert (best["behavior_changed"]["value"], best["behavior_changed"]["n"]) == (0.8, 10)
         assert best["random"]["value"] == 0.0
         print_steering(summary)
         printed = " ".join(capsys.readouterr().out.split())
-        assert "v steers best at layer 3, alpha 2: behavior changed in 0.600 [" in printed
+        assert "v steers best at layer 3, alpha 2: behavior changed in 0.800 [" in printed
         assert "of 10 prompts, its random control 0.000 [" in printed
+
+    def test_what_chance_may_do_too_is_said(self, capsys):
+        """One of ten prompts against none is no effect of steering."""
+        summary = summary_of(curve(1) + curve(0, direction="random/v"), ("v", "random/v"))
+        assert summary["best_dose"]["beyond_random"] is False
+        print_steering(summary)
+        assert "v is not seen to steer more than chance; most at layer 3" in " ".join(capsys.readouterr().out.split())
+        assert summary_of(curve(9) + curve(0, direction="random/v"), ("v", "random/v"))["best_dose"]["beyond_random"]
 
     def test_of_equal_doses_the_smallest_and_without_controls_the_share_itself(self):
         best = summary_of(curve(1, 4, 4, layer=3) + curve(4, 4, 4, layer=5))["best_dose"]
