@@ -665,6 +665,38 @@ def test_a_label_that_is_known_from_another_cluster_is_not_unseen(folder: Path, 
     assert "their label in another cluster" in warning
 
 
+def test_labels_of_features_without_a_vector_are_not_known(folder: Path, reader: Any, tmp_path: Path) -> None:
+    """The first rows of the file have no vector, and one of them the label of a held-out cluster."""
+    described = json.loads((folder / "train.json").read_text())
+    lost = {f"1/{3 * i + 1}": {**described["1/9"], "chosen_label": "lost", "cluster_id": "lost"} for i in range(2)}
+    lost["1/1"]["chosen_label"] = TOPICS[2]
+    (tmp_path / "train.json").write_text(json.dumps({**lost, **described}))
+    held = json.loads((folder / "held.json").read_text())
+    held = {uid: {**row, "cluster_id": "new"} for uid, row in held.items()}
+    write_json(tmp_path / "held.json", held)
+    data = task(folder, reader, train=str(tmp_path / "train.json"), validation_path=tmp_path / "held.json")
+    kinds = {item.uid: item.question_type for item in data.examples["validation"]}
+    assert kinds == {uid: "unseen_cluster" if topic(uid) == 2 else "unseen_feature" for uid in held}
+    table, train = data.feature_split("train").table, data.feature_split("train").indices
+    assert {table.feature(i).label for i in table.labeled(train, [label("1/9"), "lost"])} == {label("1/9")}
+
+
+def test_readers_are_told_which_labels_are_new(folder: Path, reader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, bool]] = []
+    say = readers.PartsReader.say
+    monkeypatch.setattr(
+        readers.PartsReader,
+        "say",
+        lambda self, rows, unseen: asked.append((len(rows), unseen)) or say(self, rows, unseen),
+    )
+    data = task(folder, reader, validation_path="held.json")
+    held = data.examples["validation"]
+    data.baselines("validation")
+    unseen = sum(item.question_type == "unseen_cluster" for item in held)
+    each = [(len(held) - unseen, False), (unseen, True)]
+    assert asked == each * 2
+
+
 def test_the_intervals_are_over_clusters_of_several_labels(folder: Path, reader: Any, tmp_path: Path) -> None:
     held = json.loads((folder / "held.json").read_text())
     described = {uid: {**row, "chosen_label": f"{row['chosen_label']} {uid}"} for uid, row in held.items()}
