@@ -145,8 +145,9 @@ class ContextAblation(RecordTask):
             shared = {record.scenario_id for record in evaluated} - self._names_with_labels(evaluated)
             self.warn_of_shared(shared, (record.scenario_id for record in self.records("train")), path)
             self.compare_with_seen(split)
-            by = [[record.provenance for record in some] for some in (self.records("train"), evaluated)]
-            self.warnings += labeler_warnings(*by, path) if self.answer_form == "behavior" else []
+            if self.answer_form == "behavior":
+                trained = [record.provenance for record in self.records("train")]
+                self.warnings += labeler_warnings(trained, [record.provenance for record in evaluated], path)
 
     def _names_with_labels(self, records: Sequence[ContextAblationRecord]) -> set[str]:
         """Return the names that training has labels of; none if all names are such, or if ids are of texts, not of names."""
