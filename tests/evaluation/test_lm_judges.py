@@ -433,6 +433,20 @@ def test_one_malformed_reply_does_not_end_the_evaluation(endpoint, kind, caplog)
     assert judge.score(pairs_of("a", "bad", "b"), SHORT) == [0.75, 1.0, 0.75]
 
 
+def test_plain_questions_are_asked_once_cached_and_left_open_where_there_is_no_reply(endpoint, caplog):
+    endpoint.reply = lambda candidate, attempt: failure(400) if candidate == "bad" else answer(f"said {candidate}")
+    prompts = ["q|a", "q|bad", "q|a"]
+    judge = EndpointJudge("m", endpoint.url, retries=0)
+    judge.check()
+    assert judge.ask(prompts) == ["said a", None, "said a"]
+    assert judge.ask([]) == []
+    [warning] = warnings_in(caplog)
+    assert "no reply to 1 of 3 prompts" in warning
+    endpoint.reply = lambda candidate, attempt: answer("late")
+    assert judge.ask(prompts) == ["said a", "late", "said a"]
+    assert endpoint.asked == {"a": 1, "bad": 2}
+
+
 def test_a_content_filter_is_a_refusal(endpoint, caplog):
     body = answer("Score: 1")[1].replace(b'"stop"', b'"content_filter"')
     endpoint.reply = lambda candidate, attempt: (200, body, {})
