@@ -86,15 +86,16 @@ def introspection(request: pytest.FixtureRequest, *more: str) -> list[str]:
 
 
 def test_every_variant_of_the_study_trains(workspace: Workspace, request: pytest.FixtureRequest) -> None:
-    """All 21 of the design, by name; each for a step."""
+    """All of the design, by name, and those of both polarities; each for a step."""
     pairs = ("red_blue", "alpha_beta", "up_down", "circle_square")
     names = {
         "original_v3", "r1_minimal", "vague_prompt", "food_control", "flipped_labels", "random_labels", "random_labels_v2",
         "no_steer", "deny_steering", "single_layer", "concept_vectors", "inverse_inference", "concept_discrimination",
         "neutral_red_blue", "neutral_foo_bar", *(f"nonbinary_{pair}" for pair in pairs), "original_5epoch", "original_10epoch",
+        *(f"balanced_{name}" for name in ("v3", "5epoch", "vague", "no_steer", "random_labels")),
     }  # fmt: skip
     assert {path.stem for path in VARIANTS} == names
-    assert len(names) == 21
+    assert len(names) == 26
     # Steps alone: evaluation is the same for all, and takes most of the time.
     small = introspection(request, "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--data.limit", "4")
     small += [
@@ -109,7 +110,7 @@ def test_every_variant_of_the_study_trains(workspace: Workspace, request: pytest
     for path in VARIANTS:
         assert main(["fit", "--config", base, "--config", str(path), *small]) == 0, path.stem
     folder = workspace.path / "lightning_logs" / "introspection"
-    assert len(list(folder.glob("version_*/config.yaml"))) == 21
+    assert len(list(folder.glob("version_*/config.yaml"))) == 26
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -124,6 +124,22 @@ def test_a_noisy_push_to_yes_with_a_habit_of_saying_yes_is_chance_too(planted):
     assert any("PUSH TO ONE ANSWER" in warning for warning in found["warnings"])
 
 
+def test_a_habit_of_saying_yes_does_not_hide_detection(planted):
+    """Compared across polarities, a quarter of the comparisons would be lost to the habit."""
+    session = planted(scale=FEW)
+    yes, _ = session.dialogues.answers(session.data.pair)
+
+    def says(system, query, tokens):
+        claim = 0.0 if is_control(query) else 1.0 if query.steering is not None else -1.0
+        return said(float(expit(claim + (3.0 if tokens[0] == yes else -3.0))))
+
+    session.says = says
+    found = summary_of(session)
+    assert value(found, "auroc/held_out/adapter") == 1.0
+    assert value(found, "odds/held_out/adapter") == pytest.approx(2.0)
+    assert value(found, "odds_controls/held_out/adapter") == pytest.approx(0.0)
+
+
 def test_steering_that_makes_all_answers_worse_shows_on_control_questions(planted):
     session = planted(scale=FEW)
     right = {item.question: item.expected for item in read_self_reports().items if item.control}
