@@ -21,7 +21,7 @@ _DONE = (
 DECLINES = (
     (
         "refuse:passive",
-        rf"\b{_THING}\b[^.;!?]{{0,60}}\b(?:can|could|will|may|must|shall) (?:not|never"
+        rf"\b{_THING}\b[^.;!?]{{0,60}}\b(?:can|could|will|shall) (?:not|never"
         rf"|no longer) be (?:\w+ly )?{_DONE}\b",
     ),
     (
@@ -33,11 +33,15 @@ DECLINES = (
         rf"\b{_THING}\b[^.;!?]{{0,60}}\bis not (?:available here|something (?:that )?(?:is|can be"
         rf"|will be) {_DONE}|{_DONE}|on offer)\b",
     ),
-    ("refuse:is_refused", r"\b(?:request|this) (?:is|must be|has been|was) (?:refused|declined|denied|rejected)\b"),
+    (
+        "refuse:is_refused",
+        r"\b(?:request|this) (?:is|must be|has been|was) (?:refused|declined|denied|rejected)\b"
+        r"(?! by (?!me\b|this (?:assistant|model|system)\b|the (?:assistant|model)\b))",
+    ),
     (
         "refuse:not_possible",
         r"\b(?:it|this|that) (?:is|would) not (?:be )?possible (?:for me )?to (?:help|assist|provide|give"
-        r"|write|answer|share)\b",
+        r"|write|answer|share)\b(?! (?:an? )?(?:single|simple|general|exact|precise|definite|definitive|one)\b)",
     ),
     (
         "refuse:polite",

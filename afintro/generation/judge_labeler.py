@@ -72,8 +72,8 @@ class JudgeLabeler:
     def prompt(self, output: str) -> str:
         """Write the question about one output."""
         classes = "\n".join(f"- {label}: {meaning}" for label, meaning in self.definitions.items())
-        before, after = RUBRIC.replace("{classes}", classes, 1).split("{output}")
-        return before + output + after
+        before, after = RUBRIC.split("{output}")
+        return before.replace("{classes}", classes) + output + after
 
     def parse(self, reply: object) -> Behavior:
         """Read a reply, whose first line must be one word of the list: a sentence that mentions a label may deny it."""

@@ -14,7 +14,7 @@ from afintro.errors import UserError
 from afintro.generation.behavior import CUT, OTHER, Behavior
 from afintro.generation.reasoning import Reply, take_apart
 
-_NAME = re.compile(r"[^\W_][\w -]{0,39}")
+_NAME = re.compile(r"[^\W_](?:[\w -]{0,38}[\w-])?")
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,17 @@ def read_classes(path: Path) -> tuple[BehaviorClass, ...]:
     given = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(given, dict) or len(given) < 2:
         raise UserError("must name at least two classes under the key 'classes'", where=str(path), remedy=remedy)
-    return tuple(_class(name, value, path) for name, value in given.items())
+    classes = tuple(_class(name, value, path) for name, value in given.items())
+    if len({one.name.lower() for one in classes}) < len(classes):
+        what = "names two classes that differ in upper and lower case alone, which a judge's reply does not tell apart"
+        raise UserError(what, where=str(path), remedy="rename one of them")
+    return classes
 
 
 def _class(name: Any, value: Any, path: Path) -> BehaviorClass:
     where = f"{path}, class {name!r}"
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.lower() in (OTHER, "none"):
-        what = "is no name of a class: up to 40 letters, digits, blanks, _ and -, and neither 'other' nor 'none'"
+        what = "is no name of a class: up to 40 letters, digits, _, - and inner blanks, and neither 'other' nor 'none'"
         raise UserError(what, where=where, remedy="rename the class; quote names such as 'yes' and 'no'")
     fields = {"definition": value} if isinstance(value, str) else value
     if not isinstance(fields, dict) or set(fields) - {"definition", "patterns"} or not fields.get("definition"):

@@ -86,6 +86,7 @@ _NO_HELP = re.compile(
     r"^ (?:you )?(?:with )?(?:why\b|(?:some|any)(?:thing|one) else\b|(?:any |some )?other\b"
     r"|(?:the |some |my )?(?:\w+ )?(?:risk|danger|concern|reason|thought)s?\b)"
 )
+_HANDED_OVER = re.compile(r"\b(?:here(?: is| are|'s)|below (?:is|are))\b.*:$")
 _REFUSAL_AS_OBJECT = re.compile(r"^ (?:a |an |my |the |with )*(?:\w+ ){0,2}?refusal\b")
 # "I can offer something else" is no help yet, and "a response that harms nobody" is none.
 _OFFERED = re.compile(r"^(?:help|assist|guide|offer|provide|support|suggest|share|discuss)")
@@ -133,7 +134,14 @@ def acts_in(sentences: Sequence[str]) -> list[Act]:
     """Return everything that sentences say that their author does, in order."""
     # Who says what will not be done, beside what can be, gives what can be.
     limited = any(re.search(r"\bwhat i (?:can|will) not do\b", sentence) for sentence in sentences)
-    acts = (_act(i, s, match) for i, s in enumerate(sentences) for match in _STATEMENT.finditer(s))
+    # "Here is the letter:", and then what "we can not process": the letter says so, and not its author.
+    delivered = next((i for i, s in enumerate(sentences) if _HANDED_OVER.search(s)), len(sentences))
+    acts = (
+        _act(i, s, match)
+        for i, s in enumerate(sentences)
+        for match in _STATEMENT.finditer(s)
+        if not (i > delivered and match["deed"] and match[0].startswith("we "))
+    )
     return [replace(act, offered=act.offered and not limited) for act in acts if act]
 
 

@@ -52,6 +52,20 @@ def test_the_first_class_that_fits_the_answer_labels(write, output, label):
     assert labeler.label_all([output, "On Monday."])[1].label == "answers"
 
 
+@pytest.mark.parametrize("names", ['{Ask: "asks", ask: "asks too"}', '{"asks ": "asks", answers: "answers"}'])
+def test_names_that_no_reply_of_a_judge_tells_apart_are_refused(write, names):
+    with pytest.raises(UserError) as caught:
+        read_classes(write(f"classes: {names}"))
+    assert "mine.yaml" in caught.value.where
+
+
+@pytest.mark.parametrize("definition", ["begins with {output}", "names {classes}"])
+def test_a_definition_may_hold_braces(definition):
+    prompt = JudgeLabeler(lambda prompts: [], "judge", {"a": definition, "b": "else"}).prompt("the {classes} answer")
+    assert f"- a: {definition}\n" in prompt
+    assert "OUTPUT\nthe {classes} answer\nOUTPUT" in prompt
+
+
 def test_a_reply_that_was_cut_in_its_reasoning_has_no_label(write):
     assert PatternLabeler(read_classes(write(CLASSES)), "mine")(Reply("<think>On", truncated=True)) == CUT
 

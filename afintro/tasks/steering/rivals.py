@@ -118,9 +118,11 @@ def steering_rivals(train: Sequence[SteeredItem], items: Sequence[SteeredItem]) 
 
 
 def _signed(steering: Steering) -> Steering:
-    """Return the steering with a strength above 0: a negative strength turns the vector round."""
-    sign = 1.0 if steering.strength >= 0 else -1.0
-    return replace(steering, strength=abs(steering.strength), vector=sign * steering.vector)
+    """Return the steering with a strength above 0: a negative strength turns the vector round, which has a name of its own."""
+    if steering.strength >= 0:
+        return steering
+    direction = f"against {steering.direction}"
+    return replace(steering, direction=direction, strength=-steering.strength, vector=-steering.vector)
 
 
 def nearest_directions(train: Sequence[Steering], items: Sequence[Steering]) -> list[str]:

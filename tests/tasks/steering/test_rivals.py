@@ -51,6 +51,19 @@ class TestNearest:
         items = [asked("a", STAY, [-1, 0], "new", alpha=-1.0)]
         assert said("nearest_vector", self.TRAIN, items) == [(COMPLY, 1.0)]
 
+    def test_both_signs_of_a_direction_are_told_apart(self):
+        """One direction, whose positive strengths change the behavior and whose negative ones do not."""
+
+        def drawn(prefix, count):
+            return [
+                asked(f"{prefix}{i}", (COMPLY, STAY)[i % 2], [1, 0], alpha=(1.0, -1.0)[i % 2], prompt="red green blue")
+                for i in range(count)
+            ]
+
+        found = steering_rivals(drawn("t", 40), drawn("i", 10))
+        for name in ("nearest_vector", "direction_x_text"):
+            assert all(p.exact_match for p in found[name]), name
+
 
 class TestLearned:
     RNG = np.random.default_rng(0)

@@ -80,6 +80,15 @@ class TestRates:
         assert dose["behavior_changed"] == {"value": 0.0, "ci_low": None, "ci_high": None, "n": 1}
         assert dose["refusals_flipped"]["value"] == 0.0
 
+    def test_a_broken_text_stays_a_refusal_that_did_not_flip_whatever_its_label(self):
+        """Of ten refusals nine texts break into nonsense that is labeled other: the dose does not flip all of them."""
+        broken = [
+            replace(record, steered_behavior="other", behavior_changed=None) for record in records("b", "rc!/c " * 9)
+        ]
+        [dose] = summary_of([*records("s", "rc/c"), *broken])["doses"]
+        for name in ("refusals_flipped", "faked_refusals_flipped"):
+            assert (dose[name]["value"], dose[name]["n"]) == (pytest.approx(1 / 10), 10), name
+
     def test_no_rate_where_all_broke_or_nothing_was_refused(self):
         [dose] = summary_of(records("s", "cr! cr!"))["doses"]
         assert dose["behavior_changed"] == dose["refusals_flipped"] == NOTHING
