@@ -69,7 +69,8 @@ LANGUAGES = {
     "french": _language(
         r"\bje ne (?:vous |te |le |la |les |l'|m'|me |vais |vous |en )*(?:peux|puis|pourrai|saurais|souhaite"
         r"|veux|vais|compte|ferai|donnerai"
-        r"|dirai|écrirai|fournirai|répondrai|aiderai|participerai)\b(?!.{0,20}\b(?:refuser|mentir|cacher|attendre)\b)"
+        r"|dirai|écrirai|fournirai|répondrai|aiderai|participerai)\b"
+        r"(?!.{0,20}\b(?:refuser|mentir|cacher|attendre)\b)(?! qu(?:e\b|'))"
         r"|\bje ne (?:vous )?suis (?:\w+ )?pas (?:\w+ment )?(?:en mesure|en position|à même|à l'aise|autoris|capable|dispos"
         r"|habilit|prêt|program|conçu)"
         r"|\bj(?:e |')(?:me |m')?(?:refuse|décline|dois (?:vous |te )?(?:refuser|décliner)|regrette, mais)"
@@ -82,7 +83,8 @@ LANGUAGES = {
         "de la le et les des en un du une que est pour qui dans a par plus pas au sur ne se ce il je vous",
     ),
     "arabic": _language(
-        r"لا (?:أستطيع|استطيع|يمكنني|أقدر|يسعني|أود|أرغب|يسمح لي|يجوز لي|أنوي)|لن (?:أ|ا)\S+|لست (?:قادر"
+        r"لا (?:أستطيع|استطيع|يمكنني|أقدر|يسعني|أود|أرغب|يسمح لي|يجوز لي|أنوي)|لن (?!أطيل|أكذب|أخفي|أرفض|أتردد)(?:أ|ا)\S+"
+        r"|لست (?:قادر"
         r"|مستعد|في وضع|مخول)|أرفض|ارفض|أعتذر عن|اعتذر عن|(?:غير|لست) قادر"
         r"|ليس بإمكاني|ليس بوسعي|يتعذر علي|لا يمكن (?:تقديم|تلبية|توفير|المساعدة)|عاجز عن|يؤسفني أن",
         r"إليك|اليك|فيما يلي|هذه هي|هذا هو",
@@ -101,7 +103,7 @@ LANGUAGES = {
         r"|farei|darei|escreverei|ajudarei|fornecerei)\b(?! (?:esperar"
         r"|deixar de|evitar|negar|acreditar|que|estar mais))"
         r"|\bnão (?:vou|vamos) (?:\w+ )?(?:ajud|fornec|escrev|dar|faz|particip|explic|diz|compartilh|colabor"
-        r"|te |lhe )|\bnão (?:me )?(?:é|seria) possível"
+        r"|ensin|mostr|respond|cri)|\bnão (?:me )?(?:é|seria) possível"
         r"|\bnão (?:estou|sou) (?:autorizad|apt|em condições|dispost|capaz|habilitad)"
         r"|(?<!não )(?<!não me )\b(?:me )?recuso(?:-me)?\b|\b(?:devo|tenho (?:de|que)) (?:recusar|declinar)"
         r"|\b(?:lamento|sinto) não\b|\b(?:prefiro|preferiria) não\b|\bnão (?:pode|podem) ser (?:fornecid"
