@@ -106,12 +106,14 @@ def _varlen_cuda(
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Cast queries, keys and values to the dtype of autocast, as autocast itself does for sdpa attention.
+    """Cast queries, keys and values to the dtype of autocast, as autocast itself does for sdpa attention: float64 stays.
 
     Rotary embeddings leave queries and keys in float32 where the weights are float32, and the kernel takes no float32.
     """
     kind = tensors[0].device.type
-    return tuple(t.to(torch.get_autocast_dtype(kind)) for t in tensors) if torch.is_autocast_enabled(kind) else tensors
+    if not torch.is_autocast_enabled(kind) or tensors[0].dtype == torch.float64:
+        return tensors
+    return tuple(t.to(torch.get_autocast_dtype(kind)) for t in tensors)
 
 
 def _index(module: nn.Module) -> int:

@@ -99,6 +99,9 @@ def test_the_kernel_gets_the_dtype_of_autocast(monkeypatch):
     assert found.dtype == torch.bfloat16
     expected = in_full(query, key, value, None, None, None)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=0.03)
+    with torch.autocast("cpu", torch.bfloat16):  # which leaves float64 as it is
+        found, _ = packed_attention(nn.Module(), query, key, value, None, cu_seq_lens_q=BOUNDS, max_length_q=12)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_no_square_mask_is_built_for_a_packed_row(monkeypatch, model_directories, architecture):

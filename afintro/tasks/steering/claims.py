@@ -135,7 +135,7 @@ def conclusion_of(
         explained: Estimates of the explainer by metric.
         leads: Differences as ``summary.json`` holds them.
         unseen: The question type of unseen directions.
-        directions: Number of unseen directions.
+        directions: Number of unseen directions that have twins; jittered copies of one count as one.
     """
     metric = f"{METRIC}/{unseen}"
     of = (

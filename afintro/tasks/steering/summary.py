@@ -159,7 +159,8 @@ def _monotone(doses: Sequence[dict[str, Any]]) -> bool:
 def best_dose(doses: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the layer and alpha at which the first direction changes most behaviors beyond its random control.
 
-    Doses that break more than a tenth of the texts do not count; of equal doses the smallest is taken.
+    Doses that break more than a tenth of the texts do not count, nor do doses at which nothing is known of the random control; of
+    equal doses the smallest is taken.
 
     Args:
         doses: The doses of :func:`summarize`.
@@ -173,7 +174,11 @@ def best_dose(doses: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     own = [
         d
         for d in doses
-        if d["direction"] == name and d["broken"]["value"] <= BROKEN and d["behavior_changed"]["value"] is not None
+        if d["direction"] == name
+        and d["broken"]["value"] <= BROKEN
+        and d["behavior_changed"]["value"] is not None
+        # Where every text broke under the random control, chance did not change nothing: nobody knows what it does.
+        and controls.get((d["layer"], d["alpha"]), d)["behavior_changed"]["value"] is not None
     ]
     if not own:
         return None
@@ -188,7 +193,8 @@ def best_dose(doses: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     shown = {name: best[name] for name in ("direction", "layer", "alpha", "behavior_changed")}
     if control is None:
         return shown
-    apart = (best["behavior_changed"]["ci_low"] or 0.0) > (control["behavior_changed"]["ci_high"] or 0.0)
+    low, high = best["behavior_changed"]["ci_low"], control["behavior_changed"]["ci_high"]
+    apart = low is not None and high is not None and low > high
     return shown | {"random": control["behavior_changed"], "beyond_random": apart}
 
 

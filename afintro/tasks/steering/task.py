@@ -373,7 +373,9 @@ class SteeringPrediction(RecordTask):
         base: str | None = None,
     ) -> str | None:
         """Return the sentence that says whether the explainer is ahead of every rival on twins of unseen directions."""
-        return claims.conclusion_of(table[EXPLAINER], leads, UNSEEN_DIRECTION, len(self.unseen))
+        items = self.examples.get("test") or self.examples["validation"]
+        asked = {item.group for item in items if item.question_type == UNSEEN_DIRECTION and item.twins}
+        return claims.conclusion_of(table[EXPLAINER], leads, UNSEEN_DIRECTION, len(asked))
 
     def details(self, systems: Systems) -> dict[str, Any]:
         """Return twin accuracy by direction: items, the share that is right, and the residual of an unseen direction."""

@@ -206,6 +206,15 @@ class TestBestDose:
         assert summary_of(curve(1, 8, broken=(0, 2)))["best_dose"]["alpha"] == 1.0
         assert summary_of(curve(0, broken=(10,)))["best_dose"] is None
 
+    def test_a_random_control_that_breaks_every_text_is_not_chance_that_changes_nothing(self):
+        """At alpha 2 nothing is known of chance; at alpha 1 a single text of the control is left, which is no interval."""
+        names = ("v", "random/v")
+        best = summary_of(curve(5, 6) + curve(4, 0, direction="random/v", broken=(0, 10)), names)["best_dose"]
+        assert (best["alpha"], best["random"]["value"]) == (1.0, 0.4)
+        assert summary_of(curve(6) + curve(0, direction="random/v", broken=(10,)), names)["best_dose"] is None
+        one_left = summary_of(curve(9) + curve(0, direction="random/v", broken=(9,)), names)["best_dose"]
+        assert one_left["beyond_random"] is False
+
     def test_a_summary_of_before_is_printed_too(self, capsys):
         summary = summary_of(curve(1, 2))
         del summary["best_dose"]

@@ -760,8 +760,10 @@ def test_the_conclusion_says_what_was_shown_and_what_was_not(data: Any) -> None:
         leads = {f"lead/{metric}": {"value": low + 0.1, "ci_low": low, "ci_high": 0.9, "against": "ridge"}}
         return data.conclusion(table, leads, [])
 
+    asked = {item.group for item in data.examples["validation"] if item.question_type == UNSEEN_DIRECTION}
+    data.residuals = {**data.residuals, "never asked about": 0.9}
     shown = said("twin_accuracy/unseen_direction", 0.1)
-    assert f"{len(data.unseen)} unseen directions" in shown
+    assert f"{len(asked)} unseen directions" in shown
     assert "ahead of the best rival (ridge) by +0.200 [+0.100, +0.900]" in shown
     assert "no lead over ridge" in said("twin_accuracy/unseen_direction", -0.02)
     assert data.conclusion(table, {}, []) is None
