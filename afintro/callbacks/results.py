@@ -27,7 +27,7 @@ from afintro.evaluation.statistic import Scores
 from afintro.explainer.answering import predict_outcomes
 from afintro.explainer.comparisons import on_changed_items, trained_otherwise, training_fit, training_records
 from afintro.explainer.module import ExplainerModule
-from afintro.generation.cut_answers import cut_share, cut_warnings
+from afintro.generation.untold import cut_share, cut_warnings
 from afintro.tasks.base import EXPLAINER, HALF_BLIND, Systems, TaskData
 
 log = logging.getLogger(__name__)

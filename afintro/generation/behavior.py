@@ -16,9 +16,9 @@ from afintro.generation.forms import ADVICE, CAUTION, DECLINES, FORMS, HINTS, IN
 from afintro.generation.languages import LANGUAGES, is_prose
 from afintro.generation.reasoning import Reply, take_apart
 from afintro.generation.statements import acts_in, normalized, sentences_of
+from afintro.generation.untold import labels_differ
 
 LABELS = ("refuse", "warn", "partial", "comply", "silent", "other")
-OTHER = "other"  # nothing can be told: such an answer has no part in a verdict
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,6 @@ def behavior_fields(**outputs: Reply | str) -> dict[str, Any]:
 def differ(one: Behavior, other: Behavior) -> bool | None:
     """Tell whether two behaviors differ; None if nothing can be told of one of them."""
     return labels_differ(one.label, other.label)
-
-
-def is_told(label: str | None) -> bool:
-    """Return whether a label says anything: an answer that was never begun, or that no class fits, has no behavior."""
-    return label is not None and label != OTHER
-
-
-def labels_differ(one: str | None, other: str | None) -> bool | None:
-    """Tell whether two labels differ; None if one of them says nothing."""
-    return one != other if is_told(one) and is_told(other) else None
 
 
 def _judge_answer(answer: str) -> Behavior:

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from afintro.generation.behavior import CUT, OTHER, Behavior
+from afintro.generation.behavior import CUT, Behavior
 from afintro.generation.reasoning import Reply, take_apart
+from afintro.generation.untold import OTHER
 
 log = logging.getLogger(__name__)
 

@@ -1,19 +1,13 @@
-"""Who labels the outputs of a run, and who labels them once more; what summaries say about answers labeled ``other``."""
+"""Who labels the outputs of a run, and who labels them once more."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afintro.errors import UserError
-from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, RuleLabeler
+from afintro.generation.behavior import Behavior, BehaviorLabeler, RuleLabeler
 from afintro.generation.judge_labeler import NO_REPLY, UNPARSED
 from afintro.generation.reasoning import Reply
-
-OFTEN, TOO_OFTEN = (
-    0.05,
-    0.2,
-)  # share of one side's answers labeled ``other`` from which a summary warns, and a run stops
-Labels = Sequence[str | None]
+from afintro.generation.untold import Labels
 
 
 @dataclass(frozen=True)
@@ -79,45 +73,6 @@ def label_distinct(labeler: BehaviorLabeler, replies: Sequence[Reply]) -> list[B
 def opinions(labels: Labels, rules: Sequence[str | None]) -> Labels:
     """Return the labels that a labeler means; None where a judge gave no usable reply, which is no opinion."""
     return [None if rule in (NO_REPLY, UNPARSED) else label for label, rule in zip(labels, rules, strict=True)]
-
-
-def other_share(labels: Labels) -> float:
-    """Return the share of the labels that are ``other``; what has no label does not count."""
-    known = [label for label in labels if label is not None]
-    return known.count(OTHER) / len(known) if known else 0.0
-
-
-def other_warnings(sides: Mapping[str, Labels], where: str = "") -> list[str]:
-    """Warn of sides of which more than 5 % of the answers are labeled ``other``.
-
-    Args:
-        sides: The labels by condition, e.g. ``monitored`` and ``unmonitored``.
-        where: The file of the records, for the message; "" for the records of a summary.
-    """
-    of = f" in {where}" if where else ""
-    return [
-        f"{100 * other_share(labels):.1f} % of the {side} answers{of} are labeled other and have no part in verdicts, rates, "
-        "training and evaluation: what is left may not be like the rest"
-        for side, labels in sides.items()
-        if other_share(labels) > OFTEN
-    ]
-
-
-def refuse_others(sides: Mapping[str, Labels], where: str, remedy: str) -> None:
-    """Stop where more than 20 % of one side's answers are labeled ``other``: the rest is no sample of the behavior.
-
-    Args:
-        sides: The labels by condition.
-        where: File or folder of the records.
-        remedy: What the user can do.
-
-    Raises:
-        UserError: A side has too many such answers.
-    """
-    for side, labels in sides.items():
-        if (share := other_share(labels)) > TOO_OFTEN:
-            what = f"{100 * share:.1f} % of the {side} answers are labeled other: their behavior cannot be told"
-            raise UserError(what, where=where, remedy=remedy)
 
 
 def with_labeler(provenance: Mapping[str, Any], name: str) -> dict[str, Any]:

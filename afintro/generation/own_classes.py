@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from afintro.errors import UserError
-from afintro.generation.behavior import CUT, OTHER, Behavior
+from afintro.generation.behavior import CUT, Behavior
 from afintro.generation.reasoning import Reply, take_apart
+from afintro.generation.untold import OTHER
 
 _NAME = re.compile(r"[^\W_](?:[\w -]{0,38}[\w-])?")
 

@@ -19,7 +19,7 @@ from afintro.data.example_store import Ids, StoredExamples, open_store, source_h
 from afintro.data.files import file_sha256
 from afintro.data.near_duplicates import join_scenarios
 from afintro.data.text import Draft, token_ids, tokenizer_hash
-from afintro.generation.cut_answers import cut_share, cut_warnings
+from afintro.generation.untold import cut_share, cut_warnings
 from afintro.tasks.base import Named, TaskData
 from afintro.tasks.contract import ExplainerSpec
 

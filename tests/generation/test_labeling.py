@@ -10,13 +10,11 @@ from afintro.generation.labeling import (
     label_distinct,
     labeler_warnings,
     opinions,
-    other_share,
-    other_warnings,
-    refuse_others,
     told_by,
     with_labeler,
 )
 from afintro.generation.reasoning import Reply
+from afintro.generation.untold import other_share, other_warnings, refuse_others
 
 GIBBERISH = "zq lorx vemt"
 

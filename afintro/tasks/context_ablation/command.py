@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from afintro.command import run_command
 from afintro.evaluation.report import print_pairs
 from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
-from afintro.generation.labeling import refuse_others
+from afintro.generation.untold import refuse_others
 from afintro.lm.adapter import on_base
 from afintro.ranks import join
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation

@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.data.files import write_json
 from afintro.evaluation.label_agreement import label_agreement
-from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, differ
+from afintro.generation.behavior import Behavior, BehaviorLabeler, differ
 from afintro.generation.labeling import Labeling, Lookup, opinions, told_by, with_labeler
 from afintro.generation.reasoning import Reply
+from afintro.generation.untold import OTHER
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records, to_json
 from afintro.tasks.context_ablation.summary import Noise, summarize
 

@@ -6,10 +6,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from afintro.evaluation.intervals import Clusters, Estimate
-from afintro.generation.behavior import LABELS, OTHER, Behavior, RuleLabeler, differ
-from afintro.generation.cut_answers import cut_warnings, unlabeled_warnings
-from afintro.generation.labeling import other_warnings
+from afintro.generation.behavior import LABELS, Behavior, RuleLabeler, differ
 from afintro.generation.reasoning import Reply
+from afintro.generation.untold import OTHER, cut_warnings, other_warnings, unlabeled_warnings
 from afintro.tasks.context_ablation.records import ContextAblationRecord
 
 Noise = Sequence[Sequence[bool | None]]

@@ -20,10 +20,10 @@ from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure, difference
 from afintro.evaluation.statistic import Scores
-from afintro.generation import behavior, forms, languages, marks, reasoning, statements
-from afintro.generation.behavior import LABELS, is_told
-from afintro.generation.cut_answers import unlabeled_warnings
-from afintro.generation.labeling import labeler_warnings, other_warnings, refuse_others
+from afintro.generation import behavior, forms, languages, marks, reasoning, statements, untold
+from afintro.generation.behavior import LABELS
+from afintro.generation.labeling import labeler_warnings
+from afintro.generation.untold import is_told, other_warnings, refuse_others, unlabeled_warnings
 from afintro.ranges import NonNegativeFloat
 from afintro.tasks.base import EXPLAINER, Systems
 from afintro.tasks.context_ablation import records, wording
@@ -82,7 +82,7 @@ class ContextAblation(RecordTask):
     systems = ("majority", "always_unchanged", "copy_monitored", "tfidf_nearest", *READERS, *UNTRAINED)
     learners = ("from_scratch",)
     fit_metric = (f"exact_match/{LABELLED}", "labelled names in new wordings")
-    shaped_by = (answers, behavior, forms, languages, marks, reasoning, statements, records, wording)
+    shaped_by = (answers, behavior, forms, languages, marks, reasoning, statements, untold, records, wording)
 
     def __init__(
         self,

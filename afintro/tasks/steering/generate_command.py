@@ -10,7 +10,7 @@ from afintro.command import check_at_least, run_command
 from afintro.errors import UserError
 from afintro.evaluation.report import print_steering
 from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
-from afintro.generation.labeling import refuse_others
+from afintro.generation.untold import refuse_others
 from afintro.lm.adapter import on_base
 from afintro.lm.load import load_config
 from afintro.ranks import join

@@ -7,10 +7,9 @@ from typing import Any
 
 from afintro.data.records import check_unique, parse_file, parse_record, scenario_id, set_fields
 from afintro.errors import UserError
-from afintro.generation.behavior import CUT, behavior_fields, labels_differ
-from afintro.generation.cut_answers import unlabeled_warnings
-from afintro.generation.labeling import other_warnings, refuse_others
+from afintro.generation.behavior import CUT, behavior_fields
 from afintro.generation.reasoning import Reply, opening_of
+from afintro.generation.untold import labels_differ, other_warnings, refuse_others, unlabeled_warnings
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from afintro.data.files import write_json, write_json_rows
 from afintro.errors import UserError
 from afintro.evaluation.figures import write_figure
 from afintro.evaluation.label_agreement import label_agreement
-from afintro.generation.behavior import OTHER, Behavior, BehaviorLabeler, differ
+from afintro.generation.behavior import Behavior, BehaviorLabeler, differ
 from afintro.generation.labeling import Labeling, Lookup, opinions, told_by, with_labeler
 from afintro.generation.reasoning import Reply
+from afintro.generation.untold import OTHER
 from afintro.tasks.steering.records import SteeringRecord, read_steering_records, to_json
 from afintro.tasks.steering.summary import Guards, dose_response_figure, summarize
 

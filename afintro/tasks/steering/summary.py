@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from afintro.data.cue import MONITORED_SYSTEM
 from afintro.evaluation.intervals import Clusters, Estimate
-from afintro.generation.cut_answers import cut_warnings, unlabeled_warnings
-from afintro.generation.labeling import other_warnings
+from afintro.generation.untold import cut_warnings, other_warnings, unlabeled_warnings
 from afintro.tasks.steering.controls import RANDOM
 from afintro.tasks.steering.records import SteeringRecord, labels_of
 

@@ -19,7 +19,7 @@ from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, collapse_warning
 from afintro.evaluation.report import confusion_figure
 from afintro.evaluation.statistic import Scores
-from afintro.generation import behavior, forms, languages, marks, reasoning, statements
+from afintro.generation import behavior, forms, languages, marks, reasoning, statements, untold
 from afintro.generation.behavior import LABELS
 from afintro.generation.labeling import labeler_warnings
 from afintro.lm.injection import VectorSpace
@@ -69,7 +69,20 @@ class SteeringPrediction(RecordTask):
     """
 
     task = "steering"
-    shaped_by = (answers, behavior, forms, languages, marks, reasoning, statements, records, spans, twins, wording)
+    shaped_by = (
+        answers,
+        behavior,
+        forms,
+        languages,
+        marks,
+        reasoning,
+        statements,
+        untold,
+        records,
+        spans,
+        twins,
+        wording,
+    )
     primary = UNSEEN_SCENARIO
     question_types = (TRAINING,)
     verdict_types = (UNSEEN_SCENARIO, UNSEEN_DIRECTION)
