@@ -146,6 +146,10 @@ def from_json(row: Any, where: str) -> SteeringRecord:
                 f"field 'layer' names {len(layers)} layers", where=where, remedy="give one record for each layer"
             )
         row = {**row, "layer": layers[0]}
+    if (
+        isinstance(row, Mapping) and row.get("format_version") is None
+    ):  # of before, also in one table with newer records
+        row = {name: value for name, value in row.items() if name != "format_version"}
     version = row.get("format_version", 1) if isinstance(row, Mapping) else 1
     stated = STATED if version != 1 else ()
     record = parse_record(SteeringRecord, row, PARENT_NAMES, (*REQUIRED, *stated), MAKER, where)

@@ -268,6 +268,7 @@ class TestVersions:
         old = {name: value for name, value in self.row().items() if name not in ("format_version", "positions")}
         found = from_json(old, "w")
         assert (found.format_version, found.positions) == (1, "last")
+        assert from_json({**old, "format_version": None}, "w") == found  # in one Parquet file with newer records
         assert to_json(found)["positions"] == "last"
 
     @pytest.mark.parametrize("positions", ["last", "decode", "all"])
