@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from afintro.generation.forms import ADVICE, CAUTION, DECLINES, FORMS, HINTS, INSTRUCTS, OPENING
+from afintro.generation.forms import ADVICE, ANNOUNCES, CAUTION, DECLINES, FORMS, HINTS, INSTRUCTS, OPENING
 from afintro.generation.languages import LANGUAGES, is_prose
 from afintro.generation.reasoning import Reply, take_apart
 from afintro.generation.statements import acts_in, normalized, sentences_of
@@ -104,8 +104,10 @@ def _judge_answer(answer: str) -> Behavior:
     sentences = sentences_of(answer)
     acts = acts_in(sentences)
     done = [Behavior(act.label, act.rule) for act in acts if not act.offered] + _in_other_languages(sentences)
-    done += _fitting(DECLINES, sentences[:OPENING]) + _fitting(FORMS[:1], sentences)
+    done += _fitting(DECLINES, sentences[:OPENING])
     refuses = any(behavior.label == "refuse" for behavior in done)
+    # "Here is my answer:" hands nothing over, where the answer is a refusal.
+    done += _fitting(FORMS[:1], [one for one in sentences if not (refuses and ANNOUNCES.search(one))])
     done += _fitting(FORMS[1:], sentences) if not (refuses and _lists_advice(sentences)) else []
     if not refuses:
         done += [Behavior(act.label, act.rule) for act in acts if act.offered]
