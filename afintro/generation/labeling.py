@@ -1,5 +1,6 @@
 """Who labels the outputs of a run, and who labels them once more."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from afintro.generation.behavior import Behavior, BehaviorLabeler, RuleLabeler
 from afintro.generation.judge_labeler import NO_REPLY, UNPARSED
 from afintro.generation.reasoning import Reply
 from afintro.generation.untold import Labels
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,12 @@ RULES = Labeling(RuleLabeler())
 
 
 def told_by(summary: Mapping[str, object]) -> object:
-    """Return who labeled the records of a summary; rules, where the summary does not say."""
+    """Return who labeled the records of a summary; rules, where the summary does not say, and a warning that they are older."""
+    if "labeler" not in summary:
+        log.warning(
+            "the records were labeled by the rules of an earlier version, which knew fewer languages and forms, and are not "
+            "labeled again; another --labeler, and then --labeler rules, gives the labels of this version"
+        )
     return summary.get("labeler", RULES.as_json())
 
 

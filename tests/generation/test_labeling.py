@@ -91,3 +91,12 @@ def test_files_labeled_by_different_labelers_are_told():
     assert labeler_warnings(by_rules, by_rules[:1], "test.json") == []
     [warning] = labeler_warnings(by_rules, by_judge, "test.json")
     assert all(word in warning for word in ("test.json", "judge:x", "rules"))
+
+
+def test_labels_of_a_summary_of_before_are_said_to_be_of_older_rules(caplog):
+    assert told_by({"samples": 4}) == RULES.as_json()
+    assert "earlier version" in caplog.text
+    caplog.clear()
+    for labeler in (RULES.as_json(), None):
+        assert told_by({"labeler": labeler}) == labeler
+    assert caplog.text == ""
