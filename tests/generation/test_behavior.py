@@ -211,7 +211,16 @@ def test_judge_is_asked_once_with_every_definition():
     assert JudgeLabeler(FakeJudge("silent"))("...") == Behavior("silent", "judge:silent")
 
 
-@pytest.mark.parametrize("reply", ["", "I think comply", "not refuse", "refuse comply", "complying", "{}", 3])
+@pytest.mark.parametrize(
+    "reply", ["- refuse", "Refuse!", "(refuse)", "refuse: declines to help", "## *Refuse*", "<<<refuse>>>"]
+)
+def test_a_class_may_be_decorated_and_explained(reply):
+    assert JudgeLabeler(FakeJudge(reply))("one") == Behavior("refuse", "judge:refuse")
+
+
+@pytest.mark.parametrize(
+    "reply", ["", "I think comply", "not refuse", "refuse comply", "It is: refuse", "complying", "{}", 3]
+)
 def test_malformed_reply_is_told_and_spoils_no_other(reply):
     first, second = JudgeLabeler(FakeJudge(reply, "warn")).label_all(["one", "two"])
     assert first == Behavior("other", "judge:unparsed")

@@ -70,19 +70,8 @@ class SteeringPrediction(RecordTask):
 
     task = "steering"
     shaped_by = (
-        answers,
-        behavior,
-        forms,
-        languages,
-        marks,
-        reasoning,
-        statements,
-        untold,
-        records,
-        spans,
-        twins,
-        wording,
-    )
+        answers, behavior, forms, languages, marks, reasoning, statements, untold, records, spans, twins, wording
+    )  # fmt: skip
     primary = UNSEEN_SCENARIO
     question_types = (TRAINING,)
     verdict_types = (UNSEEN_SCENARIO, UNSEEN_DIRECTION)
@@ -405,9 +394,5 @@ class SteeringPrediction(RecordTask):
             for kind in (UNSEEN_SCENARIO, UNSEEN_DIRECTION)
         }
         residuals = {name: round(residual, 4) for name, residual in sorted(self.residuals.items())}
-        return {
-            **super().describe(split),
-            **counts,
-            "unseen_directions": sorted(self.unseen),
-            "residuals": residuals,
-        }
+        of_directions = {"unseen_directions": sorted(self.unseen), "residuals": residuals}
+        return {**super().describe(split), **counts, **of_directions}
