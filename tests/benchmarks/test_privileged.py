@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import ClassVar
 
@@ -16,6 +17,9 @@ from afintro.data.files import write_json
 from afintro.evaluation.intervals import Clusters
 from afintro.evaluation.metrics import Prediction
 from afintro.explainer.checkpoint import trainable_state
+from afintro.generation.labeling import Labeling
+from afintro.generation.own_classes import PatternLabeler, read_classes
+from afintro.tasks.context_ablation.generate import generate_ablation
 from afintro.tasks.context_ablation.records import ContextAblationRecord, to_json
 from afintro.toys.grammar import NAMES, POLICIES
 from afintro.toys.organism import ToySettings
@@ -292,13 +296,20 @@ class TestSummary:
         assert after["alike"] == 3
 
 
+def label_any_text(patch, file):
+    """Let the answers of organisms be labeled by classes that every text has: so tiny an organism shows no behavior."""
+    labeling = Labeling(PatternLabeler(read_classes(file), "any"))
+    patch.setattr(organisms, "generate_ablation", partial(generate_ablation, labeling=labeling))
+
+
 @pytest.fixture(scope="module")
-def tiny_run(tmp_path_factory):
+def tiny_run(tmp_path_factory, classes_of_any_text):
     """Run the command once with a tiny plan, in a cache of its own; return its folder and what it wrote."""
     folder = tmp_path_factory.mktemp("privileged")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AFINTRO_CACHE", str(folder / "cache"))
         patch.setattr(sys, "argv", ["privileged", "--seeds", "0", "--curve", "4", "8", "--output", str(folder)])
+        label_any_text(patch, classes_of_any_text)
         main(TINY)
         yield folder, json.loads((folder / "privileged.json").read_text())
 

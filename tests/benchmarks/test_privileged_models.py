@@ -16,6 +16,7 @@ from benchmarks.privileged.__main__ import main
 from benchmarks.privileged.explaining import DEMO, explainer
 from benchmarks.privileged.jobs import jobs
 from benchmarks.privileged.plan import FINE_TUNED, Cell, Plan, cells, plan_of
+from tests.benchmarks.test_privileged import label_any_text
 
 READERS = ("text_chars", "from_scratch")
 TINY = {"labeled": 8, "new": 8, "records": 2, "wordings": 2, "rounds": 1, "round_steps": 2, "scenarios": 128}
@@ -38,7 +39,7 @@ def test_a_model_is_compared_with_itself_another_organism_and_readers_of_the_tex
 
 
 @pytest.fixture(scope="module")
-def small(small_model, tmp_path_factory):
+def small(small_model, tmp_path_factory, classes_of_any_text):
     """A tiny run on a random model: what it wrote, and its plan."""
     folder = tmp_path_factory.mktemp("privileged")
     flags = {"model": small_model, "labels": 8, "new": 8, "records": 2, "steps": 2, "scenarios": 128, "curve": 4}
@@ -46,6 +47,7 @@ def small(small_model, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AFINTRO_CACHE", str(folder / "cache"))
         patch.setattr(sys, "argv", ["privileged", "--seeds=0", f"--output={folder}", *words])
+        label_any_text(patch, classes_of_any_text)
         main()
         yield json.loads((folder / f"privileged-{small_model.name}.json").read_text()), folder, str(small_model)
 

@@ -310,9 +310,9 @@ class TestKilled:
         while process.poll() is None and not condition():
             time.sleep(0.005)
 
-    def test_and_run_again_gives_the_same_bytes(self, model, tmp_path):
-        samples = samples_file(tmp_path / "samples.json", 260)
-        whole = start(samples, tmp_path / "whole", model, *self.FLAGS)
+    def test_and_run_again_gives_the_same_bytes(self, model, classes_of_any_text, tmp_path):
+        samples, flags = samples_file(tmp_path / "samples.json", 260), (*self.FLAGS, "--labeler", classes_of_any_text)
+        whole = start(samples, tmp_path / "whole", model, *flags)
         output = tmp_path / "run"
         rng = random.Random()
         moments = [
@@ -322,7 +322,7 @@ class TestKilled:
         ]
         states = []
         for condition, jitter in moments:
-            process = start(samples, output, model, *self.FLAGS)
+            process = start(samples, output, model, *flags)
             self.wait(process, condition)
             time.sleep(rng.uniform(0, jitter))
             process.send_signal(signal.SIGKILL)
@@ -330,7 +330,7 @@ class TestKilled:
             assert not (output / "summary.json").exists()
             states.append(sorted(path.name for path in (output / "partial").glob("0*")))
         assert states[-1][:2] == ["0000000.json", "0000100.json"], states
-        last = start(samples, output, model, *self.FLAGS)
+        last = start(samples, output, model, *flags)
         for process in (whole, last):
             _, err = process.communicate(timeout=200)
             assert process.returncode == 0, err
