@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from afintro.evaluation.detection_metrics import auroc
 from afintro.evaluation.hierarchical import UNBOUNDED, HierarchicalBootstrap
 from afintro.evaluation.intervals import CHUNK, SHARE, Clusters, Estimate, Floats, Weighted, mean_of, ratio
 from afintro.evaluation.statistic import DIFFERENCE, Statistic
@@ -94,7 +95,7 @@ def weighted(statistic: Statistic) -> Weighted:
     if statistic.kind == "f1":
         return lambda weights: _weighted_f1(weights, first, second)
     if statistic.kind == "auroc":
-        return lambda weights: _weighted_auroc(weights, first, second > 0)
+        return lambda weights: auroc(first, second > 0, weights)
     raise ValueError(f"a metric of kind {statistic.kind!r} has no weighted form")
 
 
@@ -104,11 +105,3 @@ def _weighted_f1(weights: Floats, expected: Floats, predicted: Floats) -> Floats
         true, said = (expected == verdict).astype(np.float64), (predicted == verdict).astype(np.float64)
         parts.append(ratio(2 * weights @ (true * said), weights @ (true + said)))
     return (parts[0] + parts[1]) / 2
-
-
-def _weighted_auroc(weights: Floats, scores: Floats, truth: np.ndarray) -> Floats:
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
-    positive, negative = (np.add.reduceat(weights[:, order] * side[order], starts, axis=1) for side in (truth, ~truth))
-    below = np.cumsum(negative, axis=1) - negative / 2
-    return ratio((positive * below).sum(1), positive.sum(1) * negative.sum(1))

@@ -1,7 +1,10 @@
 """The flags that say who labels behavior: generation takes a labeler, and evaluation has the judges."""
 
 import argparse
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from afintro.errors import UserError
 from afintro.evaluation.lm_judges import EndpointJudge, LanguageModelJudge, LocalJudge
@@ -9,6 +12,7 @@ from afintro.generation.behavior import BehaviorLabeler, RuleLabeler
 from afintro.generation.judge_labeler import DEFINITIONS, JudgeLabeler
 from afintro.generation.labeling import Labeling
 from afintro.generation.own_classes import BehaviorClass, PatternLabeler, file_name, read_classes
+from afintro.generation.untold import refuse_others
 
 RULES, JUDGE = "rules", "judge"
 REMEDY = (
@@ -56,6 +60,20 @@ def labeling_of(args: argparse.Namespace) -> Labeling:
     if not _have_patterns(classes, path):
         return Labeling(_labeler(_needed(judge, f"{path}, which has no patterns,"), definitions, name))
     return Labeling(PatternLabeler(classes, name), _labeler(judge, definitions, name) if judge else None)
+
+
+def stop_at_others(summary: Mapping[str, Any], output_dir: Path) -> None:
+    """Stop where too many answers of a written run are labeled ``other``, see :func:`afintro.generation.untold.refuse_others`.
+
+    Args:
+        summary: The run's summary, with the number of answers of each label by side.
+        output_dir: The run's folder.
+
+    Raises:
+        UserError: A side has too many such answers.
+    """
+    labels = {side: list(Counter(counts).elements()) for side, counts in summary.get("behaviors", {}).items()}
+    refuse_others(labels, str(output_dir), REMEDY)
 
 
 def _judge(args: argparse.Namespace) -> LanguageModelJudge | None:

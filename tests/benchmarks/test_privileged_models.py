@@ -96,6 +96,5 @@ def test_every_step_reads_the_weights_that_the_step_before_made(small_model, tmp
     )
     monkeypatch.setattr(organisms.organism, "fit", train)
     monkeypatch.setattr(organisms.organism, "intended_rate", lambda *arguments: 0.0)
-    linear = lambda name: "proj" in name  # noqa: E731
-    organisms.train_further(str(small_model), ToySettings(), linear, "cpu", tmp_path)
+    organisms.train_further(str(small_model), ToySettings(), lambda name: "proj" in name, "cpu", tmp_path)
     assert abs(seen[0] - seen[1]) > 1e-3

@@ -51,7 +51,6 @@ def test_own_classes_by_pattern_and_by_judge(model, file, tmp_path):
 
 
 def test_an_endpoint(monkeypatch):
-    pytest.importorskip("openai")
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     flags = ("--labeler", "judge", "--judge", "model", "--judge_url", "http://user:secret@localhost:1/v1")
     assert labeling(*flags).first.name == "judge:endpoint:model"

@@ -1,17 +1,15 @@
 """The command that writes context-ablation records: an organism answers every sample with and without the monitoring cue."""
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 
 from afintro.command import run_command
 from afintro.evaluation.report import print_pairs
 from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
-from afintro.generation.untold import refuse_others
 from afintro.lm.adapter import on_base
 from afintro.ranks import join
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
-from afintro.tasks.labelers import REMEDY, add_labeler_flags, labeling_of
+from afintro.tasks.labelers import add_labeler_flags, labeling_of, stop_at_others
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,8 +48,7 @@ def generate(args: argparse.Namespace) -> None:
     summary = generate_ablation(samples, splits, args.output_dir, settings, args.device, ranks, labeling=labeling)
     if ranks.rank == 0:
         print_pairs(summary)
-    labels = {side: list(Counter(counts).elements()) for side, counts in summary["behaviors"].items()}
-    refuse_others(labels, str(args.output_dir), REMEDY)
+    stop_at_others(summary, args.output_dir)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

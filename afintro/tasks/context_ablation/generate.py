@@ -15,7 +15,7 @@ from afintro.data.samples import Sample
 from afintro.data.text import chat, render
 from afintro.generation.behavior import BehaviorLabeler, RuleLabeler, differ
 from afintro.generation.inputs import Item, fitting_prompts, identity_of, items_of, provenance, way_of_asking
-from afintro.generation.labeling import RULES, Labeling, told_by
+from afintro.generation.labeling import RULES, Labeling
 from afintro.generation.reasoning import Reply
 from afintro.generation.replies import ReplyDecoder
 from afintro.generation.run_folder import date_of_run, finish, in_chunks, run_folder
@@ -26,7 +26,7 @@ from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
 from afintro.ranks import ALONE, Ranks
 from afintro.tasks.context_ablation.records import ContextAblationRecord, from_json, to_json
-from afintro.tasks.context_ablation.relabel import relabel_folder
+from afintro.tasks.context_ablation.relabel import PairsRelabeling
 from afintro.tasks.context_ablation.summary import summarize
 from afintro.toys.embedded import ensure_built
 
@@ -81,10 +81,11 @@ def generate_ablation(
     date = date_of_run(output_dir, ranks)
     tokenizer = load_tokenizer(directory, settings.revision, settings.chat_template_kwargs, date)
     identity = identity_of(samples, splits, settings, directory, tokenizer)
+    outputs = PairsRelabeling(output_dir, list(splits), tokenizer)
     with run_folder(output_dir, identity, [f"{name}.json" for name in splits], ranks) as finished:
         if finished is not None:
             log.info("pairs: reusing %s", output_dir)
-            return _labeled_by(labeling, finished, list(splits), output_dir, tokenizer, ranks)
+            return outputs.labeled_by(labeling, finished, ranks)
         limit = context_length(load_config(directory, settings.revision))
         systems = (MONITORED_SYSTEM, UNMONITORED_SYSTEM, PLACEBO_SYSTEM)
         prompts = fitting_prompts(samples, tokenizer, systems, limit, settings.max_new_tokens)
@@ -92,21 +93,7 @@ def generate_ablation(
         generator = _Generator(model, tokenizer, settings, directory, chunk)
         chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)
         summary = ranks.from_first(lambda: _merge(chunks, splits, output_dir, tokenizer))
-        return _labeled_by(labeling, summary, list(splits), output_dir, tokenizer, ranks)
-
-
-def _labeled_by(
-    labeling: Labeling,
-    summary: dict[str, Any],
-    splits: Sequence[str],
-    output_dir: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    ranks: Ranks,
-) -> dict[str, Any]:
-    """Return the summary of a finished run whose records are labeled as wanted."""
-    if told_by(summary) == labeling.as_json():
-        return summary
-    return ranks.from_first(lambda: relabel_folder(output_dir, splits, summary, labeling, tokenizer))
+        return outputs.labeled_by(labeling, summary, ranks)
 
 
 def _merge(

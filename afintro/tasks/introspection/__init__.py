@@ -1,17 +1,11 @@
 """The task of introspection: its data module is named here, so that class paths in configurations stay short and valid."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from afintro.tasks import imported_later
 
 if TYPE_CHECKING:
     from afintro.tasks.introspection.task import Introspection
 
 __all__ = ["Introspection"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import the data module once it is asked for: commands that train nothing need neither it nor what it imports."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from afintro.tasks.introspection import task
-
-    return getattr(task, name)
+__getattr__ = imported_later("afintro.tasks.introspection.task", __all__)

@@ -15,7 +15,7 @@ from afintro.data.samples import Sample
 from afintro.errors import UserError
 from afintro.evaluation.figures import write_figure
 from afintro.generation.inputs import fitting_prompts, identity_of, unique_ids, way_of_asking
-from afintro.generation.labeling import RULES, Labeling, told_by
+from afintro.generation.labeling import RULES, Labeling
 from afintro.generation.run_folder import date_of_run, finish, run_folder
 from afintro.lm.devices import on_device
 from afintro.lm.dtypes import resolve_dtype
@@ -24,7 +24,7 @@ from afintro.ranks import ALONE, Ranks
 from afintro.tasks.steering.directions import RESIDUAL, Direction, resolve_layers, write_direction
 from afintro.tasks.steering.generator import CHUNK, CUES, SteeringGenerator, SteeringSettings, all_cues, read_chunks
 from afintro.tasks.steering.records import to_json
-from afintro.tasks.steering.relabel import relabel_folder
+from afintro.tasks.steering.relabel import SteeringRelabeling
 from afintro.tasks.steering.summary import dose_response_figure, summarize
 from afintro.toys.embedded import ensure_built
 
@@ -75,18 +75,12 @@ def generate_steering(
     _check(directions, settings, config)
     identity = identity_of(samples, splits, settings, directory, tokenizer) | _identity_of_vectors(directions, settings)
     names = [direction.name for direction in directions]
-
-    def labeled_by(summary: dict[str, Any]) -> dict[str, Any]:
-        """Return the summary of a finished run whose records are labeled as wanted."""
-        if told_by(summary) == labeling.as_json():
-            return summary
-        return ranks.from_first(lambda: relabel_folder(output_dir, list(splits), names, summary, labeling))
-
+    outputs = SteeringRelabeling(output_dir, list(splits), names)
     vectors = [f"directions/{_file_name(name)}" for name in (*identity["directions"], RESIDUAL)]
     with run_folder(output_dir, identity, [*(f"{name}.json" for name in splits), *vectors], ranks) as finished:
         if finished is not None:
             log.info("steering: reusing %s", output_dir)
-            return labeled_by(finished)
+            return outputs.labeled_by(labeling, finished, ranks)
         systems = [CUES[cue] for cue in all_cues(settings)]
         prompts = fitting_prompts(samples, tokenizer, systems, context_length(config), settings.max_new_tokens)
         model = on_device(load_model(directory, settings.revision, settings.dtype), device)
@@ -99,7 +93,7 @@ def generate_steering(
                 write_direction(output_dir / "directions" / _file_name(direction.name), direction)
             return _merge(chunks, samples, splits, names, output_dir, tokenizer)
 
-        return labeled_by(ranks.from_first(merge))
+        return outputs.labeled_by(labeling, ranks.from_first(merge), ranks)
 
 
 def _merge(

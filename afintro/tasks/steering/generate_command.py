@@ -1,7 +1,6 @@
 """The command that writes steering records: an organism answers every sample unsteered and along directions."""
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +9,10 @@ from afintro.command import check_at_least, run_command
 from afintro.errors import UserError
 from afintro.evaluation.report import print_steering
 from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
-from afintro.generation.untold import refuse_others
 from afintro.lm.adapter import on_base
 from afintro.lm.load import load_config
 from afintro.ranks import join
-from afintro.tasks.labelers import REMEDY, add_labeler_flags, labeling_of
+from afintro.tasks.labelers import add_labeler_flags, labeling_of, stop_at_others
 from afintro.tasks.steering.controls import with_controls
 from afintro.tasks.steering.directions import Direction, read_direction, resolve_layers
 from afintro.tasks.steering.generate import generate_steering
@@ -148,8 +146,7 @@ def generate(args: argparse.Namespace) -> None:
     if ranks.rank == 0:
         print_steering(summary)
         print(f"dose response: {args.output_dir / 'dose_response.png'}")
-    labels = {side: list(Counter(counts).elements()) for side, counts in summary.get("behaviors", {}).items()}
-    refuse_others(labels, str(args.output_dir), REMEDY)
+    stop_at_others(summary, args.output_dir)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,8 +9,9 @@ from afintro.errors import UserError
 from afintro.evaluation.intervals import Clusters
 from afintro.generation.behavior import Behavior, RuleLabeler
 from afintro.generation.labeling import RULES, Labeling
+from afintro.ranks import ALONE
 from afintro.tasks.steering.records import SteeringRecord, label_warnings, labeled, read_steering_records, to_json
-from afintro.tasks.steering.relabel import relabel_folder
+from afintro.tasks.steering.relabel import SteeringRelabeling
 from afintro.tasks.steering.summary import Guards, summarize
 
 REFUSAL, COMPLIANCE, GIBBERISH = "I cannot help.", "Sure, here is how.", "zq lorx"
@@ -51,7 +52,7 @@ def folder(tmp_path):
 
 def relabel(folder, labeling):
     summary = json.loads((folder / "summary.json").read_text())
-    return relabel_folder(folder, ["train"], ["d"], summary, labeling)
+    return SteeringRelabeling(folder, ["train"], ["d"]).labeled_by(labeling, summary, ALONE)
 
 
 def test_every_label_follows_the_labeler(folder):
