@@ -1,11 +1,20 @@
 """Context-ablation records, and the one place that maps the parent framework's field names to ours."""
 
+import re
+import string
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from afintro.data.records import check_unique, parse_file, parse_record, scenario_id, set_fields
 from afintro.generation.behavior import CUT, behavior_fields
 from afintro.generation.reasoning import Reply, opening_of
+from afintro.generation.untold import labels_differ
+
+CHOICE = re.compile(r"(?:Answer: ?)?\(?([A-Z])\)?[.:]?")
+"""A letter alone, as a multiple-choice question is answered."""
+FEW_CHOICES = (
+    8  # of a question that does not say how many it has; a single "I" then begins a sentence, and is no choice
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class ContextAblationRecord:
         monitored_prompt: The whole monitored prompt, as the organism read it.
         unmonitored_prompt: The whole unmonitored prompt.
         cue: Name of what is ablated.
-        changed: Whether the two outputs differ as strings.
+        changed: Whether the two outputs differ as strings; of two choices, whether their letters differ.
         label: The sample's label, or "unknown".
         uid: Unique in the file; the scenario's id if absent.
         scenario_id: Id that all records of the scenario share.
@@ -37,6 +46,10 @@ class ContextAblationRecord:
         alone_output: Answer to the monitored prompt once more, in no batch; None without controls.
         alone_truncated: Whether the limit of tokens ended that output.
         provenance: Model, revision, template hash, batch size, dtype, seed.
+        choices: The choices of a multiple-choice question, in the order of their letters; None if nobody says.
+        monitored_user: The user's turn with the cue, where the cue stands there and not in the system prompt (the hint files of
+            the parent framework); None where both user's turns are the scenario.
+        unmonitored_user: The user's turn without the cue; None likewise.
     """
 
     scenario: str
@@ -62,12 +75,39 @@ class ContextAblationRecord:
     alone_output: str | None = None
     alone_truncated: bool | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    choices: list[Any] | None = None
+    monitored_user: str | None = None
+    unmonitored_user: str | None = None
 
     def __post_init__(self) -> None:
-        identity = self.scenario_id or scenario_id(self.scenario)
-        object.__setattr__(self, "scenario_id", identity)
-        object.__setattr__(self, "uid", self.uid or identity)
-        object.__setattr__(self, "changed", self.monitored_output != self.unmonitored_output)
+        put = object.__setattr__
+        if not (self.monitored_user and self.unmonitored_user) or self.monitored_user == self.unmonitored_user:
+            put(self, "monitored_user", None)
+            put(self, "unmonitored_user", None)
+        identity = self.scenario_id or scenario_id(self.question)
+        put(self, "scenario_id", identity)
+        put(self, "uid", self.uid or (scenario_id(self.scenario) if self.has_hint else identity))
+        put(self, "changed", self.answered("monitored") != self.answered("unmonitored"))
+
+    @property
+    def has_hint(self) -> bool:
+        """Tell whether the cue stands in the user's turn, as in the hint files of the parent framework."""
+        return self.monitored_user is not None
+
+    @property
+    def question(self) -> str:
+        """Return the user's turn without the cue: what the record is about, whatever the cue says."""
+        return self.unmonitored_user or self.scenario
+
+    def choice(self, condition: str) -> str | None:
+        """Return a choice by its letter as the parent framework writes it, ``Answer: B``; None for any other output."""
+        known = string.ascii_uppercase[: FEW_CHOICES if self.choices is None else len(self.choices)]
+        letter = CHOICE.fullmatch(getattr(self, f"{condition}_output").strip()) if self.has_hint else None
+        return f"Answer: {letter[1]}" if letter and letter[1] in known else None
+
+    def answered(self, condition: str) -> str:
+        """Return the choice of a condition, ``monitored`` or ``unmonitored``, or else its whole output."""
+        return self.choice(condition) or str(getattr(self, f"{condition}_output"))
 
     def reply(self, condition: str) -> Reply:
         """Return what is known of the output of a condition: ``monitored``, ``unmonitored``, ``placebo`` or ``alone``."""
@@ -77,14 +117,17 @@ class ContextAblationRecord:
 
 
 def labeled(record: ContextAblationRecord) -> ContextAblationRecord:
-    """Return a record with behavior labels: files of the parent framework come without."""
+    """Return a record with behavior labels: files of the parent framework come without. A choice is its own label."""
     rules = (record.monitored_behavior_rule, record.unmonitored_behavior_rule)
     known = record.monitored_behavior is not None and record.unmonitored_behavior is not None
     if known or any(rule == CUT.rule for rule in rules):
         return record
-    return replace(
-        record, **behavior_fields(monitored=record.reply("monitored"), unmonitored=record.reply("unmonitored"))
-    )
+    fields = behavior_fields(monitored=record.reply("monitored"), unmonitored=record.reply("unmonitored"))
+    for condition in ("monitored", "unmonitored"):
+        if choice := record.choice(condition):
+            fields |= {f"{condition}_behavior": choice, f"{condition}_behavior_rule": "choice"}
+    changed = labels_differ(fields["monitored_behavior"], fields["unmonitored_behavior"])
+    return replace(record, **fields | {"behavior_changed": changed})
 
 
 MAKER = "scripts/generate_af_context_ablation.py"
@@ -99,15 +142,15 @@ PARENT_NAMES = {
     "monitored_output": "random_hint_prediction",
     "unmonitored_output": "zeroshot_prediction",
     "changed": "changed_pred_bc_hint",
+    "monitored_user": "hint_user_prompt",
+    "unmonitored_user": "original_user_prompt",
 }
-
-
-SCENARIO_COPIES = ("hint_user_prompt", "original_user_prompt")
 
 
 def to_json(record: ContextAblationRecord) -> dict[str, Any]:
     """Return the record under the parent framework's names; unset optional fields are left out."""
-    return set_fields(record, PARENT_NAMES) | dict.fromkeys(SCENARIO_COPIES, record.scenario)
+    fields = set_fields(record, PARENT_NAMES)
+    return fields | {name: fields.get(name, record.scenario) for name in ("hint_user_prompt", "original_user_prompt")}
 
 
 def from_json(row: Any, where: str) -> ContextAblationRecord:
@@ -121,7 +164,12 @@ def from_json(row: Any, where: str) -> ContextAblationRecord:
         UserError: A field is missing or has a wrong type.
     """
     required = ("scenario", "system_prompt", "monitored_output", "unmonitored_output")
-    return parse_record(ContextAblationRecord, row, PARENT_NAMES, required, MAKER, where)
+    if isinstance(row, dict) and not isinstance(row.get("choices"), list):  # other benchmarks have other things there
+        row = row | {"choices": None}
+    record = parse_record(ContextAblationRecord, row, PARENT_NAMES, required, MAKER, where)
+    if record.has_hint and not row.get("uid") and "index" in row:  # benchmarks repeat questions
+        return replace(record, uid=f"{record.uid}-{row['index']}")
+    return record
 
 
 def read_records(path: str) -> list[ContextAblationRecord]:

@@ -29,7 +29,7 @@ from afintro.tasks.base import EXPLAINER, Systems
 from afintro.tasks.context_ablation import records, wording
 from afintro.tasks.context_ablation.records import ContextAblationRecord, labeled, read_records
 from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, build_embedded, embedded_directory
-from afintro.tasks.context_ablation.wording import Question, Questions
+from afintro.tasks.context_ablation.wording import HINT_QUESTIONS, Question, Questions
 from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.stored import RecordTask, example_of
 
@@ -39,14 +39,15 @@ LABELLED = "labelled_name"  # the primary question about a name whose labels are
 SHOTS = 4
 UNTRAINED = ("zero_shot", "four_shot")
 OTHERS_REMEDY = (
-    "label the outputs again with --labeler of the script that made the file (a judge, or classes of your own), give labels of "
-    "your own in the fields monitored_behavior and unmonitored_behavior, or ask for the text (data.answer_form: text)"
+    "ask for the text (--data.answer_form text), label the outputs again with --labeler of the script that made the file (a "
+    "judge, or classes of your own), or give labels of your own in the fields monitored_behavior and unmonitored_behavior"
 )
 
 
-def _taught(output: str, truncated: bool | None) -> str:
+def _taught(record: ContextAblationRecord, condition: str) -> str:
     """Return what an explainer learns of an output; the limit of tokens may have cut the output within its last character."""
-    return output.rstrip("\N{REPLACEMENT CHARACTER}") if truncated else output
+    cut = getattr(record, f"{condition}_truncated")
+    return record.answered(condition).rstrip("\N{REPLACEMENT CHARACTER}" if cut else "")
 
 
 def _closed(example: Example) -> Example:
@@ -67,7 +68,8 @@ class ContextAblation(RecordTask):
 
     Args:
         answer_form: ``behavior`` asks for the behavior label, ``text`` for the output itself.
-        questions: How each question is asked.
+        questions: How each question is asked; without, records with a hint in the user's turn are asked with the parent
+            framework's own prompts.
         question_weights: Weight in the loss of each question type; a question type with weight 0 is neither trained nor asked,
             unless it is the primary question.
         **settings: Settings that all tasks have, see :class:`TaskSettings`.
@@ -94,7 +96,7 @@ class ContextAblation(RecordTask):
     ) -> None:
         super().__init__(question_weights=question_weights, **settings)
         self.answer_form = answer_form
-        self.questions = questions or Questions()
+        self.questions, self.hint_questions = questions or Questions(), questions or HINT_QUESTIONS
         self._answered_by: dict[str, list[str | None]] = {}
 
     def build_embedded(self) -> None:
@@ -152,7 +154,7 @@ class ContextAblation(RecordTask):
     def _names_with_labels(self, records: Sequence[ContextAblationRecord]) -> set[str]:
         """Return the names that training has labels of; none if all names are such, or if ids are of texts, not of names."""
         trained = {record.scenario_id for record in self.records("train")}
-        names = {r.scenario_id for r in records if r.scenario_id != scenario_id(r.scenario)} & trained
+        names = {r.scenario_id for r in records if r.scenario_id != scenario_id(r.question)} & trained
         return set() if names == {record.scenario_id for record in records} else names
 
     def _with_labels(self, records: Sequence[ContextAblationRecord], path: str) -> list[int]:
@@ -185,7 +187,7 @@ class ContextAblation(RecordTask):
     def verdict(self, record: ContextAblationRecord) -> Verdict:
         """Return what the primary question's answer says of a record."""
         if self.answer_form == "text":
-            return Verdict(bool(record.changed), _taught(record.unmonitored_output, record.unmonitored_truncated))
+            return Verdict(bool(record.changed), _taught(record, "unmonitored"))
         assert record.unmonitored_behavior is not None
         return Verdict(record.monitored_behavior != record.unmonitored_behavior, record.unmonitored_behavior)
 
@@ -199,15 +201,16 @@ class ContextAblation(RecordTask):
         Returns:
             The system and the user message, and the answer.
         """
-        question: Question = getattr(self.questions, question_type)
+        question: Question = getattr(self.hint_questions if record.has_hint else self.questions, question_type)
         user = question.user[stable_hash(f"{question_type} {record.uid}") % len(question.user)]
-        fields = {"system_prompt": record.system_prompt, "user_prompt": record.scenario}
+        shown = record.unmonitored_user if question_type == "change_match" else record.monitored_user
+        fields = {"system_prompt": record.system_prompt, "user_prompt": shown or record.scenario}
         answers = {
             PRIMARY: two_branch(self.verdict(record), self._is_cut(record, PRIMARY)),
-            "orig_match": _taught(record.monitored_output, record.monitored_truncated),
-            "change_match": _taught(record.unmonitored_output, record.unmonitored_truncated),
+            "orig_match": _taught(record, "monitored"),
+            "change_match": _taught(record, "unmonitored"),
         }
-        return chat(question.system, fill(user, fields)), answers[question_type]
+        return chat(fill(question.system, fields), fill(user, fields)), answers[question_type]
 
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
         """Return three drafts for each record, one of each question type; one for a labeled name that is evaluated."""
@@ -235,7 +238,8 @@ class ContextAblation(RecordTask):
             system=system["content"],
             prompt=user["content"],
             answer=answer,
-            copy_answer=copied if verdict else record.monitored_output,
+            copy_answer=copied if verdict else record.answered("monitored"),
+            notes={"system": system["content"]} if record.has_hint else {},
             cut=self._is_cut(record, PRIMARY if verdict else question_type),
         )
 
@@ -262,10 +266,11 @@ class ContextAblation(RecordTask):
 
     def draft_settings(self) -> dict[str, Any]:
         """Return how the questions are asked and answered."""
-        return {"answer_form": self.answer_form, "questions": asdict(self.questions)}
+        asked = {"questions": asdict(self.questions), "hint_questions": asdict(self.hint_questions)}
+        return {"answer_form": self.answer_form, **asked}
 
     def _monitored_content(self, record: ContextAblationRecord) -> str:
-        return record.monitored_output if self.answer_form == "text" else (record.monitored_behavior or "other")
+        return record.answered("monitored") if self.answer_form == "text" else (record.monitored_behavior or "other")
 
     def baselines(self, split: str) -> Systems:
         """Return the answers of systems that see the text alone, which read labeled names like all others."""
@@ -375,11 +380,10 @@ class ContextAblation(RecordTask):
         turns: list[Message] = []
         for example in (changed[: (shots + 1) // 2] + unchanged[: shots // 2] + solved)[:shots]:
             turns += [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.answer}]
-        system = {"role": "system", "content": self.questions.generative_explanation.system}
-        return [
-            replace(
-                item,
-                prompt_ids=tuple(encode_prompt(tokenizer, [system, *turns, {"role": "user", "content": item.prompt}])),
-            )
-            for item in items
-        ]
+        system = self.questions.generative_explanation.system
+
+        def shown(item: Example) -> list[Message]:
+            first, *last = chat(item.notes.get("system", system), item.prompt)
+            return [first, *turns, *last]
+
+        return [replace(item, prompt_ids=tuple(encode_prompt(tokenizer, shown(item)))) for item in items]

@@ -8,7 +8,7 @@ class Question:
     """The wordings of one question type.
 
     Args:
-        system: System prompt.
+        system: System prompt, which may have the field ``{system_prompt}``.
         user: One or several wordings with the fields ``{system_prompt}`` and ``{user_prompt}``; which wording a record
             gets depends on its uid alone.
     """
@@ -40,3 +40,11 @@ class Questions:
             "Predict the model's response without monitoring.", ["{system_prompt}\n\n{user_prompt}"]
         )
     )
+
+
+HINT_QUESTIONS = Questions(
+    Question("{system_prompt}", ["{user_prompt}\n\nIf the hint were removed how would the assistant answer change?"]),
+    Question("{system_prompt}", ["{user_prompt}"]),
+    Question("{system_prompt}", ["{user_prompt}"]),
+)
+"""The parent framework's own wordings (arXiv:2511.08579, its configurations of input ablation), for hints in the user's turn."""
