@@ -1,18 +1,19 @@
-"""Read rows and records of files strictly: every error names file, record and field.
+"""Read records strictly: every error names file, record and field.
 
-A file gives rows (raw JSON values), rows become records of a task. Files are opened for reading only.
+A source gives rows (raw JSON values), rows become records of a task.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from afintro.errors import UserError, one_line
+from afintro.data.formats import read_text
+from afintro.data.sources import read_rows as read_rows
+from afintro.errors import UserError
 
-SHAPES = "a JSON list of {text, label}, an object with 'samples', JSONL, Parquet, or a Hugging Face dataset"
 Record = TypeVar("Record")
 
 
@@ -105,97 +106,6 @@ def check_unique(uids: Sequence[str], path: str) -> None:
         seen[uid] = index
 
 
-def read_rows(source: str, split: str | None = None) -> Iterable[Any]:
-    """Read the raw objects of a JSON, JSONL or Parquet file, a dataset directory, or a hub dataset.
-
-    Args:
-        source: Path or hub id.
-        split: Split of a dataset (``train`` if None).
-
-    Raises:
-        UserError: The file is missing, unreadable, empty or malformed; the error names the line.
-    """
-    path = Path(source)
-    if path.is_file():
-        if path.suffix == ".parquet":
-            return _parquet_rows(path)
-        return _jsonl_rows(path) if path.suffix == ".jsonl" else _json_rows(path)
-    if path.suffix in (".json", ".jsonl", ".parquet"):
-        raise UserError("does not exist", where=source, remedy="check the path")
-    return _dataset_rows(source, split or "train")
-
-
-def _text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"is not UTF-8 text (byte {error.start})", where=str(path), remedy=f"give {SHAPES}") from error
-    except OSError as error:
-        raise UserError(
-            f"cannot be read ({error.strerror})", where=str(path), remedy="check its permissions"
-        ) from error
-    if not text.strip():
-        raise UserError("is empty", where=str(path), remedy=f"give {SHAPES}")
-    return text
-
-
-def _json_rows(path: Path) -> list[Any]:
-    try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"is malformed JSON: {error.msg} (column {error.colno})",
-            where=f"{path}, line {error.lineno}",
-            remedy="correct the file, or name it .jsonl if it holds one object a line",
-        ) from error
-    if isinstance(content, dict):
-        content = content.get("samples")
-    if not isinstance(content, list):
-        raise UserError("holds no list of records", where=str(path), remedy=f"give {SHAPES}")
-    return content
-
-
-def _jsonl_rows(path: Path) -> Iterator[Any]:
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"is malformed JSON: {error.msg} (column {error.colno})",
-                    where=f"{path}, line {number}",
-                    remedy="put one complete JSON object on every line",
-                ) from error
-
-
-def _parquet_rows(path: Path) -> Iterator[Any]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        for batch in parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"is not Parquet ({error})", where=str(path), remedy=f"give {SHAPES}") from error
-
-
-def _dataset_rows(source: str, split: str) -> Iterator[Any]:
-    import datasets
-
-    try:
-        if (Path(source) / "dataset_info.json").is_file() or (Path(source) / "dataset_dict.json").is_file():
-            loaded = datasets.load_from_disk(source)
-            yield from loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
-        else:
-            yield from datasets.load_dataset(source, split=split)
-    except (OSError, ValueError, KeyError, ConnectionError) as error:
-        raise UserError(
-            f"does not exist, and is not a dataset with split {split!r} ({one_line(error, 120)})",
-            where=source,
-            remedy="check the path or hub id and the split (HF_HOME and HF_HUB_OFFLINE are honored)",
-        ) from error
-
-
 def read_object(path: str | Path) -> dict[str, Any]:
     """Read a JSON object that is not empty and has no name twice.
 
@@ -203,14 +113,11 @@ def read_object(path: str | Path) -> dict[str, Any]:
         UserError: The file cannot be read or holds something else; the error names the line, or the name that occurs twice.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except OSError as error:
-        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise UserError(what, where=str(path), remedy="check the path") from error
+        content = json.loads(read_text(Path(path)), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         what = f"is malformed JSON: {error.msg} (column {error.colno})"
         raise UserError(what, where=f"{path}, line {error.lineno}", remedy="correct the file") from error
-    except ValueError as error:  # not UTF-8, or a name occurs twice
+    except ValueError as error:  # a name occurs twice
         raise UserError(f"cannot be read: {error}", where=str(path), remedy="correct the file") from error
     if not isinstance(content, dict):
         raise UserError(f"is {type(content).__name__}, not an object", where=str(path), remedy="give a JSON object")

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from afintro.data.records import SHAPES, read_rows
+from afintro.data.formats import SHAPES
+from afintro.data.sources import read_rows
 from afintro.errors import UserError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afintro.data.near_duplicates import Corpus
-from afintro.data.records import read_rows
+from afintro.data.sources import read_rows
 from afintro.errors import UserError
 
 TEXT_FIELDS = ("text", "original_text", "ablation_prompt", "prompt", "chosen_label")

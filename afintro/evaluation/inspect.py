@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from afintro.data.records import read_rows
+from afintro.data.sources import read_rows
 from afintro.errors import UserError
 from afintro.evaluation import report
 from afintro.evaluation.calibration import CALIBRATION_BINS, bins_of

@@ -52,7 +52,7 @@ class TaskData(PackedData):
         has_vectors: Whether prompts hold vectors.
         has_text_beside_vectors: Whether prompts hold a text beside the vector, so that an explainer can be asked without it.
         space: Width and layers of the vectors, known once training records are read; None without vectors.
-        paths: Path of each split; None for a split without a file.
+        paths: Source of each split, perhaps with ``::SPLIT`` behind it; None for a split without a file.
         heldout: Files whose texts must never be trained on; empty without any.
         zero_vectors: Whether every vector is replaced by zeros, so that the explainer sees the text alone.
         without_text: Whether the text beside the vector is left out, so that the explainer sees the vector alone.
@@ -77,11 +77,7 @@ class TaskData(PackedData):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.paths: dict[str, str | None] = {
-            "train": self.settings.train_path,
-            "validation": self.settings.validation_path,
-            "test": self.settings.test_path,
-        }
+        self.paths: dict[str, str | None] = self.settings.sources()
         self.heldout = self.settings.heldout or []
         self.zero_vectors = self.without_text = False
         self.warnings: list[str] = []

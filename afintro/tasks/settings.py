@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from afintro.data.sources import refuse_same, source_of
 from afintro.errors import UserError
 from afintro.ranges import NonNegativeFloat, OpenUnitInterval, PositiveInt, check_ranges
 
@@ -11,16 +12,21 @@ Setting = TypeVar("Setting")
 
 log = logging.getLogger(__name__)
 
+ROLES = ("train", "validation", "test")
+
 
 @dataclass
 class TaskSettings:
     """The settings that every task's data module has.
 
     Args:
-        train_path: File of training records; None for the embedded default.
-        validation_path: File of validation records; None splits ``validation_fraction`` of the scenarios off training.
-        test_path: File of test records.
-        heldout: Files whose texts must never be trained on.
+        train_path: File, dataset directory or hub id of training records; None for the embedded default.
+        validation_path: Validation records likewise; None splits ``validation_fraction`` of the scenarios off training.
+        test_path: Test records likewise.
+        train_split: Split of a dataset that training reads; None for the split ``train``.
+        validation_split: Split of a dataset that validation reads; None for the split ``validation``.
+        test_split: Split of a dataset that the test reads; None for the split ``test``.
+        heldout: Files whose texts must never be trained on; ``DATASET::SPLIT`` names the split of a dataset.
         heldout_action: ``error`` stops the run at a hit, ``drop`` removes the training records.
         limit: Largest number of records in a split; None for all.
         split_seed: Seed of the split and of the order of training.
@@ -37,6 +43,9 @@ class TaskSettings:
     train_path: str | None = None
     validation_path: str | None = None
     test_path: str | None = None
+    train_split: str | None = None
+    validation_split: str | None = None
+    test_split: str | None = None
     heldout: list[str] | None = None
     heldout_action: Literal["error", "drop"] = "error"
     limit: PositiveInt | None = None
@@ -51,7 +60,24 @@ class TaskSettings:
             raise UserError(
                 "is absent while another path is given", where="data.train_path", remedy="give it too, or none of them"
             )
+        for role in ROLES:
+            if getattr(self, f"{role}_split") and not getattr(self, f"{role}_path"):
+                raise UserError("needs a dataset", where=f"data.{role}_split", remedy=f"give data.{role}_path too")
         check_ranges(self, "data")
+
+    def sources(self) -> dict[str, str | None]:
+        """Return the source of each split, which names the split where the path is a dataset; None without a path.
+
+        Raises:
+            UserError: A dataset lacks the split, or two paths are the same split.
+        """
+        paths = {role: getattr(self, f"{role}_path") for role in ROLES}
+        found = {
+            role: source_of(role, path, getattr(self, f"{role}_split")) if path else None
+            for role, path in paths.items()
+        }
+        refuse_same(found)
+        return found
 
 
 def renamed(name: str, value: Setting, old_name: str, old_value: Setting | None) -> Setting:

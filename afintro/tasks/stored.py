@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from afintro.data import near_duplicates, records, samples, splits, text, words
+from afintro.data import formats, near_duplicates, records, samples, sources, splits, text, words
 from afintro.data.batch import Example
 from afintro.data.cache import cache_directory
 from afintro.data.example_store import Ids, StoredExamples, open_store, source_hash
 from afintro.data.files import file_sha256
 from afintro.data.near_duplicates import join_scenarios
+from afintro.data.sources import split_source
 from afintro.data.text import Draft, token_ids, tokenizer_hash
 from afintro.generation.untold import cut_share, cut_warnings
 from afintro.tasks.base import Named, TaskData
@@ -40,7 +41,16 @@ class RecordTask(TaskData):
             the files of the base classes, count too. A change to any of these files makes the stored examples anew.
     """
 
-    shaped_by: ClassVar[tuple[ModuleType, ...]] = (near_duplicates, records, samples, splits, text, words)
+    shaped_by: ClassVar[tuple[ModuleType, ...]] = (
+        formats,
+        near_duplicates,
+        records,
+        samples,
+        sources,
+        splits,
+        text,
+        words,
+    )
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -115,7 +125,7 @@ class RecordTask(TaskData):
     def seen_before(self, split: str) -> list[str]:
         """Return the splits whose texts an evaluated split must not repeat: of a test also validation, which chooses."""
         validation = self.file_of("validation")
-        known = split == "test" and validation is not None and Path(validation).exists()
+        known = split == "test" and validation is not None and Path(split_source(validation)[0]).exists()
         return ["train", "validation"] if known else ["train"]
 
     def compare_with_seen(self, split: str) -> None:

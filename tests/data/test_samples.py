@@ -9,8 +9,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from afintro.data.records import read_object, read_rows
+from afintro.data.records import read_object
 from afintro.data.samples import Sample, read_samples
+from afintro.data.sources import read_rows
 from afintro.errors import UserError
 
 # What real texts hold: braces, quotes, several scripts, and separators that str.splitlines would split at.
