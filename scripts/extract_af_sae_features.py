@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from afintro.command import run_command
+from afintro.command import check_at_least, run_command
 from afintro.data.files import file_sha256, new_file, write_json
 from afintro.errors import UserError
 from afintro.tasks.feature_descriptions.features import write_features
@@ -20,36 +20,43 @@ from afintro.tasks.feature_descriptions.profiles import (
     map_array,
     most_selective,
 )
-from afintro.tasks.feature_descriptions.sae import decoder_file, decoder_rows, decoder_width
+from afintro.tasks.feature_descriptions.sae import Decoder, decoder_rows, find_decoder
 
 DEFAULT_TOP_K = 500
 
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuse combinations of arguments that argparse cannot refuse."""
-    if args.layer < 0:
-        raise UserError(f"must be at least 0, but is {args.layer}", where="--layer", remedy="use 0 or more")
+    check_at_least(args, {"layer": 0})
     if not args.sae and not (args.activations and args.selectivity):
         what = "needs --activations and --selectivity, or --sae"
         raise UserError(what, where="command line", remedy="see --help")
+    if not args.sae and args.layer is None:
+        what = "is missing, and activations do not say of which layer they are"
+        raise UserError(what, where="--layer", remedy="give the 0-based layer that the features belong to")
     if args.top_k is not None and not args.selectivity:
         what = f"is {args.top_k}, but without a selectivity the features have no order"
         raise UserError(what, where="--top_k", remedy="give --selectivity, or leave --top_k out to take all features")
 
 
-def number_of_features(args: argparse.Namespace) -> tuple[int, int]:
+def number_of_features(args: argparse.Namespace, decoder: Decoder | None) -> tuple[int, int]:
     """Return the number of features and the width of their vectors; matrix and autoencoder must agree."""
     texts, columns = map_array(Path(args.activations), 2).shape if args.activations else (0, 0)
-    if not args.sae:
+    if decoder is None:
         return columns, texts
-    features, width, layer = decoder_width(Path(args.sae))
-    if args.activations and columns != features:
-        what = f"has {columns} columns, but the autoencoder has {features} features"
+    if args.activations and columns != decoder.features:
+        what = f"has {columns} columns, but the autoencoder has {decoder.features} features"
         raise UserError(what, where=args.activations, remedy="give the activations of this autoencoder")
-    if layer is not None and layer != args.layer:
-        what = f"belongs to layer {layer}, but --layer is {args.layer}"
-        raise UserError(what, where=args.sae, remedy="give the layer that the autoencoder was trained on")
-    return features, width
+    return decoder.features, decoder.width
+
+
+def layer_of(args: argparse.Namespace, decoder: Decoder | None) -> int:
+    """Return the layer that the features belong to: what the autoencoder says, else the flag."""
+    layer = args.layer if decoder is None or decoder.layer is None else decoder.layer
+    if layer is None:
+        what = "names no layer, neither in a file beside the weights nor in the path"
+        raise UserError(what, where=args.sae, remedy="give --layer, the 0-based layer to which the decoder writes")
+    return int(layer)
 
 
 def choose(args: argparse.Namespace, features: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any] | None]:
@@ -73,28 +80,34 @@ def choose(args: argparse.Namespace, features: int) -> tuple[NDArray[np.int64], 
 def extract(args: argparse.Namespace) -> dict[str, Any]:
     """Check everything before the first byte is written, then write the files; return the manifest."""
     check_arguments(args)
-    features, width = number_of_features(args)
+    decoder = find_decoder(Path(args.sae), args.layer) if args.sae else None
+    layer = layer_of(args, decoder)
+    features, width = number_of_features(args, decoder)
     chosen, ranked, selectivity = choose(args, features)
     source = Path(args.sae or args.activations)
 
     def vectors(indices: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        return decoder_rows(source, indices) if args.sae else activation_profiles(source, indices)
+        return decoder_rows(decoder, indices) if decoder else activation_profiles(source, indices)
 
     read = np.union1d(chosen, ranked)
     active = read[np.concatenate([block.any(axis=1) for block in vectors(read)])]
     indices, inactive = np.intersect1d(chosen, active), np.setdiff1d(chosen, active).tolist()
     if not len(indices):
-        raise UserError(
-            f"none of the {len(chosen)} features is ever active", where=str(source), remedy="check the files"
-        )
-    inputs = [Path(path) for path in (args.activations, args.selectivity, args.sae) if path]
-    digests = {str(path): file_sha256(decoder_file(path)) for path in inputs}
-    metadata = {
-        "layer": str(args.layer),
-        "source": str(source),
-        "source_sha256": digests[str(source)],
-        "kind": "decoder" if args.sae else "activations",
+        what = f"the decoder rows of all {len(chosen)} features are zero" if decoder else ""
+        what = what or f"none of the {len(chosen)} features is ever active"
+        raise UserError(what, where=str(source), remedy="check the files")
+    files = {path: path for path in (args.activations, args.selectivity) if path}
+    digests = {
+        name: file_sha256(file) for name, file in (files | ({args.sae: decoder.file} if decoder else {})).items()
     }
+    metadata = {
+        "layer": str(layer),
+        "source": str(source),
+        "source_sha256": digests[str(args.sae or args.activations)],
+        "kind": "decoder" if decoder else "activations",
+    }
+    if decoder:
+        metadata |= {"weights": str(decoder.file), "tensor": decoder.tensor, "hook": decoder.hook}
     if selectivity is not None:
         kept = selectivity[indices]
         metadata |= {"selectivity_min": str(float(kept.min())), "selectivity_max": str(float(kept.max()))}
@@ -113,7 +126,7 @@ def extract(args: argparse.Namespace) -> dict[str, Any]:
         },
         "metadata": metadata | {"width": str(width)},
     }
-    path = Path(args.output_dir) / "features" / f"layer_{args.layer}.safetensors"
+    path = Path(args.output_dir) / "features" / f"layer_{layer}.safetensors"
     write_features(path, vectors(indices), indices, width, metadata)
     write_pickle(path.with_suffix(".pkl"), vectors(np.sort(ranked)), ranked)
     write_json(path.with_suffix(".manifest.json"), manifest)
@@ -141,39 +154,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--activations", help=".npy file [texts, features]: the vectors are its columns")
     parser.add_argument("--selectivity", help=".npy file [features]: the largest absolute values are chosen")
-    parser.add_argument("--sae", help="SAELens folder or safetensors file: the vectors are its decoder rows instead")
+    parser.add_argument(
+        "--sae",
+        help="file or folder of an autoencoder (SAELens, Gemma Scope, Llama Scope, sparsify, Goodfire, "
+        "dictionary_learning): the vectors are its decoder rows instead",
+    )
     parser.add_argument("--top_k", type=int, help=f"how many features (default with --selectivity: {DEFAULT_TOP_K})")
-    parser.add_argument("--layer", type=int, required=True, help="0-based layer that the features belong to")
+    parser.add_argument(
+        "--layer",
+        type=int,
+        help="0-based layer that the features belong to (with --sae: which of several autoencoders; default: what its files say)",
+    )
     parser.add_argument(
         "--output_dir", required=True, help="folder that gets features/layer_N.safetensors, .pkl, .manifest.json"
     )
     return run_command(parser, report, argv)
 
 
-def layouts(args: argparse.Namespace, pickled: dict[str, Any]) -> str:
+def layouts(args: argparse.Namespace, layer: str, pickled: dict[str, Any]) -> str:
     """Say how the two files of vectors differ."""
     chosen = ", of the largest selectivity of either sign" if args.selectivity else ""
     return (
-        f"layer_{args.layer}.safetensors (for afintro): [features, {'width' if args.sae else 'samples'}], by number{chosen}\n"
-        f"layer_{args.layer}.pkl (for other tools): {pickled['activations']}, by {pickled['order']}; of its "
+        f"layer_{layer}.safetensors (for afintro): [features, {'width' if args.sae else 'samples'}], by number{chosen}\n"
+        f"layer_{layer}.pkl (for other tools): {pickled['activations']}, by {pickled['order']}; of its "
         f"{pickled['features']} features {len(pickled['never_fire'])} are silent and "
         f"{len(pickled['not_in_safetensors'])} are not in the safetensors file, of which it lacks "
         f"{len(pickled['only_in_safetensors'])}"
     )
 
 
+def decoder_place(metadata: dict[str, str]) -> str:
+    """Say which tensor was read and where it writes."""
+    hook = metadata["hook"] or f"layer {metadata['layer']} (its files name no hook)"
+    text = f"decoder rows of {metadata['tensor'] or 'the matrix'} in {metadata['weights']}, which write to {hook}"
+    before = ", the residual stream before that block: the layer is the number that the hook is named after"
+    return text + (before if hook.endswith("hook_resid_pre") else "")
+
+
 def report(args: argparse.Namespace) -> None:
     """Write the files and print the counts."""
     manifest = extract(args)
     counts, metadata = manifest["counts"], manifest["metadata"]
-    print(f"layer {args.layer}: {counts['written']} of {counts['features']} features, width {metadata['width']}")
+    print(f"layer {metadata['layer']}: {counts['written']} of {counts['features']} features, width {metadata['width']}")
+    if args.sae:
+        print(decoder_place(metadata))
     if args.selectivity:
         print(f"selectivity {metadata['selectivity_min']} to {metadata['selectivity_max']}")
-    print(layouts(args, manifest["pickle"]))
+    print(layouts(args, metadata["layer"], manifest["pickle"]))
     if counts["never_fire"]:
-        print(
-            f"left out because they are never active (all zero): {counts['never_fire']} features, listed in the manifest"
-        )
+        reason = "their decoder rows are zero" if args.sae else "they are never active (all zero)"
+        print(f"left out because {reason}: {counts['never_fire']} features, listed in the manifest")
 
 
 if __name__ == "__main__":

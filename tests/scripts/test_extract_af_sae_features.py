@@ -174,6 +174,24 @@ class TestDecoder:
         assert content["feature_indices"].tolist() == list(range(6))
         np.testing.assert_array_equal(content["activations"], decoder.T)
 
+    def test_the_layer_and_the_place_of_its_files(self, call, tmp_path):
+        hooks = {"hook_layer": None, "hook_name": "blocks.40.ln2", "hook_name_out": "blocks.7.hook_mlp_out"}
+        code, out, _ = call(sae=saelens(tmp_path / "sae", **hooks), layer=None)
+        assert code == 0
+        file = FeatureFile(tmp_path / "out" / "features" / "layer_7.safetensors")
+        assert (file.layer, file.metadata["hook"], file.metadata["tensor"]) == (7, "blocks.7.hook_mlp_out", "W_dec")
+        assert file.metadata["weights"] == str(tmp_path / "sae" / "sae_weights.safetensors")
+        assert "layer 7: 3 of 6 features" in out
+        assert "blocks.7.hook_mlp_out" in out
+
+    def test_a_folder_of_several_layers(self, call, tmp_path):
+        for layer in (3, 40):
+            (tmp_path / "all").mkdir(exist_ok=True)
+            saelens(tmp_path / "all" / f"layer_{layer}", DECODER * layer, hook_layer=None)
+        assert call(sae=tmp_path / "all")[0] == 0
+        file = FeatureFile(tmp_path / "out" / "features" / "layer_40.safetensors")
+        np.testing.assert_array_equal(file.rows([0, 1, 2]), DECODER[[1, 3, 4]] * 40)
+
     def test_selectivity_without_activations(self, call, tmp_path):
         assert call(sae=saelens(tmp_path / "sae") / "sae_weights.safetensors", activations=None)[0] == 0
 
@@ -233,6 +251,16 @@ WRONG = {  # what is wrong: (flags, what the message names)
         lambda folder: {"sae": saelens(folder / "sae", hook_layer=12)},
         "sae: belongs to layer 12, but --layer is 40",
     ),
+    "autoencoder without a layer": (
+        lambda folder: {"sae": saelens(folder / "sae", hook_layer=None), "layer": None},
+        "sae: names no layer",
+    ),
+    "activations without a layer": (lambda _: {"layer": None}, "--layer: is missing"),
+    "decoder of zeros": (
+        lambda folder: {"sae": saelens(folder / "sae", torch.zeros(6, 3))},
+        "sae: the decoder rows of all",
+    ),
+    "no such autoencoder": (lambda folder: {"sae": folder / "absent"}, "absent: does not exist"),
     "output folder is a file": (lambda folder: {"output_dir": folder / "activations.npy"}, "cannot be written"),
 }
 
