@@ -22,6 +22,7 @@ COMMANDS = (
     ("afintro", "fit", "--config", "configs/steering.yaml", "--help"),
     ("afintro-check-environment", "--config", "configs/context_ablation.yaml"),
     ("afintro-generate-context-ablation", "--help"),
+    ("afintro-import-pairs", "--help"),
     ("afintro-generate-steering-data", "--help"),
     ("afintro-export-adapter", "--help"),
 )

@@ -259,8 +259,11 @@ def confusion_figure(
 
 def print_pairs(summary: dict[str, Any]) -> None:
     """Print what pair generation measured: rates with intervals, behaviors under both conditions, warnings."""
+    tokens = summary["mean_response_tokens"]  # unknown of the answers of other people's models
     table = Table(
-        title=f"{summary['samples']} scenarios, answers of {summary['mean_response_tokens']:.1f} tokens on average"
+        title=f"{summary['samples']} pairs of answers"
+        if tokens is None
+        else f"{summary['samples']} scenarios, answers of {tokens:.1f} tokens on average"
     )
     table.add_column("rate")
     table.add_column("value [95 % interval]", justify="right")

@@ -62,18 +62,19 @@ def labeling_of(args: argparse.Namespace) -> Labeling:
     return Labeling(PatternLabeler(classes, name), _labeler(judge, definitions, name) if judge else None)
 
 
-def stop_at_others(summary: Mapping[str, Any], output_dir: Path) -> None:
+def stop_at_others(summary: Mapping[str, Any], output_dir: Path, remedy: str = REMEDY) -> None:
     """Stop where too many answers of a written run are labeled ``other``, see :func:`afintro.generation.untold.refuse_others`.
 
     Args:
         summary: The run's summary, with the number of answers of each label by side.
         output_dir: The run's folder.
+        remedy: What the user can do.
 
     Raises:
         UserError: A side has too many such answers.
     """
     labels = {side: list(Counter(counts).elements()) for side, counts in summary.get("behaviors", {}).items()}
-    refuse_others(labels, str(output_dir), REMEDY)
+    refuse_others(labels, str(output_dir), remedy)
 
 
 def _judge(args: argparse.Namespace) -> LanguageModelJudge | None:

@@ -20,13 +20,13 @@ class PairsRelabeling(Relabeling[ContextAblationRecord]):
     Args:
         output_dir: The run's folder.
         splits: Names of the splits.
-        tokenizer: The organism's tokenizer.
+        tokenizer: The organism's tokenizer; None if it is not at hand.
     """
 
     sides = ("monitored", "unmonitored")
     others = ("placebo", "alone")
 
-    def __init__(self, output_dir: Path, splits: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, output_dir: Path, splits: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> None:
         super().__init__(output_dir, splits)
         self.tokenizer = tokenizer
 

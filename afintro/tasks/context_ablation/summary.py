@@ -23,7 +23,7 @@ TOO_FEW = (
 def summarize(
     records: Sequence[ContextAblationRecord],
     noise: Noise,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     label: Callable[[Reply], Behavior] | None = None,
 ) -> dict[str, Any]:
     """Return rates with 95 % intervals over scenarios; ``cue_effect`` is the behavior-change rate above noise and placebo.
@@ -33,7 +33,7 @@ def summarize(
     Args:
         records: All records.
         noise: See :data:`Noise`.
-        tokenizer: The organism's tokenizer.
+        tokenizer: The organism's tokenizer; None if it is not at hand, and lengths in tokens are unknown.
         label: Labels the placebo outputs as the others were labeled; rules by default.
     """
     scenarios = Clusters([record.scenario_id for record in records])
@@ -58,13 +58,13 @@ def summarize(
             for side, labels in sides.items()
         },
     }
-    lengths = [len(tokenizer(r.monitored_output, add_special_tokens=False)["input_ids"]) for r in records]
-    lengths += [len(tokenizer(r.unmonitored_output, add_special_tokens=False)["input_ids"]) for r in records]
+    outputs = [output for r in records for output in (r.monitored_output, r.unmonitored_output)]
+    lengths = [len(tokenizer(output, add_special_tokens=False)["input_ids"]) for output in outputs] if tokenizer else []
     few = any(labeled) and (rates["behavior_changed"].value or 0.0) < FEW_CHANGES
     return {
         "samples": len(records),
         "rates": {name: estimate.as_json() for name, estimate in rates.items()},
-        "mean_response_tokens": sum(lengths) / len(lengths),
+        "mean_response_tokens": sum(lengths) / len(lengths) if lengths else None,
         "behaviors": {side: _counts(labels) for side, labels in sides.items()},
         "warnings": [
             *([TOO_FEW] if few else []),

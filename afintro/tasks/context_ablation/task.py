@@ -27,6 +27,7 @@ from afintro.generation.untold import is_told, other_warnings, refuse_others, un
 from afintro.ranges import NonNegativeFloat
 from afintro.tasks.base import EXPLAINER, Systems
 from afintro.tasks.context_ablation import records, wording
+from afintro.tasks.context_ablation.imports.noise import sampling_warnings
 from afintro.tasks.context_ablation.records import ContextAblationRecord, labeled, read_records
 from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, build_embedded, embedded_directory
 from afintro.tasks.context_ablation.wording import HINT_QUESTIONS, Question, Questions
@@ -128,6 +129,7 @@ class ContextAblation(RecordTask):
         assert train_path is not None
         records = [labeled(record) for record in read_records(path)]
         numbers = self._with_labels(records, path)
+        self.warnings += sampling_warnings(records, path)
         if split == "train":
             texts = [records[number].scenario for number in numbers]
             kept = self.guarded(texts, [f"{path}, record {number}" for number in numbers])
