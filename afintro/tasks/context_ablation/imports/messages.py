@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from afintro.data.formats import file_rows
 from afintro.errors import UserError
 from afintro.tasks.context_ablation.imports.pairs import Answer, Source
-from afintro.tasks.context_ablation.imports.tables import rows_of
 
 FORM = (
     'give rows of {"messages": [...], "monitored": true or false, "id": ...}, or of {"monitored": {"messages": [...]}, '
@@ -33,7 +33,7 @@ def read_messages(path: Path, model: str | None) -> list[Source]:
         UserError: The file cannot be read, or a row is no such conversation.
     """
     answers: dict[str, dict[bool, list[Answer]]] = {}
-    for index, row in enumerate(rows_of(path)):
+    for index, row in enumerate(file_rows(path)):
         where = f"{path}, record {index}"
         if not isinstance(row, dict):
             raise UserError(f"is {type(row).__name__}, not an object", where=where, remedy=FORM)

@@ -1,18 +1,16 @@
 """Read answers from tables: a row a pair, with columns that the user names."""
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afintro.data.records import read_rows
+from afintro.data.formats import DELIMITERS, READERS, file_rows
 from afintro.errors import UserError
 from afintro.tasks.context_ablation.imports.pairs import Answer, Source
 
 NEEDED = ("request", "monitored", "unmonitored")
 OPTIONAL = ("cue", "unmonitored_cue", "model", "scenario_id", "label")
-SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -63,23 +61,12 @@ def files_below(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise UserError("does not exist", where=str(path), remedy="check --input_path")
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in READERS)
     if not files:
         raise UserError(
-            f"holds no file that ends with {', '.join(SUFFIXES)}", where=str(path), remedy="check the folder"
+            f"holds no file that ends with {', '.join(READERS)}", where=str(path), remedy="check the folder"
         )
     return files
-
-
-def rows_of(path: Path) -> Iterable[Any]:
-    """Read the rows of a table: CSV, JSON, JSONL or Parquet."""
-    if path.suffix != ".csv":
-        return read_rows(str(path))
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"is not CSV in UTF-8 ({error})", where=str(path), remedy="give CSV with a header") from error
 
 
 def read_columns(path: Path, columns: Columns) -> list[Source]:
@@ -93,9 +80,10 @@ def read_columns(path: Path, columns: Columns) -> list[Source]:
         UserError: The table cannot be read, lacks a column, or holds a wrong value.
     """
     pairs: dict[str, list[tuple[Answer, Answer]]] = {}
-    for index, row in enumerate(rows_of(path)):
+    absent = "" if path.suffix in DELIMITERS else None  # CSV cannot say that there is no answer
+    for index, row in enumerate(file_rows(path)):
         where = f"{path}, record {index}"
-        parts = dict(_parts(row, columns, where))
+        parts = {part: absent if text is None else text for part, text in _parts(row, columns, where)}
         request, cue = parts["request"], parts.get("cue") or columns.cue
         if not request or not request.strip() or not cue:
             raise UserError("has an empty request or cue", where=where, remedy="remove the row, or give --cue TEXT")
@@ -128,9 +116,9 @@ def _parts(row: Any, columns: Columns, where: str) -> Iterator[tuple[str, str | 
         raise UserError(f"is {type(row).__name__}, not an object", where=where, remedy="give one object a row")
     for part, name in columns.names.items():
         if name not in row:
-            have: Sequence[str] = [str(key) for key in row]
+            known = ", ".join(map(str, row))
             raise UserError(
-                f"has no column {name!r}", where=where, remedy=f"name one of {', '.join(have)} as {part} in --columns"
+                f"has no column {name!r}", where=where, remedy=f"name one of {known} as {part} in --columns"
             )
         value = row[name]
         if value is not None and not isinstance(value, str):

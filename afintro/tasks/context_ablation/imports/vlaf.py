@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from afintro.data.records import read_rows
+from afintro.data.formats import file_rows
 from afintro.errors import UserError
 from afintro.tasks.context_ablation.imports.pairs import SAMPLED, Answer, Source
 
@@ -91,7 +91,7 @@ def read_source(monitored: Path, unmonitored: Path) -> Source:
 
 def _answers(path: Path, condition: str) -> Iterator[tuple[str, Answer]]:
     """Yield the name of the condition and the answer, for each answer of a file."""
-    for index, row in enumerate(read_rows(str(path))):
+    for index, row in enumerate(file_rows(path)):
         where = f"{path}, record {index}"
         prompt, responses = _fields(row, where)
         request = _REQUEST.search(prompt)
