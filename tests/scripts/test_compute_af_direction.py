@@ -20,7 +20,7 @@ from afintro.evaluation.intervals import Estimate
 from afintro.lm import template_inputs
 from afintro.lm.load import fingerprint, load_model, load_tokenizer
 from afintro.tasks.steering import direction_command
-from afintro.tasks.steering.directions import read_direction
+from afintro.tasks.steering.direction_files import read_direction
 from afintro.tasks.steering.fit_directions import (
     best_layer,
     difference_of_means,

@@ -17,7 +17,8 @@ from afintro.generation import run_folder
 from afintro.tasks.steering import direction_command, generate_command
 from afintro.tasks.steering import generate as steering
 from afintro.tasks.steering.controls import with_controls
-from afintro.tasks.steering.directions import Direction, read_direction, write_direction
+from afintro.tasks.steering.direction_files import read_direction
+from afintro.tasks.steering.directions import Direction, write_direction
 from afintro.tasks.steering.records import read_steering_records
 from tests.lm.made_adapters import named_after_its_base
 

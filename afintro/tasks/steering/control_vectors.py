@@ -1,13 +1,15 @@
 """Steering vectors as control vectors of llama.cpp: GGUF files."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from afintro.data.files import new_file
-from afintro.errors import UserError
+from afintro.errors import UserError, one_line
 from afintro.tasks.steering.directions import Direction
 
 
@@ -59,3 +61,40 @@ def write_gguf(path: Path, direction: Direction) -> list[int]:
         with new_file(path) as file:
             file.write(draft.read_bytes())
     return [0] if 0 in direction.vectors else []
+
+
+def read_gguf(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
+    """Read a control vector: ``direction.<l>`` belongs to the output of 0-based layer ``l``, for llama.cpp and for repeng.
+
+    llama.cpp adds ``direction.<il>`` to what its layer ``il`` gives out, and repeng names a vector by the index of the decoder
+    layer whose output it was found in.
+
+    Args:
+        path: A ``.gguf`` file.
+
+    Returns:
+        float32 tensors ``[hidden]`` by name, and ``model_type``, the model that the file names.
+
+    Raises:
+        UserError: The ``gguf`` library is missing, or the file holds no control vector.
+    """
+    try:
+        from gguf import GGUFReader, dequantize
+    except ImportError as error:
+        what = "cannot be read without the gguf library"
+        raise UserError(what, where=str(path), remedy="pip install gguf, or convert the file") from error
+    try:
+        reader = GGUFReader(path)
+        tensors = {
+            tensor.name: torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type)))
+            for tensor in reader.tensors
+            if tensor.name.startswith("direction.")
+        }
+        hint = reader.get_field("controlvector.model_hint")
+    except Exception as error:  # a malformed file raises almost anything
+        what = f"is not a GGUF file, or is cut off ({type(error).__name__}: {one_line(error, 80)})"
+        raise UserError(what, where=str(path), remedy="give the whole file") from error
+    if not tensors or not all(name.removeprefix("direction.").isdecimal() for name in tensors):
+        what = f"holds {'other tensors than' if tensors else 'no tensor'} direction.<layer>"
+        raise UserError(what, where=str(path), remedy="give a control vector, not a model")
+    return tensors, {} if hint is None else {"model_type": hint.contents()}

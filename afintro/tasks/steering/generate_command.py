@@ -14,7 +14,8 @@ from afintro.lm.load import load_config
 from afintro.ranks import join
 from afintro.tasks.labelers import add_labeler_flags, labeling_of, stop_at_others
 from afintro.tasks.steering.controls import with_controls
-from afintro.tasks.steering.directions import Direction, read_direction, resolve_layers
+from afintro.tasks.steering.direction_files import read_direction
+from afintro.tasks.steering.directions import Direction, resolve_layers
 from afintro.tasks.steering.generate import generate_steering
 from afintro.tasks.steering.generator import CUES, SteeringSettings
 from afintro.toys.embedded import ensure_built
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--direction",
         required=True,
         nargs="+",
-        help="files of compute_af_direction.py, or .safetensors, .npy, .pt vectors",
+        help="files of compute_af_direction.py, or .safetensors, .npy, .pt, .gguf vectors; FILE::NAME is one of several in a file",
     )
     flags.add_argument(
         "--layers",
@@ -92,13 +93,17 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError("name a value twice", where="--alphas or --cues", remedy="name each value once")
 
 
-def read_directions(paths: Sequence[str]) -> list[Direction]:
+def read_directions(paths: Sequence[str], depth: int) -> list[Direction]:
     """Read the direction files; files that give their direction the same name are told apart by their file names.
+
+    Args:
+        paths: The files; ``FILE::NAME`` is one direction of a file that names several.
+        depth: Number of layers of the model.
 
     Raises:
         UserError: A file is not a direction file.
     """
-    directions = [read_direction(path) for path in paths]
+    directions = [read_direction(path, depth=depth) for path in paths]
     names = [direction.name for direction in directions]
     return [
         replace(direction, name=f"{direction.name}/{Path(path).stem}") if names.count(direction.name) > 1 else direction
@@ -119,7 +124,7 @@ def generate(args: argparse.Namespace) -> None:
     samples, splits = read_splits(args)
     config = load_config(ensure_built(args.model_name), args.revision).get_text_config()
     layers = resolve_layers(args.layers, config.num_hidden_layers, "--layers")
-    directions = read_directions(args.direction)
+    directions = read_directions(args.direction, config.num_hidden_layers)
     for direction, path in zip(directions, args.direction, strict=True):
         direction.check(config.hidden_size, config.num_hidden_layers, path)
     directions = with_controls(directions, [direction.name for direction in directions], layers, args.seed)

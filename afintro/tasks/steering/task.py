@@ -28,7 +28,8 @@ from afintro.tasks.base import EXPLAINER, Systems
 from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.settings import renamed
 from afintro.tasks.steering import claims, records, rivals, spans, twins, wording
-from afintro.tasks.steering.directions import RESIDUAL, Direction, read_directions
+from afintro.tasks.steering.direction_files import read_directions
+from afintro.tasks.steering.directions import RESIDUAL, Direction
 from afintro.tasks.steering.records import (
     SteeringRecord,
     check_directions,

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from afintro.errors import UserError
 from afintro.tasks.steering.control_vectors import write_gguf
-from afintro.tasks.steering.directions import Direction, read_direction, resolve_layers, write_direction
+from afintro.tasks.steering.direction_files import read_direction
+from afintro.tasks.steering.directions import Direction, resolve_layers, write_direction
 
 ROW = [1.0, -2.0, 0.5, 4.0]
 TWO = [[1.0, -2.0, 0.5, 4.0], [3.0, 0.0, -1.0, 0.25]]  # exact in every float dtype
@@ -216,7 +217,7 @@ WRONG = {  # what is wrong: (file name and how to write it, what the message nam
     "not torch": (raw("v.pt", b"hello"), "is cut off"),
     "empty torch": (raw("v.pt", b""), "is cut off"),
     "list": (pt([torch.ones(2)]), "holds a list"),
-    "nested": (pt({"a": {"b": torch.ones(2)}}), "entry 'a' is dict"),
+    "nested": (pt({"a": {"b": torch.ones(2)}, "c": torch.ones(2)}), "entry 'a' is dict"),
     "other key": (pt({(1, 2): torch.ones(2)}), "entry (1, 2)"),
     "no layer in a name": (tensors(layer_1=ROW, bias=ROW), "holds 2 tensors, and the name 'bias'"),
     "layer twice": (tensors(layer_1=ROW, layer_01=ROW), "names layer 1 twice"),

@@ -28,7 +28,8 @@ from afintro.lm.load import fingerprint
 from afintro.tasks.steering import generate as steering
 from afintro.tasks.steering import generator as steering_generator
 from afintro.tasks.steering import readings
-from afintro.tasks.steering.directions import Direction, read_direction
+from afintro.tasks.steering.direction_files import read_direction
+from afintro.tasks.steering.directions import Direction
 from afintro.tasks.steering.generate import generate_steering
 from afintro.tasks.steering.generator import SteeringSettings
 from afintro.tasks.steering.records import labeled, read_steering_records

@@ -21,7 +21,8 @@ from afintro.evaluation.metrics import Prediction, score, text_prediction
 from afintro.lm.injection import VectorSpace
 from afintro.tasks.base import EXPLAINER
 from afintro.tasks.steering.baselines import steered_items
-from afintro.tasks.steering.directions import Direction, read_direction, write_direction
+from afintro.tasks.steering.direction_files import read_direction
+from afintro.tasks.steering.directions import Direction, write_direction
 from afintro.tasks.steering.records import SteeringRecord, read_steering_records
 from afintro.tasks.steering.task import UNSEEN_DIRECTION, UNSEEN_SCENARIO, SteeringPrediction, SteeringWording
 from tests.conftest import STEERED, write_steering_records

@@ -16,7 +16,8 @@ from afintro.lm.load import load_model, load_tokenizer
 from afintro.tasks.steering import generate as steering
 from afintro.tasks.steering import toy as toy_steering
 from afintro.tasks.steering.controls import with_controls
-from afintro.tasks.steering.directions import Direction, read_direction
+from afintro.tasks.steering.direction_files import read_direction
+from afintro.tasks.steering.directions import Direction
 from afintro.tasks.steering.fit_directions import last_token_activations, separation
 from afintro.tasks.steering.generate import SteeringSettings, generate_steering
 from afintro.tasks.steering.records import read_steering_records
