@@ -68,6 +68,20 @@ def test_categories(call, tmp_path):
     assert "1 features without a label" in out
 
 
+def test_latents_with_clusters_and_exports_of_neuronpedia(call, tmp_path):
+    code, out, _ = call(latents=[{"latent_id": 3, "description": "own"}], assignments=ASSIGNMENTS)
+    assert (code, "1 features described" in out) == (0, True)
+    described = {"chosen_label": "own", "cluster_id": "0", "all_labels": ["own"]}
+    assert read_descriptions(tmp_path / "out" / "descriptions.json") == {"3": described}
+    rows = [{"modelId": "m", "layer": f"20-{name}", "index": "4", "description": name} for name in ("res", "att")]
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "batch-0.json").write_text(json.dumps(rows))
+    assert call(neuronpedia=str(tmp_path / "export"), source="20-att")[0] == 0
+    assert read_descriptions(tmp_path / "out" / "descriptions.json")["20/4"]["chosen_label"] == "att"
+    manifest = read(tmp_path / "out" / "descriptions.manifest.json")
+    assert list(manifest["inputs"]) == [str(tmp_path / "export" / "batch-0.json")]
+
+
 def test_manifest(call, tmp_path):
     call(categories=CATEGORIES)
     manifest = read(tmp_path / "out" / "descriptions.manifest.json")
@@ -86,6 +100,11 @@ def test_manifest(call, tmp_path):
         ({"assignments": ASSIGNMENTS}, "needs either"),
         ({"summaries": SUMMARIES, "assignments": ASSIGNMENTS, "categories": CATEGORIES}, "needs either"),
         ({"categories": CATEGORIES, "summaries": SUMMARIES}, "needs either"),
+        ({"categories": CATEGORIES, "assignments": ASSIGNMENTS}, "needs either"),
+        ({"summaries": SUMMARIES, "assignments": ASSIGNMENTS, "source": "20-x"}, "needs either"),
+        ({"latents": [], "neuronpedia": []}, "needs either"),
+        ({"latents": "/absent.jsonl"}, "/absent.jsonl: "),
+        ({"neuronpedia": "/absent.jsonl.gz"}, "/absent.jsonl.gz: "),
         ({"categories": "/absent.json"}, "/absent.json: "),
         ({"summaries": SUMMARIES, "assignments": {"one": 0}}, "assignments.json, feature 'one'"),
         ({"summaries": {"8": "x"}, "assignments": ASSIGNMENTS}, "no feature has a label"),

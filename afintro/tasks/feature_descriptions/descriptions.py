@@ -23,42 +23,6 @@ class Description(TypedDict):
     category: NotRequired[str]
 
 
-def from_clusters(summaries: str | Path, assignments: str | Path) -> tuple[dict[str, Description], list[str]]:
-    """Describe every feature by the summary of its cluster.
-
-    Args:
-        summaries: JSON ``{cluster: summary}``.
-        assignments: JSON ``{feature: cluster}``; a cluster is a string or a number; null or -1 stand for no cluster.
-
-    Returns:
-        The descriptions; and the features without a description, which have no cluster or a cluster without a summary.
-
-    Raises:
-        UserError: A file is wrong (names file and record), or no feature has a summary.
-    """
-    texts = {
-        cluster: label_text(summary, f"{summaries}, cluster {cluster!r}")
-        for cluster, summary in read_object(summaries).items()
-    }
-    described: dict[str, Description] = {}
-    unlabeled: list[str] = []
-    for key, cluster in read_object(assignments).items():
-        where = f"{assignments}, feature {key!r}"
-        feature = feature_key(key, where)
-        if cluster is not None and type(cluster) not in (int, str):
-            raise UserError(
-                f"cluster is of type {type(cluster).__name__}",
-                where=where,
-                remedy="give a string, a whole number or null",
-            )
-        label = "" if cluster in (None, -1, "-1") else texts.get(str(cluster), "")
-        if label:
-            described[feature] = {"chosen_label": label, "cluster_id": str(cluster), "all_labels": [label]}
-        else:
-            unlabeled.append(feature)
-    return _nonempty(described, f"{assignments} with {summaries}"), unlabeled
-
-
 def from_categories(path: str | Path) -> tuple[dict[str, Description], list[str]]:
     """Describe every feature by the reasoning that put it into its category.
 
@@ -83,40 +47,52 @@ def from_categories(path: str | Path) -> tuple[dict[str, Description], list[str]
             )
         for index, entry in enumerate(entries):
             where = f"{path}, {category}, record {index}"
-            feature, labels = _entry(entry, category, where)
-            if feature in seen:
-                raise UserError(
-                    f"feature {feature} is listed in {seen[feature]} already", where=where, remedy="list it once"
-                )
-            seen[feature] = f"{category}, record {index}"
+            feature, labels = latent_labels(entry, where)
+            if entry.get("category", category) != category:
+                raise UserError(f"has the category {entry['category']!r}", where=where, remedy="list the entry there")
+            note_once(seen, feature, f"{category}, record {index}", where)
             if labels:
                 described[feature] = {
                     "chosen_label": labels[0], "cluster_id": category, "all_labels": labels, "category": category,
                 }  # fmt: skip
-    return _nonempty(described, str(path)), [feature for feature in seen if feature not in described]
+    return nonempty(described, str(path)), [feature for feature in seen if feature not in described]
 
 
-def _entry(entry: Any, category: str, where: str) -> tuple[str, list[str]]:
-    """Return feature and labels of one entry of a category."""
+def latent_labels(entry: Any, where: str) -> tuple[str, list[str]]:
+    """Return feature and labels of one object ``{latent_id, reasoning, description}``; a label that is absent or empty is left out.
+
+    Raises:
+        UserError: The object is not such an object.
+    """
     if not isinstance(entry, dict):
         what = f"is of type {type(entry).__name__}, not an object"
         raise UserError(what, where=where, remedy="give one object for each feature")
     if "latent_id" not in entry:
         raise UserError("has no field 'latent_id'", where=where, remedy="give the number of the feature")
-    if entry.get("category", category) != category:
-        raise UserError(f"has the category {entry['category']!r}", where=where, remedy="list the entry there")
     labels = [label_text(entry.get(name), f"{where}, {name}") for name in ("reasoning", "description")]
     return feature_key(entry["latent_id"], where), [label for label in labels if label]
 
 
-def _nonempty(described: dict[str, Description], where: str) -> dict[str, Description]:
+def note_once(seen: dict[str, str], feature: str, place: str, where: str) -> None:
+    """Note where a feature is listed.
+
+    Raises:
+        UserError: It is listed already.
+    """
+    if feature in seen:
+        raise UserError(f"feature {feature} is listed in {seen[feature]} already", where=where, remedy="list it once")
+    seen[feature] = place
+
+
+def nonempty(described: dict[str, Description], where: str) -> dict[str, Description]:
+    """Return descriptions, of which there must be one at least."""
     if not described:
         raise UserError("no feature has a label", where=where, remedy="check that the files belong together")
     return described
 
 
 def read_descriptions(path: str | Path) -> dict[str, Description]:
-    """Read the JSON file of descriptions that :func:`from_clusters` and :func:`from_categories` return.
+    """Read the JSON file of descriptions that ``scripts/build_af_feature_descriptions.py`` writes.
 
     Raises:
         UserError: The file is wrong; names file, feature and field.

@@ -1,4 +1,4 @@
-"""Descriptions of features: from clusters, from categories, and read again."""
+"""Descriptions of features: from categories, and read again."""
 
 import json
 import os
@@ -10,74 +10,18 @@ import pytest
 
 from afintro.data.files import write_json
 from afintro.errors import UserError
-from afintro.tasks.feature_descriptions.descriptions import from_categories, from_clusters, read_descriptions
+from afintro.tasks.feature_descriptions.descriptions import from_categories, read_descriptions
 
 REAL = (
     Path(os.environ.get("AFINTRO_AF_DATA") or Path(__file__).parents[4] / "shared/data/af")
     / "sae_feature_categories.json"
 )
-SUMMARIES = {"0": "Refusal.", "1": " Being watched ", "2": "", "3": None, "-1": "Noise."}
 ENTRY = {"latent_id": 13, "category": "intent", "confidence": 5, "reasoning": "Complies.", "description": "Group A."}
 
 
 def write(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
-
-
-class TestClusters:
-    def build(self, folder, assignments, summaries=SUMMARIES):
-        return from_clusters(
-            write(folder / "summaries.json", summaries), write(folder / "assignments.json", assignments)
-        )
-
-    def test_labels(self, tmp_path):
-        described, unlabeled = self.build(tmp_path, {"40/7": 1, "12": "0", "3": 0})
-        assert described == {
-            "40/7": {"chosen_label": "Being watched", "cluster_id": "1", "all_labels": ["Being watched"]},
-            "12": {"chosen_label": "Refusal.", "cluster_id": "0", "all_labels": ["Refusal."]},
-            "3": {"chosen_label": "Refusal.", "cluster_id": "0", "all_labels": ["Refusal."]},
-        }
-        assert unlabeled == []
-
-    def test_without_label(self, tmp_path):
-        """No cluster, one without a summary, one with an empty summary; a summary of the noise is none."""
-        described, unlabeled = self.build(
-            tmp_path, {"1": 0, "2": None, "3": -1, "4": "-1", "5": 9, "6": "2", "7": 3, "8": ""}
-        )
-        assert list(described) == ["1"]
-        assert unlabeled == ["2", "3", "4", "5", "6", "7", "8"]
-
-    @pytest.mark.parametrize(
-        ("assignments", "summaries", "what"),
-        [
-            ({"1": [0]}, SUMMARIES, "assignments.json, feature '1': cluster is of type list"),
-            ({"1": 0.5}, SUMMARIES, "assignments.json, feature '1': cluster is of type float"),
-            ({"1": True}, SUMMARIES, "assignments.json, feature '1': cluster is of type bool"),
-            ({"1": 0}, {"0": 5}, "summaries.json, cluster '0': is of type int, not a string"),
-            ({"1": 0}, '{"0": "\\ud83d"}', "summaries.json, cluster '0': holds half a character"),
-            ({"1": 0, "2": 0}, {"7": "x"}, "no feature has a label"),
-            ('{"1": 0, "2": 0, "1": 1}', SUMMARIES, "assignments.json: "),
-            ({}, SUMMARIES, "assignments.json: "),
-            ([], SUMMARIES, "assignments.json: "),
-            ('{"1": 0,\n "2" 0}', SUMMARIES, "assignments.json, line 2: "),
-            *[
-                ({key: 0}, SUMMARIES, f"assignments.json, feature {key!r}: {key!r} is not a feature")
-                for key in ("", "x", "-1", "1.0", "40/", "/1", "1/2/3", "01", " 1", "१", "1\n")
-            ],
-        ],
-    )
-    def test_wrong(self, tmp_path, assignments, summaries, what):
-        with pytest.raises(UserError) as error:
-            self.build(tmp_path, assignments, summaries)
-        assert what in str(error.value)
-
-    def test_files(self, tmp_path):
-        with pytest.raises(UserError, match=r"absent.json: "):
-            from_clusters(tmp_path / "absent.json", tmp_path / "absent.json")
-        (tmp_path / "bad.json").write_bytes(b'{"1": "\xff"}')
-        with pytest.raises(UserError, match=r"bad.json: "):
-            from_clusters(tmp_path / "bad.json", tmp_path / "bad.json")
 
 
 class TestCategories:
