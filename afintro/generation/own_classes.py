@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from afintro.errors import UserError
+from afintro.data.yaml_text import load_yaml
+from afintro.errors import UserError, one_line
 from afintro.generation.behavior import CUT, Behavior
 from afintro.generation.reasoning import Reply, take_apart
 from afintro.generation.untold import OTHER
@@ -41,11 +42,11 @@ def read_classes(path: Path) -> tuple[BehaviorClass, ...]:
     """
     remedy = 'write e.g. classes: {answers: "gives an answer", asks: "asks a question back"}; see docs/data.md'
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", where=str(path), remedy="give a labels file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError("is neither YAML nor JSON", where=str(path), remedy=remedy) from error
+        raise UserError(f"cannot be read as YAML ({one_line(error)})", where=str(path), remedy=remedy) from error
     given = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(given, dict) or len(given) < 2:
         raise UserError("must name at least two classes under the key 'classes'", where=str(path), remedy=remedy)

@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from afintro.cli_errors import explain
+from afintro.data.yaml_text import load_yaml
 from afintro.errors import UserError, one_line
 
 EVALUATIONS = (
@@ -127,7 +128,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: The file cannot be read or does not contain a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = one_line(error)
         raise UserError(f"cannot be read ({reason})", where=str(path), remedy="give a YAML file of settings") from error

@@ -132,3 +132,8 @@ def test_the_example_of_the_documentation_runs(write):
     labeler = PatternLabeler(read_classes(write(example)), "labels.yaml")
     texts = ("Which day?", "It might be Monday.", "Monday.", "...")
     assert [one.label for one in labeler.label_all(texts)] == ["asks", "hedges", "answers", "other"]
+
+
+def test_a_class_named_twice_is_refused(write):
+    with pytest.raises(UserError, match="'asks' is named twice"):
+        read_classes(write("classes: {asks: asks back, answers: answers, asks: asks twice}"))

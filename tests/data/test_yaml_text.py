@@ -1,0 +1,25 @@
+import pytest
+import yaml
+
+from afintro.data.yaml_text import load_yaml
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1\nb: 2\na: 3\n", "outer: {a: 1, a: 2}\n", '{"a": 1, "a": 1}', "- {1: x, 1: y}\n"]
+)
+def test_key_named_twice_is_refused(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="twice"):
+        load_yaml(text)
+
+
+def test_plain_values_are_read() -> None:
+    assert load_yaml("a: {x: 1}\nb: [1, {x: 2}]\n") == {"a": {"x": 1}, "b": [1, {"x": 2}]}
+
+
+def test_merged_mapping_may_be_overwritten() -> None:
+    assert load_yaml("base: &base {a: 1, b: 2}\nown: {<<: *base, a: 3}\n")["own"] == {"a": 3, "b": 2}
+
+
+def test_no_object_is_made() -> None:
+    with pytest.raises(yaml.YAMLError):
+        load_yaml("!!python/object/apply:os.getcwd []")
