@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lock-$(shell sha256sum requirements.lock setup.cfg setup.py pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 
-.PHONY: setup setup-real demo test test-fast test-long lint docs bench clean
+.PHONY: setup setup-real demo test test-fast test-long lint docs bench benchmark-af clean
 
 setup: $(STAMP)
 
@@ -64,6 +64,11 @@ bench: setup
 	$(BIN)/python -m benchmarks.evaluate --shape tiny
 	$(BIN)/python -m benchmarks.generate --shape tiny
 	$(BIN)/python -m benchmarks.data --sizes 10000
+
+# Real answers of other people's models (a copy of launchnlp/VLAF, which stays where it is): make benchmark-af VLAF=PATH
+benchmark-af: setup
+	@test -n "$(VLAF)" || { echo "error: VLAF: names no folder"; echo "  remedy: make benchmark-af VLAF=PATH, a copy of launchnlp/VLAF"; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.af --vlaf "$(VLAF)" $(ARGS)
 
 clean:
 	rm -rf $(VENV) build site *.egg-info
