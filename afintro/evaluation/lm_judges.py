@@ -1,23 +1,30 @@
 """Language models as judges: a local model, and a model behind an OpenAI-compatible endpoint."""
 
-import base64
 import logging
 import os
-import re
+import threading
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.data.text import encode_prompt, template_hash
 from afintro.errors import UserError
+from afintro.evaluation.endpoint_errors import (
+    reason_of,
+    server_message,
+    setting_named_in,
+    without_login,
+    without_secrets,
+)
+from afintro.evaluation.grades import parse_grade, without_reasoning
 from afintro.evaluation.judges import GRADES, SIMILARITY, Judge, Rubric, TextPair
 from afintro.evaluation.reply_cache import ReplyCache
 from afintro.lm.devices import default_device
@@ -32,26 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPENAI_URL = "https://api.openai.com/v1"
-MARKUP = " \t\r*_`"
-SCORE_LINE = re.compile(r"^[ \t*_#>`-]*score[ \t*_`]*[:=](.*\d.*)$", re.IGNORECASE | re.MULTILINE)
-GRADE = re.compile(rf"([1-{GRADES}])(?: ?/ ?{GRADES}| out of {GRADES})?\.?")
-
-
-def parse_grade(reply: str) -> int | None:
-    """Read the grade of a reply: a line ``Score: N``, or ``N`` alone on the last line; ``N/5`` is accepted too.
-
-    Args:
-        reply: The judge's reply.
-
-    Returns:
-        A grade in 1..5; None for a reply without a grade, with a grade out of range, or with two different grades.
-    """
-    last = reply.strip().rpartition("\n")[2].strip(MARKUP)
-    matches = [GRADE.fullmatch(line.strip(MARKUP)) for line in SCORE_LINE.findall(reply)]
-    if bare := GRADE.fullmatch(last):
-        matches.append(bare)
-    grades = {int(match[1]) if match else None for match in matches}
-    return grades.pop() if len(grades) == 1 else None
+INSTEAD = {"max_tokens": "max_completion_tokens"}  # what newer models of OpenAI call the same setting
 
 
 class LanguageModelJudge(Judge):
@@ -66,7 +54,7 @@ class LanguageModelJudge(Judge):
         prompts = [rubric.fill(pair) for pair in pairs]
         replies, failures = self._replies(prompts)
         grades = {prompt: parse_grade(reply) for prompt, reply in replies.items()}
-        failures |= {prompt: "no grade in the reply" for prompt, grade in grades.items() if grade is None}
+        failures |= {prompt: _without_grade(replies[prompt]) for prompt, grade in grades.items() if grade is None}
         self._warn(
             Counter(failures[prompt] for prompt in prompts if prompt in failures), f"score for %d of {len(pairs)} pairs"
         )
@@ -89,17 +77,15 @@ class LanguageModelJudge(Judge):
         """Return the reply to each prompt, from the cache if it is there, and why other prompts have no reply."""
         if not prompts:
             return {}, {}
-        distinct = list(dict.fromkeys(prompts))
-        with ReplyCache(self._identity()) as cache:
-            replies = cache.read(distinct)
-            missing = [prompt for prompt in distinct if prompt not in replies]
-
-            def keep(prompt: str, reply: str) -> None:
-                cache.write(prompt, reply)
-                replies[prompt] = reply
-
-            failures = self._ask(missing, keep) if missing else {}
-        return replies, failures
+        distinct, replies = list(dict.fromkeys(prompts)), dict[str, str]()
+        while True:  # an endpoint may have to be asked with other settings, which its replies are kept under
+            identity = self._identity()
+            with ReplyCache(identity) as cache:
+                replies |= cache.read([prompt for prompt in distinct if prompt not in replies])
+                missing = [prompt for prompt in distinct if prompt not in replies]
+                failures = self._ask(missing, partial(_keep, cache, replies)) if missing else {}
+            if self._identity() == identity:
+                return replies, failures
 
     def _warn(self, reasons: Counter[str], what: str) -> None:
         if reasons:
@@ -205,11 +191,21 @@ class LocalJudge(LanguageModelJudge):
         return dict.fromkeys(set(prompts) - set(fitting), f"prompt longer than the context of {limit} tokens")
 
 
+def _keep(cache: ReplyCache, replies: dict[str, str], prompt: str, reply: str) -> None:
+    cache.write(prompt, reply)
+    replies[prompt] = reply
+
+
+def _without_grade(reply: str) -> str:
+    return "no grade in the reply" if without_reasoning(reply).strip() else "reply ended within its reasoning"
+
+
 class EndpointJudge(LanguageModelJudge):
     """Judge with a model behind an OpenAI-compatible endpoint, at temperature 0.
 
     The key is read from ``OPENAI_API_KEY``. A reply that is refused, malformed, empty or still failing after all retries
-    gives no score and never ends the run.
+    gives no score and never ends the run. A setting that the endpoint refuses (temperature 0, ``max_tokens``) is left out of all
+    further requests of the judge, with a warning, and replies are kept under what was asked.
 
     Args:
         model: Name of the model at the endpoint.
@@ -217,10 +213,17 @@ class EndpointJudge(LanguageModelJudge):
         concurrency: Number of simultaneous requests.
         retries: Further attempts after a failed connection, a time-out or status 408, 409, 429, 5xx, with back-off.
         timeout: Seconds without an answer after which an attempt counts as failed.
+        max_new_tokens: Maximum length of a reply in tokens, reasoning included; None leaves it to the endpoint.
     """
 
     def __init__(
-        self, model: str, base_url: str | None = None, concurrency: int = 8, retries: int = 5, timeout: float = 60
+        self,
+        model: str,
+        base_url: str | None = None,
+        concurrency: int = 8,
+        retries: int = 5,
+        timeout: float = 60,
+        max_new_tokens: int | None = None,
     ) -> None:
         self.name = f"endpoint:{model}"
         self.model = model
@@ -228,19 +231,24 @@ class EndpointJudge(LanguageModelJudge):
         self.concurrency = concurrency
         self.retries = retries
         self.timeout = timeout
+        self._settings: dict[str, int] = {"temperature": 0}
+        if max_new_tokens is not None:
+            self._settings["max_tokens"] = max_new_tokens
 
     def check(self) -> None:
         """See :meth:`LanguageModelJudge.check`."""
         self._client().close()
 
     def _identity(self) -> list[object]:
-        return ["endpoint", self.model, _without_login(self._url())[0].rstrip("/"), {"temperature": 0}]
+        return ["endpoint", self.model, without_login(self._url())[0].rstrip("/"), self._settings]
 
     def _url(self) -> str:
         return self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
 
     def _ask(self, prompts: Sequence[str], keep: Callable[[str, str], None]) -> dict[str, str]:
         failures: dict[str, str] = {}
+        said: dict[str, str] = {}  # by type and status the first message, since messages may hold numbers of requests
+        settings, lock = self._settings, threading.Lock()
         with (
             self._client() as client,
             ThreadPoolExecutor(self.concurrency) as pool,
@@ -248,16 +256,47 @@ class EndpointJudge(LanguageModelJudge):
         ):
 
             def ask(prompt: str) -> None:
+                if self._settings is not settings:
+                    return  # the endpoint refused a setting: the next round asks without
                 try:
-                    reply = self._reply(client, prompt)
+                    reply = self._reply(client, prompt, settings)
                 except Exception as error:  # whatever is wrong with one reply must not end the run
-                    failures[prompt] = _reason(error)
+                    with lock:
+                        if self._settings is settings and not self._asked_otherwise(client, prompt, error):
+                            reason = self._reason(error)
+                            failures[prompt] = said.setdefault(reason.partition(":")[0], reason)
                 else:
                     keep(prompt, reply)
 
             for _ in pool.map(ask, prompts):
                 bar.update()
         return failures
+
+    def _asked_otherwise(self, client: "OpenAI", prompt: str, error: Exception) -> bool:
+        """Ask without the settings that an error names; if the endpoint answers that, ask so from now on, and tell of it."""
+        settings, first = self._settings, self._reason(error)
+        while (refused := setting_named_in(error, settings)) is not None:
+            instead = {INSTEAD[refused]: settings[refused]} if refused in INSTEAD else {}
+            settings = {name: value for name, value in settings.items() if name != refused} | instead
+            try:
+                reply = self._reply(client, prompt, settings)
+            except Exception as further:
+                error = further
+                continue
+            left_out = ", ".join(name for name in self._settings if name not in settings)
+            added = "".join(f", with {name}" for name in settings if name not in self._settings)
+            log.warning("%s is asked without %s%s, since it answered %s", self.name, left_out, added, first)
+            self._settings = settings
+            with ReplyCache(self._identity()) as cache:
+                cache.write(prompt, reply)
+            return True
+        return False
+
+    def _reason(self, error: Exception) -> str:
+        parts = urlsplit(self._url())
+        header = without_login(self._url())[1].get("Authorization", "")
+        secrets = [os.environ.get("OPENAI_API_KEY", "").strip(), unquote(parts.password or ""), header]
+        return without_secrets(str(error), secrets) if isinstance(error, _NoReplyError) else reason_of(error, secrets)
 
     def _client(self) -> "OpenAI":
         """Make a client for one call, so that the key stays in the environment and nowhere else."""
@@ -275,18 +314,19 @@ class EndpointJudge(LanguageModelJudge):
                 where="OPENAI_API_KEY in the environment",
                 remedy="set it to your key; a local server that needs no key accepts any value",
             )
-        url, headers = _without_login(self._url())
+        url, headers = without_login(self._url())
         return OpenAI(
             api_key=key, base_url=url, default_headers=headers, timeout=self.timeout, max_retries=self.retries
         )
 
-    def _reply(self, client: "OpenAI", prompt: str) -> str:
+    def _reply(self, client: "OpenAI", prompt: str, settings: dict[str, Any]) -> str:
         answer = client.chat.completions.create(
-            model=self.model, messages=[{"role": "user", "content": prompt}], temperature=0
+            model=self.model, messages=[{"role": "user", "content": prompt}], **settings
         )
         # The SDK does not validate the answer: any part of it may be missing or of another type.
         if not answer.choices:
-            raise _NoReplyError("no choice in the reply")
+            said = server_message((answer.model_extra or {}).get("error"))  # of a router that hides the status
+            raise _NoReplyError("no choice in the reply" + (f": {said}" if said else ""))
         choice = answer.choices[0]
         if choice.message.refusal or choice.finish_reason == "content_filter":
             raise _NoReplyError("refused")
@@ -298,21 +338,3 @@ class EndpointJudge(LanguageModelJudge):
 
 class _NoReplyError(Exception):
     """Report that the endpoint answered, but with nothing to read a grade from."""
-
-
-def _reason(error: Exception) -> str:
-    """Name the type and the status of an error, never its message: messages of the SDK and of servers may quote the key."""
-    if isinstance(error, _NoReplyError):
-        return str(error)
-    status = getattr(error, "status_code", None)
-    return type(error).__name__ if status is None else f"{type(error).__name__} {status}"
-
-
-def _without_login(url: str) -> tuple[str, dict[str, str]]:
-    """Take ``user:password@``, which the HTTP client would log, out of a URL; return the URL and the equivalent header."""
-    parts = urlsplit(url)
-    plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    if parts.username is None:
-        return plain, {}
-    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return plain, {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import afintro.evaluation.lm_judges as lm_judges
 from afintro.errors import UserError
 from afintro.evaluation.judges import Rubric
-from afintro.evaluation.lm_judges import EndpointJudge, LocalJudge, parse_grade
+from afintro.evaluation.lm_judges import EndpointJudge, LocalJudge
 from afintro.evaluation.reply_cache import ReplyCache
 
 KEY = "sk-never-to-be-written-down"
@@ -44,45 +44,6 @@ def pairs_of(*candidates):
 
 def warnings_in(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-# Grades
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "4", " 4\n", "4.", "4/5", "4 / 5", "**4**", "Score: 4", "score: 4", "Score: 4.", "Score: 4/5", "Score: 4 out of 5",
-        "**Score:** 4/5", "**Score: 4**", "Score: **4**", "# Score: 4", "Score: 4\r\n", "The first is 2.5 m.\n\nScore: 4",
-        "Near enough, but 1 point is missing.\n4", "Score: 4\nFor it says nearly the same.", "Score: 4\nScore: 4/5",
-        "Score: N it says\nScore: 4",
-    ],
-)  # fmt: skip
-def test_a_grade_is_read(reply):
-    assert parse_grade(reply) == 4
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "", " ", "good", "0", "6", "45", "3.5", "-4", "4/10", "٤", "4 5", "4, or 5", "Score: 7", "Score: 0", "Score: 45",
-        "Score: 3.5", "Score: -4", "Score: 4/10", "Score: 4-5", "Score: N", "Score:", "Score: 4\nScore: 5",
-        "Score: 2\n...\n**Score:** 3/5", "Score: 7\nScore: 4", "Score: 2\n5", "1\n2 of these\n", "I would say 4 points",
-    ],
-)  # fmt: skip
-def test_no_grade_is_read(reply):
-    assert parse_grade(reply) is None
-
-
-def test_every_grade():
-    assert [parse_grade(f"Score: {grade}") for grade in range(7)] == [None, 1, 2, 3, 4, 5, None]
-
-
-def test_a_long_reply_is_parsed_in_no_time():
-    start = time.perf_counter()
-    for filler in ("*", " ", "Score: ", "Score: 4 ", "\n", "4/"):
-        parse_grade(filler * (60_000 // len(filler)) + "x")
-    assert time.perf_counter() - start < 2
 
 
 # The cache
@@ -315,6 +276,7 @@ class Endpoint(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.reply = lambda candidate, attempt: answer()
+        self.refuse = None  # the same, for answers that depend on the settings of the request
         self.asked = Counter()
         self.requests = []
         self.lock = threading.Lock()
@@ -333,7 +295,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.asked[candidate] += 1
             attempt = self.server.asked[candidate]
             self.server.requests.append((self.path, self.headers, sent))
-        status, body, headers = self.server.reply(candidate, attempt)
+        refuse = self.server.refuse
+        status, body, headers = refuse(candidate, attempt, sent) if refuse else self.server.reply(candidate, attempt)
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": len(body), **headers}.items():
             self.send_header(name, str(value))
@@ -460,7 +423,7 @@ def test_one_warning_counts_pairs_and_names_the_commonest_reason_first(endpoint,
     scores = EndpointJudge("m", endpoint.url).score(pairs_of("z", "x", "a", "y", "x", "w"), SHORT)
     assert scores == [None, None, 0.75, None, None, None]
     [warning] = warnings_in(caplog)
-    assert "endpoint:m gave no score for 5 of 6 pairs: 3 x AuthenticationError 401, 1 x" in warning
+    assert "endpoint:m gave no score for 5 of 6 pairs: 3 x AuthenticationError 401: bad key ***, 1 x" in warning
     assert "1 x no grade in the reply" in warning
 
 
@@ -586,3 +549,137 @@ def test_a_login_in_the_url_is_no_part_of_the_judge(endpoint):
     EndpointJudge("m", endpoint.url).score(pairs_of("a"), SHORT)
     EndpointJudge("m", endpoint.url.replace("//", "//u:p@")).score(pairs_of("a"), SHORT)
     assert endpoint.asked == {"a": 1}
+
+
+# Settings that an endpoint refuses
+
+
+def refusing(
+    *names,
+    message="Unsupported value: '{}' does not support that with this model. Only the default is supported.",
+    param=True,
+):
+    """Answer 400 to requests that set one of the names, as OpenAI does."""
+
+    def reply(candidate, attempt, sent):
+        for name in names:
+            if name in sent:
+                error = {"message": message.format(name), "type": "invalid_request_error", "code": "unsupported_value"}
+                return 400, json.dumps({"error": error | ({"param": name} if param else {})}).encode(), {}
+        return answer(f"Score: {candidate}")
+
+    return reply
+
+
+def settings_of(endpoint):
+    return [
+        {name: value for name, value in sent.items() if name not in ("model", "messages")}
+        for *_, sent in endpoint.requests
+    ]
+
+
+@pytest.mark.parametrize("param", [True, False])
+def test_a_temperature_that_is_refused_is_left_out_of_the_run(endpoint, caplog, param):
+    endpoint.refuse = refusing("temperature", param=param)
+    judge = EndpointJudge("m", endpoint.url, concurrency=1)
+    assert judge.score(pairs_of(*"12345"), SHORT) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert settings_of(endpoint) == [{"temperature": 0}] + [{}] * 5
+    assert endpoint.asked == {"1": 2, "2": 1, "3": 1, "4": 1, "5": 1}
+    [warning] = warnings_in(caplog)
+    assert "without temperature" in warning
+    assert "Unsupported value: 'temperature' does not support" in warning
+    assert judge.ask(["r|1", "r|x"]) == ["Score: 1", "Score: x"]
+    assert settings_of(endpoint)[6:] == [{}]
+    assert len(warnings_in(caplog)) == 1
+
+
+def test_at_most_as_many_requests_are_refused_as_go_out_at_once(endpoint, caplog):
+    endpoint.refuse = refusing("temperature")
+    scores = EndpointJudge("m", endpoint.url, concurrency=4).score(
+        pairs_of(*map(str, range(1, 6)), *"abcdefghij"), SHORT
+    )
+    assert scores[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert 1 <= sum("temperature" in settings for settings in settings_of(endpoint)) <= 4
+    assert len([warning for warning in warnings_in(caplog) if "without temperature" in warning]) == 1
+
+
+@pytest.mark.parametrize(
+    ("refused", "asked"),
+    [
+        (["max_tokens"], [{"temperature": 0, "max_tokens": 9}, {"temperature": 0, "max_completion_tokens": 9}]),
+        (
+            ["max_tokens", "temperature"],
+            [
+                {"temperature": 0, "max_tokens": 9},
+                {"temperature": 0, "max_completion_tokens": 9},
+                {"max_completion_tokens": 9},
+            ],
+        ),
+        (
+            ["max_tokens", "max_completion_tokens"],
+            [{"temperature": 0, "max_tokens": 9}, {"temperature": 0, "max_completion_tokens": 9}, {"temperature": 0}],
+        ),
+    ],
+)
+def test_a_limit_of_tokens_goes_by_another_name_or_not_at_all(endpoint, refused, asked):
+    endpoint.refuse = refusing(*refused)
+    judge = EndpointJudge("m", endpoint.url, concurrency=1, max_new_tokens=9)
+    assert judge.score(pairs_of("3", "4"), SHORT) == [0.5, 0.75]
+    assert settings_of(endpoint) == [*asked, asked[-1]]
+
+
+def test_without_a_limit_none_is_sent(endpoint):
+    EndpointJudge("m", endpoint.url).score(pairs_of("a"), SHORT)
+    assert settings_of(endpoint) == [{"temperature": 0}]
+
+
+def test_replies_are_kept_under_what_was_asked(endpoint):
+    """A later run learns by one request that the temperature is refused, and asks nothing twice; others are other replies."""
+    endpoint.refuse = refusing("temperature")
+    EndpointJudge("m", endpoint.url, concurrency=1).score(pairs_of("1", "2"), SHORT)
+    endpoint.requests.clear()
+    later = EndpointJudge("m", endpoint.url, concurrency=1)
+    assert later.score(pairs_of("2", "1"), SHORT) == [0.25, 0.0]
+    assert settings_of(endpoint) == [{"temperature": 0}, {}], "the pair that taught it is asked without, too"
+    endpoint.refuse = None
+    endpoint.reply = lambda candidate, attempt: answer("Score: 5")
+    accepted = EndpointJudge("m", endpoint.url, concurrency=1)
+    assert accepted.score(pairs_of("1", "2"), SHORT) == [1.0, 1.0]
+    assert EndpointJudge("m", endpoint.url).score(pairs_of("1", "2"), SHORT) == [1.0, 1.0]
+    assert later.score(pairs_of("1", "2"), SHORT) == [0.0, 0.25]
+
+
+def test_a_refusal_of_something_else_keeps_the_settings(endpoint, caplog):
+    """The message quotes a prompt about the temperature; asking without a temperature does not help."""
+    body = {"object": "error", "message": "The prompt 'temperature of steam' is filtered.", "param": None, "code": 400}
+    endpoint.reply = lambda candidate, attempt: (400, json.dumps(body).encode(), {}) if candidate == "bad" else answer()
+    judge = EndpointJudge("m", endpoint.url, concurrency=1)
+    assert judge.score(pairs_of("bad", "a"), SHORT) == [None, 0.75]
+    assert settings_of(endpoint) == [{"temperature": 0}, {}, {"temperature": 0}]
+    [warning] = warnings_in(caplog)
+    assert "1 x BadRequestError 400: The prompt 'temperature of steam' is filtered." in warning
+
+
+def test_an_error_within_an_answer_is_told(endpoint, caplog):
+    """As routers write it, with status 200."""
+    body = {"error": {"message": f"No credits left for {KEY}", "code": 402}}
+    endpoint.reply = lambda candidate, attempt: (200, json.dumps(body).encode(), {})
+    assert EndpointJudge("m", endpoint.url).score(pairs_of("a"), SHORT) == [None]
+    assert "no choice in the reply: No credits left for ***" in warnings_in(caplog)[0]
+
+
+def test_messages_of_one_kind_are_counted_together(endpoint, caplog):
+    endpoint.reply = lambda candidate, attempt: (
+        404, json.dumps({"error": f"model not found (request {candidate})"}).encode(), {}
+    )  # fmt: skip
+    EndpointJudge("m", endpoint.url, concurrency=1).score(pairs_of(*"xyz"), SHORT)
+    assert "3 x NotFoundError 404: model not found (request x)" in warnings_in(caplog)[0]
+
+
+def test_a_reply_that_ends_within_its_reasoning_is_counted_apart(endpoint, caplog):
+    said = {"a": "<think>Score: 4", "b": "<think>It may be 1.</think>\nScore: 4", "c": "hm"}
+    endpoint.reply = lambda candidate, attempt: answer(said[candidate])
+    assert EndpointJudge("m", endpoint.url).score(pairs_of(*"abc"), SHORT) == [None, 0.75, None]
+    [warning] = warnings_in(caplog)
+    assert "1 x reply ended within its reasoning" in warning
+    assert "1 x no grade in the reply" in warning

@@ -212,8 +212,12 @@ def test_judge_is_asked_once_with_every_definition():
 
 
 @pytest.mark.parametrize(
-    "reply", ["- refuse", "Refuse!", "(refuse)", "refuse: declines to help", "## *Refuse*", "<<<refuse>>>"]
-)
+    "reply",
+    [
+        "- refuse", "Refuse!", "(refuse)", "refuse: declines to help", "## *Refuse*", "<<<refuse>>>", "```refuse```",
+        "```\nrefuse\n```", "```text\nrefuse: so\n```", "<think>comply?</think>```\nrefuse```",
+    ],
+)  # fmt: skip
 def test_a_class_may_be_decorated_and_explained(reply):
     assert JudgeLabeler(FakeJudge(reply))("one") == Behavior("refuse", "judge:refuse")
 
