@@ -23,6 +23,7 @@ NAMES_OF_SPLITS = {
 
 def split_source(source: str) -> tuple[str, str | None]:
     """Divide a source into its path or hub id, and the split that it names; None if it names none."""
+    source = str(source)  # also of a Path
     path, mark, split = source.rpartition(SPLIT_MARK)
     return (path, split) if mark and path and split and not Path(source).exists() else (source, None)
 
@@ -76,7 +77,7 @@ def source_of(role: str, source: str, split: str | None) -> str:
     raise UserError(
         f"has the splits {', '.join(names)}, of which none is called {role}",
         where=source,
-        remedy=f"name one: {setting}={names[-1]}",
+        remedy=f"name one, e.g. --{setting} {names[-1]}",
     )
 
 

@@ -4,11 +4,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from afintro.data.conversations import is_conversation, requests_of
 from afintro.data.near_duplicates import Corpus
+from afintro.data.samples import text_of
 from afintro.data.sources import read_rows
 from afintro.errors import UserError
 
@@ -41,17 +44,24 @@ def heldout_texts(path: str) -> list[tuple[str, str]]:
     """
     texts: list[tuple[str, str]] = []
     for index, row in enumerate(read_rows(path)):
-        fields = [row[name] for name in TEXT_FIELDS if isinstance(row.get(name), str)] if isinstance(row, dict) else []
-        if not fields:
-            raise UserError(
-                f"has none of the fields {', '.join(TEXT_FIELDS)}",
-                where=f"{path}, record {index}",
-                remedy="give held-out files as samples or records",
-            )
-        texts.extend((text, f"{path}, record {index}") for text in fields if text.strip())
+        where = f"{path}, record {index}"
+        texts.extend((text, where) for text in _texts(row, where) if text.strip())
     if not texts:
         raise UserError("holds no text", where=path, remedy="check the held-out file")
     return texts
+
+
+def _texts(row: Any, where: str) -> list[str]:
+    """Return the text fields of a record, and of a conversation all turns of the user; without both, the text of a sample."""
+    fields = row if isinstance(row, dict) else {}
+    texts = [fields[name] for name in TEXT_FIELDS if isinstance(fields.get(name), str)]
+    conversations = [value for value in (row, *fields.values()) if is_conversation(value)]
+    texts += [text for turns in conversations for text in requests_of(turns, where)]
+    try:
+        return texts or [text_of(row, where)[0]]
+    except UserError as error:
+        what = f"has none of the fields {', '.join(TEXT_FIELDS)}"
+        raise UserError(what, where=where, remedy="give held-out files as samples or records") from error
 
 
 def find_heldout(train: Sequence[str], heldout: Sequence[tuple[str, str]]) -> list[Hit]:

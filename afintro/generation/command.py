@@ -13,6 +13,7 @@ from afintro.errors import UserError
 from afintro.lm.devices import default_device
 from afintro.lm.dtypes import AUTO
 
+INPUT_HELP = "JSON, JSONL, CSV or Parquet file, dataset directory, hub id, or DATASET::SPLIT"
 MODEL_HELP = "hub id, local directory, GGUF file, PEFT adapter directory, toy or smollm2"
 
 
@@ -24,8 +25,8 @@ def add_sample_flags(parser: argparse.ArgumentParser, batch_size: int, batch_hel
         batch_size: Default of ``--batch_size``.
         batch_help: What the batch size counts.
     """
-    parser.add_argument("--input_path", required=True, help="JSON, JSONL or Parquet file, dataset directory or hub id")
-    parser.add_argument("--split", help="split of a dataset (default: train)")
+    parser.add_argument("--input_path", required=True, help=INPUT_HELP)
+    add_reading_flags(parser)
     parser.add_argument("--output_dir", required=True, type=Path, help="folder that gets the files")
     parser.add_argument("--model_name", required=True, help=MODEL_HELP)
     parser.add_argument("--base", help="base model of an adapter, instead of the base that the adapter names")
@@ -46,6 +47,44 @@ def add_sample_flags(parser: argparse.ArgumentParser, batch_size: int, batch_hel
     parser.add_argument("--limit", type=int, help="use only the first samples, at most this many")
     parser.add_argument("--device", default=default_device(), help="device of torch (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (default: %(default)s)")
+
+
+def add_reading_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how samples are read out of their source.
+
+    Args:
+        parser: The parser that gets the flags.
+    """
+    add_label_flags(parser)
+    parser.add_argument(
+        "--text_field", help="field that holds the text (default: text, or the request of other projects' files)"
+    )
+
+
+def add_label_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which split of a dataset is read, and what the labels in it mean.
+
+    Args:
+        parser: The parser that gets the flags.
+    """
+    parser.add_argument("--split", help="split of a dataset (default: train)")
+    parser.add_argument(
+        "--label_names",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="what labels mean: the names of the numbers 0, 1, ..., or WORD=LABEL, e.g. benign=aligned",
+    )
+
+
+def read_named_samples(args: argparse.Namespace) -> list[Sample]:
+    """Read the samples that the flags of :func:`add_sample_flags` name.
+
+    Raises:
+        UserError: The file is wrong.
+    """
+    samples = read_samples(args.input_path, args.split, args.label_names, args.text_field)
+    return samples[: args.limit]
 
 
 def json_object(text: str) -> dict[str, Any] | None:
@@ -124,7 +163,7 @@ def read_splits(args: argparse.Namespace) -> tuple[list[Sample], dict[str, int]]
     Raises:
         UserError: The file is wrong, or ``--holdout`` leaves no sample for training.
     """
-    samples = read_samples(args.input_path, args.split)[: args.limit]
+    samples = read_named_samples(args)
     if not 0 <= args.holdout < len(samples):
         raise UserError(
             f"{args.holdout} of {len(samples)} samples leave none for training",

@@ -147,6 +147,105 @@ def test_read_rows_gives_the_raw_objects(folder):
     assert list(read_rows(str(write_parquet(folder)))) == ROWS
 
 
+def write(folder, rows):
+    (folder / "samples.json").write_text(json.dumps(rows))
+    return str(folder / "samples.json")
+
+
+ASKED = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "a",
+        {"text": "a", "prompt": "other"},
+        {"TEXT": "a"},
+        {"Text": "other", "text": "a"},
+        {"messages": ASKED, "prompt": "other"},
+        {"conversations": [{"from": "human", "value": "a"}]},
+        {"text": None, "prompt": ASKED},
+        ASKED,
+        {"goal": "a", "target": "b"},
+        {"Prompt": "a", "question": ""},
+        {"prompt": "a", "question": "a"},
+        {"instruction": "a", "input": "", "output": "b"},
+        {"original_user_prompt": "a", "ablation_prompt": "b", "question": "c"},
+        {"ablation_prompt": "a", "prompt": "b"},
+    ],
+    ids=str,
+)
+def test_where_the_text_stands(folder, row):
+    assert read_samples(write(folder, [row, row])) == [Sample("a"), Sample("a")]
+
+
+def test_a_field_of_ones_own(folder):
+    rows = [{"text": "x", "Behavior": "a"}, {"text": "y", "Behavior": "b"}]
+    for name in ("Behavior", "behavior"):
+        assert [sample.text for sample in read_samples(write(folder, rows), text_field=name)] == ["a", "b"]
+    with pytest.raises(UserError, match="'absent'") as caught:
+        read_samples(write(folder, rows), text_field="absent")
+    assert caught.value.where.endswith("record 0")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "a", "question": "b"}, "prompt, question"),
+        ({"instruction": "a", "input": "b"}, "instruction, input"),
+        ({"question": "a", "context": "b"}, "question, context"),
+        ({"messages": [{"role": "assistant", "content": "b"}]}, "no turn of the user"),
+        ({"messages": "a", "x": 1, "text": ["a"]}, "field 'text' is list"),
+        ({"messages": [{"role": "user", "content": " "}]}, "field 'messages' is empty"),
+        ({"body": "a"}, "no field 'text'"),
+        ("", "the text is empty"),
+        ([], "is list, not an object"),
+    ],
+    ids=str,
+)
+def test_a_text_that_is_not_told(folder, row, words):
+    path = write(folder, [row])
+    with pytest.raises(UserError, match=words) as caught:
+        read_samples(path)
+    assert caught.value.where == f"{path}, record 0"
+
+
+def test_what_a_conversation_loses_is_counted(folder, caplog):
+    read_samples(write(folder, [{"messages": ASKED}, {"messages": ASKED[1:]}, {"messages": ASKED[1:2]}]))
+    first, second = caplog.messages
+    assert "1 of 3 conversations have a system turn" in first
+    assert "2 of 3 conversations have an answer" in second
+    caplog.clear()
+    read_samples(write(folder, [{"messages": ASKED[1:2]}]))
+    assert not caplog.messages
+
+
+def test_labels_are_words_of_the_project(folder):
+    rows = [
+        {"text": "a", "label": label}
+        for label in ("scheming", "hard_negative", None, "odd", True, 0, 1.0, float("nan"))
+    ]
+    (folder / "samples.json").write_text(json.dumps(rows))
+    assert [sample.label for sample in read_samples(str(folder / "samples.json"))] == [
+        "alignment_faking", "aligned", "unknown", "odd", "alignment_faking", "aligned", "alignment_faking", "unknown",
+    ]  # fmt: skip
+    named = write(folder, [{"text": "a", "Label": label} for label in (0, 1, 2)])
+    assert [sample.label for sample in read_samples(named, label_names=("faking", "honest", "odd"))] == [
+        "alignment_faking", "aligned", "odd",
+    ]  # fmt: skip
+
+
+def test_tables_and_names_of_classes(folder):
+    (folder / "samples.csv").write_text("Goal,Label\na,faking\nb,\n")
+    assert read_samples(str(folder / "samples.csv")) == [Sample("a", "alignment_faking"), Sample("b")]
+    kinds = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["faking", "honest"])}
+    )
+    data = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=kinds)
+    data.save_to_disk(folder / "dataset")
+    assert read_samples(str(folder / "dataset")) == [Sample("a", "alignment_faking"), Sample("b", "aligned")]
+
+
 # Wrong input: (file name, content, where the message points, what it says).
 WRONG = {
     "missing": ("samples.json", None, "", "does not exist"),
@@ -171,7 +270,9 @@ WRONG = {
     "null text": ("samples.jsonl", '{"text": "a"}\n{"text": null}', ", record 1", "has no field 'text'"),
     "empty text": ("samples.json", '[{"text": " \\n"}]', ", record 0", "field 'text' is empty"),
     "text a number": ("samples.json", '[{"text": 3}]', ", record 0", "field 'text' is int, not a string"),
-    "label a number": ("samples.json", '[{"text": "a", "label": 1}]', ", record 0", "field 'label' is int, not a str"),
+    "label a fraction": ("samples.json", '[{"text": "a", "label": 0.5}]', ", record 0", "field 'label' is float, not a"),
+    "label a list": ("samples.json", '[{"text": "a", "label": ["b"]}]', ", record 0", "field 'label' is list, not a"),
+    "label a number": ("samples.json", '[{"text": "a", "label": 2}]', ", record 0", "field 'label' is int 2, a number without"),
     "id a number": ("samples.json", '[{"text": "a", "scenario_id": 1}]', ", record 0", "field 'scenario_id' is int, not"),
     "a string": ("samples.json", '[{"text": "a"}, "b"]', ", record 1", "is str, not an object"),
     "a list in lines": ("samples.jsonl", '{"text": "a"}\n[]', ", record 1", "is list, not an object"),

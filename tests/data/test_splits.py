@@ -193,11 +193,23 @@ def test_every_text_field_of_a_held_out_record_counts(tmp_path):
     assert heldout_texts(str(path)) == [(text, f"{path}, record {index}") for text, index in expected]
 
 
+def test_held_out_samples_of_other_projects(tmp_path):
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
+    turns += [{"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    rows = ["x", {"goal": "y", "target": "z"}, {"messages": turns}, {"prompt": "p", "messages": turns[1:]}]
+    (tmp_path / "gold.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = str(tmp_path / "gold.jsonl")
+    expected = [("x", 0), ("y", 1), ("a", 2), ("c", 2), ("p", 3), ("a", 3), ("c", 3)]
+    assert heldout_texts(path) == [(text, f"{path}, record {index}") for text, index in expected]
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
         ([{"text": "a"}, {"label": "b"}], "gold.json, record 1: has none of the fields text, original_text"),
-        (["text"], "gold.json, record 0: has none of the fields"),
+        ([["text"]], "gold.json, record 0: has none of the fields"),
+        ([""], "gold.json, record 0: has none of the fields"),
+        ([{"messages": [{"role": "system", "content": "a"}]}], "gold.json, record 0: has none of the fields"),
         ([{"text": 3}], "gold.json, record 0: has none of the fields"),
         ([{"text": " "}], "gold.json: holds no text"),
         ([], "gold.json: holds no text"),

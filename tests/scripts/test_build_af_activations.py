@@ -27,14 +27,17 @@ def call(tmp_path, monkeypatch, capsys):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    def run(samples, *flags):
-        (tmp_path / "firings.json").write_text(json.dumps({"samples": samples}))
-        words = ["--firings", str(tmp_path / "firings.json"), "--output_dir", str(tmp_path / "out"), *flags]
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    def alone(*flags):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--output_dir", str(tmp_path / "out"), *flags])
         code = module.main()
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
+    def run(samples, *flags):
+        (tmp_path / "firings.json").write_text(json.dumps({"samples": samples}))
+        return alone("--firings", str(tmp_path / "firings.json"), *flags)
+
+    run.alone = alone
     return run
 
 
@@ -84,3 +87,35 @@ def test_wrong_input(call, tmp_path, samples, flags, names):
     assert names in first
     assert second.startswith("  remedy: ")
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_beside_activations(call, tmp_path):
+    np.save(tmp_path / "matrix.npy", np.array([[1, 0, 2], [0, 0, 1], [0.5, 0, 0], [0, 1, 0]], np.float32))
+    (tmp_path / "labels.json").write_text(json.dumps({"name": "benchmark", "labels": ["faking", "hard_negative"] * 2}))
+    flags = ["--activations", str(tmp_path / "matrix.npy"), "--labels", str(tmp_path / "labels.json")]
+    code, out, err = call.alone(*flags)
+    assert (code, err) == (0, "")
+    assert out == "4 texts: 2 alignment_faking, 2 aligned\n"
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "selectivity.npy"), [1, -0.5, 0])
+    manifest = json.loads((tmp_path / "out" / "selectivity.manifest.json").read_text())
+    assert manifest["inputs"].keys() == {flags[1], flags[3]}
+    assert not (tmp_path / "out" / "activations.npy").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--labels", "a"], ["--activations", "a"], ["--firings", "a", "--activations", "b", "--labels", "c"]]
+)
+def test_flags_that_do_not_go_together(call, flags):
+    code, out, err = call.alone(*flags)
+    assert (code, out) == (2, "")
+    assert "needs either --firings, or --activations and --labels" in err
+
+
+def test_rows_of_other_formats_and_words_of_the_field(call, tmp_path):
+    rows = [{**row, "label": {"alignment_faking": 1, "aligned": 0}[row["label"]]} for row in SAMPLES.values()]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for names in ([], ["--label_names", "honest", "scheming"]):
+        code, out, _ = call.alone("--firings", str(tmp_path / "rows.jsonl"), "--width", "8", *names)
+        assert code == 0
+        assert out.startswith("4 texts: 2 alignment_faking, 2 aligned\n")
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "selectivity.npy"), [0, 0, 0, 1, 0, 0, 0, 0])

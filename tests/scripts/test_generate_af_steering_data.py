@@ -27,7 +27,7 @@ SCRIPT = ROOT / "scripts" / "generate_af_steering_data.py"
 FLAGS = (
     "input_path", "split", "output_dir", "model_name", "base", "revision", "direction", "layers", "alphas", "alpha_unit",
     "positions", "cues", "cells_per_prompt", "batch_size", "max_new_tokens", "dtype", "holdout", "control_samples",
-    "limit", "device", "seed", "chat_template_kwargs", "labeler", "judge", "judge_url",
+    "limit", "device", "seed", "chat_template_kwargs", "labeler", "judge", "judge_url", "label_names", "text_field",
 )  # fmt: skip
 KINDS = ("", "random/", "orthogonal/")
 

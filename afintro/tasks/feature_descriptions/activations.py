@@ -1,7 +1,7 @@
 """Which texts activate the features of an autoencoder, and what is computed from that."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afintro.data.files import new_file
+from afintro.data.formats import WRAPPERS, read_text
+from afintro.data.label_words import Label, check_label, labels_of
 from afintro.data.records import read_object
+from afintro.data.sources import read_rows
 from afintro.errors import UserError
 from afintro.tasks.feature_descriptions.descriptions import feature_key, label_text
 
@@ -59,26 +62,22 @@ class Activations:
         return tuple(activating)[:per_side], tuple(others)[:per_side]
 
 
-def read_activations(path: str | Path) -> Activations:
-    """Read ``{"samples": {id: {text, label, fired_features}}}``; the samples may be a list too.
+def read_activations(path: str | Path, split: str | None = None, label_names: Sequence[str] = ()) -> Activations:
+    """Read ``{"samples": {id: {text, label, fired_features}}}``, or rows of ``{text, label, fired_features}`` in other formats.
 
     Args:
-        path: JSON file. A feature in ``fired_features`` is a number, or a string "layer/feature".
+        path: JSON, JSONL or Parquet file, dataset directory or hub id. A feature in ``fired_features`` is a number, or a string
+            "layer/feature".
+        split: Split of a dataset (``train`` if None).
+        label_names: Names of numbers that are labels, or ``WORD=LABEL``, see :func:`afintro.data.label_words.labels_of`.
 
     Raises:
         UserError: The file is wrong; names file and record.
     """
-    samples = read_object(path).get("samples")
-    if not isinstance(samples, dict | list):
-        raise UserError(
-            "holds no object or list 'samples'",
-            where=str(path),
-            remedy="give texts and the features that were active on each",
-        )
     texts: list[str] = []
-    labels: list[str] = []
+    labels: list[Label] = []
     activating: dict[str, set[int]] = {}
-    for name, row in samples.items() if isinstance(samples, dict) else enumerate(samples):
+    for name, row in _rows(str(path), split):
         where = f"{path}, record {name}"
         text, label, features = _sample(row, where)
         for feature in features:
@@ -88,15 +87,33 @@ def read_activations(path: str | Path) -> Activations:
     if not activating:
         raise UserError("holds no text that activates a feature", where=str(path), remedy="check the file")
     return Activations(
-        tuple(texts), tuple(labels), {feature: frozenset(indices) for feature, indices in activating.items()}
+        tuple(texts),
+        tuple(labels_of(labels, str(path), label_names)),
+        {feature: frozenset(indices) for feature, indices in activating.items()},
     )
 
 
-def _sample(row: Any, where: str) -> tuple[str, str, list[Any]]:
+def _rows(source: str, split: str | None) -> Iterable[tuple[Any, Any]]:
+    """Return each row with its name in the file: its id, or its number."""
+    path = Path(source)
+    if path.suffix.lower() != ".json" or (path.is_file() and read_text(path).lstrip()[:1] != "{"):
+        return enumerate(read_rows(source, split))
+    content = read_object(path)
+    held = [content[key] for key in WRAPPERS if isinstance(content.get(key), dict | list)]
+    if len(held) != 1:
+        raise UserError(
+            "holds no object or list 'samples'" if not held else "holds several objects or lists of samples",
+            where=source,
+            remedy="give texts and the features that were active on each, under 'samples'",
+        )
+    return held[0].items() if isinstance(held[0], dict) else enumerate(held[0])
+
+
+def _sample(row: Any, where: str) -> tuple[str, Label, list[Any]]:
     if not isinstance(row, dict):
         what = f"is of type {type(row).__name__}, not an object"
         raise UserError(what, where=where, remedy="give one object for each text")
-    text, label = (label_text(row.get(name), f"{where}, {name}") for name in ("text", "label"))
+    text, label = label_text(row.get("text"), f"{where}, text"), check_label(row.get("label"), where)
     if not text:
         raise UserError("has no text", where=where, remedy="give the text under 'text'")
     features = row.get("fired_features")
@@ -104,7 +121,7 @@ def _sample(row: Any, where: str) -> tuple[str, str, list[Any]]:
         kind = "missing" if features is None else f"of type {type(features).__name__}"
         what = f"fired_features is {kind}, not a list"
         raise UserError(what, where=where, remedy="list the active features, [] for none")
-    return row["text"], label or "unknown", features
+    return row["text"], label, features
 
 
 def activation_matrix(activations: Activations, width: int, path: Path, block_texts: int = BLOCK_TEXTS) -> None:
@@ -145,8 +162,27 @@ def selectivity(activations: Activations, width: int) -> NDArray[np.float64]:
     Raises:
         UserError: No text has one of the two labels; or a feature is not below ``width`` or names a layer.
     """
-    labels = np.array(activations.labels)
-    masks = [labels == label for label in CONTRAST]
+    masks = contrast_masks(activations.labels)
+    rates = np.zeros((2, width))
+    for column, texts in _columns(activations, width).items():
+        indices = sorted(texts)
+        rates[:, column] = [mask[indices].sum() / mask.sum() for mask in masks]
+    return rates[0] - rates[1]
+
+
+def contrast_masks(labels: Sequence[str]) -> list[NDArray[np.bool_]]:
+    """Return which texts have each label of :data:`CONTRAST`.
+
+    Args:
+        labels: Label of each text.
+
+    Returns:
+        A mask ``[texts]`` for each label.
+
+    Raises:
+        UserError: No text has one of the labels.
+    """
+    masks = [np.array(labels) == label for label in CONTRAST]
     for label, mask in zip(CONTRAST, masks, strict=True):
         if not mask.any():
             raise UserError(
@@ -154,11 +190,7 @@ def selectivity(activations: Activations, width: int) -> NDArray[np.float64]:
                 where="label of the samples",
                 remedy=f"give texts of both labels, {' and '.join(CONTRAST)}",
             )
-    rates = np.zeros((2, width))
-    for column, texts in _columns(activations, width).items():
-        indices = sorted(texts)
-        rates[:, column] = [mask[indices].sum() / mask.sum() for mask in masks]
-    return rates[0] - rates[1]
+    return masks
 
 
 def _columns(activations: Activations, width: int) -> dict[int, frozenset[int]]:

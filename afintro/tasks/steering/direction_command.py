@@ -14,12 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from afintro.command import check_at_least, run_command
 from afintro.data.files import file_sha256
 from afintro.data.records import read_object
-from afintro.data.samples import read_samples
 from afintro.data.text import template_hash
 from afintro.errors import UserError
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.report import cell
-from afintro.generation.command import add_sample_flags, check_device
+from afintro.generation.command import add_sample_flags, check_device, read_named_samples
 from afintro.generation.inputs import prompt_inputs, refuse_equal
 from afintro.generation.run_folder import PROMPT_DATE
 from afintro.lm.adapter import on_base
@@ -133,6 +132,8 @@ def settings_of(
         "source": args.input_path,
         "split": args.split,
         "source_sha256": file_sha256(source) if source.is_file() else None,
+        **({"label_names": args.label_names} if args.label_names else {}),
+        **({"text_field": args.text_field} if args.text_field else {}),
         "limit": args.limit,
         "holdout": args.holdout,
         "seed": args.seed,
@@ -280,7 +281,7 @@ def compute(args: argparse.Namespace) -> None:
     """
     check_flags(args)
     args.model_name = on_base(args.model_name, args.base)
-    samples = read_samples(args.input_path, args.split)[: args.limit]
+    samples = read_named_samples(args)
     contrast, left_out = label_contrast(samples) if args.contrast == "label" else (monitoring_contrast(samples), {})
     split_contrast(contrast, args.holdout, args.seed)  # to fail before a toy is trained
     directory = ensure_built(args.model_name)

@@ -62,7 +62,9 @@ class TestRead:
             ({"samples": [SAMPLES["a"], None]}, ", record 1: is of type NoneType, not an object"),
             ({"samples": {"a": SAMPLES["a"] | {"text": " "}}}, ", record a: has no text"),
             ({"samples": {"a": SAMPLES["a"] | {"text": 4}}}, ", record a, text: is of type int"),
-            ({"samples": {"a": SAMPLES["a"] | {"label": 4}}}, ", record a, label: is of type int"),
+            ({"samples": {"a": SAMPLES["a"] | {"label": [4]}}}, ", record a: field 'label' is list"),
+            ({"samples": {"a": SAMPLES["a"] | {"label": 4}}}, ", record 0: field 'label' is int 4"),
+            ({"samples": SAMPLES, "data": []}, ": holds several"),
             ({"samples": {"a": {"text": "one"}}}, ", record a: fired_features is missing"),
             (
                 {"samples": {"a": SAMPLES["a"] | {"fired_features": {"3": 1}}}},
