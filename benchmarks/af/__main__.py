@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,7 @@ from afintro.toys.embedded import ensure_built
 from benchmarks import report
 from benchmarks.af import answering, groups
 from benchmarks.af.chance import compared
-from benchmarks.af.groups import SETTINGS, groups_of, splits_hash, write
+from benchmarks.af.groups import SETTINGS, Group, groups_of, splits_hash, write
 from benchmarks.af.summary import group_row, markdown, rows_of
 from benchmarks.privileged.running import Job, run_all
 
@@ -63,46 +63,78 @@ def measure(args: argparse.Namespace) -> None:
     check_at_least(args, {"processes": 1, "steps": 1, "batch_size": 1})
     started = time.monotonic()
     pairs, unpaired = find_pairs(args.vlaf / "data" if (args.vlaf / "data").is_dir() else args.vlaf)
-    explainer = None
-    if args.model is not None:
-        check_device(args.device)
-        ensure_built(args.model)
-        explainer = answering.Explainer(
-            args.model, args.device, args.steps, args.batch_size, args.learning_rate, args.seed
-        )
+    explainer = _explainer(args)
     work = work_folder(pairs)
     labeled = run_all(label_jobs(pairs, work), work / "results", args.processes, _say)
     found = groups_of([work / f"labels-{number}.json" for number in range(len(pairs))])
-    taking_part = [group for group in found if not group.left_out]
-    for group in taking_part:
+    jobs = {group.name: answer_jobs(work / group.key, group.key, explainer) for group in found if not group.left_out}
+    for group in found:
         write(group, found, work / group.key)
-    jobs = {group.name: answer_jobs(work / group.key, group.key, explainer) for group in taking_part}
     results = run_all([job for own in jobs.values() for job in own], work / "results", args.processes, _say)
+    seconds = [result["seconds"] for result in [*labeled.values(), *results.values()]]
     tables = {
-        "command": "python -m benchmarks.af " + " ".join(sys.argv[1:]),
-        "hardware": f"{platform.machine()}-{os.cpu_count()}cpu"
-        if args.device == "cpu" or explainer is None
-        else report.hardware(),
-        "versions": {**report.versions(), "scikit-learn": version("scikit-learn"), "afintro": afintro.__version__},
+        **_about(explainer),
         "seconds": round(time.monotonic() - started),
-        "core_seconds": round(sum(result["seconds"] for result in [*labeled.values(), *results.values()])),
-        "settings": {
-            **asdict(SETTINGS),
-            "labeler": "rules",
-            "explainer": None if explainer is None else asdict(explainer),
+        "core_seconds": round(sum(seconds)),
+        "files": {
+            "pairs": len(pairs),
+            "unpaired": [os.path.relpath(path, args.vlaf) for path in unpaired],
+            "counts": list(labeled.values()),
         },
-        "splits_sha256": splits_hash(found),
-        "files": {"pairs": len(pairs), "unpaired": unpaired, "counts": list(labeled.values())},
-        "groups": [group_row(group) for group in found],
-        "rows": rows_of(taking_part, {name: [results[job.key] for job in own] for name, own in jobs.items()}),
-        "compared": compared(taking_part),
-        "training": _trainings(jobs, results),
+        **_measured(found, jobs, results),
     }
     name = "af" if args.model is None else f"af-{Path(args.model).name}"
     write_json(args.results / f"{name}.json", tables)
     write_atomic(args.results / f"{name}.md", markdown(tables) + "\n")
     print(markdown(tables))
     print(f"written: {args.results / name}.json and .md ({tables['seconds']} s)")
+
+
+def _explainer(args: argparse.Namespace) -> answering.Explainer | None:
+    """Return how an explainer is trained, once everything that it needs was found to be there; None for none."""
+    if args.model is None:
+        return None
+    check_device(args.device)
+    ensure_built(args.model)
+    return answering.Explainer(args.model, args.device, args.steps, args.batch_size, args.learning_rate, args.seed)
+
+
+def _about(explainer: answering.Explainer | None) -> dict[str, Any]:
+    """Return command (without the places of this machine), hardware, versions and settings."""
+    asked = {} if explainer is None else {**asdict(explainer), "model": Path(explainer.model).name}
+    on_cpu = explainer is None or explainer.device == "cpu"
+    return {
+        "command": " ".join(["python -m benchmarks.af --vlaf PATH", *(f"--{name} {asked[name]}" for name in asked)]),
+        "hardware": f"{platform.machine()}-{os.cpu_count()}cpu" if on_cpu else report.hardware(),
+        "versions": {**report.versions(), "scikit-learn": version("scikit-learn"), "afintro": afintro.__version__},
+        "settings": {**asdict(SETTINGS), "labeler": "rules", "explainer": asked or None},
+    }
+
+
+def _measured(
+    found: Sequence[Group], jobs: Mapping[str, Sequence[Job]], results: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return all tables.
+
+    Args:
+        found: All groups.
+        jobs: The jobs of each group that takes part, by its name.
+        results: The result of each job.
+    """
+    taking_part = [group for group in found if not group.left_out]
+    parts = ("taught", "steps", "validation", "seconds")
+    return {
+        "splits_sha256": splits_hash(found),
+        "groups": [group_row(group) for group in found],
+        "rows": rows_of(taking_part, {name: [results[job.key] for job in own] for name, own in jobs.items()}),
+        "compared": compared(taking_part),
+        "training": [
+            {"group": name, **{part: results[job.key][part] for part in parts}}
+            for name, own in jobs.items()
+            for job in own
+            if "steps" in results[job.key]
+        ],
+    }
 
 
 def work_folder(pairs: Sequence[tuple[Path, Path]]) -> Path:
@@ -145,16 +177,6 @@ def answer_jobs(folder: Path, key: str, explainer: answering.Explainer | None) -
         own = hashlib.sha256(json.dumps(asdict(explainer)).encode()).hexdigest()[:8]
         jobs.append(Job(f"explainer-{own}-{key}", 300, answering.explain, (str(folder), explainer)))
     return jobs
-
-
-def _trainings(jobs: dict[str, list[Job]], results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return how far each explainer was trained."""
-    return [
-        {"group": name, **{part: results[job.key][part] for part in ("taught", "steps", "validation", "seconds")}}
-        for name, own in jobs.items()
-        for job in own
-        if "steps" in results[job.key]
-    ]
 
 
 def _say(line: str) -> None:
