@@ -14,28 +14,47 @@ from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from afintro.callbacks import Preflight, Results, Throughput
-from afintro.cli_errors import explain
+from afintro.callbacks import LastCheckpoint, Preflight, Results, Throughput
+from afintro.cli_errors import explain, trainer_refusal
+from afintro.cli_layers import (
+    LayeredConfig,
+    layer_command_line,
+    real_layers,
+    settings_of,
+    value_of,
+    with_added_callbacks,
+    with_real_layers,
+    with_shipped_configs,
+)
 from afintro.cli_settings import configured_task, settings_help, task_classes
+from afintro.cli_trainer import LOGS as LOGS
+from afintro.cli_trainer import (
+    adapt_callbacks,
+    best_checkpoint,
+    check_switches,
+    loggers_of,
+    runs_folder,
+    unchosen_warnings,
+)
 from afintro.command import quiet_libraries
 from afintro.data.files import write_json
 from afintro.errors import UserError
-from afintro.explainer.checkpoint import prompt_date, resolve_checkpoint
+from afintro.explainer.checkpoint import prompt_date, resolve_checkpoint, run_of
 from afintro.explainer.comparisons import TRAINING, train_comparison, training_record
 from afintro.explainer.module import ExplainerModule
 from afintro.explainer.sharding import Sharded
-from afintro.shipped import shipped_config
 from afintro.tasks.base import EXPLAINER, HALF_BLIND, OTHER_BASE, TaskData
+from afintro.toys.embedded import is_toy
 
-LOGS = Path("lightning_logs")
+log = logging.getLogger(__name__)
+
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
-CONFIG_FLAGS = ("--config", "-c")
 COMPARISON = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -53,7 +72,7 @@ class ExplainerCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [self.results, Throughput(), Preflight()]},
+            trainer_defaults={"callbacks": [self.results, Throughput(), Preflight(), LastCheckpoint()]},
             parser_kwargs={
                 "prog": program_name(),
                 "exit_on_error": False,
@@ -93,14 +112,41 @@ class ExplainerCLI(LightningCLI):
             help="after fit, train the same explainer without the text beside the vector too, as a comparison (steering)",
         )
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser whose configurations are laid over each other."""
+        parser = LightningArgumentParser(**kwargs)
+        parser.add_argument("-c", "--config", action=LayeredConfig, help="Path of a YAML file; later ones win.")
+        return parser
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults(
+                {"verbose": False}
+            )  # another table, of what the process logged, below that of the results
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arguments; ``configs/...`` means the packaged file where no such local file exists."""
-        self.config = parser.parse_args(with_shipped_configs(args))
+        """Parse the arguments, with what the configurations set for a real model where the model is one."""
+        arguments = with_added_callbacks(with_shipped_configs(args))
+        self.config = parser.parse_args(arguments)
+        settings, layers = self.config[self.config.subcommand], real_layers(arguments)
+        if layers and not is_toy(settings.model.name):
+            self.config = parser.parse_args(with_real_layers(arguments))
+            settings = self.config[self.config.subcommand]
+            chosen = ", ".join(f"{name} {value_of(settings, name)}" for name in settings_of(layers))
+            log.info(
+                "%s is not a toy, so these settings are not the toy's unless they are given: %s",
+                settings.model.name,
+                chosen,
+            )
+        layer_command_line(settings)
 
     def before_instantiate_classes(self) -> None:
         """Name the run's folder after its task, and find the checkpoint that ``best`` and ``last`` mean."""
         settings = self.config[self.subcommand]
         task = self._data_class(settings).task
+        check_switches(settings.trainer, str(self.subcommand))
         if settings.get("text_only") and not self._data_class(settings).has_vectors:
             raise UserError(f"needs vectors, and {task} has none", where="--text_only", remedy="leave it out")
         if settings.get("vector_only") and not self._data_class(settings).has_text_beside_vectors:
@@ -108,12 +154,14 @@ class ExplainerCLI(LightningCLI):
             raise UserError(what, where="--vector_only", remedy="leave it out")
         checkpoint = settings.get("ckpt_path")
         if checkpoint:
-            settings.ckpt_path = str(resolve_checkpoint(checkpoint, LOGS, task))
+            settings.ckpt_path = str(resolve_checkpoint(checkpoint, runs_folder(settings), task))
             settings.model.prompt_date = settings.model.get("prompt_date") or prompt_date(Path(settings.ckpt_path))
         elif self.subcommand != "fit":
             raise UserError(
                 "is absent", where="--ckpt_path", remedy="give a .ckpt file, or 'best' for that of the newest run"
             )
+        if self.subcommand == "fit":
+            adapt_callbacks(settings)
 
     @staticmethod
     def _data_class(settings: Any) -> type[TaskData]:
@@ -123,10 +171,9 @@ class ExplainerCLI(LightningCLI):
         return data_class
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log to TensorBoard and CSV in ``lightning_logs/<task>/version_k``, unless the configuration names loggers."""
-        if self._get(self.config, "trainer.logger") in (None, True):
-            tensorboard = TensorBoardLogger(LOGS, name=self.datamodule.task)
-            kwargs["logger"] = [tensorboard, CSVLogger(LOGS, name=tensorboard.name, version=tensorboard.version)]
+        """Log into the run's folder, ``lightning_logs/<task>/version_k`` unless the configuration names another."""
+        given = self._get(self.config_init, "trainer.logger")
+        kwargs["logger"] = loggers_of(given, runs_folder(self.config[self.subcommand]), self.datamodule.task)
         return super().instantiate_trainer(**kwargs)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -174,11 +221,15 @@ class ExplainerCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Train the comparisons, then report the best checkpoint on items that chose nothing, as ``test`` does."""
-        if self.trainer.interrupted or not self.trainer.checkpoint_callback:
+        if self.trainer.interrupted:
             return
-        best = self.trainer.checkpoint_callback.best_model_path  # type: ignore[attr-defined]
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            log.info("trainer.fast_dev_run: everything ran, and nothing was kept")
+            return
+        best = best_checkpoint(self.trainer)
+        self.datamodule.warnings += unchosen_warnings(self.trainer)
         # The comparisons lie with the checkpoint that they are compared with: that of a resumed run may be of an earlier run.
-        run = Path(best).parent.parent if best else Path(str(self.trainer.log_dir))
+        run = run_of(Path(best)) if best else Path(str(self.trainer.log_dir))
         if self.trainer.is_global_zero:
             write_json(run / TRAINING, training_record(self.trainer))
         for name, base in self._comparisons().items():
@@ -186,7 +237,7 @@ class ExplainerCLI(LightningCLI):
             fresh = self._get(self.parser.instantiate_classes(self.config), "trainer").as_dict()
             train_comparison(name, base, self.model, self.datamodule, fresh, run)
         report = self.trainer.test if self.datamodule.has_test or self.datamodule.halved else self.trainer.validate
-        report(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True)
+        report(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
 
 
 @dataclass(frozen=True)
@@ -226,11 +277,12 @@ def run(args: Sequence[str] | None = None) -> Ended:
         return _refused(str(error), error)
     except ArgumentError as error:
         return _refused(explain(str(error), configured_task(arguments)), error)
-    except ValueError as error:
+    except (ValueError, RuntimeError, ModuleNotFoundError, MisconfigurationException) as error:
         # jsonargparse tries every type that a setting may have, and wraps what a constructor refused.
-        if not isinstance(error.__cause__, UserError):
+        refusal = str(error.__cause__) if isinstance(error.__cause__, UserError) else trainer_refusal(error)
+        if refusal is None:
             raise
-        return _refused(str(error.__cause__), error)
+        return _refused(refusal, error)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _refused(
@@ -259,20 +311,6 @@ def program_name() -> str:
     return "afintro" if Path(sys.argv[0]).stem == "afintro" else "python -m afintro"
 
 
-def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with every ``--config configs/...`` that exists only in the package as the packaged path."""
-    resolved: list[str] = []
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if resolved and resolved[-1] in CONFIG_FLAGS:
-            resolved.append(shipped_config(argument))
-        elif equals and flag in CONFIG_FLAGS:
-            resolved.append(f"{flag}={shipped_config(value)}")
-        else:
-            resolved.append(argument)
-    return resolved
-
-
 def _refused(message: str, error: Exception) -> Ended:
     if os.environ.get("AFINTRO_TRACEBACK") == "1":
         raise error
@@ -287,4 +325,4 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     quiet_libraries()
     lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    lightning.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
+    lightning.addFilter(lambda record: "Tip: " not in record.getMessage())  # advertisements

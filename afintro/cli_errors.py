@@ -2,11 +2,18 @@
 
 import difflib
 import re
+import traceback
+from pathlib import Path
+
+import lightning
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from afintro.cli_settings import setting_names
+from afintro.errors import one_line
 from afintro.ranges import RANGES
 from afintro.tasks.base import TaskData
 
+LIGHTNING = Path(lightning.__file__).parent
 _UNKNOWN = re.compile(
     r"unrecognized arguments: -*(?P<flag>[\w.]+)|does not accept option '(?P<option>[\w.]+)'"
     r"|Option '(?P<data>[\w.]+)' is not accepted"
@@ -42,3 +49,18 @@ def explain(message: str, task: type[TaskData] | None = None) -> str:
     flat = " ".join(line.strip() for line in message.splitlines() if "Expected a <class 'NoneType'>" not in line)
     flat = re.sub(r" Given value type: .*| Does not validate.*?Errors:", "", flat)
     return f"{flat[:400]}\n  remedy: compare with configs/ and --help"
+
+
+def trainer_refusal(error: Exception) -> str | None:
+    """Return two lines for what Lightning itself refuses about its trainer, callbacks and loggers; None for any other error.
+
+    Args:
+        error: The error as it was caught, with its traceback.
+    """
+    raised_in = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)][-1:]
+    called_back = any(LIGHTNING / "pytorch" / "callbacks" in file.parents for file in raised_in)
+    own = (ValueError, ModuleNotFoundError, *([RuntimeError] if called_back else []))
+    inside = isinstance(error, own) and any(LIGHTNING in file.parents for file in raised_in)
+    if not inside and not isinstance(error, MisconfigurationException):
+        return None
+    return f"trainer: {one_line(error, 400)}\n  remedy: change that setting of trainer, which --help lists"

@@ -12,7 +12,6 @@ from afintro.errors import UserError
 # Warnings of libraries about their own code, or about what is checked or does not hold here.
 IDLE_WARNINGS = (
     ".*does not have many workers.*",
-    ".*Experiment logs directory .* exists and is not empty",  # the folder is new: config.yaml was written just before
     ".*The dirpath has changed from",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     ".*`is_gradient_checkpointing` is deprecated",

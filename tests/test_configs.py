@@ -8,7 +8,8 @@ import torch
 import yaml
 
 import afintro.cli
-from afintro.cli import ExplainerCLI, main, program_name, with_shipped_configs
+from afintro.cli import ExplainerCLI, main, program_name
+from afintro.cli_layers import with_shipped_configs
 from afintro.evaluation.judges import ChrF, RougeL, Tfidf
 from afintro.tasks.feature_descriptions.task import FeatureDescriptions
 from afintro.tasks.steering.task import SteeringPrediction
@@ -104,6 +105,8 @@ def test_every_variant_of_the_study_trains(workspace: Workspace, request: pytest
         "--trainer.callbacks",
         "null",
         "--trainer.limit_val_batches",
+        "0",
+        "--trainer.limit_test_batches",
         "0",
     ]
     base = str(ROOT / "configs" / "introspection.yaml")

@@ -25,6 +25,7 @@ from afintro.evaluation.metrics import Prediction, few_clusters_warning, lead, s
 from afintro.evaluation.outcomes import answer_limit
 from afintro.evaluation.statistic import Scores
 from afintro.explainer.answering import predict_outcomes
+from afintro.explainer.checkpoint import run_of
 from afintro.explainer.comparisons import on_changed_items, trained_otherwise, training_fit, training_records
 from afintro.explainer.module import ExplainerModule
 from afintro.generation.untold import cut_share, cut_warnings
@@ -72,7 +73,7 @@ class Results(Callback):
         items = module.data.examples["test"]
         answers = {answer.uid: answer for answer in self._answers(module, items)}
         path = _folder(trainer) / "predictions.jsonl"
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             rows = [
                 {
                     "uid": item.uid,
@@ -97,7 +98,9 @@ class Results(Callback):
         """Let all systems answer a split, in all processes; the first process alone scores and writes."""
         data, folder = module.data, _folder(trainer)
         answered = self._answers(module, data.examples[split])
-        run = Path(trainer.ckpt_path).parent.parent if trainer.ckpt_path else None  # the run of the checkpoint
+        run = (
+            run_of(Path(trainer.ckpt_path)) if trainer.ckpt_path else folder
+        )  # without a checkpoint, training just ended
         controls, compared = on_changed_items(module, data, split), trained_otherwise(module, data, split, run)
         fits, trained = {name: comparison.fit for name, comparison in compared.items()}, training_records(run)
         if fits:
@@ -165,9 +168,10 @@ class Results(Callback):
             "versions": versions(),
             "git_commit": git_commit(),
         }
-        write_jsonl(folder / "predictions.jsonl", prediction_rows(systems, items))
-        write_json(folder / "summary.json", summary)
-        self.summary_path = folder / "summary.json"
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            write_jsonl(folder / "predictions.jsonl", prediction_rows(systems, items))
+            write_json(folder / "summary.json", summary)
+            self.summary_path = folder / "summary.json"
         report.print_table(table, leads, warnings, report.Trained(trained, known, of, sorted(underfit)), conclusion)
         self._log(trainer, table, systems[EXPLAINER], items, data)
 

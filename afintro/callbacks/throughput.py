@@ -23,7 +23,8 @@ class Throughput(Callback):
     ) -> None:
         """Count the tokens of a batch, and log at the trainer's interval."""
         self._tokens += len(batch.input_ids)
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (batch_idx + 1) % every == 0:
             now = time.monotonic()
             pl_module.log("train/tokens_per_second", self._tokens / max(now - self._since, 1e-9))
             self._tokens, self._since = 0, now

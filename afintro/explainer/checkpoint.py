@@ -147,6 +147,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def run_of(checkpoint: Path) -> Path:
+    """Return the folder of a checkpoint's run; its own folder, where ``dirpath`` of a callback put it elsewhere."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def runs(root: Path, task: str) -> list[Path]:
     """Return the run folders of a task that hold a checkpoint, oldest first.
 

@@ -1,6 +1,7 @@
 """ExplainerModule: the LightningModule that all tasks share."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -232,8 +233,19 @@ class ExplainerModule(LightningModule):
     # Training.
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW on the adapter alone, and its schedule."""
-        return make_optimizer(self.parameters(), self.settings, max(1, int(self.trainer.estimated_stepping_batches)))
+        """Return AdamW on the adapter alone, and its schedule.
+
+        Raises:
+            UserError: The schedule ends with training, which has no end.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf") and self.settings.schedule != "constant":
+            raise UserError(
+                f"is {self.settings.schedule}, which ends with training, but max_epochs and max_steps set no end",
+                where="model.schedule",
+                remedy="give trainer.max_steps, or --model.schedule constant",
+            )
+        return make_optimizer(self.parameters(), self.settings, max(1, int(min(steps, sys.maxsize))))
 
     def on_train_batch_start(self, batch: PackedBatch, batch_idx: int) -> None:
         """Seed dropout by epoch, batch and process, so that a resumed run draws what the whole run drew."""
@@ -344,6 +356,8 @@ class ExplainerModule(LightningModule):
         All processes have all outcomes, so each logs the same and decides alike about checkpoints and stopping.
         """
         self.outcomes = gathered(self.outcomes, self.data.examples["validation"], present())
+        if self.trainer.sanity_checking:  # of the first rows alone, which need not hold a primary question
+            return
         quick = [outcome.prediction(None) for outcome in self.outcomes]
         self.log("val/loss", sum(outcome.nll for outcome in self.outcomes) / len(self.outcomes), sync_dist=True)
         scores = self.data.statistics(quick)

@@ -190,6 +190,8 @@ class TaskData(PackedData):
                 self.examples[split] = self.evaluated_examples(split, module)
         if stage == "fit" and not self.has_test and not self.halved:
             self._halve()
+        for split, limit in (("validation", "limit_val_batches"), ("test", "limit_test_batches")):
+            self.warnings += self.limit_items(split, limit) if split in self.examples else []
         unknown = sorted(set(self.settings.question_weights) - set(self.question_types))
         if unknown:
             raise UserError(
@@ -235,20 +237,20 @@ class TaskData(PackedData):
         choosing, reported = (self.take(examples, half) for half in places)
         return choosing, reported
 
-    def take(self, examples: Sequence[Example], places: Sequence[int]) -> Sequence[Example]:
-        """Return the items at some places."""
-        return [examples[place] for place in places]
-
     def halving_groups(self, examples: Sequence[Example]) -> list[str]:
         """Return for each validation item the group that stays in one half: its scenario."""
         return [example.scenario_id for example in examples]
 
     def evaluated_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
         """Return the examples of a split, or of the half of validation that stands for the split."""
-        if self._choosing is None or split == "train":
-            return self.read_examples(split, reader)
-        whole, chooses = self.read_examples("validation", reader), split == "validation"
-        return self.take(whole, [place for place, e in enumerate(whole) if (e.uid in self._choosing) == chooses])
+        halved = self._choosing is not None and split != "train"
+        examples, chooses = self.read_examples("validation" if halved else split, reader), split == "validation"
+        if self._choosing is not None and halved:
+            examples = self.take(
+                examples, [at for at, e in enumerate(examples) if (e.uid in self._choosing) == chooses]
+            )
+        kept = self._kept.get(split)
+        return examples if kept is None else self.take(examples, [at for at, e in enumerate(examples) if e.uid in kept])
 
     def called(self, split: str) -> str:
         """Return what ``summary.json`` calls a split."""

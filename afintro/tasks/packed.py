@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from afintro.data.batch import Example, PackedBatch, collate, sizes_of
 from afintro.data.loader import EpochRows, PackedRows, RankRows, ResumableLoader, by_number, in_turn, row_loader
 from afintro.errors import UserError
+from afintro.tasks.limits import fair_draw, limited_count
 from afintro.tasks.settings import TaskSettings
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class PackedData(LightningDataModule):
         super().__init__()
         self.settings = TaskSettings(**settings)
         self.examples: dict[str, Sequence[Example]] = {}
+        self._kept: dict[str, frozenset[str]] = {}  # uids of the items that the trainer's limits leave, by split
         self._train_loader: ResumableLoader | None = None
         self._train_state: dict[str, int] | None = None
 
@@ -49,6 +51,38 @@ class PackedData(LightningDataModule):
     def of_types(self, split: str, wanted: Callable[[str], bool]) -> Sequence[Example]:
         """Return the examples of a split whose question type ``wanted`` accepts."""
         return [example for example in self.examples[split] if wanted(example.question_type)]
+
+    def take(self, examples: Sequence[Example], places: Sequence[int]) -> Sequence[Example]:
+        """Return the items at some places."""
+        return [examples[place] for place in places]
+
+    def limit_items(self, split: str, switch: str) -> list[str]:
+        """Keep as many items of an evaluated split as the trainer's limit on batches leaves, fairly drawn, for all systems.
+
+        Args:
+            split: ``validation`` or ``test``.
+            switch: Name of the trainer's limit; it does not hold any more afterwards.
+
+        Returns:
+            A warning if items are left out.
+        """
+        assert self.trainer is not None
+        examples, limit = self.examples[split], getattr(self.trainer, switch)
+        count = limited_count(limit, len(examples), self.settings.batch_size * self.trainer.world_size)
+        if count is None:
+            return []
+        setattr(self.trainer, switch, 1.0)  # of the items that are left
+        if split in self._kept:  # by the trainer of the explainer that this one is compared with
+            return []
+        self.keep_items(split, fair_draw(examples, count, self.primary, self.settings.split_seed))
+        kept = len(self.examples[split])
+        log.warning("trainer.%s is %s: %d of %d %s items are evaluated", switch, limit, kept, len(examples), split)
+        return [f"trainer.{switch} is {limit}: {kept} of {len(examples)} {split} items are evaluated"]
+
+    def keep_items(self, split: str, places: Sequence[int]) -> None:
+        """Keep the items of a split at some places."""
+        self.examples[split] = self.take(self.examples[split], places)
+        self._kept[split] = frozenset(example.uid for example in self.examples[split])
 
     def predicted_examples(self) -> Sequence[Example]:
         """Return the test items that ``predict`` answers: those of the primary question type."""

@@ -1,5 +1,7 @@
 """The models that need no download: a name in a configuration stands for a model that is made on first use."""
 
+from pathlib import Path
+
 from afintro.lm.adapter import ON, on_base
 from afintro.toys import organism as toy
 from afintro.toys import smollm2
@@ -42,3 +44,13 @@ def directory_of(name: str) -> str:
         return str(smollm2.directory())
     settings = toy.TOYS.get(name) or study_base.STUDY_BASES.get(name)
     return name if settings is None else str(settings.directory)
+
+
+def is_toy(name: str) -> bool:
+    """Tell whether a model is a toy, or an adapter that is given a toy as its base: by name, or by the toy's directory.
+
+    A real model out of a package, such as ``smollm2``, is not a toy.
+    """
+    base = name.partition(ON)[2] or name
+    toys = (*toy.TOYS, *study_base.STUDY_BASES)
+    return base in toys or Path(base).resolve() in [Path(directory_of(name)).resolve() for name in toys]

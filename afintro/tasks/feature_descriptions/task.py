@@ -236,6 +236,11 @@ class FeatureDescriptions(TaskData):
             for name in ("validation", "test"):
                 self._splits[name] = whole.at(np.array([places[example.uid] for example in self.examples[name]]))
 
+    def keep_items(self, split: str, places: Sequence[int]) -> None:
+        """Keep the items of a split at some places, and their features."""
+        super().keep_items(split, places)
+        self._splits[split] = self._splits[split].at(np.array(places))
+
     def longest(self, split: str, count: int) -> list[Example]:
         """Return the examples with the longest labels in characters, because tokenizing millions would take minutes."""
         features = self.feature_split(split)
