@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from afintro.data.files import new_file, write_json
 from afintro.errors import UserError
 from afintro.tasks.feature_descriptions.descriptions import Description, feature_key, label_text, nonempty
-from afintro.tasks.feature_descriptions.features import check_finite, write_features
+from afintro.tasks.feature_descriptions.features import PICKLES, check_finite, write_features
 from afintro.tasks.feature_descriptions.plain_pickle import LEAVES, read_plain_pickle
 from afintro.tasks.feature_descriptions.sae import COLUMNS, ROWS
 
-PICKLES, TORCH = (".pkl", ".pickle", ".p"), (".pt", ".pth")
+TORCH = (".pt", ".pth")
 LAYER = re.compile(r"layer_(\d+)")
 REMEDY = "give pickles of tensors, arrays and plain containers"
 

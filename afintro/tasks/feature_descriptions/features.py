@@ -21,6 +21,7 @@ VECTOR_TYPES: dict[str, np.dtype] = {
 INDEX_TYPES: dict[str, np.dtype] = {"I64": np.dtype("<i8")}
 HEADER_LIMIT = 100_000_000  # bytes, the limit of the safetensors library
 REMAKE = "make the file again with scripts/extract_af_sae_features.py"
+PICKLES = (".pkl", ".pickle", ".p")
 
 
 class FeatureFile:
@@ -139,6 +140,11 @@ def open_features(paths: Sequence[str]) -> list[FeatureFile]:
     return files
 
 
+def convert_or(path: str | Path, remedy: str) -> str:
+    """Return a remedy for a file that cannot be read: to convert a pickle, which no reader of data takes."""
+    return "convert the pickle with scripts/convert_pickles.py" if Path(path).suffix in PICKLES else remedy
+
+
 def open_binary(path: Path) -> IO[bytes]:
     """Open a file for reading.
 
@@ -171,7 +177,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, tuple[int, int]]:
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata that are not strings")
     except (ValueError, AttributeError) as error:  # not JSON, or not objects
-        raise UserError("is not a safetensors file, or is cut off", where=str(path), remedy=REMAKE) from error
+        what = "is not a safetensors file, or is cut off"
+        raise UserError(what, where=str(path), remedy=convert_or(path, REMAKE)) from error
     return header, 8 + length, state
 
 

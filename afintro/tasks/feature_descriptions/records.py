@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from afintro.errors import UserError
 from afintro.tasks.feature_descriptions.descriptions import read_descriptions
-from afintro.tasks.feature_descriptions.features import FeatureFile
+from afintro.tasks.feature_descriptions.features import FeatureFile, convert_or
 
 REMEDY = (
     "make the file with scripts/build_af_feature_descriptions.py, or give rows of feature, chosen_label, cluster_id"
@@ -206,7 +206,8 @@ def _open(path: str) -> Dataset:
     if suffix == ".json":
         return Dataset(_table(read_descriptions(path)))
     if suffix not in (".jsonl", ".parquet"):
-        raise UserError(f"has the unknown ending {suffix!r}", where=path, remedy="give .json, .jsonl or .parquet")
+        remedy = convert_or(path, "give .json, .jsonl or .parquet")
+        raise UserError(f"has the unknown ending {suffix!r}", where=path, remedy=remedy)
     try:
         rows = load_dataset("json" if suffix == ".jsonl" else "parquet", data_files=path, split="train")
         assert isinstance(rows, Dataset)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from afintro.errors import UserError, one_line
+from afintro.tasks.feature_descriptions.features import convert_or
 from afintro.tasks.feature_descriptions.profiles import map_array
 
 SUFFIXES = (".safetensors", ".npz", ".npy", ".pt", ".pth")
@@ -77,7 +78,7 @@ class _Safetensors:
                 yield file
         except (SafetensorError, OSError) as error:
             what = f"is not a safetensors file ({one_line(error)})"
-            raise UserError(what, where=str(self._path), remedy=f"give {KINDS}") from error
+            raise UserError(what, where=str(self._path), remedy=convert_or(self._path, f"give {KINDS}")) from error
 
     def block(self, name: str, first: int, last: int, transposed: bool) -> NDArray[Any]:
         with (

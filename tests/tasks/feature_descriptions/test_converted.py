@@ -13,6 +13,7 @@ from afintro.tasks.feature_descriptions.converted import convert
 from afintro.tasks.feature_descriptions.descriptions import read_descriptions
 from afintro.tasks.feature_descriptions.features import FeatureFile
 from afintro.tasks.feature_descriptions.records import FeatureTable
+from afintro.tasks.feature_descriptions.sae import find_decoder
 
 COLUMNS = torch.arange(1, 13, dtype=torch.float32).reshape(3, 4)  # [width, features]
 LABELED = {"chosen_label": "dogs", "all_labels": ["cats", "dogs"], "all_label_scores": {"dogs": 0.4, "cats": None}}
@@ -172,3 +173,12 @@ class TestAnythingElse:
             convert(put(tmp_path, "a.pkl", content), tmp_path / "out" / "a")
         assert error.value.where == str(tmp_path / "a.pkl")
         assert not (tmp_path / "out").exists()
+
+
+def test_readers_of_data_send_pickles_here(tmp_path):
+    features = put(tmp_path, "layer_7.pkl", COLUMNS)
+    for read in (FeatureFile, find_decoder, lambda path: FeatureTable(str(path), [])):
+        with pytest.raises(UserError) as error:
+            read(features)
+        assert error.value.where == str(features)
+        assert "convert_pickles" in error.value.remedy
