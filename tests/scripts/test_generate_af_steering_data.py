@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from afintro.data.cue import UNMONITORED_SYSTEM
 from afintro.generation import run_folder
@@ -19,6 +20,7 @@ from afintro.tasks.steering import generate as steering
 from afintro.tasks.steering.controls import with_controls
 from afintro.tasks.steering.direction_files import read_direction
 from afintro.tasks.steering.directions import Direction, write_direction
+from afintro.tasks.steering.patches import read_any_records
 from afintro.tasks.steering.records import read_steering_records
 from tests.lm.made_adapters import named_after_its_base
 
@@ -27,7 +29,7 @@ SCRIPT = ROOT / "scripts" / "generate_af_steering_data.py"
 FLAGS = (
     "input_path", "split", "output_dir", "model_name", "base", "revision", "direction", "layers", "alphas", "alpha_unit",
     "positions", "cues", "cells_per_prompt", "batch_size", "max_new_tokens", "dtype", "holdout", "control_samples",
-    "limit", "device", "seed", "chat_template_kwargs", "labeler", "judge", "judge_url", "label_names", "text_field",
+    "limit", "device", "seed", "chat_template_kwargs", "labeler", "judge", "judge_url", "label_names", "text_field", "patching",
 )  # fmt: skip
 KINDS = ("", "random/", "orthogonal/")
 
@@ -87,6 +89,28 @@ class TestRun:
     def test_an_adapter_on_the_base_that_is_given(self, call, small_model, tmp_path):
         expected = named_after_its_base(call, small_model, tmp_path)
         assert records(tmp_path / "out")[0].provenance["model"] == expected
+
+    def test_records_in_the_schema_of_activation_patching(self, call, small_model, tmp_path):
+        """Of a finished run; read back they are the same records, and tokens spell the prompt."""
+        assert call(alphas="2", alpha_unit="residual_norm", layers="1")[0] == 0
+        assert not list((tmp_path / "out").glob("*.patching.jsonl"))
+        code, _, err = call(alphas="2", alpha_unit="residual_norm", layers="1", patching="")
+        assert code == 0, err
+        tokenizer = AutoTokenizer.from_pretrained(small_model)
+        for split in ("train", "test"):
+            path = tmp_path / "out" / f"{split}.patching.jsonl"
+            own = read_steering_records(str(tmp_path / "out" / f"{split}.json"))
+            assert read_any_records(str(path)) == own
+            for row, record in zip(map(json.loads, path.read_text().splitlines()), own, strict=True):
+                assert tokenizer.convert_tokens_to_string(row["input_tokens"]) == record.prompt
+                place = row["patch_position"]
+                assert row["input_tokens"][place["orig_pos"]] == place["orig_text_token"]
+                assert place["orig_pos"] == len(row["input_tokens"]) - 1
+                assert np.isclose(np.linalg.norm(place["intervention_vector"]), 2)
+                assert (row["layer"], row["layer_hashable"]) == ([1], [1])
+                assert row["original_continuation"] == [record.original_output]
+                assert row["ablated_continuation"] == [record.steered_output]
+                assert row["is_different"] == record.changed
 
     def test_writes_the_files_and_prints_every_row(self, call, tmp_path):
         code, out, err = call(layers="0 1", alphas="5 0.5 1 2", cues="monitored unmonitored")

@@ -41,6 +41,11 @@ class Direction:
         """Return the name that a direction shares with its jittered copies: ``family`` of the sidecar, else its own name."""
         return str(self.metadata.get("family") or self.name)
 
+    @property
+    def group(self) -> str:
+        """Return the name under which intervals and tables count a direction: its family, unless the metadata say otherwise."""
+        return str(self.metadata.get("group") or self.family)
+
     def at(self, layer: int) -> Vector:
         """Return the vector of a 0-based layer, float32 ``[hidden]``.
 

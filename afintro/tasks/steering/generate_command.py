@@ -10,7 +10,7 @@ from afintro.errors import UserError
 from afintro.evaluation.report import print_steering
 from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
 from afintro.lm.adapter import on_base
-from afintro.lm.load import load_config
+from afintro.lm.load import load_config, load_tokenizer
 from afintro.ranks import join
 from afintro.tasks.labelers import add_labeler_flags, labeling_of, stop_at_others
 from afintro.tasks.steering.controls import with_controls
@@ -18,6 +18,7 @@ from afintro.tasks.steering.direction_files import read_direction
 from afintro.tasks.steering.directions import Direction, resolve_layers
 from afintro.tasks.steering.generate import generate_steering
 from afintro.tasks.steering.generator import CUES, SteeringSettings
+from afintro.tasks.steering.patches import write_patching
 from afintro.toys.embedded import ensure_built
 
 LAYERS, ALPHAS = ("20", "30", "40"), (0.5, 1.0, 2.0, 5.0)
@@ -73,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
         help="system prompts to ask under (default: monitored)",
     )
     flags.add_argument("--cells_per_prompt", type=int, help="(layer, alpha) cells drawn for each prompt (default: all)")
+    flags.add_argument(
+        "--patching",
+        action="store_true",
+        help="write SPLIT.patching.jsonl too, in the schema of activation patching of introspective-interp; also of a finished run",
+    )
     add_labeler_flags(flags)
     return flags
 
@@ -149,6 +155,9 @@ def generate(args: argparse.Namespace) -> None:
         samples, splits, directions, args.output_dir, settings, args.device, ranks, labeling=labeling
     )
     if ranks.rank == 0:
+        if args.patching:
+            directory = ensure_built(args.model_name)
+            write_patching(args.output_dir, list(splits), load_tokenizer(directory, args.revision))
         print_steering(summary)
         print(f"dose response: {args.output_dir / 'dose_response.png'}")
     stop_at_others(summary, args.output_dir)

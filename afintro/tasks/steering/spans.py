@@ -129,6 +129,29 @@ def drawn_unseen(
     return _residuals(directions, places, held), [few] if len(held) < wanted else []
 
 
+def measured(
+    directions: Mapping[str, Direction], trained: Places, places: Places, known: Collection[str]
+) -> dict[str, float]:
+    """Measure the directions of another file that are not trained on: near the span of training, they count as known.
+
+    Args:
+        directions: The directions by name.
+        trained: The directions that are trained on, with their layers.
+        places: The directions of the other file, with their layers.
+        known: Names of directions that were measured before.
+
+    Returns:
+        The residual of each direction that is neither trained on nor known.
+    """
+    new = {name: layers for name, layers in places.items() if name not in trained and name not in known}
+    if not new:
+        return {}
+    span = Span.of(directions, trained)
+    found = {name: span.residual(directions[name], layers) for name, layers in new.items()}
+    report(found)
+    return found
+
+
 def _residuals(directions: Mapping[str, Direction], places: Places, held: Collection[str]) -> dict[str, float]:
     span = Span.of(directions, {name: layers for name, layers in places.items() if name not in held})
     return {name: span.residual(directions[name], places[name]) for name in sorted(held)}

@@ -27,9 +27,10 @@ from afintro.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt
 from afintro.tasks.base import EXPLAINER, Systems
 from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.settings import renamed
-from afintro.tasks.steering import claims, records, rivals, spans, twins, wording
+from afintro.tasks.steering import claims, patches, records, rivals, spans, twins, wording
 from afintro.tasks.steering.direction_files import read_directions
 from afintro.tasks.steering.directions import RESIDUAL, Direction
+from afintro.tasks.steering.patches import PatchedRecord, RecordVectors, read_any_records
 from afintro.tasks.steering.records import (
     SteeringRecord,
     check_directions,
@@ -37,12 +38,11 @@ from afintro.tasks.steering.records import (
     label_warnings,
     labeled,
     places_of,
-    read_steering_records,
     warnings_of_ways,
 )
 from afintro.tasks.steering.toy import UNSEEN_FAMILIES, build_embedded, embedded_directory
 from afintro.tasks.steering.twins import AskedRecord, choose_records, limited
-from afintro.tasks.steering.wording import SteeringWording, render
+from afintro.tasks.steering.wording import SteeringWording, patch_wording_of, render
 from afintro.tasks.stored import RecordTask, example_of
 from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, slot_position, slot_token, without_vectors
 
@@ -62,7 +62,7 @@ class SteeringPrediction(RecordTask):
         unseen_directions: Names of the directions that are never trained on instead, or patterns such as ``rotated/*``.
         twin_pairs_per_cell: Largest number of pairs of twins of one prompt, layer and alpha in training.
         evaluation_twin_pairs_per_cell: Largest number of such pairs in validation and test.
-        wording: How the explainer is asked.
+        wording: How the explainer is asked; about patches in the parent framework's own words, unless ``{tokens}`` is a field.
         pairs: The old name of ``twin_pairs_per_cell``.
         evaluation_pairs: The old name of ``evaluation_twin_pairs_per_cell``.
         question_weights: Weight in the loss of the only question type.
@@ -71,7 +71,8 @@ class SteeringPrediction(RecordTask):
 
     task = "steering"
     shaped_by = (
-        answers, behavior, forms, languages, marks, reasoning, statements, untold, records, spans, twins, wording
+        answers, behavior, forms, languages, marks, reasoning, statements, untold, patches, records, spans, twins,
+        wording,
     )  # fmt: skip
     primary = UNSEEN_SCENARIO
     question_types = (TRAINING,)
@@ -110,6 +111,8 @@ class SteeringPrediction(RecordTask):
             "evaluation_twin_pairs_per_cell", evaluation_twin_pairs_per_cell, "evaluation_pairs", evaluation_pairs
         )
         self.wording = wording or SteeringWording()
+        self.patch_wording = patch_wording_of(self.wording)
+        self._own = RecordVectors()
         self._directions: dict[str, Direction] = {}
         self.residuals: dict[str, float] = {}  # of the directions that training never saw
 
@@ -129,14 +132,16 @@ class SteeringPrediction(RecordTask):
             self.unseen_directions = list(UNSEEN_FAMILIES)
 
     def load_directions(self) -> dict[str, Direction]:
-        """Return the directions by name; the first call reads them.
+        """Return the directions by name; the first call reads them. Records of activation patching carry their own.
 
         Raises:
             UserError: The folder holds no direction file, or directions that do not go together.
         """
+        train = self.paths["train"]
+        assert train is not None
+        if self._own.holds(train):
+            return self._own.of(self.paths.values())
         if not self._directions:
-            train = self.paths["train"]
-            assert train is not None
             folder = Path(self.directions_path) if self.directions_path else Path(train).parent / "directions"
             self._directions = read_directions(folder)
         return self._directions
@@ -157,7 +162,9 @@ class SteeringPrediction(RecordTask):
             train = self._records["train"]
             self.warn_of_shared((r.scenario_id for r in records), (r.scenario_id for r in train), path)
             self.warnings += warnings_of_ways(records, train, path)
-            self._measure(records, train)
+            if not self._own.directions:
+                found = spans.measured(self.load_directions(), places_of(train), places_of(records), self.residuals)
+                self.residuals |= found
             self.keep(split, records, range(len(records)))
             self.compare_with_seen(split)
             self.warnings += labeler_warnings((r.provenance for r in train), (r.provenance for r in records), path)
@@ -167,7 +174,8 @@ class SteeringPrediction(RecordTask):
         return self._records[split]
 
     def _read(self, path: str) -> list[SteeringRecord]:
-        records = [labeled(record) for record in read_steering_records(path)]
+        records = [labeled(record) for record in read_any_records(path)]
+        self._own.take(path, records)
         self.count_cut([cut for r in records for cut in (r.original_truncated, r.steered_truncated)], path)
         self.warnings += label_warnings(records, path)
         check_directions(records, self.load_directions(), path)
@@ -194,7 +202,9 @@ class SteeringPrediction(RecordTask):
         self.space = VectorSpace(len(self.load_directions()[train[0].direction].at(train[0].layer)), layers)
 
     def _hold_out(self, records: Sequence[SteeringRecord]) -> None:
-        """Keep directions of the training file out of training."""
+        """Keep directions of the training file out of training; of patches, each of which has its own vector, none."""
+        if self._own.directions and self.unseen_directions is None:
+            return
         directions, places = self.load_directions(), places_of(records)
         if self.unseen_directions is not None:
             self.residuals = spans.named_unseen(directions, places, self.unseen_directions)
@@ -204,17 +214,6 @@ class SteeringPrediction(RecordTask):
             )
             self.warnings += warnings
         spans.report(self.residuals)
-
-    def _measure(self, records: Sequence[SteeringRecord], train: Sequence[SteeringRecord]) -> None:
-        """Measure the directions of another file that are not trained on: near the span of training, they count as known."""
-        trained, places = places_of(train), places_of(records)
-        new = {name: layers for name, layers in places.items() if name not in trained and name not in self.residuals}
-        if new:
-            directions = self.load_directions()
-            span = spans.Span.of(directions, trained)
-            found = {name: span.residual(directions[name], layers) for name, layers in new.items()}
-            spans.report(found)
-            self.residuals |= found
 
     # Examples.
 
@@ -248,7 +247,8 @@ class SteeringPrediction(RecordTask):
 
     def render(self, record: SteeringRecord, slot: str) -> tuple[list[Message], str]:
         """Return prompt and answer for a record, see :func:`afintro.tasks.steering.wording.render`."""
-        return render(self.wording, record, slot, self.without_text)
+        words = self.patch_wording if isinstance(record, PatchedRecord) else self.wording
+        return render(words, record, slot, self.without_text)
 
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
         """Return one draft for each record that is asked about."""
@@ -294,7 +294,7 @@ class SteeringPrediction(RecordTask):
             position = self._position(draft, prompt_ids, reader)
             slot = Slot(position, layer, np.zeros_like(vector) if self.zero_vectors else vector)
             weight = self.weight_of(draft.question_type)
-            group = directions[draft.notes["direction"]].family
+            group = directions[draft.notes["direction"]].group
             example = example_of(draft, prompt_ids, answer_ids)
             return replace(example, weight=weight, branches=branches, slot=slot, group=group)
 
@@ -313,7 +313,7 @@ class SteeringPrediction(RecordTask):
             "without_text": self.without_text,
             "pairs": self.twin_pairs_per_cell,
             "evaluation_pairs": self.evaluation_twin_pairs_per_cell,
-            "wording": asdict(self.wording),
+            "wording": [asdict(self.wording), asdict(self.patch_wording)],
         }
 
     def facts(self, split: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from afintro.data.splits import stable_hash
+from afintro.tasks.steering.patches import PatchedRecord
 from afintro.tasks.steering.records import SteeringRecord
 
 
@@ -32,7 +33,7 @@ def choose_records(
     Twins are records of one prompt, layer and alpha under different vectors, one of which changed the behavior while the
     other did not: a reader of the text alone is right about one of the two. Among a prompt's records this prefers records of
     a direction whose verdicts in the cell are out of balance so far, so that the direction alone does not tell either. A
-    cell without any twins takes as many changed as unchanged records instead.
+    cell without any twins takes as many changed as unchanged records instead, and so does a cell of patches.
 
     Args:
         records: Records with behavior labels; broken texts are left out, and so are records whose label is unknown.
@@ -46,7 +47,12 @@ def choose_records(
             cells[record.layer, record.alpha][record.prompt].append(record)
     chosen: list[AskedRecord] = []
     for cell in sorted(cells):
-        pairs = _twins(cells[cell], pairs_per_cell) or _balanced([r for rows in cells[cell].values() for r in rows])
+        everything = [record for rows in cells[cell].values() for record in rows]
+        patched = isinstance(
+            everything[0], PatchedRecord
+        )  # whose questions name a token too, so that texts are not equal
+        pairs = [] if patched else _twins(cells[cell], pairs_per_cell)
+        pairs = pairs or _balanced(everything)
         chosen += [AskedRecord(record, twins, question_type) for record, twins in pairs]
     return chosen
 
