@@ -168,9 +168,19 @@ def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         flag, equals, value = argument.partition("=")
         if resolved and resolved[-1] in CONFIG_FLAGS:
-            resolved.append(shipped_config(argument))
+            resolved.append(_readable_config(argument))
         elif equals and flag in CONFIG_FLAGS:
-            resolved.append(f"{flag}={shipped_config(value)}")
+            resolved.append(f"{flag}={_readable_config(value)}")
         else:
             resolved.append(argument)
     return resolved
+
+
+def _readable_config(value: str) -> str:
+    path = shipped_config(value)
+    if Path(path).is_file():
+        try:
+            Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:  # e.g. UTF-16, in which PowerShell saves what is redirected
+            raise UserError("is not UTF-8 text", where=path, remedy="save the file as UTF-8") from error
+    return path

@@ -55,7 +55,7 @@ def _class_names(arguments: Sequence[str]) -> Iterator[str]:
             yield value
         elif flag in ("--config", "-c"):
             try:
-                content = yaml.safe_load(Path(shipped_config(value)).read_text(encoding="utf-8"))
+                content = yaml.safe_load(Path(shipped_config(value)).read_bytes())
                 yield content["data"]["class_path"]
             except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
                 continue  # the parser reports a file that cannot be read; an overlay may name no class

@@ -187,6 +187,9 @@ def data_state(key: str, name: str) -> tuple[str, str | None]:
     """Return the state of a file, a dataset directory or a hub dataset, and how to get it if it is missing (else None)."""
     from datasets.load import CachedDatasetModuleFactory
 
+    from afintro.data.sources import split_source
+
+    name, _ = split_source(name)
     if Path(name).exists():
         return "here", None
     if key.endswith("ckpt_path") and name in ("best", "last"):
@@ -209,7 +212,7 @@ def read(path: Path) -> list[tuple[str, str, str | None]]:
     from afintro.shipped import shipped_config
 
     try:
-        return list(named(yaml.safe_load(Path(shipped_config(str(path))).read_text(encoding="utf-8"))))
+        return list(named(yaml.safe_load(Path(shipped_config(str(path))).read_bytes())))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         print(f"error: {path}: cannot be read ({reason})\n  remedy: give a YAML file", file=sys.stderr)

@@ -115,7 +115,7 @@ def merged(paths: list[Path]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for path in paths:
         try:
-            content = yaml.safe_load(path.read_text())
+            content = yaml.safe_load(path.read_bytes())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = one_line(error)
             raise UserError(

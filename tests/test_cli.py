@@ -306,6 +306,14 @@ def test_later_configs_and_dotted_overrides_win(workspace: Workspace) -> None:
     assert "alpha: 8" in saved
 
 
+@pytest.mark.parametrize("form", [["--config", "wide.yaml"], ["--config=wide.yaml"]])
+def test_a_configuration_in_utf_16_is_refused(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], form: list[str]
+) -> None:
+    (workspace.path / "wide.yaml").write_text("trainer: {max_steps: 1}", encoding="utf-16")
+    assert "wide.yaml: is not UTF-8" in refused(capsys, command(workspace, "fit", *form))
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [

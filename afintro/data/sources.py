@@ -6,10 +6,13 @@ A source is a path or a hub id, perhaps with the name of a split behind it: ``da
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from afintro.data.formats import file_rows, is_file_name, read_text, with_class_names
 from afintro.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    import datasets
 
 SPLIT_MARK = "::"
 TRAIN = "train"
@@ -143,20 +146,36 @@ def read_rows(source: str, split: str | None = None) -> Iterable[Any]:
 def _dataset_rows(source: str, split: str) -> Iterator[Any]:
     import datasets
 
+    rows = open_dataset(source, split)
+    names = {name: kind.names for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
+    for row in rows:
+        yield with_class_names(row, names)
+
+
+def open_dataset(source: str, split: str | None = None) -> "datasets.Dataset":
+    """Open one split of a dataset directory, a folder of files, or a hub dataset.
+
+    Args:
+        source: Path or hub id, without a split behind it.
+        split: Split of the dataset; None for ``train``.
+
+    Raises:
+        UserError: The source is no dataset, or has no such split; the error names the splits there are.
+    """
+    import datasets
+
+    split = split or TRAIN
     try:
-        if (Path(source) / "dataset_info.json").is_file() or (Path(source) / "dataset_dict.json").is_file():
-            loaded = datasets.load_from_disk(source)
-            if isinstance(loaded, datasets.DatasetDict):
-                if split not in loaded:
-                    raise ValueError(f"it has {', '.join(loaded)}")
-                loaded = loaded[split]
-            elif split not in (TRAIN, str(loaded.split)):
+        if not any((Path(source) / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+            return datasets.load_dataset(source, split=split)
+        loaded = datasets.load_from_disk(source)
+        if isinstance(loaded, datasets.Dataset):
+            if split not in (TRAIN, str(loaded.split)):
                 raise ValueError("it has no splits")
-        else:
-            loaded = datasets.load_dataset(source, split=split)
-        names = {name: kind.names for name, kind in loaded.features.items() if isinstance(kind, datasets.ClassLabel)}
-        for row in loaded:
-            yield with_class_names(row, names)
+            return loaded
+        if split not in loaded:
+            raise ValueError(f"it has {', '.join(loaded)}")
+        return loaded[split]
     except (OSError, ValueError, KeyError, ConnectionError) as error:
         raise UserError(
             f"does not exist, and is not a dataset with split {split!r} ({one_line(error, 120)})",

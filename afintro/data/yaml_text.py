@@ -21,11 +21,11 @@ class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]  # the library has no 
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str | bytes) -> Any:
     """Read one document of plain values.
 
     Args:
-        text: YAML or JSON.
+        text: YAML or JSON; bytes are UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
         yaml.YAMLError: The text is no YAML, or names a key twice in one mapping.

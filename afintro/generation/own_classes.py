@@ -42,10 +42,10 @@ def read_classes(path: Path) -> tuple[BehaviorClass, ...]:
     """
     remedy = 'write e.g. classes: {answers: "gives an answer", asks: "asks a question back"}; see docs/data.md'
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", where=str(path), remedy="give a labels file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"cannot be read as YAML ({one_line(error)})", where=str(path), remedy=remedy) from error
     given = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(given, dict) or len(given) < 2:

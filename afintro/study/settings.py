@@ -128,8 +128,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: The file cannot be read or does not contain a mapping.
     """
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = load_yaml(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
         reason = one_line(error)
         raise UserError(f"cannot be read ({reason})", where=str(path), remedy="give a YAML file of settings") from error
     if not isinstance(content, dict):

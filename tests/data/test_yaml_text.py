@@ -23,3 +23,10 @@ def test_merged_mapping_may_be_overwritten() -> None:
 def test_no_object_is_made() -> None:
     with pytest.raises(yaml.YAMLError):
         load_yaml("!!python/object/apply:os.getcwd []")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_bytes_with_a_byte_order_mark(encoding):
+    assert load_yaml("{a: naïve}".encode(encoding)) == {"a": "naïve"}
+    with pytest.raises(yaml.YAMLError):
+        load_yaml(b"a: caf\xe9")

@@ -122,7 +122,7 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(tmp_path: Path) -> None
     cache(tmp_path, "some/adapter", {"adapter_config.json": {"base_model_name_or_path": "some/base"}})
     directory(tmp_path / "bare", {"config.json": {}})
     directory(tmp_path / "odd", {"adapter_config.json": {}})
-    data = {"train_path": "pairs/train.json", "heldout": ["gold.json", "some/data"]}
+    data = {"train_path": "pairs/train.json", "heldout": ["gold.json", "some/data::test"]}
     task = config(
         tmp_path / "task.yaml",
         model={"name": "nobody/unknown-7b", "revision": "v2"},
@@ -145,7 +145,7 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(tmp_path: Path) -> None
     assert "MISSING: no such directory\n" in line(done, "./nowhere")
     assert "generate_af_context_ablation.py" in line(done, "pairs/train.json")
     assert "MISSING: no such file\n    remedy: check the path" in line(done, "gold.json")
-    assert "datasets.load_dataset('some/data')" in line(done, "some/data")
+    assert "datasets.load_dataset('some/data')" in line(done, "some/data::test")
     assert "lacks model-2.safetensors\n" in line(done, "some/sharded")
     adapter = line(done, "some/adapter")
     assert "lacks adapter_model.safetensors, its base some/base" in adapter

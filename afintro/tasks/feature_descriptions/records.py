@@ -12,6 +12,8 @@ from datasets import Dataset, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
 
+from afintro.data.formats import is_file_name
+from afintro.data.sources import open_dataset, split_source
 from afintro.errors import UserError
 from afintro.tasks.feature_descriptions.descriptions import read_descriptions
 from afintro.tasks.feature_descriptions.features import FeatureFile, convert_or
@@ -20,6 +22,7 @@ REMEDY = (
     "make the file with scripts/build_af_feature_descriptions.py, or give rows of feature, chosen_label, cluster_id"
 )
 Indices = NDArray[np.int32] | NDArray[np.int64]
+BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
 TEXTS = ("chosen_label", "cluster_id", "category")
 
 
@@ -67,8 +70,9 @@ class FeatureTable:
     what Arrow keeps.
 
     Args:
-        path: ``descriptions.json`` as ``{feature: {chosen_label, cluster_id, all_labels, category}}``; or rows as JSONL or
-            Parquet with the columns ``feature``, ``chosen_label``, ``cluster_id`` and perhaps ``layer`` and ``category``.
+        path: ``descriptions.json`` as ``{feature: {chosen_label, cluster_id, all_labels, category}}``; or rows as JSONL,
+            Parquet, or a dataset (``DATASET::SPLIT``), with the columns ``feature``, ``chosen_label``, ``cluster_id`` and
+            perhaps ``layer`` and ``category``.
             A feature is a number, or ``layer/number`` where there are several feature files.
         files: Feature files, one a layer.
 
@@ -200,16 +204,19 @@ class FeatureTable:
 
 def _open(path: str) -> Dataset:
     """Open rows with the columns layer, feature, chosen_label, cluster_id, category."""
-    if not Path(path).is_file():
-        raise UserError("does not exist", where=path, remedy="give a file of feature descriptions")
+    source, split = split_source(path)
+    if not Path(source).is_file():
+        if is_file_name(Path(source)):
+            raise UserError("does not exist", where=path, remedy="give a file of feature descriptions")
+        return _columns(open_dataset(source, split), path)
     suffix = Path(path).suffix
     if suffix == ".json":
         return Dataset(_table(read_descriptions(path)))
-    if suffix not in (".jsonl", ".parquet"):
+    if suffix not in BUILDERS:
         remedy = convert_or(path, "give .json, .jsonl or .parquet")
         raise UserError(f"has the unknown ending {suffix!r}", where=path, remedy=remedy)
     try:
-        rows = load_dataset("json" if suffix == ".jsonl" else "parquet", data_files=path, split="train")
+        rows = load_dataset(BUILDERS[suffix], data_files=path, split="train")
         assert isinstance(rows, Dataset)
         return _columns(rows, path)
     except StopIteration as error:  # datasets finds no first row

@@ -1,5 +1,6 @@
 """Labelled features and their vectors: every format gives the same table, and what is wrong is named."""
 
+import codecs
 import json
 from pathlib import Path
 
@@ -52,18 +53,21 @@ def entry(row: dict, **more: str) -> dict:
 
 
 def write(folder: Path, suffix: str, rows: list[dict] = ROWS, name: str = "table") -> str:
-    """Rows as a file of one of the three formats."""
+    """Rows as a file of one of the formats, or as a split of a dataset."""
     path = folder / f"{name}{suffix}"
     if suffix == ".json":
         path.write_text(json.dumps({f"{row['layer']}/{row['feature']}": entry(row) for row in rows}))
     elif suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif suffix.startswith("::"):
+        splits = {suffix[2:]: datasets.Dataset.from_list(rows), "other": datasets.Dataset.from_list(rows[:1])}
+        datasets.DatasetDict(splits).save_to_disk(folder / name)
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
     return str(path)
 
 
-@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet", "::test"])
 def test_every_format_gives_the_same_table(tmp_path: Path, files: list[FeatureFile], suffix: str) -> None:
     table = FeatureTable(write(tmp_path, suffix), files)
     assert len(table) == 4
@@ -202,3 +206,29 @@ def test_only_the_first_ten_features_without_a_vector_are_named(tmp_path: Path, 
     lost = [{**ROWS[0], "feature": 100 + number} for number in range(25)]
     count, first = FeatureTable(write(tmp_path, ".parquet", [ROWS[0], *lost]), files).without_vector
     assert (count, first) == (25, [f"3/{100 + number}" for number in range(10)])
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()), pa.binary()]
+)
+def test_parquet_of_any_string_type(tmp_path: Path, files: list[FeatureFile], kind: pa.DataType) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    for name in ("chosen_label", "cluster_id"):
+        table = table.set_column(table.column_names.index(name), name, table.column(name).cast(kind))
+    pq.write_table(table, tmp_path / "table.parquet")
+    found = FeatureTable(str(tmp_path / "table.parquet"), files)
+    assert found.feature(0) == Feature(3, 9, "fires on üüü", "b", "words")
+    assert found.label_counts(np.arange(4)) == {"fires on üüü": 1, "fires on cats": 2, "fires on large dogs": 1}
+
+
+def test_rows_behind_a_byte_order_mark(tmp_path: Path, files: list[FeatureFile]) -> None:
+    path = Path(write(tmp_path, ".jsonl"))
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert FeatureTable(str(path), files).feature(0).label == "fires on üüü"
+
+
+def test_a_dataset_without_such_a_split(tmp_path: Path, files: list[FeatureFile]) -> None:
+    source = write(tmp_path, "::test").removesuffix("::test")
+    with pytest.raises(UserError, match="other") as caught:
+        FeatureTable(f"{source}::train", files)
+    assert caught.value.where == source
