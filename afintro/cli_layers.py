@@ -11,6 +11,7 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning import Callback
 from lightning.pytorch.callbacks import Checkpoint
 
+from afintro.errors import UserError
 from afintro.shipped import shipped_config
 
 CONFIG_FLAGS = ("--config", "-c")
