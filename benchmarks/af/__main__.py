@@ -27,6 +27,7 @@ from afintro.data.example_store import source_hash
 from afintro.data.files import file_sha256, write_atomic, write_json
 from afintro.generation.command import check_device
 from afintro.lm.devices import default_device
+from afintro.lm.threads import available_cores
 from afintro.tasks.context_ablation.imports.vlaf import find_pairs
 from afintro.toys.embedded import ensure_built
 from benchmarks import report
@@ -42,7 +43,10 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--vlaf", type=Path, required=True, help="copy of launchnlp/VLAF, or a folder of its data")
     flags.add_argument(
-        "--processes", type=int, default=1, help="jobs that run at once, one core each (default: %(default)s)"
+        "--processes",
+        type=int,
+        default=available_cores(),
+        help="jobs that run at once, one core each (default: %(default)s)",
     )
     flags.add_argument("--results", type=Path, default=report.RESULTS, help="folder that gets the files")
     flags.add_argument("--model", help="train an explainer on this model too, e.g. smollm2")

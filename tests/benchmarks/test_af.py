@@ -181,7 +181,8 @@ def test_systems_are_scored_on_their_own_model_and_on_the_other(found):
 def run(made_up, tmp_path, monkeypatch, *words):
     """Run the command in a cache of its own, and return what it wrote."""
     monkeypatch.setenv("AFINTRO_CACHE", str(tmp_path / "cache"))
-    assert main(["--vlaf", str(made_up), "--results", str(tmp_path / "results"), "--device", "cpu", *words]) == 0
+    given = ["--vlaf", str(made_up), "--results", str(tmp_path / "results"), "--device", "cpu", "--processes", "1"]
+    assert main([*given, *words]) == 0
     return {path.name: path for path in (tmp_path / "results").iterdir()}
 
 
