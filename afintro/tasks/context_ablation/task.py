@@ -129,7 +129,8 @@ class ContextAblation(RecordTask):
         assert train_path is not None
         records = [labeled(record) for record in read_records(path)]
         numbers = self._with_labels(records, path)
-        self.warnings += sampling_warnings(records, path)
+        if any("decoding" in record.provenance for record in records):  # imported
+            self.warnings += sampling_warnings(records, path)
         if split == "train":
             texts = [records[number].scenario for number in numbers]
             kept = self.guarded(texts, [f"{path}, record {number}" for number in numbers])
