@@ -11,7 +11,6 @@ import pkgutil
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from afintro.explainer.module import ExplainerModule
 from afintro.lm.lora import Lora
 from afintro.tasks.base import Systems, TaskData
 from afintro.tasks.settings import TaskSettings
+from tests.tasks.stand_in import trainer_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = sorted(module.name for module in pkgutil.iter_modules(afintro.tasks.__path__) if module.ispkg)
@@ -52,7 +52,7 @@ class Case:
         folder = self.folder / name
         folder.mkdir()
         data: TaskData = importlib.import_module(f"tests.tasks.{self.name}.contract").small_data(folder)
-        data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=self.explainer)  # type: ignore[assignment]
+        data.trainer = trainer_of(self.explainer)
         data.setup("fit")
         return data
 

@@ -15,6 +15,7 @@ from afintro.tasks.base import TaskData
 from afintro.tasks.context_ablation import ContextAblation
 from afintro.tasks.feature_descriptions.task import FeatureDescriptions
 from tests.conftest import write_described_features, write_records
+from tests.tasks.stand_in import trainer_of
 
 
 def items(*scenarios: str, prompt: str = "") -> list[Example]:
@@ -59,7 +60,7 @@ def test_test_items_are_read_before_training(tmp_path: Path, tokenizer: PreTrain
     train = str(write_records(tmp_path / "train.json", 6, seed=1))
     data = ContextAblation(train_path=train, validation_path=train, test_path=str(tmp_path / "missing.json"))
     reader = SimpleNamespace(name="reader", slot_token=None, tokenizer=tokenizer, context_length=None)
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=reader)  # type: ignore[assignment]
+    data.trainer = trainer_of(reader)
     with pytest.raises(UserError) as caught:
         data.setup("fit")
     assert "missing.json" in caught.value.where
@@ -77,7 +78,7 @@ def test_validation_is_halved_only_where_each_half_has_every_question_type(kinds
 
     data = Small(train_path="x", validation_path="y")
     reader = SimpleNamespace(name="reader", slot_token=None, context_length=None)
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=reader)  # type: ignore[assignment]
+    data.trainer = trainer_of(reader)
     data.setup("fit")
     assert data.halved == halved
     whole = {example.uid for example in data.read_examples("validation", None)}
@@ -118,7 +119,7 @@ def test_features_are_halved_with_their_items(tmp_path: Path, tokenizer: PreTrai
     )
     reader: Any = SimpleNamespace(name="reader", slot_token="<|slot|>", tokenizer=tokenizer, context_length=None)
     whole = {example.uid for example in data.read_examples("validation", reader)}
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=reader)  # type: ignore[assignment]
+    data.trainer = trainer_of(reader)
     data.setup("fit")
     assert data.halved
     choosing, reported = (data.examples[split] for split in ("validation", "test"))

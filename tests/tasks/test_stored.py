@@ -16,6 +16,7 @@ from afintro.tasks import stored
 from afintro.tasks.context_ablation.task import ContextAblation, Question, Questions
 from afintro.tasks.steering.task import SteeringPrediction
 from tests.conftest import write_records, write_steering_records
+from tests.tasks.stand_in import trainer_of
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def reader(tokenizer: Any, slot: str | None = None) -> Any:
 
 
 def set_up(data: Any, explainer: Any, stage: str = "fit") -> Any:
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=explainer)
+    data.trainer = trainer_of(explainer)
     data.setup(stage)
     return data
 
@@ -274,7 +275,7 @@ def test_steering_from_the_store(tmp_path: Path, tokenizer: Any, monkeypatch: py
         explainer = reader(tokenizer, "<|slot|>")
         mine, theirs = ({c.name: c.items for c in d.controls("validation", explainer)} for d in (data, plain))
         assert mine == theirs
-        monkeypatch.setattr("afintro.tasks.steering.task.read_steering_records", unread)
+        monkeypatch.setattr("afintro.tasks.steering.task.read_any_records", unread)
     zero_vectors = steering(zero_vectors=True)
     assert list(zero_vectors.examples["train"]) == plain_blind.examples["train"]
     assert not any(e.slot.vector.any() for e in zero_vectors.examples["train"])

@@ -26,6 +26,7 @@ from afintro.tasks.feature_descriptions.records import Feature
 from afintro.tasks.feature_descriptions.scorer import Detection, functional_auroc
 from afintro.tasks.feature_descriptions.task import FeatureDescriptions, Wording
 from afintro.tasks.vectors import shuffled as exchange
+from tests.tasks.stand_in import trainer_of
 
 TOPICS = ("cats", "large dogs", "rain in spring", "a sharp knife", "blue", "the moon", "a lost key", "old songs")
 LAYERS = (1, 4)
@@ -127,7 +128,7 @@ def task(
             settings[name] = str(folder / settings[name])
     data = FeatureDescriptions(train_path=str(folder / train), **settings)
     if explainer is not None:
-        data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=explainer)  # type: ignore[assignment]
+        data.trainer = trainer_of(explainer)
         data.setup(stage)
     return data
 

@@ -26,6 +26,7 @@ from afintro.tasks.steering.directions import Direction, write_direction
 from afintro.tasks.steering.records import SteeringRecord, read_steering_records
 from afintro.tasks.steering.task import UNSEEN_DIRECTION, UNSEEN_SCENARIO, SteeringPrediction, SteeringWording
 from tests.conftest import STEERED, write_steering_records
+from tests.tasks.stand_in import trainer_of
 
 SLOT = "<|slot|>"
 KINDS = (UNSEEN_SCENARIO, UNSEEN_DIRECTION)
@@ -73,7 +74,7 @@ def task(folder: Path, explainer: Any = None, stage: str = "validate", **setting
             settings[name] = str(folder / settings[name])
     data = SteeringPrediction(train_path=str(folder / "train.json"), **settings)
     if explainer is not None:
-        data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=explainer)  # type: ignore[assignment]
+        data.trainer = trainer_of(explainer)
         data.setup(stage)
     return data
 
@@ -817,7 +818,7 @@ def test_without_a_training_file_the_toys_data_are_read(
     SteeringPrediction().prepare_data()
     assert built == [True]
     data = SteeringPrediction()
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=reader)  # type: ignore[assignment]
+    data.trainer = trainer_of(reader)
     data.setup("fit")
     assert built == [True]
     assert data.paths == {split: str(written / f"{split}.json") for split in ("train", "validation", "test")}
