@@ -87,6 +87,10 @@ def test_zero_and_one_are_read_with_a_warning(caplog):
     assert record.levelname == "WARNING"
     assert "0 = aligned" in record.getMessage()
     assert "--label_names" in record.getMessage()
+    caplog.clear()
+    for only in (0, 1):
+        read(only, caplog=caplog)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
 
 
 def test_names_of_numbers(caplog):

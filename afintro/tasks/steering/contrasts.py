@@ -50,9 +50,9 @@ def label_contrast(samples: Sequence[Sample]) -> tuple[Contrast, dict[str, int]]
         The contrast, and the number of samples with each other label.
     """
     classes = ("aligned", "alignment_faking")
-    texts0, texts1 = ([sample.text for sample in samples if sample.label == label] for label in classes)
-    zero, one = ([chat(MONITORED_SYSTEM, text) for text in texts] for texts in (texts0, texts1))
-    ids0, ids1 = ([scenario_id(text) for text in texts] for texts in (texts0, texts1))
+    sides = [[sample for sample in samples if sample.label == label] for label in classes]
+    zero, one = ([chat(MONITORED_SYSTEM, sample.text) for sample in side] for side in sides)
+    ids0, ids1 = ([sample.scenario_id or scenario_id(sample.text) for sample in side] for side in sides)
     others = Counter(sample.label for sample in samples if sample.label not in classes)
     return Contrast(classes, (zero, one), (ids0, ids1)), dict(sorted(others.items()))
 
