@@ -15,6 +15,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from afintro.data.cache import cache_directory
 from afintro.data.loader import PackedRows, RankRows, by_number
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import read_checkpoint, resolve_checkpoint
@@ -230,6 +231,22 @@ def test_the_comparison_is_trained_by_two_processes_too(place: Workspace, tmp_pa
     assert done.returncode == 2
     assert "other_base cannot be trained so" in done.stderr
     assert len(place.runs()) == before
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("task", ["context_ablation", "feature_descriptions", "steering", "introspection"])
+def test_the_embedded_default_of_every_task_runs_in_two_processes(tmp_path: Path, task: str) -> None:
+    """The first process alone makes the files; the second names them too. The toys are those of this machine's cache."""
+    place = Workspace(tmp_path, ROOT / "configs" / f"{task}.yaml", tmp_path)
+    overlays = [part for name in ("debug", "ddp") for part in ("--config", str(ROOT / "configs" / f"{name}.yaml"))]
+    few = ("--trainer.devices", "2", "--trainer.accelerator", "cpu", "--text_only", "false", "--vector_only", "false")
+    cache = str(cache_directory())
+    done = place.run("fit", "--config", str(place.config), *overlays, *few, AFINTRO_CACHE=cache)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "lightning_logs" / task / "version_0"
+    found = summary(run)
+    assert found["n"] == len((run / "predictions.jsonl").read_text().splitlines())
+    assert str(found["data"]["path"]).startswith(cache) == (task != "introspection")  # which draws its items
 
 
 def is_second(pid: int) -> bool:
