@@ -32,6 +32,7 @@ from afintro.cli_layers import (
     with_real_layers,
     with_shipped_configs,
 )
+from afintro.cli_paths import check_files, check_judges, check_models
 from afintro.cli_settings import configured_task, settings_help, task_classes
 from afintro.cli_trainer import LOGS as LOGS
 from afintro.cli_trainer import (
@@ -182,6 +183,7 @@ class ExplainerCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the subcommand, and end the processes that this one started if it fails: they would wait for it."""
+        self._look_for_what_is_named()
         try:
             super()._run_subcommand(subcommand)
         except BaseException:
@@ -189,6 +191,16 @@ class ExplainerCLI(LightningCLI):
             if isinstance(launcher, _SubprocessScriptLauncher):
                 launcher.kill(signal.SIGKILL)
             raise
+
+    def _look_for_what_is_named(self) -> None:
+        """Refuse files and models that are not there, before a toy is trained or a long training ends with them."""
+        settings = self.config[self.subcommand].data.get("init_args") or {}
+        check_files(settings, type(self.datamodule))
+        bases = self._comparisons().values() if self.subcommand == "fit" else ()
+        check_models(
+            [(self.model.name, self.model.revision), *((base, None) for base in bases if base != self.model.name)]
+        )
+        check_judges([*getattr(self.datamodule, "judges", ()), getattr(self.datamodule, "scorer", None)])
 
     def _comparisons(self) -> dict[str, str]:
         """Return the base model of each comparison that is trained after ``fit``, by name.

@@ -60,6 +60,7 @@ class TaskData(PackedData):
         near_duplicates: For each evaluated split, how many of its texts nearly equal a text that was seen before.
         systems: Names that the table gives to systems other than explainers on other bases.
         learners: Baselines that learn from the training items until they fit them.
+        local_files: Settings of the task's own that name files or folders of this machine.
         fit_metric: The metric that tells how well a trained system fits, and what it is of; None for training questions.
     """
 
@@ -70,6 +71,7 @@ class TaskData(PackedData):
     solved: tuple[str, ...] = ()
     systems: tuple[str, ...] = ()
     learners: tuple[str, ...] = ()
+    local_files: tuple[str, ...] = ()
     fit_metric: tuple[str, str] | None = None
     has_vectors = False
     has_text_beside_vectors = False

@@ -46,6 +46,11 @@ def directory_of(name: str) -> str:
     return name if settings is None else str(settings.directory)
 
 
+def is_embedded(name: str) -> bool:
+    """Tell whether a name stands for a model that is made on first use."""
+    return name == smollm2.NAME or name in (*toy.TOYS, *study_base.STUDY_BASES)
+
+
 def is_toy(name: str) -> bool:
     """Tell whether a model is a toy, or an adapter that is given a toy as its base: by name, or by the toy's directory.
 

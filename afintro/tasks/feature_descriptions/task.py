@@ -79,6 +79,7 @@ class FeatureDescriptions(TaskData):
     """
 
     task = "feature_descriptions"
+    local_files = ("features", "activations", "firings")
     question_types = (QUESTION,)
     systems = (REFERENCE, *RIVALS, ZERO, SHUFFLED, NEGATED)
     has_vectors = True

@@ -70,6 +70,7 @@ class SteeringPrediction(RecordTask):
     """
 
     task = "steering"
+    local_files = ("directions",)
     shaped_by = (
         answers, behavior, forms, languages, marks, reasoning, statements, untold, patches, records, spans, twins,
         wording,
