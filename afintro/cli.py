@@ -252,6 +252,31 @@ class ExplainerCLI(LightningCLI):
         report(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
 
 
+class _Parsed(ExplainerCLI):
+    """A command line that is parsed, and makes nothing."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    before_instantiate_classes = instantiate_classes = _set_seed
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def parsed(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a subcommand as its arguments give them, and run nothing.
+
+    Args:
+        arguments: The arguments, the subcommand first.
+
+    Raises:
+        ArgumentError: The arguments cannot be parsed.
+    """
+    settings: dict[str, Any] = _Parsed(arguments).config[arguments[0]].as_dict()
+    return settings
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a run of the command line ended.

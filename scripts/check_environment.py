@@ -1,5 +1,8 @@
 """Report what this machine has and what the given configurations still need. Contacts no network.
 
+With settings as ``fit`` takes them (``--model.name MODEL``), the configurations are laid over each other, and the report is of what
+that one command needs.
+
 Exit code 0 when every model, dataset and file that the configurations name is here, 1 when something is missing, 2 for a
 configuration that cannot be read. Versions that differ from requirements.lock are warnings.
 """
@@ -9,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata, util
@@ -57,6 +61,7 @@ def show_machine() -> None:
 
     free = psutil.virtual_memory().available
     print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {free / GB:.1f} GB memory free")
+    holding = processes()  # before this process holds an accelerator itself
     found = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         name = torch.cuda.get_device_name(index)
@@ -70,6 +75,35 @@ def show_machine() -> None:
     print("Accelerators:" if found else "Accelerators: none; the toy needs none, larger models are slow without")
     for line in found:
         print(f"  {line}")
+    print("Processes that hold an accelerator" + holding)
+
+
+def processes() -> str:
+    """Return which processes hold an accelerator, one a line below a colon, or that nvidia-smi cannot tell."""
+    try:
+        cards = {uuid: index for index, uuid in query("query-gpu", "index,uuid")}
+        holding = query("query-compute-apps", "gpu_uuid,pid,used_memory,process_name")
+    except FileNotFoundError:
+        return ": not known, since there is no nvidia-smi"
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        said = (getattr(error, "stdout", "") or str(error)).strip().splitlines()
+        return f": not known, since nvidia-smi fails ({said[0] if said else type(error).__name__})"
+    lines = []
+    for uuid, pid, memory, name in holding:
+        room = f"{int(memory) * 2**20 / GB:.1f} GB" if memory.isdigit() else "unknown memory"
+        lines.append(f"\n  cuda:{cards.get(uuid, '?')} pid {pid}, {room}, {name}")
+    return ":" + "".join(lines) if lines else ": none"
+
+
+def query(what: str, columns: str) -> list[list[str]]:
+    """Return the rows of a query of nvidia-smi, whose last column may hold commas."""
+    command = ["nvidia-smi", f"--{what}={columns}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    count = columns.count(",")
+    rows = [[cell.strip() for cell in line.split(",", count)] for line in done.stdout.splitlines() if line.strip()]
+    if any(len(row) != count + 1 for row in rows):
+        raise ValueError(f"unexpected output: {done.stdout.splitlines()[0]}")
+    return rows
 
 
 def capacity(free: float) -> str:
@@ -78,14 +112,14 @@ def capacity(free: float) -> str:
     return f"rule of thumb: runs up to {run:.1f} B parameters in bf16, trains a LoRA on up to {train:.1f} B"
 
 
-def show_disk() -> None:
+def show_disk(runs: str) -> None:
     """Print the free room where runs, toys and downloads go."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     from afintro.data.cache import cache_directory
 
     print("Disk:")
-    for name, place in (("runs", "lightning_logs"), ("AFINTRO_CACHE", cache_directory()), ("HF cache", HF_HUB_CACHE)):
+    for name, place in (("runs", runs), ("AFINTRO_CACHE", cache_directory()), ("HF cache", HF_HUB_CACHE)):
         path = Path(place).expanduser().absolute()
         there = next(folder for folder in (path, *path.parents) if folder.exists())
         note = "" if there == path else " (not made yet)"
@@ -219,6 +253,22 @@ def read(path: Path) -> list[tuple[str, str, str | None]]:
         raise SystemExit(2) from error
 
 
+def laid(configs: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of ``fit`` with configurations and overrides; exit with code 2 if they cannot be parsed."""
+    from jsonargparse import ArgumentError
+
+    from afintro.cli import parsed
+    from afintro.cli_errors import explain
+    from afintro.cli_settings import configured_task
+
+    arguments = ["fit", *(part for path in configs for part in ("--config", str(path))), *overrides]
+    try:
+        return parsed(arguments)
+    except ArgumentError as error:
+        print(f"error: {explain(str(error), configured_task(arguments))}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
 def check(key: str, value: str, revision: str | None) -> bool:
     """Print the state of what one key names, and return whether it is here."""
     state, remedy = model_state(value, revision) if is_model(key) else data_state(key, value)
@@ -228,11 +278,17 @@ def check(key: str, value: str, revision: str | None) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        epilog="any other --NAME VALUE is a setting of fit",
+    )  # fmt: skip
     parser.add_argument(
         "--config", nargs="+", action="extend", type=Path, metavar="FILE", help="default: configs/*.yaml"
     )
-    configs = parser.parse_args(argv).config or sorted(
+    args, overrides = parser.parse_known_args(argv)
+    if overrides and not args.config:
+        parser.error("settings need a --config that they are laid over")
+    configs = args.config or sorted(
         file for folder in ("configs", "_configs") for file in (ROOT / folder).glob("*.yaml")
     )
     show_versions()
@@ -240,9 +296,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if absent:
         print(f"MISSING packages: {', '.join(absent)}\n  remedy: make setup")
         return 1
-    named_by = {path: read(path) for path in configs}
+    named_by: dict[str, list[tuple[str, str, str | None]]] = {str(path): read(path) for path in configs}
+    root = Path()
+    if overrides:
+        settings = laid(configs, overrides)
+        root = Path(settings["trainer"]["default_root_dir"] or "")
+        named_by = {" ".join(["fit", *(f"--config {path}" for path in configs), *overrides]): list(named(settings))}
     show_machine()
-    show_disk()
+    show_disk(str(root / "lightning_logs"))
     token = "set" if os.environ.get("HF_TOKEN") else "not set"  # never what it is
     print(f"HF_TOKEN: {token}")
     missing = 0

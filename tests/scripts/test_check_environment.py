@@ -27,7 +27,9 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.c
 """
 
 
-def run(folder: Path, *configs: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *configs: Path, overrides: tuple[str, ...] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
     """The command in ``folder``, with empty caches there and no network."""
     trace = folder / "network"
     (folder / "block").mkdir(exist_ok=True)
@@ -43,7 +45,7 @@ def run(folder: Path, *configs: Path, **environment: str) -> subprocess.Complete
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     arguments = ["--config", *map(str, configs)] if configs else []
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
+        [sys.executable, str(SCRIPT), *arguments, *overrides],
         cwd=folder, env={**inherited, **own, **environment}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert SECRET not in done.stdout + done.stderr
@@ -257,3 +259,74 @@ def test_accelerators_are_shown_with_what_they_take(
     assert "cuda:0 GPU 0, 45.0 of 80.0 GB free: rule of thumb: runs up to 18.0 B parameters in bf16" in shown
     assert "trains a LoRA on up to 10.0 B" in shown
     assert "cuda:1 GPU 1, not usable now (CUDA error: all devices are busy)" in shown
+
+
+@pytest.mark.slow
+def test_settings_are_laid_over_the_configurations_as_fit_does(tmp_path: Path) -> None:
+    """A real model is compared with no toy, and its runs go where the trainer is told to."""
+    directory(tmp_path / "local", PLAIN)
+    given = ("--model.name", "local", "--data.train_path=nowhere.json", "--trainer.default_root_dir", "else")
+    done = run(tmp_path, Path("configs/context_ablation.yaml"), Path("configs/debug.yaml"), overrides=given)
+    assert done.returncode == 1, done.stderr
+    assert "model.name: local: here" in done.stdout
+    assert "data.train_path: nowhere.json: MISSING" in done.stdout
+    assert "toy" not in done.stdout.split("HF_TOKEN")[1]
+    assert str(tmp_path / "else" / "lightning_logs") in done.stdout
+    assert (
+        done.stdout.count("fit --config configs/context_ablation.yaml --config configs/debug.yaml --model.name local")
+        == 1
+    )
+    assert not (tmp_path / "else").exists()
+
+
+@pytest.mark.slow
+def test_settings_that_fit_would_refuse_are_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, Path("configs/context_ablation.yaml"), overrides=("--model.nmae", "local"))
+    assert done.returncode == 2
+    assert "did you mean model.name?" in done.stderr
+    assert run(tmp_path, overrides=("--model.name", "local")).returncode == 2
+
+
+SMI = """#!/bin/sh
+case "$*" in
+  *query-gpu=*) printf '0, GPU-aa\\n1, GPU-bb\\n' ;;
+  *query-compute-apps=*) {apps} ;;
+esac
+"""
+APPS = "printf 'GPU-bb, 4711, 40960, /usr/bin/python, of somebody\\nGPU-cc, 12, [N/A], [Not Found]\\n'"
+
+
+def smi(folder: Path, apps: str) -> str:
+    """A folder for PATH with a program that answers as nvidia-smi does."""
+    program = folder / "bin" / "nvidia-smi"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(SMI.format(apps=apps))
+    program.chmod(0o755)
+    return f"{program.parent}:/usr/bin:/bin"
+
+
+@pytest.mark.parametrize(
+    ("apps", "expected"),
+    [
+        (
+            APPS,
+            ":\n  cuda:1 pid 4711, 42.9 GB, /usr/bin/python, of somebody\n  cuda:? pid 12, unknown memory, [Not Found]",
+        ),
+        ("true", ": none"),
+        ("echo no driver; exit 9", ": not known, since nvidia-smi fails (no driver)"),
+        ("echo nothing", ": not known, since nvidia-smi fails (unexpected output: nothing)"),
+    ],
+)
+def test_processes_that_hold_an_accelerator_are_named(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apps: str, expected: str
+) -> None:
+    monkeypatch.setenv("PATH", smi(tmp_path, apps))
+    assert script.processes() == expected
+
+
+def test_without_nvidia_smi_the_report_says_so(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    script.show_machine()
+    assert "Processes that hold an accelerator: not known, since there is no nvidia-smi" in capsys.readouterr().out
