@@ -67,7 +67,9 @@ class PackedData(LightningDataModule):
             A warning if items are left out.
         """
         assert self.trainer is not None
-        examples, limit = self.examples[split], getattr(self.trainer, switch)
+        examples, limit = self.examples[split], getattr(self.trainer, switch, None)
+        if limit is None or (isinstance(limit, float) and limit == 1.0):
+            return []
         count = limited_count(limit, len(examples), self.settings.batch_size * self.trainer.world_size)
         if count is None:
             return []
