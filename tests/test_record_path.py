@@ -42,5 +42,5 @@ def test_a_record_passes_few_files_on_its_way_to_its_loss(tmp_path: Path, small_
     print(*entered, sep="\n")
     assert loss.isfinite()
     assert set(entered) >= FORMS
-    assert len(entered) <= 22  # verified prompts, control strings and cut outputs have a file each
+    assert len(entered) <= 24  # verified prompts, control strings, cut outputs, sources and formats have a file each
     assert max(len((PACKAGE / name).read_text().splitlines()) for name in entered) <= 400
