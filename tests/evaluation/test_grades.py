@@ -70,7 +70,7 @@ def test_a_grade_in_other_forms_is_read(reply):
         '{"score": 7}', '{"score": 0}', '{"score": 3.5}', '{"score": "between 3 and 4"}', '{"score": true}', '{"score": [4]}',
         '{"score": {"value": 4}}', '{"score": null}', '{"score": 4}\n{"score": 5}', '{"score": 4, "grade": 5}',
         '{"score": 2}\nScore: 4',
-        '{"other": 4}', '{"score": 4', "[4]", '"4 of 5"', "```json\n```", "```", "<think>", "<think>Score: 4", "<think>4\n",
+        '{"other": 4}', '{"score": 4', "[4]", '"4 of 5"', "```json\n```", "```", "<think>", "<think>Score: 4", "<think>\nScore: 4", "\n<think>\n4", "<think>4\n",
         "<think>Score: 4\n<thinking>x", "[THINK]Score: 4", "<think>I know.</think>", "<think>Score: 4</think>\nI cannot say.",
         "<think>The text has '</think>' in it. Score: 4",
     ],

@@ -162,6 +162,16 @@ def test_a_wording_that_does_not_name_the_token_asks_about_steering_alone(
     assert "< rivers>" in message["content"]
 
 
+def test_patches_of_one_prompt_are_no_twins(tmp_path: Path) -> None:
+    """Their questions name a token, so that their texts may differ; as many changed as unchanged are asked about."""
+    twice = patch_row(0, False, __index_level_0__=50)
+    twice["patch_position"] = patch_row(9)["patch_position"]
+    rows = [patch_row(0), twice, patch_row(1), patch_row(2, False), patch_row(3)]
+    asked = data_of(tmp_path, rows).asked_records("train")
+    assert {item.twins for item in asked} == {""}
+    assert Counter(item.record.behavior_changed for item in asked) == {True: 2, False: 2}
+
+
 def test_without_text_no_token_is_named(tmp_path: Path) -> None:
     data = data_of(tmp_path, [patch_row(0), patch_row(1, False)])
     data.without_text = True
