@@ -790,7 +790,7 @@ PROGRAM = """
 import json, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from afintro.tasks.steering.directions import read_direction
+from afintro.tasks.steering.direction_files import read_direction
 from afintro.data.samples import Sample
 from afintro.tasks.steering import generate as steering, generator as steering_generator
 model, vectors, output, texts = sys.argv[1:]
