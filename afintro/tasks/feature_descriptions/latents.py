@@ -14,6 +14,7 @@ from afintro.tasks.feature_descriptions.descriptions import (
     note_once,
 )
 
+UNCLUSTERED = "unclustered"
 LAYER = re.compile(r"(?:^|[._-])layer_?(\d+)$")
 
 
@@ -43,8 +44,14 @@ def from_latents(path: str | Path, assignments: str | Path | None = None) -> tup
             feature = number if layer is None or "/" in number else feature_key(f"{layer}/{number}", where)
             note_once(seen, feature, f"{file.name}, record {index}", where)
             if labels:
-                cluster = clusters.get(feature) or clusters.get(feature.rpartition("/")[2]) or labels[0]
-                described[feature] = {"chosen_label": labels[0], "cluster_id": cluster, "all_labels": labels}
+                cluster = clusters.get(feature) or clusters.get(feature.rpartition("/")[2])
+                described[feature] = {
+                    "chosen_label": labels[0],
+                    "cluster_id": cluster or labels[0],
+                    "all_labels": labels,
+                }
+                if not cluster:  # else every label would be a category of the scores
+                    described[feature]["category"] = UNCLUSTERED
     _check_known(clusters, seen, assignments)
     return nonempty(described, str(path)), [feature for feature in seen if feature not in described]
 

@@ -9,12 +9,13 @@ so that NEWOBJ cannot make anything. Whatever else a pickle names is refused by 
 import io
 import math
 import pickle
+import pickletools
 import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -232,6 +233,8 @@ def read_plain_pickle(path: Path) -> Any:
             return _released(_torch_file(path), path, size)
         file.seek(0)
         try:
+            _check_memo(file, size)
+            file.seek(0)
             content = _Reader(file).load()
             rest = content != TORCH_MAGIC and file.read(1)
         except _Refused as error:
@@ -244,6 +247,13 @@ def read_plain_pickle(path: Path) -> Any:
     if rest:
         raise UserError("goes on after its pickle", where=str(path), remedy="give files of one pickle each")
     return _released(_torch_file(path) if content == TORCH_MAGIC else content, path, size)
+
+
+def _check_memo(file: IO[bytes], size: int) -> None:
+    """Refuse a pickle that keeps a value under a number so large that the unpickler would fill the memory with empty places."""
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > size:
+            raise _Refused(f"numbers a value {argument}, in a file of {size} bytes")
 
 
 def _torch_file(path: Path) -> Any:

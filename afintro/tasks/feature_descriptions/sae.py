@@ -123,6 +123,9 @@ def _known_as(name: str, names: tuple[str, ...]) -> bool:
 
 def _decoder_tensor(stored: Mapping[str, Stored], file: Path) -> str:
     """Return the name of the decoder: the tensor of a known name, or the only matrix."""
+    if {"vectors", "feature_indices"} <= set(stored):
+        what = "holds features that were extracted already, by their numbers"
+        raise UserError(what, where=str(file), remedy="give the file to data.features, or the autoencoder itself")
     known = [name for name in stored if _known_as(name, ROWS + COLUMNS)]
     deep = [name for name in known if len(stored[name].shape) > 2]
     matrices = [name for name, tensor in stored.items() if len(tensor.shape) == 2]

@@ -38,6 +38,7 @@ def test_the_name_may_say_the_layer(tmp_path, name, prefix):
     }
     assert described[f"{prefix}7"]["all_labels"] == ["Threatens.", "Detects threats."]
     assert unlabeled == [f"{prefix}8"]
+    assert {entry["category"] for entry in described.values()} == {"unclustered"}
 
 
 def test_rows_may_say_the_layer(tmp_path):
@@ -60,6 +61,9 @@ def test_clusters_of_the_features(tmp_path, prefix):
         "40/7": ("Threatens.", "Threatens."),
         "40/9": ("Detects refusal.", "Detects refusal."),
     }
+    assert {feature: entry.get("category") for feature, entry in described.items()} == {
+        "40/0": None, "40/7": "unclustered", "40/9": "unclustered",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

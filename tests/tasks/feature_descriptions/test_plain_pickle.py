@@ -229,6 +229,10 @@ class TestDamaged:
         archive = Path("f.pkl").read_bytes()
         refused(archive[: len(archive) // 2])
 
+    def test_places_that_would_fill_the_memory(self):
+        refused(b"\x80\x04Nr\x00\x00\x00\x10.", "268435456")
+        refused(b"N" + b"p268435456\n.", "268435456")
+
     def test_bytes_of_a_number(self):
         refused(Calls(bytes, 10), "bytes")
 

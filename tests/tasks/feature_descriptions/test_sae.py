@@ -273,6 +273,7 @@ class TestWrong:
     @pytest.mark.parametrize(
         ("tensors", "what"),
         [
+            ({"vectors": DECODER, "feature_indices": torch.arange(10)}, "extracted already"),
             ({"a": DECODER, "b": DECODER.clone()}, "2 tensors of two dimensions: a, b"),
             ({"a": torch.ones(3)}, "0 tensors of two dimensions"),
             ({"W_dec": torch.ones(0, 4)}, "'W_dec' has the shape [0, 4]"),
