@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -124,7 +125,7 @@ def with_class_names(row: dict[str, Any], names: Mapping[str, Sequence[str]]) ->
 
 
 def _jsonl_rows(path: Path) -> Iterator[Any]:
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(re.split("\r\n?|\n", _text(path)), 1):  # a string in JSON holds none of these
         if line.strip():
             try:
                 yield json.loads(line)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from afintro.data import formats, near_duplicates, records, samples, sources, splits, text, words
+from afintro.data import conversations, formats, near_duplicates, records, samples, sources, splits, text, words
 from afintro.data.batch import Example
 from afintro.data.cache import cache_directory
 from afintro.data.example_store import Ids, StoredExamples, open_store, source_hash
@@ -42,6 +42,7 @@ class RecordTask(TaskData):
     """
 
     shaped_by: ClassVar[tuple[ModuleType, ...]] = (
+        conversations,
         formats,
         near_duplicates,
         records,

@@ -118,6 +118,8 @@ def test_jsonl_written_without_escapes(folder):
     path = folder / "samples.jsonl"
     path.write_bytes("\r\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS).encode())
     assert read_samples(str(path)) == SAMPLES
+    path.write_bytes("\r".join(json.dumps(row) for row in ROWS).encode())
+    assert read_samples(str(path)) == SAMPLES
 
 
 def test_other_fields_and_empty_labels_do_not_matter(folder):

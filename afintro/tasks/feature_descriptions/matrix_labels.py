@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from afintro.data.formats import read_text
 from afintro.data.label_words import check_label, labels_of
 from afintro.data.records import read_object
 from afintro.data.sources import read_rows
@@ -39,7 +40,7 @@ def read_labels(source: str, split: str | None = None, label_names: Sequence[str
 
 def _listed(source: str, split: str | None) -> Any:
     path = Path(source)
-    if path.is_file() and path.suffix.lower() == ".json" and '"labels"' in path.read_text("utf-8", "replace"):
+    if path.is_file() and path.suffix.lower() == ".json" and '"labels"' in read_text(path):
         content = read_object(path)
         if isinstance(content.get("labels"), list):
             return content["labels"]

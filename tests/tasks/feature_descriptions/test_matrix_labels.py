@@ -35,6 +35,11 @@ def test_read_labels(tmp_path, content, name):
     assert read_labels(write(tmp_path, content, name)) == LABELS
 
 
+def test_labels_behind_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"labels": WORDS}), encoding="utf-16")
+    assert read_labels(str(tmp_path / "a.json")) == LABELS
+
+
 def test_names_of_numbers(tmp_path):
     assert read_labels(write(tmp_path, {"labels": [0, 1]}), label_names=["scheming", "honest"]) == LABELS[:2]
 
