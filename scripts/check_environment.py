@@ -269,6 +269,18 @@ def laid(configs: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
         raise SystemExit(2) from error
 
 
+def divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide the words of the command line into this program's own and the settings of ``fit``."""
+    own: list[str] = []
+    overrides: list[str] = []
+    words_of = overrides
+    for word in words:
+        if word.startswith("-"):
+            words_of = own if word.partition("=")[0] in ("--config", "--help", "-h") else overrides
+        words_of.append(word)
+    return own, overrides
+
+
 def check(key: str, value: str, revision: str | None) -> bool:
     """Print the state of what one key names, and return whether it is here."""
     state, remedy = model_state(value, revision) if is_model(key) else data_state(key, value)
@@ -285,7 +297,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--config", nargs="+", action="extend", type=Path, metavar="FILE", help="default: configs/*.yaml"
     )
-    args, overrides = parser.parse_known_args(argv)
+    own, overrides = divided(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(own)
     if overrides and not args.config:
         parser.error("settings need a --config that they are laid over")
     configs = args.config or sorted(

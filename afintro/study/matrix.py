@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+from afintro.cli_layers import leaves, real_layers
 from afintro.data.files import write_atomic, write_json, write_jsonl
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import read_checkpoint
 from afintro.study.results import FORMATS, Plan, ResultRow, read_header
 from afintro.study.settings import Study, read_yaml
+from afintro.toys.embedded import is_toy
 
 TRAIN = "train"
 DONE, MISSING, BROKEN = "done", "missing", "broken"
@@ -103,10 +105,22 @@ class Matrix:
         """Return a hash of everything that decides a training: the content of the files, the overrides and the seed."""
         if unit not in self._hashes:
             files = [*self.study.base, self.study.variants[unit.variant]]
-            decisive = [*map(read_yaml, files), self.study.settings.overrides, unit.seed]
+            decisive = [*map(read_yaml, files), self.study.settings.overrides, unit.seed, *self._of_a_real_model(files)]
             digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode())  # a YAML may hold dates
             self._hashes[unit] = digest.hexdigest()[:16]
         return self._hashes[unit]
+
+    def _of_a_real_model(self, files: Sequence[Path]) -> list[dict[str, Any]]:
+        """Return the settings that files have for a real model, if the study is of one and does not override them all."""
+        overrides = self.study.settings.overrides
+        if is_toy(str(overrides.get("model.name", "toy"))):
+            return []
+        layers = real_layers([part for file in files for part in ("--config", str(file))])
+        settings = [
+            {name: value for name, value in leaves(read_yaml(layer)).items() if name not in overrides}
+            for layer in layers
+        ]
+        return [kept for kept in settings if kept]
 
     def training_fault(self, unit: Unit) -> str:
         """Return why an existing training cannot be used or continued, or an empty string if it can or none exists."""
