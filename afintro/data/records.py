@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from afintro.data.formats import read_text
-from afintro.data.sources import read_rows as read_rows
+from afintro.data.sources import read_rows
 from afintro.errors import UserError
 
 Record = TypeVar("Record")

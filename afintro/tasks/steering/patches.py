@@ -17,7 +17,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from afintro.data.files import new_file
-from afintro.data.records import check_unique, parse_file, read_rows, scenario_id
+from afintro.data.records import check_unique, parse_file, scenario_id
+from afintro.data.sources import read_rows
 from afintro.errors import UserError
 from afintro.tasks.steering.direction_files import read_directions
 from afintro.tasks.steering.directions import Direction, Vector
