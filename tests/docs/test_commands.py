@@ -49,14 +49,25 @@ def parse_script(words: Sequence[str], start: Callable[[], object]) -> None:
     Raises:
         AssertionError: The arguments are wrong, or the program ended without parsing any.
     """
-    real = argparse.ArgumentParser.parse_args
+    real, real_known = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_known_args
+    strict: list[
+        argparse.ArgumentParser
+    ] = []  # parsers that take known arguments alone, for which argparse asks the other
 
     def parse(parser: argparse.ArgumentParser, *given: object, **named: object) -> None:
+        strict.append(parser)
         real(parser, *given, **named)  # type: ignore[call-overload]
+        raise Parsed
+
+    def parse_known(parser: argparse.ArgumentParser, *given: object, **named: object) -> object:
+        found = real_known(parser, *given, **named)  # type: ignore[call-overload]
+        if parser in strict:
+            return found
         raise Parsed
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", parse)
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known)
         patch.setattr(sys, "argv", list(words))
         patch.syspath_prepend(str(ROOT / "scripts"))
         with pytest.raises((Parsed, SystemExit)) as stopped:
