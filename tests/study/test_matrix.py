@@ -6,8 +6,9 @@ import pytest
 
 from afintro.errors import UserError
 from afintro.explainer.checkpoint import read_checkpoint
-from afintro.study.matrix import BROKEN, DONE, MISSING, TRAIN, Unit, coverage, weights_hash
+from afintro.study.matrix import BROKEN, DONE, MISSING, TRAIN, Matrix, Unit, coverage, weights_hash
 from afintro.study.results import FORMATS
+from afintro.study.settings import read_study
 from tests.study.quick import Quick, save
 
 UNIT = Unit("one", 0)
@@ -245,3 +246,21 @@ def test_the_hash_of_weights_is_of_step_names_and_values(tmp_path):
     assert weights_hash({**kept, "global_step": 2}) != weights_hash(kept)
     assert weights_hash({**kept, "state_dict": {"b": kept["state_dict"]["a"]}}) != weights_hash(kept)
     assert weights_hash({**kept, "state_dict": {"a": kept["state_dict"]["a"] + 1}}) != weights_hash(kept)
+
+
+def test_what_a_base_sets_for_a_real_model_decides_unless_it_is_overridden(tmp_path):
+    """Hashes of studies of toys, and of those that set the same themselves, are those of before."""
+    (tmp_path / "real").mkdir()
+    for name in ("base", "variant"):
+        (tmp_path / f"{name}.yaml").write_text("model: {learning_rate: 0.5}")
+
+    def hashed(rate, **overrides):
+        (tmp_path / "real" / "base.yaml").write_text(f"model: {{learning_rate: {rate}}}")
+        study = {"name": "s", "base": ["base.yaml"], "variants": ["variant.yaml"], "seeds": [0]}
+        (tmp_path / "study.yaml").write_text(json.dumps({**study, "overrides": overrides}))
+        return Matrix(read_study(tmp_path / "study.yaml")).settings_hash(Unit("variant", 0))
+
+    assert hashed(0.1, **{"model.name": "some/model"}) != hashed(0.2, **{"model.name": "some/model"})
+    given = {"model.name": "some/model", "model.learning_rate": 0.3}
+    for overrides in (given, {"model.name": "study-base-100m"}, {}):
+        assert hashed(0.1, **overrides) == hashed(0.2, **overrides)
