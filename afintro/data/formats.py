@@ -140,7 +140,7 @@ def _jsonl_rows(path: Path) -> Iterator[Any]:
 def _table_rows(path: Path) -> Iterator[dict[str, str | None]]:
     """Read a CSV or TSV file with a header; an empty field becomes None."""
     text = _text(path)
-    header_line = text.lstrip("\r\n").split("\n", 1)[0]
+    header_line = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     delimiter = max(DELIMITERS[path.suffix.lower()], key=header_line.count)
     csv.field_size_limit(sys.maxsize)  # a text may be longer than the module's 131,072 characters
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

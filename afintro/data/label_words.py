@@ -27,6 +27,7 @@ MEANINGS: dict[str, tuple[str, ...]] = {
 """Words by the label that they stand for. Case does not matter, and a blank or a hyphen is as an underscore."""
 _LABELS = {word: label for label, words in MEANINGS.items() for word in words}
 _NUMBER = re.compile(r"-?[0-9]+")
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+")  # 1.0: so pandas writes whole numbers into CSV where some are missing
 Label = str | bool | int | None
 
 
@@ -44,9 +45,10 @@ def labels_of(values: Sequence[Label], source: str, names: Sequence[str] = ()) -
         UserError: A number other than 0 and 1 has no name, or ``names`` name a word twice.
     """
     given = _given(names)
+    numbered = any(map(_NUMBER.fullmatch, given))
     words = [_word(value) for value in values]
     for index, word in enumerate(words):
-        if _NUMBER.fullmatch(word) and word not in given and (given or word not in _LABELS):
+        if _NUMBER.fullmatch(word) and word not in given and (numbered or word not in _LABELS):
             raise UserError(
                 f"field 'label' is int {word}, a number without a name",
                 where=f"{source}, record {index}",
@@ -81,7 +83,8 @@ def check_label(value: Any, where: str) -> Label:
 
 
 def _word(value: Label) -> str:
-    return "" if value is None else str(value).strip()
+    word = "" if value is None else str(value).strip()
+    return _WHOLE.sub(r"\1", word) if _WHOLE.fullmatch(word) else word
 
 
 def _folded(word: str) -> str:
@@ -111,7 +114,7 @@ def _given(names: Sequence[str]) -> dict[str, str]:
 def _report(counts: Counter[str], labels: Mapping[str, str], given: Mapping[str, str], source: str) -> None:
     """Log numbers that were taken for labels, words that were read as another word, and words that are not known."""
     known = {*MEANINGS, *(_LABELS.get(_folded(label), label) for label in given.values())}
-    numbers = [word for word in labels if _NUMBER.fullmatch(word) and not given]
+    numbers = [word for word in labels if _NUMBER.fullmatch(word) and word not in given]
     renamed = [word for word in labels if word not in ("", labels[word], *numbers)]
     if renamed:
         log.info(

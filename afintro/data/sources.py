@@ -98,7 +98,8 @@ def refuse_same(sources: Mapping[str, str | None]) -> None:
         if source is None or is_file_name(Path(source)) or Path(source).is_file():
             continue
         path, split = split_source(source)
-        earlier = seen.setdefault((path, split or TRAIN), role)
+        place = str(Path(path).resolve()) if Path(path).exists() else path  # ds, ds/ and ./ds are one folder
+        earlier = seen.setdefault((place, split or TRAIN), role)
         if earlier != role:
             what = f"is the split {split or TRAIN!r} of {path}, as data.{earlier}_path is"
             remedy = f"name another split: data.{role}_split, or {path}{SPLIT_MARK}SPLIT"

@@ -54,6 +54,12 @@ def test_tables_of_text(tmp_path, name, mark):
     ]  # fmt: skip
 
 
+def test_the_mark_between_fields_is_that_of_the_header_whatever_ends_a_line(tmp_path):
+    path = tmp_path / "old.csv"
+    path.write_bytes(b"text;label\ra, b, c;1\rd, e;0\r")
+    assert list(read_rows(str(path))) == [{"text": "a, b, c", "label": "1"}, {"text": "d, e", "label": "0"}]
+
+
 def test_a_column_without_a_name_is_an_index_and_a_long_text_is_read(tmp_path):
     (tmp_path / "a.csv").write_text(f",text\n0,{'x' * 200_000}\n")
     (row,) = read_rows(str(tmp_path / "a.csv"))

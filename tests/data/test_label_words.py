@@ -41,6 +41,27 @@ def test_words_of_the_field(caplog):
     assert read(None, "", "unknown", "N/A", "none", caplog=caplog) == ["unknown"] * 5
 
 
+def test_whole_numbers_as_pandas_writes_them_into_csv(caplog):
+    assert read("1.0", "0.0", "", "1.00", caplog=caplog) == [
+        "alignment_faking",
+        "aligned",
+        "unknown",
+        "alignment_faking",
+    ]
+    assert "0 = aligned" in caplog.text
+    assert read("1.0", "0.0", names=("faking", "honest"), caplog=caplog) == ["aligned", "alignment_faking"]
+    assert read("1.5", caplog=caplog) == ["1.5"]
+    with pytest.raises(UserError, match="without a name"):
+        read("2.0", caplog=caplog)
+
+
+def test_a_word_with_a_meaning_of_its_own_leaves_numbers_as_they_are(caplog):
+    assert read("lying", "0", names=("lying=faking",), caplog=caplog) == ["alignment_faking", "aligned"]
+    assert "0 = aligned" in caplog.text
+    with pytest.raises(UserError, match="without a name"):
+        read("1", "0", names=("1=faking",), caplog=caplog)
+
+
 def test_a_word_has_one_meaning():
     words = [word for some in MEANINGS.values() for word in some]
     assert len(set(words)) == len(words)

@@ -1,6 +1,7 @@
 """A source names a path or a hub id, and a split: what has splits is read with the right one, or refused."""
 
 import json
+from pathlib import Path
 
 import datasets
 import pyarrow
@@ -121,6 +122,15 @@ def test_the_same_split_for_two_roles_is_refused():
         assert caught.value.where == "data.validation_path"
     with pytest.raises(UserError, match=r"data\.validation_path is"):
         refuse_same({"train": "x", "validation": "x::dev", "test": "x::dev"})
+
+
+def test_one_folder_under_two_spellings_is_one_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("ds").mkdir()
+    for other in ("ds/", "./ds", str(tmp_path / "ds"), "ds/../ds::train"):
+        with pytest.raises(UserError, match=r"data\.train_path") as caught:
+            refuse_same({"train": "ds", "validation": other, "test": None})
+        assert caught.value.where == "data.validation_path"
 
 
 def test_numbers_of_classes_become_their_names(tmp_path):

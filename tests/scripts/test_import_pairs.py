@@ -107,6 +107,18 @@ def test_answers_that_nobody_can_tell_stop_the_command_and_own_classes_label_the
     assert any("were sampled" in warning for warning in summary["warnings"])
 
 
+def test_tables_of_one_name_in_several_folders_are_told_apart(tmp_path, call):
+    for folder in ("m1", "m2"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        table = ["q,a,b", *(f'"{request(number)}",{folder} yes {number},{folder} no {number}' for number in range(20))]
+        (tmp_path / "in" / folder / "pairs.csv").write_text("\n".join(table))
+    columns = ("--columns", "request=q", "monitored=a", "unmonitored=b")
+    code, out, _ = call(*columns, format="columns", input_path=tmp_path / "in", cue="Watched.", model="M")
+    assert "40 pairs of 20 requests from 2 sources" in out, code
+    sources = {(r.provenance["source"], r.monitored_output.split()[0]) for r in records_in(tmp_path / "out")}
+    assert sources == {("m1/pairs.csv/M", "m1"), ("m2/pairs.csv/M", "m2")}
+
+
 @pytest.mark.parametrize(
     ("words", "where"),
     [

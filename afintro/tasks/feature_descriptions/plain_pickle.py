@@ -9,26 +9,24 @@ so that NEWOBJ cannot make anything. Whatever else a pickle names is refused by 
 import io
 import math
 import pickle
-import pickletools
 import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from afintro.errors import UserError, one_line
 from afintro.tasks.feature_descriptions.features import open_binary
+from afintro.tasks.feature_descriptions.pickle_nesting import SHARING, excess
 
 REMEDY = "nothing that it names was run; ask its author for the tensors as safetensors"
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file that torch.save wrote before it wrote zip archives
 DTYPE = re.compile(r"[biuf][1248]")
 DEPTH = 100  # of containers in each other
-SHARING = (
-    64  # how many values a byte of the file may stand for: containers that occur again and again would fill the memory
-)
+MANY_BITS = 1024  # of a whole number, which JSON would write in digits
 LEAVES = (bool, int, float, str)
 
 
@@ -97,15 +95,20 @@ def _held(kind: type, value: Any) -> Any:
     return value.value
 
 
+def _shown(value: Any) -> str:
+    """Name a value in a message: a string as it is; of anything else, which may be huge, its type."""
+    return one_line(value, 40) if isinstance(value, str) else type(value).__name__
+
+
 def _whole(numbers: Any) -> tuple[int, ...]:
     if not isinstance(numbers, tuple | list) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise _Refused(f"holds the sizes {one_line(numbers, 60)}")
+        raise _Refused("holds sizes that are no list of whole numbers")
     return tuple(numbers)
 
 
 def _dtype(name: Any, *_: Any) -> _Dtype:
     if not (isinstance(name, str) and DTYPE.fullmatch(name)):
-        raise _Refused(f"holds an array of the type {one_line(name, 40)}, not of real numbers")
+        raise _Refused(f"holds an array of the type {_shown(name)}, not of real numbers")
     return _Dtype(np.dtype(name))
 
 
@@ -118,7 +121,7 @@ def _numbers(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
 
 def _reconstruct(kind: Any, *_: Any) -> _Array:
     if kind is not NDARRAY:
-        raise _Refused(f"makes an array of {one_line(kind, 60)}")
+        raise _Refused(f"makes an array of {_shown(kind)}")
     return _Array()
 
 
@@ -166,7 +169,7 @@ def _parameter(tensor: Any, *_: Any) -> _Held:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding != "latin1":
-        raise _Refused(f"encodes text as {one_line(encoding, 40)}")
+        raise _Refused(f"encodes text as {_shown(encoding)}")
     return text.encode("latin1")
 
 
@@ -233,7 +236,8 @@ def read_plain_pickle(path: Path) -> Any:
             return _released(_torch_file(path), path, size)
         file.seek(0)
         try:
-            _check_memo(file, size)
+            if (what := excess(file, size)) is not None:
+                raise _Refused(what)
             file.seek(0)
             content = _Reader(file).load()
             rest = content != TORCH_MAGIC and file.read(1)
@@ -247,13 +251,6 @@ def read_plain_pickle(path: Path) -> Any:
     if rest:
         raise UserError("goes on after its pickle", where=str(path), remedy="give files of one pickle each")
     return _released(_torch_file(path) if content == TORCH_MAGIC else content, path, size)
-
-
-def _check_memo(file: IO[bytes], size: int) -> None:
-    """Refuse a pickle that keeps a value under a number so large that the unpickler would fill the memory with empty places."""
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > size:
-            raise _Refused(f"numbers a value {argument}, in a file of {size} bytes")
 
 
 def _torch_file(path: Path) -> Any:
@@ -280,6 +277,8 @@ def _released(content: Any, path: Path, size: int) -> Any:
         if left < 0 or depth > DEPTH:
             raise refuse("holds containers within themselves, or the same container too often")
         value = value.value if isinstance(value, _Held) else value
+        if type(value) is int and value.bit_length() > MANY_BITS:
+            raise refuse(f"holds a whole number of {value.bit_length()} bits")
         if value is None or type(value) in LEAVES or type(value) is np.ndarray:
             return value
         if type(value) in (list, tuple):
@@ -289,7 +288,7 @@ def _released(content: Any, path: Path, size: int) -> Any:
         if type(value) in (dict, OrderedDict):
             return {name(key, depth + 1): release(item, depth + 1) for key, item in value.items()}
         if type(value).__module__.partition(".")[0] == "torch":
-            return _released_by_torch(value, refuse)
+            return _released_by_torch(value, SHARING * max(size, 1024), refuse)
         raise refuse(f"holds a {type(value).__name__}, which is no tensor, array, number, string or plain container")
 
     def name(value: Any, depth: int) -> Any:
@@ -302,11 +301,13 @@ def _released(content: Any, path: Path, size: int) -> Any:
     return release(content, 0)
 
 
-def _released_by_torch(value: Any, refuse: Callable[[str], UserError]) -> Any:
+def _released_by_torch(value: Any, most: int, refuse: Callable[[str], UserError]) -> Any:
     import torch
 
     if isinstance(value, torch.Size):
         return tuple(value)
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.is_quantized:
         raise refuse(f"holds a {type(value).__name__}, which is no plain tensor")
-    return value.detach()
+    if value.is_meta or value.numel() > most:  # one value may stand for a tensor of any size
+        raise refuse(f"holds a tensor of the shape {list(value.shape)} without its values")
+    return value.detach().resolve_conj().resolve_neg()

@@ -233,6 +233,36 @@ class TestDamaged:
         refused(b"\x80\x04Nr\x00\x00\x00\x10.", "268435456")
         refused(b"N" + b"p268435456\n.", "268435456")
 
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param(b"})" + b"\x85" * 500_000 + b"K\x01s.", id="the hash of a deep key would crash Python"),
+            pytest.param(b"}])" + b"2\x86" * 40 + b"a\x85K\x01s.", id="the hash of a list's tuple"),
+            pytest.param(b"})" + b"2\x86" * 40 + b"K\x01s.", id="the hash of a wide key would never end"),
+            pytest.param(b"cnumpy\ndtype\n)" + b"2\x86" * 40 + b"\x85R.", id="the text of an argument"),
+            pytest.param(b"](q\x000h\x00" + b"h\x00" * 9 + b"e.", id="no list below the mark"),
+        ],
+    )
+    def test_containers_that_would_exhaust_the_unpickler(self, content):
+        refused(b"\x80\x04" + content)
+
+    def test_many_values_in_few_containers_are_read(self):
+        shared = [(1, 2)] * 1000
+        content = {(number, "a"): shared[:3] for number in range(200)}
+        for protocol in range(6):
+            assert read(content, protocol) == content
+
+    def test_numbers_that_no_json_holds(self):
+        refused([1 << 20_000], "20001 bits")
+        assert read([1 << 100]) == [1 << 100]
+
+    @pytest.mark.parametrize("tensor", [torch.empty(3, 4, device="meta"), torch.ones(1).expand(10**6, 10**6)])
+    def test_tensors_without_their_values_in_files_of_torch(self, tensor):
+        torch.save({"a": tensor}, "f.pkl")
+        with pytest.raises(UserError) as error:
+            read_plain_pickle(Path("f.pkl"))
+        assert "without its values" in error.value.what
+
     def test_bytes_of_a_number(self):
         refused(Calls(bytes, 10), "bytes")
 

@@ -4,8 +4,9 @@ import argparse
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,18 @@ def _read(args: argparse.Namespace, columns: Columns | None) -> tuple[list[Path]
         return [path for pair in pairs for path in pair], unpaired, sources
     files = files_below(args.input_path)
     read = [read_messages(path, args.model) if columns is None else read_columns(path, columns) for path in files]
-    return files, [], [source for of_file in read for source in of_file]
+    return files, [], _apart([source for of_file in read for source in of_file], args.input_path)
+
+
+def _apart(sources: Sequence[Source], folder: Path) -> list[Source]:
+    """Return sources of which those of files of one name, such as a/pairs.csv and b/pairs.csv, are named by their folders too."""
+    names = Counter(source.name for source in sources)
+    return [
+        source
+        if names[source.name] == 1
+        else replace(source, name=f"{Path(source.path).relative_to(folder).as_posix()}/{source.model}")
+        for source in sources
+    ]
 
 
 def _of_model(sources: Sequence[Source], model: str | None, path: Path) -> list[Source]:
