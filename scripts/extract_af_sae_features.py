@@ -72,7 +72,7 @@ def choose(args: argparse.Namespace, features: int) -> tuple[NDArray[np.int64], 
     if len(selectivity) != features:
         what = f"holds {len(selectivity)} values for {features} features"
         raise UserError(what, where=args.selectivity, remedy="give the selectivity of these features")
-    top_k = DEFAULT_TOP_K if args.top_k is None else args.top_k
+    top_k = min(DEFAULT_TOP_K, features) if args.top_k is None else args.top_k
     chosen = most_selective(selectivity, top_k, args.selectivity)
     return chosen, by_signed_selectivity(selectivity, top_k, args.selectivity), selectivity
 
@@ -159,7 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="file or folder of an autoencoder (SAELens, Gemma Scope, Llama Scope, sparsify, Goodfire, "
         "dictionary_learning): the vectors are its decoder rows instead",
     )
-    parser.add_argument("--top_k", type=int, help=f"how many features (default with --selectivity: {DEFAULT_TOP_K})")
+    parser.add_argument(
+        "--top_k", type=int, help=f"how many features (default with --selectivity: {DEFAULT_TOP_K}, or all of fewer)"
+    )
     parser.add_argument(
         "--layer",
         type=int,
@@ -174,12 +176,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def layouts(args: argparse.Namespace, layer: str, pickled: dict[str, Any]) -> str:
     """Say how the two files of vectors differ."""
     chosen = ", of the largest selectivity of either sign" if args.selectivity else ""
+    silent, absent, lacks = (len(pickled[name]) for name in ("never_fire", "not_in_safetensors", "only_in_safetensors"))
+    features = (
+        f"of its {pickled['features']} features {silent} are silent and {absent} are not in the safetensors file, "
+        f"of which it lacks {lacks}"
+    )
     return (
         f"layer_{layer}.safetensors (for afintro): [features, {'width' if args.sae else 'samples'}], by number{chosen}\n"
-        f"layer_{layer}.pkl (for other tools): {pickled['activations']}, by {pickled['order']}; of its "
-        f"{pickled['features']} features {len(pickled['never_fire'])} are silent and "
-        f"{len(pickled['not_in_safetensors'])} are not in the safetensors file, of which it lacks "
-        f"{len(pickled['only_in_safetensors'])}"
+        f"layer_{layer}.pkl (for other tools): {pickled['activations']}, by {pickled['order']}; "
+        f"{features if silent or absent or lacks else 'the same features'}"
     )
 
 
@@ -199,7 +204,8 @@ def report(args: argparse.Namespace) -> None:
     if args.sae:
         print(decoder_place(metadata))
     if args.selectivity:
-        print(f"selectivity {metadata['selectivity_min']} to {metadata['selectivity_max']}")
+        low, high = float(metadata["selectivity_min"]), float(metadata["selectivity_max"])
+        print(f"selectivity {low:.3f} to {high:.3f}")
     print(layouts(args, metadata["layer"], manifest["pickle"]))
     if counts["never_fire"]:
         reason = "their decoder rows are zero" if args.sae else "they are never active (all zero)"

@@ -110,8 +110,9 @@ def text_of(row: Any, where: str, text_field: str | None = None) -> tuple[str, f
     name = text_field or _text_field(fields, where)
     value = fields.get(name.lower())
     if value is None:
+        names = ", ".join(map(str, row))[:200]
         remedy = (
-            f"give every sample its text under 'text', or name its field with --text_field: {', '.join(fields)[:200]}"
+            f"give every sample its text under 'text', or name its field with --text_field; the fields are: {names}"
         )
         raise UserError(f"has no field {name!r}", where=where, remedy=remedy)
     return _checked(value, f"field {name!r}", where)

@@ -86,7 +86,7 @@ def print_table(
     columns = _columns(metrics, systems)
     new = ", new names" if "exact_match/labelled_name" in metrics else ""
     for start in range(0, len(columns), COLUMNS):
-        title = "and" if start else f"Explainer beside its baselines{new} (95 % intervals)"
+        title = f"Explainer beside its baselines{new}, {'further metrics' if start else '95 % intervals'}"
         _print_systems(console, title, {n: LABELS.get(n, n) for n in columns[start : start + COLUMNS]}, systems)
     for kind in sorted(name.partition("/")[2] for name in metrics if name.startswith("has_changed_f1/")):
         shown = {f"{name}/{kind}": label for name, label in LABELS.items() if f"{name}/{kind}" in metrics}

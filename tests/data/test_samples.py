@@ -293,6 +293,13 @@ def test_wrong_input_is_a_user_error_naming_file_and_place(folder, name, content
     assert [found.name for found in state(folder)] == ([name] if content is not None else [])
 
 
+def test_a_row_without_text_names_its_fields_as_the_file_spells_them(folder):
+    (folder / "samples.json").write_text('[{"modelId": "m", "index": 3}]')
+    with pytest.raises(UserError) as caught:
+        read_samples(str(folder / "samples.json"))
+    assert str(caught.value).endswith("modelId, index")
+
+
 def test_wrong_rows_of_parquet_and_datasets_are_named_too(folder):
     rows = [{"text": "a"}, {"text": ""}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "samples.parquet")

@@ -196,6 +196,8 @@ class TestLabel:
         code, _, err = call(contrast="label")
         assert code == 2
         assert "class 'alignment_faking' has 0 conversations to fit and 0 held out, of 0" in err
+        assert "--label_names" in err
+        assert "--holdout" not in err
 
 
 WRONG = {  # what is wrong: (flags, what the message names)

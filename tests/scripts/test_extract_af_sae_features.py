@@ -145,6 +145,12 @@ class TestProfiles:
         file = FeatureFile(tmp_path / "out" / "features" / "layer_40.safetensors")
         assert file.indices.tolist() == list(range(200, 700))
 
+    def test_default_top_k_takes_all_of_fewer(self, call, tmp_path):
+        code, out, _ = call(top_k=None)
+        assert code == 0
+        assert "of 6 features" in out
+        assert len(pickled(tmp_path / "out")["feature_indices"]) == 6
+
 
 class TestDecoder:
     def test_chosen_rows(self, call, tmp_path):
@@ -226,7 +232,6 @@ WRONG = {  # what is wrong: (flags, what the message names)
     "no feature fires": (saved("activations", MATRIX * 0), "none of the 3 features is ever active"),
     "no texts": (saved("activations", MATRIX[:0]), "bad.npy: "),
     "top_k too large": (lambda folder: {"top_k": 7}, "top_k is 7, but there are 6"),
-    "default top_k too large": (lambda folder: {"top_k": None}, "top_k is 500, but there are 6"),
     "top_k 0": (lambda folder: {"top_k": 0}, "top_k is 0"),
     "negative layer": (lambda folder: {"layer": -1}, "--layer: must be at least 0"),
     "missing activations": (lambda folder: {"activations": folder / "absent.npy"}, "absent.npy: does not exist"),

@@ -125,7 +125,7 @@ def read_pieces(
             answered.append(model.predict(columns.of(chunk), taught.kinds))
     log.info(
         "%s learned from %d prompts; %d of %d columns stand out (%.1f s)",
-        name, len(texts), standouts, matrix.shape[1], time.monotonic() - started,
+        name, len(texts), min(standouts, matrix.shape[1]), matrix.shape[1], time.monotonic() - started,
     )  # fmt: skip
     return np.concatenate(answered)
 

@@ -61,7 +61,7 @@ def check_selectivity(selectivity: NDArray[Any], top_k: int, where: str) -> None
         raise UserError(what, where=where, remedy=remedy)
     if not 1 <= top_k <= len(selectivity):
         what = f"top_k is {top_k}, but there are {len(selectivity)} features"
-        raise UserError(what, where=where, remedy=f"use a number from 1 to {len(selectivity)}")
+        raise UserError(what, where=where, remedy=f"use a --top_k from 1 to {len(selectivity)}")
     if len(selectivity) > 1 and (selectivity == selectivity[0]).all():
         raise UserError(f"selectivity is {selectivity[0]} for every feature", where=where, remedy=remedy)
 

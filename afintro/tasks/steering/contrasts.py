@@ -84,11 +84,15 @@ def split_contrast(contrast: Contrast, holdout: float, seed: int) -> Parts:
     splits = [split_by_scenario(scenarios, holdout, seed) for scenarios in contrast.scenarios]
     for name, (train, heldout) in zip(contrast.classes, splits, strict=True):
         if len(train) < LEAST_TRAINING or not heldout:
+            remedy = f"give more samples, or another --holdout or --seed ({LEAST_TRAINING} and 1 are needed)"
+            if not train and not heldout:
+                remedy = "give samples of both labels, or say with --label_names which labels mean them; "
+                remedy += "--contrast monitoring needs no labels"
             raise UserError(
                 f"class {name!r} has {len(train)} conversations to fit and {len(heldout)} held out, "
                 f"of {len(train) + len(heldout)}",
                 where="split by scenario",
-                remedy=f"give more samples, or another --holdout or --seed ({LEAST_TRAINING} and 1 are needed)",
+                remedy=remedy,
             )
     (train0, heldout0), (train1, heldout1) = splits
     return Parts((train0, train1), (heldout0, heldout1))
