@@ -55,7 +55,7 @@ def test_a_long_reply_is_parsed_in_no_time():
         "<thinking>Score: 2</thinking>\nScore: 4", "[THINK]Score: 2[/THINK]Score: 4", "<seed:think>1</seed:think>4",
         "It begins in the prompt. Score: 2\n</think>\nScore: 4", "<think>`</think>` ends it. Score: 1</think>Score: 4",
         '<think>maybe {"score": 1}</think>{"score": 4}', "The feature is `<think>`.\nScore: 4", "It is `</think>`.\nScore: 4",
-        "Score: 4\nFor it names '</think>'.",
+        "Score: 4\nFor it names '</think>'.", "<think>x</think>\nScore: 2\n<think>No.</think>\nScore: 4",
     ],
 )  # fmt: skip
 def test_a_grade_in_other_forms_is_read(reply):

@@ -210,3 +210,8 @@ def test_without_two_user_turns_there_is_no_hint(turns: dict[str, Any]) -> None:
     assert messages[0]["content"] == "Predict the model's response under monitoring."
     assert messages[1]["content"] == f"{SYSTEM}\n\n{row['ablation_prompt']}"
     assert record.choice("monitored") is None
+
+
+def test_one_letter_in_two_spellings_is_no_change() -> None:
+    for without, under, changed in (("B", "Answer: B", False), ("(B)", "B.", False), ("B", "Answer: C", True)):
+        assert from_json(hint_row(1, without, under), "here").changed is changed

@@ -14,7 +14,16 @@ from transformers import PreTrainedTokenizerFast
 
 from afintro.errors import UserError
 from afintro.evaluation.answers import expected_verdict
-from afintro.tasks.steering.patches import PatchedRecord, RecordVectors, patched_record, read_any_records, text_of
+from afintro.tasks.steering.directions import Direction
+from afintro.tasks.steering.patches import (
+    PatchedRecord,
+    RecordVectors,
+    patched_record,
+    patching_row,
+    read_any_records,
+    text_of,
+)
+from afintro.tasks.steering.records import SteeringRecord
 from afintro.tasks.steering.task import UNSEEN_SCENARIO, SteeringPrediction, SteeringWording
 from tests.conftest import write_steering_records
 
@@ -259,3 +268,12 @@ def test_only_files_of_activation_patching_carry_vectors(tmp_path: Path) -> None
         path = write_rows(tmp_path / name, [patch_row(0)])
         assert vectors.holds(path)
         assert len(vectors.of([path, None, path])) == 1
+
+
+def test_what_is_written_is_the_vector_that_was_added(tokenizer: PreTrainedTokenizerFast) -> None:
+    """In units of the residual stream's norm a vector's own length does not count, as in generation."""
+    direction = Direction("d", {1: np.array([0.0, 3.0, 4.0], np.float32)}, None, {})
+    for unit, added in (("raw", [0.0, 1.5, 2.0]), ("residual_norm", [0.0, 0.3, 0.4])):
+        record = SteeringRecord("a prompt", "d", 1, 0.5, "one", "two", alpha_unit=unit)
+        row = patching_row(record, direction, tokenizer)
+        assert row["patch_position"]["intervention_vector"] == pytest.approx(added)
