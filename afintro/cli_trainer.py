@@ -124,6 +124,10 @@ def adapt_callbacks(settings: Any) -> None:
         log.warning(
             "trainer.limit_val_batches is 0: no checkpoint is chosen, nothing stops early, the last weights are reported"
         )
+    elif trainer.get("enable_checkpointing") is not False and not any(
+        issubclass(class_of(callback), Checkpoint) for callback in callbacks
+    ):
+        log.warning("trainer.callbacks has no checkpoint: none is chosen by a metric, the last weights are reported")
     for callback in callbacks:
         stops = issubclass(class_of(callback), EarlyStopping) and _waits_for_validation(callback)
         if stops and callback.init_args.get("check_on_train_epoch_end") is None:

@@ -297,7 +297,9 @@ def test_runs_go_where_the_trainers_root_is_and_are_found_there(
     root = ("--trainer.default_root_dir", str(workspace.path / "else" / "where"))
     assert fit(workspace, *root, "--trainer.max_epochs", "1") == 0
     run = workspace.path / "else" / "where" / "lightning_logs" / "context_ablation" / "version_0"
-    assert capsys.readouterr().out.splitlines()[-1] == f"summary: {run / 'summary.json'}"
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == f"summary: {run / 'summary.json'}"
+    assert "trainer.callbacks has no checkpoint" not in printed.err
     assert not (workspace.path / "lightning_logs").exists()
     assert command(workspace, "test", "--ckpt_path", "best", *QUICK, *root) == 0
     assert Path(summary(run.parent / "version_1")["model"]["checkpoint"]).parents[1] == run
@@ -311,6 +313,7 @@ def test_a_validation_prints_one_table_and_no_advertisement(
     assert fit(workspace, "--trainer.max_epochs", "1", "--trainer.callbacks", "null") == 0
     assert command(workspace, "validate", "--ckpt_path", "best", *QUICK) == 0
     printed = capsys.readouterr()
+    assert printed.err.count("trainer.callbacks has no checkpoint") == 1
     assert "Validate metric" not in printed.out
     assert "nan" not in printed.out
     assert "Tip" not in printed.out + printed.err
