@@ -22,6 +22,8 @@ SHAPES = (
 )
 LAYER_NAME = re.compile(r"(?P<prefix>|.*[._/:]|.*layers?)(?P<layer>-?[0-9]+)", re.ASCII | re.DOTALL)
 LAYER_WORD = re.compile(r"(?:(?:^|[._/:])model)?(?:^|[._/:])?layers?[._/:]*$|[._/:]+$", re.ASCII)
+LAYER_INSIDE = re.compile(r"(.*(?:^|[._/:])(?:blocks|layers?|h)[._/:]?[0-9]+)[._/:](.*[^0-9].*)", re.ASCII | re.DOTALL)
+OUTPUTS = ("hook_resid_post", "resid_post", "output")  # places whose layer is that of the block
 PLAIN = (str, int, float, bool, list, type(None))  # what people put beside the vectors: a model's name, an accuracy
 
 
@@ -110,7 +112,9 @@ def groups_of(content: Any, where: str) -> dict[str, Group]:
             raise shape_error(f"entry {key!r} names a layer, and is {type(value).__name__}, not a tensor", where)
     if len({str(key) for key in content}) < len(content):
         raise shape_error("holds a layer twice, as a number and as a string", where)
-    entries = {str(key): value for key, value in content.items()}
+    entries = {_layer_last(str(key), value, where): value for key, value in content.items()}
+    if len(entries) < len(content):
+        raise shape_error("holds a layer twice, under two names", where)
     nested = {key: value for key, value in entries.items() if isinstance(value, dict)}
     tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
     layers = _stated(entries, where)
@@ -123,6 +127,21 @@ def groups_of(content: Any, where: str) -> dict[str, Group]:
     if not tensors:
         raise shape_error("holds no tensor", where)
     return _of_flat(tensors, layers, where)
+
+
+def _layer_last(name: str, value: Any, where: str) -> str:
+    """Return a name that ends in its layer: ``blocks.12.hook_resid_post`` is layer 12, as the hook is that block's output.
+
+    Raises:
+        UserError: The name of a vector holds a layer, and says another place than that layer's output.
+    """
+    inside = LAYER_INSIDE.fullmatch(name) if isinstance(value, (Tensor, dict)) else None
+    if inside is None:
+        return name
+    if inside[2] not in OUTPUTS:
+        what = f"entry {name!r} holds a layer, and names a place within it: vectors here are added to the output of a layer"
+        raise shape_error(what, where)
+    return inside[1]
 
 
 def _stated(entries: Mapping[str, Any], where: str) -> list[int] | None:
