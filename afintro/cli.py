@@ -358,7 +358,7 @@ def _quiet() -> None:
     first = getattr(rank_zero_only, "rank", 0) == 0
     level = logging.INFO if first else logging.WARNING  # all processes log the same, which is read once
     logging.basicConfig(level=level, format="%(message)s", force=True)
-    for name in ("httpx", "fsspec", "filelock", "transformers", "matplotlib"):
+    for name in ("fsspec", "filelock", "transformers", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     quiet_libraries()
     lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")

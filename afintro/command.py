@@ -40,7 +40,6 @@ def run_command(
     """
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     quiet_libraries()
     try:
         work(args)
@@ -53,7 +52,9 @@ def run_command(
 
 
 def quiet_libraries() -> None:
-    """Ignore the warnings of libraries that tell a user nothing."""
+    """Ignore the warnings of libraries that tell a user nothing, and a line for each request to an endpoint."""
+    for name in ("httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in IDLE_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 
