@@ -1,5 +1,6 @@
 """Configurations laid over each other: callbacks and loggers add up, and a real model leaves the toy's settings behind."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -218,17 +219,20 @@ def test_every_layer_belongs_to_a_configuration_and_changes_it() -> None:
         assert above["model"]["learning_rate"] < below["model"]["learning_rate"] / 10
 
 
-def test_which_models_are_toys() -> None:
-    for name in (
-        "toy",
-        "toy-other-bits",
-        "toy-without-policy",
-        "study-base",
-        "adapter::toy",
-        directory_of("study-base"),
-    ):
+def test_which_models_are_toys(tmp_path: Path) -> None:
+    def folder(name: str, file: str, content: dict[str, str]) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(json.dumps(content))
+        return str(tmp_path / name)
+
+    # Toys of a size of their own, e.g. the bases of a short study, and adapters on toys.
+    small, short = folder("small", "toy.json", {}), folder("short", "study_base.json", {})
+    adapter = folder("adapter", "adapter_config.json", {"base_model_name_or_path": small, "peft_type": "LORA"})
+    named = ("toy", "toy-other-bits", "toy-without-policy", "study-base", "adapter::toy", directory_of("study-base"))
+    for name in (*named, small, short, adapter):
         assert is_toy(name), name
-    for name in ("smollm2", "meta-llama/Llama-3.1-8B", "./toy", "toy::smollm2", "toys"):
+    real = folder("real", "adapter_config.json", {"base_model_name_or_path": "org/model", "peft_type": "LORA"})
+    for name in ("smollm2", "meta-llama/Llama-3.1-8B", "./toy", "toy::smollm2", "toys", real, f"{adapter}::smollm2"):
         assert not is_toy(name), name
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from afintro.lm.adapter import ON, on_base
+from afintro.lm.adapter import ON, find_adapter, on_base
 from afintro.toys import organism as toy
 from afintro.toys import smollm2
 from afintro.toys.chat_base import base as study_base
@@ -52,10 +52,18 @@ def is_embedded(name: str) -> bool:
 
 
 def is_toy(name: str) -> bool:
-    """Tell whether a model is a toy, or an adapter that is given a toy as its base: by name, or by the toy's directory.
+    """Tell whether a model is a toy of whatever size, or an adapter on one.
 
-    A real model out of a package, such as ``smollm2``, is not a toy.
+    A toy is known by its name, or by its directory, which says how the toy was made. A real model out of a package, such as
+    ``smollm2``, is not a toy.
     """
-    base = name.partition(ON)[2] or name
+    plain, _, given = name.partition(ON)
+    if given:
+        return is_toy(given)
     toys = (*toy.TOYS, *study_base.STUDY_BASES)
-    return base in toys or Path(base).resolve() in [Path(directory_of(name)).resolve() for name in toys]
+    if plain in toys or any((Path(plain) / about).is_file() for about in (toy.ABOUT, study_base.ABOUT)):
+        return True
+    if Path(plain, "adapter_config.json").is_file():  # a local adapter; hub ids are of real models
+        adapter = find_adapter(plain)
+        return adapter is not None and is_toy(adapter.base)
+    return Path(plain).resolve() in [Path(directory_of(embedded)).resolve() for embedded in toys]  # not made yet

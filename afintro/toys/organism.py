@@ -37,6 +37,7 @@ from afintro.toys.grammar import EVERYBODY, Scenario, cue_wording, sample
 
 log = logging.getLogger(__name__)
 
+ABOUT = "toy.json"  # in a toy's directory: how the toy was made
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|slot|>", "<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message.role }}|>{{ message.content }}"
@@ -215,7 +216,7 @@ def _train(settings: ToySettings, directory: Path) -> None:
         )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    (directory / "toy.json").write_text(json.dumps({**asdict(settings), "intended_rate": rate}, indent=2))
+    (directory / ABOUT).write_text(json.dumps({**asdict(settings), "intended_rate": rate}, indent=2))
 
 
 def _vocabulary(settings: ToySettings, rng: random.Random) -> list[str]:

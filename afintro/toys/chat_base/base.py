@@ -33,6 +33,7 @@ from afintro.toys.organism import ToySettings, make_tokenizer
 log = logging.getLogger(__name__)
 
 # Options of the study; each must be one token after a space.
+ABOUT = "study_base.json"  # in the directory of a base: how the base was made
 SINGLE = (
     "yes", "no", "Red", "Blue", "red", "blue", "foo", "bar", "Alpha", "Beta", "alpha", "beta", "up", "down", "circle", "square",
 )  # fmt: skip
@@ -235,7 +236,7 @@ def _train(settings: StudyBaseSettings, directory: Path) -> None:
     report(acceptance)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    (directory / "study_base.json").write_text(json.dumps({**asdict(settings), "acceptance": acceptance}, indent=2))
+    (directory / ABOUT).write_text(json.dumps({**asdict(settings), "acceptance": acceptance}, indent=2))
 
 
 def _batches(encoded: Sequence[Encoded], budget: int, rng: random.Random) -> Iterator[list[Encoded]]:
