@@ -36,6 +36,7 @@ from afintro.cli_paths import check_files, check_judges, check_models
 from afintro.cli_settings import configured_task, settings_help, task_classes
 from afintro.cli_trainer import LOGS as LOGS
 from afintro.cli_trainer import (
+    SwitchedTrainer,
     adapt_callbacks,
     best_checkpoint,
     check_switches,
@@ -68,6 +69,7 @@ class ExplainerCLI(LightningCLI):
         super().__init__(
             ExplainerModule,
             TaskData,
+            trainer_class=SwitchedTrainer,
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,

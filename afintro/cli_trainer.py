@@ -20,6 +20,33 @@ LOGS = Path("lightning_logs")
 MEASURED = "val/"  # what the names of validation's metrics begin with
 
 
+class SwitchedTrainer(Trainer):
+    """Lightning's trainer, whose limits are whole numbers of batches where they are written as whole numbers.
+
+    Lightning writes ``Optional[Union[int, float]]``. Python remembers such types, and takes ``float`` before ``int`` where another
+    library wrote them the other way round first, as transformers does: 1 batch then becomes 1.0, all batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        val_check_interval: int | float | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            limit_test_batches=limit_test_batches,
+            limit_predict_batches=limit_predict_batches,
+            val_check_interval=val_check_interval,
+            **settings,
+        )
+
+
 class RunFolder(CSVLogger):
     """Names the run's folder and logs nothing, for ``trainer.logger: false``."""
 

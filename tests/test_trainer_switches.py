@@ -3,6 +3,8 @@
 import csv
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,18 @@ def test_a_limit_on_the_test_holds_for_all_systems(workspace: Workspace, tmp_pat
     assert summary(workspace.runs()[1])["n"] == 8
     assert command(workspace, "test", *ask, "--trainer.limit_test_batches", "0.5") == 0
     assert summary(workspace.runs()[2])["metrics"] == found["metrics"]
+
+
+@pytest.mark.slow
+def test_a_limit_is_a_number_of_batches_whatever_was_imported_before() -> None:
+    """Where transformers is imported first, Python gives Lightning's ``Union[int, float]`` as ``Union[float, int]``."""
+    program = (
+        "import transformers; from afintro.cli import parsed; "
+        "ask = ['fit', '--config', 'configs/context_ablation.yaml', '--trainer.limit_val_batches']; "
+        "print([repr(parsed([*ask, limit])['trainer']['limit_val_batches']) for limit in ('1', '1.0', '0.5', 'null')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['1', '1.0', '0.5', 'None']"
 
 
 def test_a_limit_counts_items_of_all_processes() -> None:
