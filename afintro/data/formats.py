@@ -63,11 +63,8 @@ def _json_rows(path: Path) -> list[Any]:
     try:
         content = json.loads(_text(path))
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"is malformed JSON: {error.msg} (column {error.colno})",
-            where=f"{path}, line {error.lineno}",
-            remedy="correct the file, or name it .jsonl if it holds one object a line",
-        ) from error
+        remedy = "correct the file, or name it .jsonl if it holds one object a line"
+        raise malformed_json(error, path, error.lineno, remedy) from error
     if isinstance(content, list):
         return content
     rows = unwrapped(content, str(path)) if isinstance(content, dict) else None
@@ -125,16 +122,41 @@ def with_class_names(row: dict[str, Any], names: Mapping[str, Sequence[str]]) ->
 
 
 def _jsonl_rows(path: Path) -> Iterator[Any]:
-    for number, line in enumerate(re.split("\r\n?|\n", _text(path)), 1):  # a string in JSON holds none of these
+    lines = re.split("\r\n?|\n", _text(path))  # a string in JSON holds none of these
+    yield from json_lines(lines, path, "put one complete JSON object on every line")
+
+
+def json_lines(lines: Iterable[str], path: Path, remedy: str) -> Iterator[Any]:
+    """Read a JSON value out of every line that is not blank.
+
+    Args:
+        lines: The lines.
+        path: Their file, for the error.
+        remedy: What to do about a malformed line.
+
+    Raises:
+        UserError: A line is malformed; the error names it.
+    """
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError(
-                    f"is malformed JSON: {error.msg} (column {error.colno})",
-                    where=f"{path}, line {number}",
-                    remedy="put one complete JSON object on every line",
-                ) from error
+                raise malformed_json(error, path, number, remedy) from error
+
+
+def malformed_json(error: json.JSONDecodeError, path: str | Path, line: int, remedy: str) -> UserError:
+    """Return the error of malformed JSON.
+
+    Args:
+        error: What the parser says.
+        path: The file.
+        line: Number of the line in the file, from 1 on.
+        remedy: What to do.
+    """
+    return UserError(
+        f"is malformed JSON: {error.msg} (column {error.colno})", where=f"{path}, line {line}", remedy=remedy
+    )
 
 
 def _table_rows(path: Path) -> Iterator[dict[str, str | None]]:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from afintro.data.formats import read_text
+from afintro.data.formats import malformed_json, read_text
 from afintro.data.sources import read_rows
 from afintro.errors import UserError
 
@@ -115,8 +115,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(Path(path)), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        what = f"is malformed JSON: {error.msg} (column {error.colno})"
-        raise UserError(what, where=f"{path}, line {error.lineno}", remedy="correct the file") from error
+        raise malformed_json(error, path, error.lineno, "correct the file") from error
     except ValueError as error:  # a name occurs twice
         raise UserError(f"cannot be read: {error}", where=str(path), remedy="correct the file") from error
     if not isinstance(content, dict):

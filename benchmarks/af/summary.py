@@ -152,7 +152,7 @@ def _between(rows: Sequence[Row]) -> list[str]:
     for row in moved:
         lines.append(
             f"| {row['trained_on']} | {row['asked_about']} | `{row['system']}` | {row['items']} | {_cells(row['metrics'])} "
-            f"| {_cell(row.get('own_minus_this', {}).get('exact_match'), '+.3f')} |"
+            f"| {_cell(row.get('own_minus_this', {}).get('exact_match'), '+')} |"
         )
     return lines if moved else []
 
@@ -180,13 +180,11 @@ def _cells(metrics: Mapping[str, Any]) -> str:
     return " | ".join(_cell(metrics.get(name)) for name in METRICS)
 
 
-def _cell(value: Mapping[str, Any] | None, form: str = ".3f") -> str:
-    """Write an estimate with its interval; "null" where there is none."""
+def _cell(value: Mapping[str, Any] | None, sign: str = "") -> str:
+    """Write an estimate with its interval; "null" where there is none. ``sign`` is + to write the sign of a difference."""
     if value is None or value["value"] is None:
         return "null"
-    said = format(value["value"], form)
-    return (
-        said
-        if value["ci_low"] is None
-        else f"{said} [{value['ci_low']:{form[:-2]}2f}, {value['ci_high']:{form[:-2]}2f}]"
-    )
+    said = f"{value['value']:{sign}.3f}"
+    if value["ci_low"] is None:
+        return said
+    return f"{said} [{value['ci_low']:{sign}.2f}, {value['ci_high']:{sign}.2f}]"

@@ -1,14 +1,13 @@
 """Descriptions of features from Neuronpedia's exports of explanations."""
 
 import gzip
-import json
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from afintro.data.formats import file_rows
+from afintro.data.formats import file_rows, json_lines
 from afintro.errors import UserError, one_line
 from afintro.tasks.feature_descriptions.descriptions import Description, feature_key, label_text, nonempty
 
@@ -105,16 +104,9 @@ def _natural(file: Path) -> list[Any]:
 
 
 def _unzipped(path: Path) -> Iterator[Any]:
-    number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8-sig") as file:
-            for line in file:
-                number += 1
-                if line.strip():
-                    yield json.loads(line)
-    except json.JSONDecodeError as error:
-        what = f"is malformed JSON: {error.msg} (column {error.colno})"
-        raise UserError(what, where=f"{path}, line {number}", remedy="download the file again") from error
+            yield from json_lines(file, path, "download the file again")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         missing = isinstance(error, FileNotFoundError)
         what = "does not exist" if missing else f"is no gzip file of text, or is cut off ({one_line(error)})"

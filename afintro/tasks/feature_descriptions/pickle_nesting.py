@@ -5,7 +5,8 @@ from typing import IO, Any
 
 DEEPEST = 300  # containers in each other; Python hashes tuples by recursion without a limit, and crashes
 SHARING = 64  # how many values a byte of a file may stand for: containers that occur again and again would take forever
-STORES = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
+NUMBERED = ("PUT", "BINPUT", "LONG_BINPUT")
+STORES = (*NUMBERED, "MEMOIZE")
 FETCHES = ("GET", "BINGET", "LONG_BINGET")
 CHANGES = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")  # change what lies below their arguments
 
@@ -41,7 +42,7 @@ def excess(file: IO[bytes], size: int) -> str | None:
     stack: list[_Size | None] = []  # None is a mark
     memo: dict[int, _Size] = {}
     for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > size:
+        if opcode.name in NUMBERED and int(argument or 0) > size:
             return f"numbers a value {argument}, in a file of {size} bytes"  # of which it would keep empty places
         if opcode.name in STORES:
             memo[len(memo) if opcode.name == "MEMOIZE" else int(argument or 0)] = _top(stack)

@@ -138,14 +138,20 @@ def _storage(content: Any) -> _Held:
     try:
         storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f" (it names {named[1]})" if named else ""
+        named = _named_by_torch(error)
+        what = f" (it names {named})" if named else ""
         raise _Refused(f"holds values of a tensor that are something other than numbers{what}") from error
     if not isinstance(storage, torch.storage.TypedStorage):
         raise _Refused(f"holds a {type(storage).__name__} where the values of a tensor belong")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # says that a class which torch itself writes into pickles is old
         return _Held(_Values(storage.dtype, storage.untyped()))
+
+
+def _named_by_torch(error: Exception) -> str:
+    """Return what a file names that torch's reader of weights refuses; "" if the reader says no such name."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    return named[1] if named else ""
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Held:
@@ -259,8 +265,8 @@ def _torch_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"names {named[1]}" if named else f"is cut off ({type(error).__name__})"
+        named = _named_by_torch(error)
+        what = f"names {named}" if named else f"is cut off ({type(error).__name__})"
         raise UserError(f"holds something other than tensors, or {what}", where=str(path), remedy=REMEDY) from error
 
 

@@ -91,13 +91,9 @@ class _Safetensors:
 
 class _Torch:
     def __init__(self, path: Path) -> None:
-        import torch
+        from afintro.data.torch_files import load_tensors  # torch takes seconds to import
 
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except Exception as error:  # a malformed archive or pickle raises almost anything
-            what = f"holds something other than tensors, or is cut off ({type(error).__name__})"
-            raise UserError(what, where=str(path), remedy="save the weights as a safetensors file") from error
+        content = load_tensors(path, "weights", mmap=zipfile.is_zipfile(path))
         self._tensors = dict(_named(content, ""))
         self.stored = {
             name: Stored(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor.is_floating_point())

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from afintro.data.records import read_object
+from afintro.data.torch_files import load_tensors
 from afintro.errors import UserError
 from afintro.tasks.steering.control_vectors import read_gguf
 from afintro.tasks.steering.direction_shapes import SHAPES, Group, Matrix, groups_of, shape_error, vectors_of
@@ -150,11 +151,7 @@ def _read_safetensors(path: Path) -> tuple[Any, Mapping[str, Any]]:
 
 
 def _read_pt(path: Path) -> tuple[Any, Mapping[str, Any]]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True), {}
-    except Exception as error:  # a malformed archive or pickle raises almost anything
-        what = f"holds something other than tensors, or is cut off ({type(error).__name__})"
-        raise UserError(what, where=str(path), remedy="save the vectors as a safetensors file") from error
+    return load_tensors(path, "vectors"), {}
 
 
 READERS: dict[str, Callable[[Path], tuple[Any, Mapping[str, Any]]]] = {

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from afintro.data.conversations import SYSTEMS
 from afintro.data.formats import file_rows
 from afintro.errors import UserError
 from afintro.tasks.context_ablation.imports.pairs import Answer, Source
@@ -19,7 +20,6 @@ FORM = (
     '"unmonitored": {"messages": [...]}}'
 )
 SIDES = {True: "monitored", False: "unmonitored"}
-SYSTEM = ("system", "developer")
 
 
 def read_messages(path: Path, model: str | None) -> list[Source]:
@@ -73,8 +73,8 @@ def _answer(turns: Any, row: Mapping[str, Any], key: str, where: str) -> Answer:
             remedy="give conversations whose last turn is the model's answer; rows without answers are samples for "
             "scripts/generate_af_context_ablation.py",
         )
-    system = "\n\n".join(text for role, text in texts if role in SYSTEM)
-    turns_before = [(role, text) for role, text in texts[:-1] if role not in SYSTEM]
+    system = "\n\n".join(text for role, text in texts if role in SYSTEMS)
+    turns_before = [(role, text) for role, text in texts[:-1] if role not in SYSTEMS]
     user = _joined(turns_before)
     request = _named(row, "request", where) or user
     if not request.strip():

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ from afintro.data.near_duplicates import join_scenarios
 from afintro.data.records import scenario_id
 from afintro.data.splits import stable_hash
 from afintro.errors import UserError
-from afintro.generation.behavior import behavior_fields
 from afintro.generation.labeling import RULES, Labeling, Lookup
 from afintro.generation.run_folder import run_folder
 from afintro.ranks import ALONE
 from afintro.tasks.context_ablation.imports.noise import noise_rates, sampling_warnings
 from afintro.tasks.context_ablation.imports.pairs import AnswerPair, Matched, Source, match
-from afintro.tasks.context_ablation.records import ContextAblationRecord
+from afintro.tasks.context_ablation.records import ContextAblationRecord, labeled
 from afintro.tasks.context_ablation.relabel import PairsRelabeling
 from afintro.tasks.context_ablation.summary import summarize
 
@@ -203,7 +202,7 @@ def write_pairs(
     with run_folder(output_dir, identity, [f"{name}.json" for name in splits], ALONE) as finished:
         if finished is None:
             write_json(output_dir / "settings.json", identity)
-            records = [_labeled(record) for record in tqdm(imported.records, desc="labels", mininterval=2)]
+            records = [labeled(record) for record in tqdm(imported.records, desc="labels", mininterval=2)]
             for name, rows in splits.items():
                 relabeling.write(output_dir / f"{name}.json", [records[row] for row in rows])
             ordered = [records[row] for rows in splits.values() for row in rows]
@@ -217,11 +216,6 @@ def write_pairs(
 
 def _wanted(name: str, settings: ImportSettings) -> bool:
     return {"train": 1.0, "validation": settings.validation, "test": settings.test}[name] > 0
-
-
-def _labeled(record: ContextAblationRecord) -> ContextAblationRecord:
-    fields = behavior_fields(monitored=record.reply("monitored"), unmonitored=record.reply("unmonitored"))
-    return replace(record, **fields)
 
 
 class ImportedRelabeling(PairsRelabeling):
