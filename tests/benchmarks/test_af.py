@@ -176,6 +176,10 @@ def test_systems_are_scored_on_their_own_model_and_on_the_other(found):
     assert table[other, one, "probe"]["own_minus_this"]["exact_match"]["value"] == 1.0
     assert table[other, one, "probe"]["own_minus_this"]["exact_match"]["ci_low"] > 0.5
     assert "own_minus_this" not in table[one, one, "probe"]
+    written = markdown({"groups": [], "rows": list(table.values()), "compared": []})
+    assert "| 1.000 [" in written
+    assert "| +1.000 [+" in written  # a difference has its sign
+    assert "| -1.000 [-" in written
 
 
 def run(made_up, tmp_path, monkeypatch, *words):
