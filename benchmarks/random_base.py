@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from afintro.cli import main
 from afintro.data.samples import Sample
 from afintro.explainer import loading as explainer
+from afintro.generation import organism
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.devices import default_device, on_device
 from afintro.lm.generate import generate_greedy
@@ -83,7 +84,7 @@ def generate(folder: str, count: int, new: int, batch: int) -> None:
     model = on_device(random_base(settings.model, None, dtype), device)
     prompts = [[10 + index] * 600 for index in range(WARM_UP)]
     generate_greedy(model, prompts, max_new_tokens=4, eos_ids=[], batch_size=batch)
-    vars(pairs).update(load_model=lambda *_: model, on_device=lambda *_: model)
+    vars(organism).update(load_model=lambda *_: model, on_device=lambda *_: model)
     ranks.gathered([0])  # waits until all processes are ready
     started = time.perf_counter()
     samples = [Sample(text, "") for text in texts[: count * ranks.size]]
@@ -93,7 +94,7 @@ def generate(folder: str, count: int, new: int, batch: int) -> None:
         print(f"seconds {time.perf_counter() - started}", flush=True)
 
 
-for user in (explainer, pairs):
+for user in (explainer, organism):
     vars(user)["load_model"] = random_base
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.data.chat_template import WITHOUT_TEMPLATE
 from afintro.data.records import scenario_id
 from afintro.data.samples import Sample
-from afintro.data.text import chat, encode_prompt, template_hash
+from afintro.data.text import Message, encode_prompt, template_hash
 from afintro.errors import UserError
 from afintro.generation.run_folder import PROMPT_DATE
 from afintro.generation.settings import GenerationSettings
@@ -94,30 +94,28 @@ def provenance(
 
 
 def fitting_prompts(
-    samples: Sequence[Sample],
+    conversations: Sequence[Sequence[Sequence[Message]]],
     tokenizer: PreTrainedTokenizerBase,
-    systems: Sequence[str],
     limit: int | None,
     max_new_tokens: int,
 ) -> list[list[list[int]]]:
-    """Encode every sample under every system prompt, and check the lengths before the model loads.
+    """Encode every sample under every condition, and check the lengths before the model loads.
 
     Args:
-        samples: Input samples.
+        conversations: The turns, by sample and condition.
         tokenizer: The organism's tokenizer.
-        systems: System prompts.
         limit: The organism's context length in tokens; None without a limit.
         max_new_tokens: Maximum length of an answer in tokens.
 
     Returns:
-        Token ids by sample and system prompt.
+        Token ids by sample and condition.
 
     Raises:
-        UserError: A prompt together with its answer is longer than ``limit``, or two system prompts make the same prompt.
+        UserError: A prompt together with its answer is longer than ``limit``, or two conditions make the same prompt.
     """
     prompts_of_samples = []
-    for index, sample in enumerate(samples):
-        prompts = [encode_prompt(tokenizer, chat(system, sample.text)) for system in systems]
+    for index, of_sample in enumerate(conversations):
+        prompts = [encode_prompt(tokenizer, messages) for messages in of_sample]
         refuse_equal(prompts, tokenizer, f"sample {index}")
         longest = max(map(len, prompts)) + max_new_tokens
         if limit is not None and longest > limit:
@@ -149,20 +147,21 @@ def refuse_equal(prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenize
         )
 
 
-Item = tuple[Sample, str, list[list[int]], bool]
-"""A sample, its unique id, its prompts, and whether it serves the controls."""
+Asked = TypeVar("Asked")
+Item = tuple[Sample, str, Asked, bool]
+"""A sample, its unique id, what is asked about the sample, and whether the sample serves the controls."""
 
 
-def items_of(samples: Sequence[Sample], prompts: Sequence[list[list[int]]], control_samples: int) -> list[Item]:
-    """Combine samples, unique ids and prompts, and choose evenly spread samples for the controls.
+def items_of(samples: Sequence[Sample], asked: Sequence[Asked], control_samples: int) -> list[Item[Asked]]:
+    """Combine samples, unique ids and what is asked, and choose evenly spread samples for the controls.
 
     Args:
         samples: Input samples.
-        prompts: Token ids by sample and system prompt.
+        asked: What is asked about each sample: its prompts, or its requests.
         control_samples: Number of samples that serve the controls.
     """
     controls = evenly(len(samples), control_samples)
-    rows = zip(samples, unique_ids(samples), prompts, strict=True)
+    rows = zip(samples, unique_ids(samples), asked, strict=True)
     return [(sample, uid, encoded, index in controls) for index, (sample, uid, encoded) in enumerate(rows)]
 
 

@@ -7,32 +7,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from afintro.data.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.files import write_json
 from afintro.data.samples import Sample
-from afintro.data.text import chat, render
+from afintro.data.text import chat
 from afintro.generation.behavior import BehaviorLabeler, RuleLabeler, differ
-from afintro.generation.inputs import Item, fitting_prompts, identity_of, items_of, provenance, way_of_asking
+from afintro.generation.inputs import Item, items_of, unique_ids
 from afintro.generation.labeling import RULES, Labeling
+from afintro.generation.organism import LocalOrganism, Organism, Request
 from afintro.generation.reasoning import Reply
-from afintro.generation.replies import ReplyDecoder
 from afintro.generation.run_folder import date_of_run, finish, in_chunks, run_folder
 from afintro.generation.settings import GenerationSettings
-from afintro.lm.devices import on_device
-from afintro.lm.dtypes import resolve_dtype
-from afintro.lm.generate import generate_greedy
-from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
 from afintro.ranks import ALONE, Ranks
 from afintro.tasks.context_ablation.records import ContextAblationRecord, from_json, to_json
 from afintro.tasks.context_ablation.relabel import PairsRelabeling
 from afintro.tasks.context_ablation.summary import summarize
-from afintro.toys.embedded import ensure_built
 
 log = logging.getLogger(__name__)
 
 CHUNK = 100
+SYSTEMS = {"monitored": MONITORED_SYSTEM, "unmonitored": UNMONITORED_SYSTEM, "placebo": PLACEBO_SYSTEM}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,29 +70,34 @@ def generate_ablation(
         UserError: The folder holds another run's data, the model cannot be loaded, or a prompt does not fit it.
     """
     assert sum(splits.values()) == len(samples)
-    directory = ensure_built(settings.model)
-    settings = replace(settings, dtype=resolve_dtype(settings.dtype, directory, settings.revision, device))
-    date = date_of_run(output_dir, ranks)
-    tokenizer = load_tokenizer(directory, settings.revision, settings.chat_template_kwargs, date)
-    identity = identity_of(samples, splits, settings, directory, tokenizer)
-    outputs = PairsRelabeling(output_dir, list(splits), tokenizer)
+    organism = LocalOrganism(settings, device, date_of_run(output_dir, ranks))
+    identity = organism.identity(samples, splits)
+    outputs = PairsRelabeling(output_dir, list(splits), organism.tokenizer)
     with run_folder(output_dir, identity, [f"{name}.json" for name in splits], ranks) as finished:
         if finished is not None:
             log.info("pairs: reusing %s", output_dir)
             return outputs.labeled_by(labeling, finished, ranks)
-        limit = context_length(load_config(directory, settings.revision))
-        systems = (MONITORED_SYSTEM, UNMONITORED_SYSTEM, PLACEBO_SYSTEM)
-        prompts = fitting_prompts(samples, tokenizer, systems, limit, settings.max_new_tokens)
-        model = on_device(load_model(directory, settings.revision, settings.dtype), device)
-        generator = _Generator(model, tokenizer, settings, directory, chunk)
-        chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)
-        summary = ranks.from_first(lambda: _merge(chunks, splits, output_dir, tokenizer))
+        conversations = requests_of(samples)
+        organism.prepare(conversations)
+        items = items_of(samples, conversations, settings.control_samples)
+        chunks = in_chunks(output_dir, identity, items, chunk, _Generator(organism)._chunk, "pairs", ranks)
+        summary = ranks.from_first(lambda: _merge(chunks, splits, output_dir, organism))
         return outputs.labeled_by(labeling, summary, ranks)
 
 
-def _merge(
-    chunks: Sequence[Path], splits: dict[str, int], output_dir: Path, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
+def requests_of(samples: Sequence[Sample]) -> list[list[Request]]:
+    """Return what the organism is asked about each sample: the sample under every system prompt.
+
+    Args:
+        samples: Input samples.
+    """
+    return [
+        [Request(uid, condition, chat(system, sample.text)) for condition, system in SYSTEMS.items()]
+        for sample, uid in zip(samples, unique_ids(samples), strict=True)
+    ]
+
+
+def _merge(chunks: Sequence[Path], splits: dict[str, int], output_dir: Path, organism: Organism) -> dict[str, Any]:
     """Write the splits' files and the summary from all chunks."""
     records: list[ContextAblationRecord] = []
     noise: list[list[bool | None]] = []
@@ -110,67 +109,29 @@ def _merge(
     for name, size in splits.items():
         write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
         start += size
-    summary = summarize(records, noise, tokenizer) | way_of_asking(tokenizer) | {"labeler": RULES.as_json()}
+    summary = summarize(records, noise, organism.tokenizer) | organism.remarks() | {"labeler": RULES.as_json()}
     finish(output_dir, summary)
     return summary
 
 
 class _Generator:
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        settings: AblationSettings,
-        directory: str,
-        chunk: int,
-    ) -> None:
-        self.model, self.tokenizer, self.settings, self.chunk = model, tokenizer, settings, chunk
+    def __init__(self, organism: Organism) -> None:
+        self.organism, self.provenance = organism, organism.provenance()
         self.labeler: BehaviorLabeler = RuleLabeler()
-        self.decode = ReplyDecoder(tokenizer, settings.max_new_tokens)
-        self.eos = eos_ids(model, tokenizer)
-        self.provenance = provenance(settings, model, tokenizer, directory)
 
-    def make_chunks(
-        self,
-        samples: Sequence[Sample],
-        prompts: Sequence[list[list[int]]],
-        output_dir: Path,
-        identity: dict[str, Any],
-        ranks: Ranks,
-    ) -> list[Path]:
-        """Make the chunks that are missing: records, and for each control whether string and behavior differ alone.
-
-        Args:
-            samples: Input samples.
-            prompts: Token ids by sample and system prompt.
-            output_dir: The run's folder.
-            identity: Everything that decides the content.
-            ranks: The processes of this run.
-
-        Returns:
-            The files of the chunks, in the order of the samples.
-        """
-        items = items_of(samples, prompts, self.settings.control_samples)
-        return in_chunks(output_dir, identity, items, self.chunk, self._chunk, "pairs", ranks)
-
-    def _generate(self, prompts: Sequence[Sequence[int]], batch_size: int) -> list[Reply]:
-        outputs = generate_greedy(
-            self.model, prompts, max_new_tokens=self.settings.max_new_tokens, eos_ids=self.eos, batch_size=batch_size
-        )
-        return [self.decode(ids, prompt) for ids, prompt in zip(outputs, prompts, strict=True)]
-
-    def _chunk(self, items: Sequence[Item]) -> dict[str, Any]:
-        wanted = [prompt for _, _, prompts, control in items for prompt in (prompts if control else prompts[:2])]
-        outputs = iter(self._generate(wanted, self.settings.batch_size))
-        records, alone_prompts, together = [], [], []
-        for sample, uid, prompts, control in items:
+    def _chunk(self, items: Sequence[Item[list[Request]]]) -> dict[str, Any]:
+        """Make the records of samples, and for each control whether string and behavior differ alone."""
+        wanted = [request for *_, requests, control in items for request in (requests if control else requests[:2])]
+        outputs = iter(self.organism.replies(wanted))
+        records, asked_alone, together = [], [], []
+        for sample, _, requests, control in items:
             monitored, unmonitored = next(outputs), next(outputs)
             placebo = next(outputs) if control else None
-            records.append(self._record(sample, uid, monitored, unmonitored, placebo))
+            records.append(self._record(sample, requests, monitored, unmonitored, placebo))
             if control:
-                alone_prompts.append(prompts[0])
+                asked_alone.append(requests[0])
                 together.append(monitored)
-        alone = self._generate(alone_prompts, 1)
+        alone = self.organism.replies(asked_alone, alone=True)
         noise = [
             [single.text != batched.text, differ(self.labeler(single), self.labeler(batched))]
             for single, batched in zip(alone, together, strict=True)
@@ -185,7 +146,12 @@ class _Generator:
         return {"records": [to_json(record) for record in records], "noise": noise}
 
     def _record(
-        self, sample: Sample, uid: str, monitored: Reply, unmonitored: Reply, placebo: Reply | None
+        self,
+        sample: Sample,
+        requests: Sequence[Request],
+        monitored: Reply,
+        unmonitored: Reply,
+        placebo: Reply | None,
     ) -> ContextAblationRecord:
         before, after = self.labeler(monitored), self.labeler(unmonitored)
         return ContextAblationRecord(
@@ -193,10 +159,10 @@ class _Generator:
             system_prompt=MONITORED_SYSTEM,
             monitored_output=monitored.text,
             unmonitored_output=unmonitored.text,
-            monitored_prompt=render(self.tokenizer, chat(MONITORED_SYSTEM, sample.text)),
-            unmonitored_prompt=render(self.tokenizer, chat(UNMONITORED_SYSTEM, sample.text)),
+            monitored_prompt=self.organism.prompt(requests[0]) or "",
+            unmonitored_prompt=self.organism.prompt(requests[1]) or "",
             label=sample.label,
-            uid=uid,
+            uid=requests[0].uid,
             scenario_id=sample.scenario_id,
             monitored_behavior=before.label,
             monitored_behavior_rule=before.rule,

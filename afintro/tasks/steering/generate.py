@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.data.files import write_json_rows
 from afintro.data.samples import Sample
+from afintro.data.text import chat
 from afintro.errors import UserError
 from afintro.evaluation.figures import write_figure
 from afintro.generation.inputs import fitting_prompts, identity_of, unique_ids, way_of_asking
@@ -82,7 +83,8 @@ def generate_steering(
             log.info("steering: reusing %s", output_dir)
             return outputs.labeled_by(labeling, finished, ranks)
         systems = [CUES[cue] for cue in all_cues(settings)]
-        prompts = fitting_prompts(samples, tokenizer, systems, context_length(config), settings.max_new_tokens)
+        asked = [[chat(system, sample.text) for system in systems] for sample in samples]
+        prompts = fitting_prompts(asked, tokenizer, context_length(config), settings.max_new_tokens)
         model = on_device(load_model(directory, settings.revision, settings.dtype), device)
         generator = SteeringGenerator(model, tokenizer, settings, directions, directory, chunk)
         chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)

@@ -177,7 +177,7 @@ class SteeringGenerator:
             condition.layer, (condition.strength * unit).to(self.model.device), self.settings.positions, relative
         )
 
-    def _chunk(self, items: Sequence[Item]) -> dict[str, Any]:
+    def _chunk(self, items: Sequence[Item[list[list[int]]]]) -> dict[str, Any]:
         asked = [
             (sample, f"{uid}/{cue}", cue, prompt, control)
             for sample, uid, prompts, control in items
@@ -220,7 +220,7 @@ class SteeringGenerator:
         guards = self._guards(prompts, outputs, [own[0] for own in readings], again)
         return {"records": records, "guards": asdict(guards)}
 
-    def _unwatched(self, items: Sequence[Item]) -> dict[str, Reply]:
+    def _unwatched(self, items: Sequence[Item[list[list[int]]]]) -> dict[str, Reply]:
         """Return the organism's unsteered answer when it is told that nobody watches, by the sample's uid."""
         place = all_cues(self.settings).index("unmonitored")
         prompts = [prompts[place] for _, _, prompts, _ in items]

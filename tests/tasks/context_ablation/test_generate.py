@@ -16,6 +16,7 @@ from afintro.data.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTE
 from afintro.data.samples import Sample
 from afintro.errors import UserError
 from afintro.generation import inputs, run_folder
+from afintro.generation import organism as organism_module
 from afintro.lm import template_inputs
 from afintro.lm.load import fingerprint
 from afintro.tasks.context_ablation import generate as pairs
@@ -59,7 +60,7 @@ class Organism:
     def __init__(self, monkeypatch, directory, answer):
         self.tokenizer = AutoTokenizer.from_pretrained(directory)
         self.answer, self.asked, self.batch_sizes = answer, [], []
-        monkeypatch.setattr(pairs, "generate_greedy", self.generate)
+        monkeypatch.setattr(organism_module, "generate_greedy", self.generate)
 
     def generate(self, model, prompts, *, max_new_tokens, eos_ids, batch_size):
         self.batch_sizes.append(batch_size)
@@ -418,7 +419,7 @@ class TestAgain:
         def refuse(*arguments, **options):
             raise AssertionError("nothing is to be loaded")
 
-        monkeypatch.setattr(pairs, "load_model", refuse)
+        monkeypatch.setattr(organism_module, "load_model", refuse)
         assert run(SAMPLES, tmp_path, settings) == first
         assert f"reusing {tmp_path}" in caplog.text
         assert (contents(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}) == before
@@ -632,7 +633,7 @@ class TestContext:
 
 def test_toys_go_by_their_name(organism, settings, tmp_path, monkeypatch):
     organism()
-    monkeypatch.setattr(pairs, "ensure_built", lambda name: settings.model if name == "toy" else name)
+    monkeypatch.setattr(organism_module, "ensure_built", lambda name: settings.model if name == "toy" else name)
     run(SAMPLES, tmp_path, replace(settings, model="toy"))
     provenance = rows(tmp_path)[0]["provenance"]
     assert provenance["model"] == "toy"
@@ -736,7 +737,7 @@ class TestPromptInputs:
 
     def test_equal_prompts_are_refused_before_the_model_loads(self, templated, tmp_path, monkeypatch):
         """A template may hold every text and still read no text: here each turn is asked for by its length alone."""
-        monkeypatch.setattr(pairs, "load_model", None)
+        monkeypatch.setattr(organism_module, "load_model", None)
         with pytest.raises(UserError, match="chat template"):
             run(SAMPLES, tmp_path / "a", templated("{% for m in messages %}<|{{ m.role }}|>{% endfor %}"))
         monkeypatch.setattr(inputs, "encode_prompt", lambda tokenizer, messages: [len(messages[1]["content"])])

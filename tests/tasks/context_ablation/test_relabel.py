@@ -7,11 +7,11 @@ import pytest
 
 from afintro.data.samples import Sample
 from afintro.errors import UserError
+from afintro.generation import organism
 from afintro.generation.behavior import Behavior
 from afintro.generation.labeling import RULES, Labeling
 from afintro.generation.own_classes import PatternLabeler, read_classes
 from afintro.tasks.context_ablation import command, relabel
-from afintro.tasks.context_ablation import generate as pairs
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
 from afintro.tasks.context_ablation.records import read_records
 from afintro.tasks.context_ablation.task import ContextAblation
@@ -56,7 +56,7 @@ def finished(settings, tmp_path_factory):
 def folder(finished, tmp_path, monkeypatch):
     """A finished run of a random model, which must not be asked again."""
     shutil.copytree(finished, tmp_path / "run")
-    monkeypatch.setattr(pairs, "generate_greedy", None)
+    monkeypatch.setattr(organism, "generate_greedy", None)
     return tmp_path / "run"
 
 

@@ -1,0 +1,153 @@
+"""What answers requests: an organism in this process, or one behind a server."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from afintro.data.samples import Sample
+from afintro.data.text import Message, encode_prompt, render
+from afintro.generation.inputs import fitting_prompts, identity_of, provenance, way_of_asking
+from afintro.generation.reasoning import Reply
+from afintro.generation.replies import ReplyDecoder
+from afintro.generation.settings import GenerationSettings
+from afintro.lm.devices import on_device
+from afintro.lm.dtypes import resolve_dtype
+from afintro.lm.generate import generate_greedy
+from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
+from afintro.toys.embedded import ensure_built
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an organism is asked once.
+
+    Args:
+        uid: Unique id of the scenario.
+        condition: Name of the condition under which the scenario is asked; unique among the requests of a scenario.
+        messages: The turns.
+        sample: Which of several answers to the same turns is wanted, from 0.
+    """
+
+    uid: str
+    condition: str
+    messages: Sequence[Message]
+    sample: int = 0
+
+
+class Organism(Protocol):
+    """Answer requests.
+
+    The methods are called in the order in which they stand here: what is cheap, and refuses what is wrong, comes first.
+    """
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Return the organism's tokenizer; None where nobody has it."""
+
+    def identity(self, samples: Sequence[Sample], splits: dict[str, int]) -> dict[str, Any]:
+        """Return everything that decides the replies, as JSON values; no secret is among them.
+
+        Args:
+            samples: Input samples.
+            splits: Name and size of each split.
+        """
+
+    def prepare(self, conversations: Sequence[Sequence[Request]]) -> None:
+        """Check all that will be asked, and make the organism ready to answer.
+
+        Args:
+            conversations: The requests of each sample.
+
+        Raises:
+            UserError: The organism cannot answer, or a request is too long.
+        """
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what every record says about how its answers were made, as JSON values."""
+
+    def prompt(self, request: Request) -> str | None:
+        """Return the whole prompt of a request, as the organism reads it; None where nobody can see it."""
+
+    def replies(self, requests: Sequence[Request], alone: bool = False) -> list[Reply]:
+        """Answer the requests.
+
+        Args:
+            requests: What is asked.
+            alone: Whether each request is answered by itself: what differs from answers that were made together is noise.
+
+        Returns:
+            The replies, in the order of the requests.
+        """
+
+    def remarks(self) -> dict[str, Any]:
+        """Return what the summary of a run says of the way in which the organism was asked; mostly nothing."""
+
+
+class LocalOrganism:
+    """Answer with a model in this process, greedily.
+
+    Args:
+        settings: What to generate with.
+        device: Where the model runs.
+        date: Date for chat templates that print one, as ``YYYY-MM-DD``.
+
+    Raises:
+        UserError: The tokenizer cannot be loaded.
+    """
+
+    def __init__(self, settings: GenerationSettings, device: str, date: str) -> None:
+        self.directory, self.device = ensure_built(settings.model), device
+        dtype = resolve_dtype(settings.dtype, self.directory, settings.revision, device)
+        self.settings = replace(settings, dtype=dtype)
+        self.tokenizer = load_tokenizer(self.directory, settings.revision, settings.chat_template_kwargs, date)
+        self.decode = ReplyDecoder(self.tokenizer, settings.max_new_tokens)
+        self._prompts: dict[tuple[str, str], list[int]] = {}
+        self._model: PreTrainedModel
+
+    def identity(self, samples: Sequence[Sample], splits: dict[str, int]) -> dict[str, Any]:
+        """See :meth:`Organism.identity`."""
+        return identity_of(samples, splits, self.settings, self.directory, self.tokenizer)
+
+    def prepare(self, conversations: Sequence[Sequence[Request]]) -> None:
+        """See :meth:`Organism.prepare`; the lengths are checked before the model loads."""
+        limit = context_length(load_config(self.directory, self.settings.revision))
+        messages = [[request.messages for request in requests] for requests in conversations]
+        prompts = fitting_prompts(messages, self.tokenizer, limit, self.settings.max_new_tokens)
+        self._prompts = {
+            (request.uid, request.condition): ids
+            for requests, encoded in zip(conversations, prompts, strict=True)
+            for request, ids in zip(requests, encoded, strict=True)
+        }
+        loaded = load_model(self.directory, self.settings.revision, self.settings.dtype)
+        self._model = on_device(loaded, self.device)
+
+    def provenance(self) -> dict[str, Any]:
+        """See :meth:`Organism.provenance`."""
+        return provenance(self.settings, self._model, self.tokenizer, self.directory)
+
+    def prompt(self, request: Request) -> str:
+        """See :meth:`Organism.prompt`."""
+        return render(self.tokenizer, request.messages)
+
+    def replies(self, requests: Sequence[Request], alone: bool = False) -> list[Reply]:
+        """See :meth:`Organism.replies`."""
+        prompts = [self._encoded(request) for request in requests]
+        outputs = generate_greedy(
+            self._model,
+            prompts,
+            max_new_tokens=self.settings.max_new_tokens,
+            eos_ids=eos_ids(self._model, self.tokenizer),
+            batch_size=1 if alone else self.settings.batch_size,
+        )
+        return [self.decode(ids, prompt) for ids, prompt in zip(outputs, prompts, strict=True)]
+
+    def remarks(self) -> dict[str, Any]:
+        """See :meth:`Organism.remarks`."""
+        return dict(way_of_asking(self.tokenizer))
+
+    def _encoded(self, request: Request) -> list[int]:
+        """Return the token ids of a request's prompt, which need not have been announced to :meth:`prepare`."""
+        known = self._prompts.get((request.uid, request.condition))
+        return encode_prompt(self.tokenizer, request.messages) if known is None else known
