@@ -17,6 +17,7 @@ from afintro.lm.decoding import Decoding, KVSlots, PrefixWriter
 from afintro.lm.flash_decoding import FlashDecoding
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import Intervention, at_rows
+from afintro.lm.sampling import RowDraws, Sampling
 from afintro.lm.spans import Located
 from afintro.lm.step import DecodeStep, room_for, set_rows
 
@@ -34,11 +35,13 @@ class Continuation:
         first: Interventions while the last token of the prompt is read; their positions are ignored.
         later: Interventions while each new token is read; their positions are ignored.
         tokens: The new tokens, which the engine fills in.
+        stream: Where its tokens are drawn from, see :func:`afintro.lm.sampling.stream_of`; without sampling of no effect.
     """
 
     first: Sequence[Intervention] = ()
     later: Sequence[Intervention] = ()
     tokens: list[int] = field(default_factory=list)
+    stream: int = 0
 
 
 @dataclass(eq=False)
@@ -100,7 +103,7 @@ class _Live:
 
 
 class Engine:
-    """Continue the rows of jobs by their most likely tokens.
+    """Continue the rows of jobs by their most likely tokens, or by tokens that are drawn.
 
     Args:
         model: A causal LM that uses packed attention (:func:`afintro.lm.attention.uses_packed_attention`), in eval mode.
@@ -110,6 +113,7 @@ class Engine:
         batch_size: Number of row slots; at least as many are made as the largest job has continuations.
         done: Called with the jobs just finished.
         prefill_tokens: Largest number of prompt tokens in one pass; a longer prompt is read in a pass of its own.
+        sampling: How tokens are drawn; None chooses the most likely.
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class Engine:
         batch_size: int,
         done: Callable[[list[Job]], Any],
         prefill_tokens: int = PREFILL,
+        sampling: Sampling | None = None,
     ) -> None:
         self.model, self.max_new_tokens, self.eos, self.done = model, max_new_tokens, set(eos_ids), done
         self.prefill_tokens = prefill_tokens
@@ -132,6 +137,7 @@ class Engine:
         continuations = [continuation for job in jobs for continuation in job.continuations]
         changes = (of_token for c in continuations for of_token in (c.first, c.later))
         self.interventions = room_for(changes, count, self.state.device)
+        self.draws = None if sampling is None else RowDraws(sampling, count, self.state.device)
         self.rows: list[_Live | None] = [None] * count  # by row slot
         shared = self.state.prompt_slots
         self.sharing: list[Job | None] = [None] * (0 if shared is None else shared.count)  # by prompt slot
@@ -144,7 +150,7 @@ class Engine:
             RuntimeError: A hook did not fire exactly once in a step.
             ValueError: An intervention does not fit the model.
         """
-        step = DecodeStep(self.model, self.state, list(self.interventions.values()))
+        step = DecodeStep(self.model, self.state, list(self.interventions.values()), self.draws)
         changed = False
         while True:
             changed = self._refill() or changed
@@ -189,7 +195,7 @@ class Engine:
             self.state.prompt_slots.move(*_into_holes(self.sharing, used))
 
     def _upload(self, step: DecodeStep, size: int) -> None:
-        """Upload slot assignments, next input tokens and active interventions to the device."""
+        """Upload slot assignments, next input tokens, active interventions and what is drawn next to the device."""
         jobs = [job for job in self.sharing if job is not None]
         slot = {job: index for index, job in enumerate(jobs)}
         rows = self.rows[:size]
@@ -200,6 +206,9 @@ class Engine:
         )
         step.put([0 if live is None else live.token for live in rows])
         set_rows(self.interventions, [() if live is None else live.changes for live in rows])
+        if self.draws is not None:
+            continuations = [Continuation() if live is None else live.continuation for live in rows]
+            self.draws.put([c.stream for c in continuations], [len(c.tokens) for c in continuations])
 
     def _take(self, tokens: Sequence[int]) -> bool:
         """Keep the tokens that were chosen, and return whether slot assignments or interventions differ from now on."""

@@ -1,4 +1,4 @@
-"""Generate greedily, with steering; the tokens do not depend on which prompts are generated together.
+"""Generate greedily, with steering, or by sampling; the tokens do not depend on which prompts are generated together.
 
 All conditions of a prompt (unsteered, and steered in several ways) share the *prefix* of the prompt, which is every token
 but the last. Steering at the last position and while decoding changes nothing before the last position, so the tokens
@@ -16,6 +16,7 @@ from afintro.lm.attention import uses_packed_attention
 from afintro.lm.engine import Continuation, Engine, Job, Prompt
 from afintro.lm.interventions import Intervention, Steering
 from afintro.lm.rope import Threshold, thresholds
+from afintro.lm.sampling import Sampling
 from afintro.lm.uncached import generate_uncached
 
 Condition = Sequence[Steering]
@@ -117,6 +118,45 @@ def generate_steered(
     return [[continuation.tokens for continuation in of_prompt] for of_prompt in continuations]
 
 
+@torch.inference_mode()
+def generate_sampled(
+    model: nn.Module,
+    prompts: Sequence[Prompt],
+    streams: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    eos_ids: Sequence[int],
+    batch_size: int,
+    on_done: Callable[[int], Any] | None = None,
+) -> list[list[list[int]]]:
+    """Continue every prompt once for each of its streams, by tokens that are drawn from the stream; the prompt is read once.
+
+    In float32 the tokens depend on model, prompt, stream and ``sampling`` alone.
+
+    Args:
+        model: A causal LM loaded by :func:`afintro.lm.load.load_model`, in eval mode.
+        prompts: Token ids of each prompt, special tokens included.
+        streams: The streams of each prompt, see :func:`afintro.lm.sampling.stream_of`. Equal prompts with equal streams have
+            equal continuations, so that a stream names all that should differ.
+        sampling: How tokens are drawn.
+        max_new_tokens: Largest number of new tokens of a continuation.
+        eos_ids: Token ids before which a continuation ends.
+        batch_size: Number of continuations that go on together. Continuations of one prompt start together, even if there are
+            more of them.
+        on_done: Called with the number of prompts just finished, for progress.
+
+    Returns:
+        The new tokens by prompt and stream.
+    """
+    continuations = [[Continuation(stream=stream) for stream in of_prompt] for of_prompt in streams]
+    jobs = [
+        [Job(prompt, of_prompt)] if of_prompt else [] for prompt, of_prompt in zip(prompts, continuations, strict=True)
+    ]
+    _run(model, jobs, max_new_tokens, eos_ids, batch_size, on_done, sampling)
+    return [[continuation.tokens for continuation in of_prompt] for of_prompt in continuations]
+
+
 def _run(
     model: nn.Module,
     jobs: Sequence[Sequence[Job]],
@@ -124,6 +164,7 @@ def _run(
     eos_ids: Sequence[int],
     batch_size: int,
     on_done: Callable[[int], Any] | None,
+    sampling: Sampling | None = None,
 ) -> None:
     """Finish the jobs of every prompt."""
     report: Callable[[int], Any] = on_done if on_done is not None else lambda _: None
@@ -141,7 +182,8 @@ def _run(
     if without_jobs := len(jobs) - len(+left):
         report(without_jobs)
     if prompt_of:
-        settings: Any = {"max_new_tokens": max_new_tokens, "eos_ids": eos_ids, "batch_size": batch_size, "done": done}
+        settings: Any = {"max_new_tokens": max_new_tokens, "eos_ids": eos_ids, "batch_size": batch_size}
+        settings |= {"done": done, "sampling": sampling}
         changing = thresholds(model)
         parts: dict[bool, list[Job]] = {True: [], False: []}  # by whether keys can be kept
         for job in prompt_of:

@@ -1,7 +1,8 @@
 """Run one decode step: read a token of every row, change the residual stream, choose the next tokens.
 
 On CUDA a step is recorded once for each number of rows and then replayed. Everything that differs between steps therefore
-lies in tensors that stay at their addresses: tokens, lengths, keys and values, and the vectors of interventions.
+lies in tensors that stay at their addresses: tokens, lengths, keys and values, the vectors of interventions, and what is
+drawn next.
 """
 
 from collections import Counter
@@ -15,6 +16,7 @@ from afintro.lm.attention import packed_forward
 from afintro.lm.decoding import Decoding
 from afintro.lm.interventions import Intervention, intervene
 from afintro.lm.rope import thresholds
+from afintro.lm.sampling import RowDraws
 
 
 class RowInterventions:
@@ -107,10 +109,17 @@ class DecodeStep:
         model: A causal LM that uses packed attention, in eval mode.
         state: Keys and values of the rows.
         interventions: Interventions on the rows.
+        draws: How the tokens of the rows are drawn; None chooses the likeliest.
     """
 
-    def __init__(self, model: nn.Module, state: Decoding, interventions: Sequence[RowInterventions]) -> None:
-        self.model, self.state, self.interventions = model, state, interventions
+    def __init__(
+        self,
+        model: nn.Module,
+        state: Decoding,
+        interventions: Sequence[RowInterventions],
+        draws: RowDraws | None = None,
+    ) -> None:
+        self.model, self.state, self.interventions, self.draws = model, state, interventions, draws
         self.ids = torch.zeros(state.row_slots.count, 1, dtype=torch.long, device=state.device)
         # A rotation that depends on lengths is chosen by the host, which a recorded step would not do again.
         self._records = not thresholds(model)
@@ -148,7 +157,8 @@ class DecodeStep:
             )
         if fired != [1] * len(fired):
             raise RuntimeError(f"hooks fired {fired} times in one step")
-        self.ids[:rows] = output.logits.float().argmax(-1)
+        logits = output.logits.float()
+        self.ids[:rows] = logits.argmax(-1) if self.draws is None else self.draws.next(logits[:, 0])[:, None]
         self.state.advance()
 
     def _on_stream(self, rows: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from afintro.lm.engine import Continuation, Job
 from afintro.lm.forward import packed_logits
 from afintro.lm.interventions import Intervention, at_rows
+from afintro.lm.sampling import RowDraws, Sampling
 
 
 def generate_uncached(
@@ -25,6 +26,7 @@ def generate_uncached(
     eos_ids: Sequence[int],
     batch_size: int,
     done: Callable[[list[Job]], Any],
+    sampling: Sampling | None = None,
 ) -> None:
     """Finish all jobs as :class:`afintro.lm.engine.Engine` does.
 
@@ -35,13 +37,14 @@ def generate_uncached(
         eos_ids: Token ids before which a continuation ends.
         batch_size: Number of continuations that are read together.
         done: Called with the jobs just finished.
+        sampling: How tokens are drawn; None chooses the most likely.
     """
     rows = [(job, continuation) for job in jobs for continuation in job.continuations]
     left = Counter({job: len(job.continuations) for job in jobs})
     for start in range(0, len(rows), batch_size):
         alive = group = rows[start : start + batch_size]
         while alive:
-            tokens = _last_logits(model, alive).float().argmax(-1).tolist()
+            tokens = _choose(_last_logits(model, alive).float(), [row for _, row in alive], sampling)
             going_on = [(row, token) for row, token in zip(alive, tokens, strict=True) if token not in eos_ids]
             for (_, continuation), token in going_on:
                 continuation.tokens.append(token)
@@ -49,6 +52,15 @@ def generate_uncached(
         left.subtract(job for job, _ in group)
         if finished := [job for job in dict.fromkeys(job for job, _ in group) if not left[job]]:
             done(finished)
+
+
+def _choose(logits: Tensor, rows: Sequence[Continuation], sampling: Sampling | None) -> list[int]:
+    """Return the next token of each row, for logits ``[R, vocabulary]``."""
+    if sampling is None:
+        return list(logits.argmax(-1).tolist())
+    draws = RowDraws(sampling, len(rows), logits.device)
+    draws.put([row.stream for row in rows], [len(row.tokens) for row in rows])
+    return list(draws.next(logits).tolist())
 
 
 def _last_logits(model: nn.Module, rows: Sequence[tuple[Job, Continuation]]) -> Tensor:

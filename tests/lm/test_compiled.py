@@ -9,10 +9,11 @@ from afintro.errors import UserError
 from afintro.lm import compiled
 from afintro.lm.compiled import checkpoint_layers, compile_layers
 from afintro.lm.forward import packed_logits
-from afintro.lm.generate import generate_greedy
+from afintro.lm.generate import generate_greedy, generate_sampled
 from afintro.lm.interventions import Intervention, decoder_layers, intervene
 from afintro.lm.load import load_model
 from afintro.lm.lora import Lora, add_lora
+from afintro.lm.sampling import Sampling
 
 IDS = torch.arange(7, 31)
 BOUNDS = torch.tensor([0, 9, 24], dtype=torch.int32)
@@ -126,6 +127,13 @@ def test_generation_through_compiled_layers(model_directories, architecture):
         for network in (eager, model)
     ]
     assert runs[0] == runs[1]
+    sampled = [
+        generate_sampled(
+            network, prompts, [[1, 2], [3], [4, 5]], Sampling(0.9, 0.9), max_new_tokens=6, eos_ids=[2], batch_size=2
+        )
+        for network in (eager, model)
+    ]
+    assert sampled[0] == sampled[1]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import torch
 from afintro.lm import engine, flash_decoding
 from afintro.lm.decoding import Decoding, KVSlots, PrefixWriter
 from afintro.lm.flash_decoding import FlashDecoding
-from afintro.lm.generate import generate_greedy, generate_steered
+from afintro.lm.generate import generate_greedy, generate_sampled, generate_steered
 from afintro.lm.interventions import Steering
 from afintro.lm.load import load_model
+from afintro.lm.sampling import Sampling
 
 LENGTHS = (9, 1, 30, 2, 7, 17, 8, 3, 22, 5)
 
@@ -127,6 +128,25 @@ def test_conditions_of_shared_prompts(model_directories, prompts, calls, slots, 
             for prompt, own in zip(prompts, asked, strict=True)
         ]
     assert generate_steered(model, prompts, asked, batch_size=slots, share_prefix=share, **options) == wanted
+    assert calls
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("slots", [4, 64])
+def test_samples_of_shared_prompts(model_directories, prompts, calls, slots, monkeypatch):
+    """Rows of slots without a row draw along, and rows that move take their streams with them."""
+    model, how = load_model(model_directories["llama"]), Sampling(0.9, 0.95)
+    streams = [list(range(9 * index, 9 * index + 1 + index % 4)) for index in range(len(prompts))]
+    options = {"max_new_tokens": 8, "eos_ids": range(0, 263, 9)}
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "Decoding", Decoding)
+        patch.setattr(KVSlots, "write", WRITE)
+        wanted = [
+            [generate_sampled(model, [prompt], [[stream]], how, batch_size=1, **options)[0][0] for stream in own]
+            for prompt, own in zip(prompts, streams, strict=True)
+        ]
+    assert generate_sampled(model, prompts, streams, how, batch_size=slots, **options) == wanted
+    assert len({len(row) for own in wanted for row in own}) > 4
     assert calls
 
 
