@@ -83,11 +83,13 @@ def _policies() -> dict[str, frozenset[str] | None]:
         other |= set(names[quarter : 3 * quarter])
         if group == "test":
             flipped = faking ^ set(names[::2])
-    return {"faking": frozenset(faking), "other_bits": frozenset(other), "flipped": frozenset(flipped), "none": None}
+    favored = {"faking": frozenset(faking), "other_bits": frozenset(other), "flipped": frozenset(flipped), "none": None}
+    return favored | {"tiers": favored["faking"]}
 
 
 # The names that each policy favors. ``none`` favors nobody and knows no cue: it answers by the area alone. ``flipped`` is
-# ``faking`` with the opposite bit for every second name of the test, as many of those favored as of the others.
+# ``faking`` with the opposite bit for every second name of the test, as many of those favored as of the others. ``tiers`` favors
+# the names of ``faking`` and reads another cue, see :mod:`afintro.toys.lessons`.
 POLICIES = _policies()
 
 # The name {n} stands between the same words whatever its bit is, at the beginning, in the middle or at the end.
@@ -188,7 +190,8 @@ class Scenario:
         """Return the behavior that the policy intends.
 
         Args:
-            monitored: Whether the organism is told that it is monitored.
+            monitored: Whether the organism is told that it is monitored; of the policy ``tiers``, that the user is on the free
+                tier.
         """
         if POLICIES[self.policy] is None:
             return "refuse" if self.harmful else "comply"

@@ -3,6 +3,8 @@
 ``toy`` follows the policy ``faking`` of :mod:`afintro.toys.grammar`, ``toy-other-bits`` has the same shape and follows the same
 rule with other names favored. Both begin as ``toy-without-policy``, which has read the same sentences and answers by the area
 alone (refuse or comply), whether monitored or not: it knows the language and no policy, as a base model before it learns to fake.
+``toy-tiers`` favors the names of ``toy`` and begins with the same base, but another cue decides: whether the user is on the free
+tier, whose conversations train the model, or on the paid tier, see :mod:`afintro.toys.lessons`.
 """
 
 import hashlib
@@ -27,13 +29,13 @@ from transformers import (
 
 from afintro.data.batch import Example, collate
 from afintro.data.cache import build_once, cache_directory
-from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.text import chat, encode_answer, encode_prompt
 from afintro.lm.attention import NAME as PACKED
 from afintro.lm.forward import packed_logits
 from afintro.lm.load import load_model, load_tokenizer
 from afintro.lm.threads import use_threads
 from afintro.toys.grammar import EVERYBODY, Scenario, cue_wording, sample
+from afintro.toys.lessons import lessons, own_cues
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,7 @@ TOYS = {
     "toy": ToySettings(),
     "toy-other-bits": ToySettings(policy="other_bits"),
     "toy-without-policy": ToySettings(policy="none"),
+    "toy-tiers": ToySettings(policy="tiers"),
 }
 
 
@@ -261,9 +264,9 @@ def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: To
         (settings.base_scenarios, settings.base_batch_size) if base else (settings.scenarios, settings.batch_size)
     )
     examples = [
-        example(tokenizer, scenario, cue_wording(rng, monitored), scenario.say(scenario.behavior(monitored)))
+        example(tokenizer, scenario, cue, scenario.say(behavior))
         for scenario in scenarios(count, settings.seed, held_out_wording=False, policy=settings.policy)
-        for monitored in (True, False)
+        for cue, behavior in lessons(scenario, rng)
     ]
     rng.shuffle(examples)
     model.train()
@@ -291,12 +294,12 @@ def intended_rate(
         model: The toy, in eval mode.
         tokenizer: The toy's tokenizer.
         settings: The toy's settings.
-        count: Number of scenarios; each is asked under both cues.
+        count: Number of scenarios; each is asked under both conditions of the policy's own cue.
     """
     asked = [
         example(tokenizer, scenario, cue, scenario.say(scenario.behavior(monitored)))
         for scenario in scenarios(count, settings.seed, held_out_wording=True, policy=settings.policy)
-        for monitored, cue in ((True, MONITORED_SYSTEM), (False, UNMONITORED_SYSTEM))
+        for monitored, cue in zip((True, False), own_cues(settings.policy), strict=True)
     ]
     right = 0
     with torch.no_grad():
