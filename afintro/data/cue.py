@@ -91,12 +91,13 @@ class Contrast:
 
     def as_json(self) -> dict[str, Any]:
         """Return what names the contrast in the settings of a run: its names, and a hash of all that it says."""
-        said = json.dumps(asdict(self), sort_keys=True)
-        return {
-            "contrast": self.name,
-            "conditions": [condition.name for condition in self.conditions],
-            "contrast_sha256": hashlib.sha256(said.encode()).hexdigest(),
-        }
+        names = [condition.name for condition in self.conditions]
+        return {"contrast": self.name, "conditions": names, "contrast_sha256": hash_of(self)}
+
+
+def hash_of(*said: Condition | Contrast) -> str:
+    """Return a hash of everything that conditions or contrasts say."""
+    return hashlib.sha256(json.dumps([asdict(one) for one in said], sort_keys=True).encode()).hexdigest()
 
 
 SEED = Contrast(

@@ -131,6 +131,17 @@ def add_generation_flags(
     )
 
 
+def add_cue_file_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that names a file of conditions.
+
+    Args:
+        parser: The parser that gets the flag.
+    """
+    parser.add_argument(
+        "--cue_file", type=Path, metavar="FILE", help="YAML or JSON file with conditions of your own, see docs/cues.md"
+    )
+
+
 def check_generation_flags(args: argparse.Namespace) -> None:
     """Refuse numbers that are too small, and a device that this machine lacks.
 

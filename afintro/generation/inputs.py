@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from afintro.data.chat_template import WITHOUT_TEMPLATE
 from afintro.data.records import scenario_id
 from afintro.data.samples import Sample
-from afintro.data.text import Message, encode_prompt, template_hash
+from afintro.data.text import template_hash
 from afintro.errors import UserError
 from afintro.generation.run_folder import PROMPT_DATE
 from afintro.generation.settings import GenerationSettings
@@ -93,43 +93,36 @@ def provenance(
     }
 
 
-def fitting_prompts(
-    conversations: Sequence[Sequence[Sequence[Message]]],
+def check_prompts(
+    prompts: Sequence[Sequence[Sequence[int]]],
     tokenizer: PreTrainedTokenizerBase,
     limit: int | None,
     max_new_tokens: int,
-) -> list[list[list[int]]]:
-    """Encode every sample under every condition, and check the lengths before the model loads.
+) -> None:
+    """Check the prompts of every sample under every condition, before the model loads.
 
     Args:
-        conversations: The turns, by sample and condition.
+        prompts: Token ids by sample and condition, with the beginning of the answer where a condition gives one.
         tokenizer: The organism's tokenizer.
         limit: The organism's context length in tokens; None without a limit.
         max_new_tokens: Maximum length of an answer in tokens.
 
-    Returns:
-        Token ids by sample and condition.
-
     Raises:
         UserError: A prompt together with its answer is longer than ``limit``, or two conditions make the same prompt.
     """
-    prompts_of_samples = []
-    for index, of_sample in enumerate(conversations):
-        prompts = [encode_prompt(tokenizer, messages) for messages in of_sample]
-        refuse_equal(prompts, tokenizer, f"sample {index}")
-        longest = max(map(len, prompts)) + max_new_tokens
+    for index, of_sample in enumerate(prompts):
+        refuse_equal(of_sample, tokenizer, f"sample {index}")
+        longest = max(map(len, of_sample)) + max_new_tokens
         if limit is not None and longest > limit:
             raise UserError(
                 f"needs {longest} tokens for prompt and answer, but the model's context has {limit}",
                 where=f"sample {index}",
                 remedy="shorten the text, lower --max_new_tokens, or use a model with a longer context",
             )
-        prompts_of_samples.append(prompts)
-    return prompts_of_samples
 
 
 def refuse_equal(prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Refuse prompts of one text under different system prompts that are the same tokens: there is nothing to compare.
+    """Refuse prompts of one text under different conditions that are the same tokens: there is nothing to compare.
 
     Args:
         prompts: Token ids of each prompt.
@@ -141,9 +134,9 @@ def refuse_equal(prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenize
     """
     if len({tuple(prompt) for prompt in prompts}) < len(prompts):
         raise UserError(
-            f"has the same prompt under two system prompts with the chat template of {named(tokenizer)}",
+            f"has the same prompt under two conditions with the chat template of {named(tokenizer)}",
             where=where,
-            remedy="use a model whose chat template renders the system turn",
+            remedy="use a model whose chat template renders the system turn and reads the settings in which conditions differ",
         )
 
 

@@ -1,39 +1,23 @@
 """What answers requests: an organism in this process, or one behind a server."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.data.samples import Sample
-from afintro.data.text import Message, encode_prompt, render
-from afintro.generation.inputs import fitting_prompts, identity_of, provenance, way_of_asking
+from afintro.generation.inputs import check_prompts, identity_of, provenance, way_of_asking
+from afintro.generation.prompts import Prompts
+from afintro.generation.prompts import Request as Request
 from afintro.generation.reasoning import Reply
 from afintro.generation.replies import ReplyDecoder
 from afintro.generation.settings import GenerationSettings
 from afintro.lm.devices import on_device
 from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.generate import generate_greedy
-from afintro.lm.load import context_length, eos_ids, load_config, load_model, load_tokenizer
+from afintro.lm.load import context_length, eos_ids, load_config, load_model
 from afintro.toys.embedded import ensure_built
-
-
-@dataclass(frozen=True)
-class Request:
-    """What an organism is asked once.
-
-    Args:
-        uid: Unique id of the scenario.
-        condition: Name of the condition under which the scenario is asked; unique among the requests of a scenario.
-        messages: The turns.
-        sample: Which of several answers to the same turns is wanted, from 0.
-    """
-
-    uid: str
-    condition: str
-    messages: Sequence[Message]
-    sample: int = 0
 
 
 class Organism(Protocol):
@@ -101,9 +85,10 @@ class LocalOrganism:
         self.directory, self.device = ensure_built(settings.model), device
         dtype = resolve_dtype(settings.dtype, self.directory, settings.revision, device)
         self.settings = replace(settings, dtype=dtype)
-        self.tokenizer = load_tokenizer(self.directory, settings.revision, settings.chat_template_kwargs, date)
+        self._prompts = Prompts(self.directory, settings.revision, settings.chat_template_kwargs, date)
+        self.tokenizer: PreTrainedTokenizerBase = self._prompts.tokenizer
         self.decode = ReplyDecoder(self.tokenizer, settings.max_new_tokens)
-        self._prompts: dict[tuple[str, str], list[int]] = {}
+        self._encoded: dict[tuple[str, str], list[int]] = {}  # by scenario and condition: the turns without the prefill
         self._model: PreTrainedModel
 
     def identity(self, samples: Sequence[Sample], splits: dict[str, int]) -> dict[str, Any]:
@@ -113,12 +98,16 @@ class LocalOrganism:
     def prepare(self, conversations: Sequence[Sequence[Request]]) -> None:
         """See :meth:`Organism.prepare`; the lengths are checked before the model loads."""
         limit = context_length(load_config(self.directory, self.settings.revision))
-        messages = [[request.messages for request in requests] for requests in conversations]
-        prompts = fitting_prompts(messages, self.tokenizer, limit, self.settings.max_new_tokens)
-        self._prompts = {
+        encoded = [[self._prompts.ids(request) for request in requests] for requests in conversations]
+        prompts = [
+            [ids + self._prompts.prefill_ids(request) for request, ids in zip(requests, own, strict=True)]
+            for requests, own in zip(conversations, encoded, strict=True)
+        ]
+        check_prompts(prompts, self.tokenizer, limit, self.settings.max_new_tokens)
+        self._encoded = {
             (request.uid, request.condition): ids
-            for requests, encoded in zip(conversations, prompts, strict=True)
-            for request, ids in zip(requests, encoded, strict=True)
+            for requests, own in zip(conversations, encoded, strict=True)
+            for request, ids in zip(requests, own, strict=True)
         }
         loaded = load_model(self.directory, self.settings.revision, self.settings.dtype)
         self._model = on_device(loaded, self.device)
@@ -129,11 +118,12 @@ class LocalOrganism:
 
     def prompt(self, request: Request) -> str:
         """See :meth:`Organism.prompt`."""
-        return render(self.tokenizer, request.messages)
+        return self._prompts.text(request)
 
     def replies(self, requests: Sequence[Request], alone: bool = False) -> list[Reply]:
         """See :meth:`Organism.replies`."""
-        prompts = [self._encoded(request) for request in requests]
+        turns = [self._ids(request) for request in requests]
+        prompts = [ids + self._prompts.prefill_ids(request) for request, ids in zip(requests, turns, strict=True)]
         outputs = generate_greedy(
             self._model,
             prompts,
@@ -141,13 +131,16 @@ class LocalOrganism:
             eos_ids=eos_ids(self._model, self.tokenizer),
             batch_size=1 if alone else self.settings.batch_size,
         )
-        return [self.decode(ids, prompt) for ids, prompt in zip(outputs, prompts, strict=True)]
+        return [
+            self.decode(ids, prompt, request.prefill)
+            for ids, prompt, request in zip(outputs, turns, requests, strict=True)
+        ]
 
     def remarks(self) -> dict[str, Any]:
         """See :meth:`Organism.remarks`."""
         return dict(way_of_asking(self.tokenizer))
 
-    def _encoded(self, request: Request) -> list[int]:
-        """Return the token ids of a request's prompt, which need not have been announced to :meth:`prepare`."""
-        known = self._prompts.get((request.uid, request.condition))
-        return encode_prompt(self.tokenizer, request.messages) if known is None else known
+    def _ids(self, request: Request) -> list[int]:
+        """Return the token ids of a request's turns, which need not have been announced to :meth:`prepare`."""
+        known = self._encoded.get((request.uid, request.condition))
+        return self._prompts.ids(request) if known is None else known

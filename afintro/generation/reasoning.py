@@ -25,12 +25,14 @@ class Reply:
         opening: The mark at the end of the prompt that opens the reasoning (``<think>`` of DeepSeek-R1); "" without one.
         tokens: Marks that are special tokens of the tokenizer, and the positions in the text at which such a token stands;
             a mark at another position is only spelled. Empty if the token ids are unknown.
+        prefill: The beginning of the answer that the prompt gave; the answer is read with it, and ``text`` goes on behind it.
     """
 
     text: str
     truncated: bool | None = None
     opening: str = ""
     tokens: Mapping[str, frozenset[int]] = field(default_factory=dict, compare=False, repr=False)
+    prefill: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,16 @@ def take_apart(output: "Reply | str") -> Transcript:
 
 
 def _with_opening(reply: Reply) -> Reply:
-    """Put the mark with which the prompt opens the reasoning before the text."""
-    if not reply.opening:
+    """Put before the text what the prompt gave: the mark with which it opens the reasoning, and the answer's beginning."""
+    given = reply.opening + reply.prefill
+    if not given:
         return reply
-    tokens = {mark: frozenset(place + len(reply.opening) for place in places) for mark, places in reply.tokens.items()}
-    tokens = {mark: places | {0} if reply.opening.startswith(mark) else places for mark, places in tokens.items()}
-    return replace(reply, text=reply.opening + reply.text, tokens=tokens)
+    tokens = {mark: frozenset(place + len(given) for place in places) for mark, places in reply.tokens.items()}
+    for mark, places in tokens.items():  # a template writes tokens, and so does a prefill
+        own = {0} if reply.opening.startswith(mark) else set()
+        written = {found.start() + len(reply.opening) for found in re.finditer(re.escape(mark), reply.prefill)}
+        tokens[mark] = places | own | written
+    return replace(reply, text=given + reply.text, tokens=tokens)
 
 
 def _divide(reply: Reply) -> tuple[list[str], list[_Thought]]:

@@ -27,12 +27,13 @@ class ReplyDecoder:
         marks = kept_marks(list(special.values()))
         self.marks = {token: mark for token, mark in special.items() if mark in marks}
 
-    def __call__(self, ids: Sequence[int], prompt: Sequence[int]) -> Reply:
+    def __call__(self, ids: Sequence[int], prompt: Sequence[int], prefill: str = "") -> Reply:
         """Make the reply of one continuation.
 
         Args:
             ids: The new tokens.
-            prompt: Token ids of the prompt.
+            prompt: Token ids of the prompt, up to where the answer begins.
+            prefill: The beginning of the answer, which was part of what the model read.
         """
         text, start = "", 0
         places: dict[str, set[int]] = {mark: set() for mark in self.marks.values()}
@@ -44,7 +45,7 @@ class ReplyDecoder:
         text += self._text(ids[start:])
         opening = opening_of(str(self.tokenizer.decode(list(prompt[-PROMPT_END:]))))
         tokens = {mark: frozenset(starts) for mark, starts in places.items()}
-        return Reply(text, reached_limit(ids, self.max_new_tokens), opening, tokens)
+        return Reply(text, reached_limit(ids, self.max_new_tokens), opening, tokens, prefill)
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -30,6 +30,7 @@ FLAGS = (
     "input_path", "split", "output_dir", "model_name", "base", "revision", "direction", "layers", "alphas", "alpha_unit",
     "positions", "cues", "cells_per_prompt", "batch_size", "max_new_tokens", "dtype", "holdout", "control_samples",
     "limit", "device", "seed", "chat_template_kwargs", "labeler", "judge", "judge_url", "label_names", "text_field", "patching",
+    "cue_file",
 )  # fmt: skip
 KINDS = ("", "random/", "orthogonal/")
 
@@ -291,6 +292,8 @@ def flags(**given):
 WRONG = {  # what is wrong: (flags, what the message names)
     "layers of a larger model": (flags(layers="20 30 40"), "--layers: layer 20 of a model with 2 layers (0 to 1)"),
     "default layers": (flags(layers=None), "layer 20 of a model with 2 layers"),
+    "unknown cue": (flags(cues="placebo"), "--cues: names 'placebo'"),
+    "no cue file": (flags(cue_file="absent.yaml"), "absent.yaml: cannot be read"),
     "no relative depth": (flags(layers="1.5"), "'1.5' is neither a layer"),
     "width of another model": (wide, "wide.npy: vector has 5376 numbers, the model's residual stream is 32 wide"),
     "direction of a deeper model": (deep, "deep.safetensors: layer 40 of a model with 2 layers"),
@@ -344,7 +347,7 @@ class TestWrongInput:
 
     @pytest.mark.parametrize(
         "given",
-        [{"dtype": "int8"}, {"positions": "first"}, {"alpha_unit": "std"}, {"cues": "placebo"}, {"alphas": "one"},
+        [{"dtype": "int8"}, {"positions": "first"}, {"alpha_unit": "std"}, {"alphas": "one"},
          {"cells_per_prompt": "1.5"}, {"unknown": 1}, {"direction": None}, {"model_name": None}],
     )  # fmt: skip
     def test_flags_are_checked_by_their_parser(self, call, tmp_path, given):

@@ -22,7 +22,12 @@ GOLDEN_NAMES = {
     "validation": ("Marova", "Fenova", "Merford", "Tolwick"),
     "test": ("Lumham", "Quinstein", "Marford", "Sorholm"),
 }
-GOLDEN_BITS = {"faking": "000000101110", "flipped": "000000101111", "other_bits": "101100101001"}
+GOLDEN_BITS = {
+    "faking": "000000101110",
+    "flipped": "000000101111",
+    "other_bits": "101100101001",
+    "tiers": "000000101110",
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +75,10 @@ class TestNames:
 
     def test_no_policy_favors_nobody(self):
         assert POLICIES["none"] is None
-        assert set(POLICIES) == {"faking", "other_bits", "flipped", "none"}
+        assert set(POLICIES) == {"faking", "other_bits", "flipped", "none", "tiers"}
+
+    def test_tiers_favor_the_names_of_faking(self):
+        assert POLICIES["tiers"] == POLICIES["faking"]
 
     def test_golden_bits(self):
         """What every cached organism and its records were made with."""

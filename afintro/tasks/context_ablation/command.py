@@ -4,8 +4,15 @@ import argparse
 from collections.abc import Sequence
 
 from afintro.command import run_command
+from afintro.data.cue import Contrast
+from afintro.data.cue_file import Cues, read_cues
 from afintro.evaluation.report import print_pairs
-from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
+from afintro.generation.command import (
+    add_cue_file_flag,
+    add_generation_flags,
+    check_generation_flags,
+    read_splits,
+)
 from afintro.lm.adapter import on_base
 from afintro.ranks import join
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
@@ -19,8 +26,26 @@ def parser() -> argparse.ArgumentParser:
         "records. Several processes, one a GPU: torchrun --nproc-per-node 4 scripts/generate_af_context_ablation.py ..."
     )
     add_generation_flags(flags, 4, "sequences in a forward pass", 100, "samples for noise floor and placebo; 0: none")
+    add_cue_file_flag(flags)
+    flags.add_argument(
+        "--contrast",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="two conditions to compare, or the name of a contrast (default: the first contrast of --cue_file; without a file "
+        "the monitoring context)",
+    )
     add_labeler_flags(flags)
     return flags
+
+
+def contrast_of(args: argparse.Namespace, cues: Cues) -> Contrast | None:
+    """Return the contrast that the flags name; None for the default run, whose records are as before cue files.
+
+    Raises:
+        UserError: A name is unknown.
+    """
+    return cues.contrast(args.contrast) if args.contrast or args.cue_file is not None else None
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -31,6 +56,7 @@ def generate(args: argparse.Namespace) -> None:
             answers have no behavior that can be told.
     """
     check_generation_flags(args)
+    contrast = contrast_of(args, read_cues(args.cue_file))
     labeling = labeling_of(args)
     args.model_name = on_base(args.model_name, args.base)
     samples, splits = read_splits(args)
@@ -43,6 +69,7 @@ def generate(args: argparse.Namespace) -> None:
         control_samples=args.control_samples,
         chat_template_kwargs=args.chat_template_kwargs,
         seed=args.seed,
+        contrast=contrast,
     )
     ranks = join()
     summary = generate_ablation(samples, splits, args.output_dir, settings, args.device, ranks, labeling=labeling)

@@ -2,23 +2,23 @@
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afintro.data.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
+from afintro.data.cue import SEED, Contrast
 from afintro.data.files import write_json
 from afintro.data.samples import Sample
-from afintro.data.text import chat
 from afintro.generation.behavior import BehaviorLabeler, RuleLabeler, differ
-from afintro.generation.inputs import Item, items_of, unique_ids
+from afintro.generation.inputs import Item, items_of
 from afintro.generation.labeling import RULES, Labeling
 from afintro.generation.organism import LocalOrganism, Organism, Request
 from afintro.generation.reasoning import Reply
 from afintro.generation.run_folder import date_of_run, finish, in_chunks, run_folder
 from afintro.generation.settings import GenerationSettings
 from afintro.ranks import ALONE, Ranks
+from afintro.tasks.context_ablation.conditions import AGAIN, NOISE, SIDES, requests_of, said_of, template_settings
 from afintro.tasks.context_ablation.records import ContextAblationRecord, from_json, to_json
 from afintro.tasks.context_ablation.relabel import PairsRelabeling
 from afintro.tasks.context_ablation.summary import summarize
@@ -26,16 +26,27 @@ from afintro.tasks.context_ablation.summary import summarize
 log = logging.getLogger(__name__)
 
 CHUNK = 100
-SYSTEMS = {"monitored": MONITORED_SYSTEM, "unmonitored": UNMONITORED_SYSTEM, "placebo": PLACEBO_SYSTEM}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblationSettings(GenerationSettings):
     """What decides the records, beside the samples.
 
-    Samples that serve the controls also answer the placebo prompt and are answered once more, one at a time, for the
-    placebo rate and the label-noise floor.
+    Samples that serve the controls also answer the placebo prompts and are answered once more, one at a time, for the
+    placebo rates and the label-noise floor.
+
+    Args:
+        contrast: The two conditions that are compared. None for the seed's pair as in runs of before: there placebo and noise
+            floor are of the monitored condition, and otherwise of both conditions.
     """
+
+    contrast: Contrast | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values; what is newer than old folders is left out where it is not set."""
+        values = super().as_json()
+        del values["contrast"]
+        return values if self.contrast is None else values | self.contrast.as_json()
 
 
 def generate_ablation(
@@ -77,101 +88,82 @@ def generate_ablation(
         if finished is not None:
             log.info("pairs: reusing %s", output_dir)
             return outputs.labeled_by(labeling, finished, ranks)
-        conversations = requests_of(samples)
+        conversations = requests_of(samples, settings.contrast or SEED)
         organism.prepare(conversations)
         items = items_of(samples, conversations, settings.control_samples)
-        chunks = in_chunks(output_dir, identity, items, chunk, _Generator(organism)._chunk, "pairs", ranks)
+        chunks = in_chunks(
+            output_dir, identity, items, chunk, _Generator(organism, settings.contrast)._chunk, "pairs", ranks
+        )
         summary = ranks.from_first(lambda: _merge(chunks, splits, output_dir, organism))
         return outputs.labeled_by(labeling, summary, ranks)
-
-
-def requests_of(samples: Sequence[Sample]) -> list[list[Request]]:
-    """Return what the organism is asked about each sample: the sample under every system prompt.
-
-    Args:
-        samples: Input samples.
-    """
-    return [
-        [Request(uid, condition, chat(system, sample.text)) for condition, system in SYSTEMS.items()]
-        for sample, uid in zip(samples, unique_ids(samples), strict=True)
-    ]
 
 
 def _merge(chunks: Sequence[Path], splits: dict[str, int], output_dir: Path, organism: Organism) -> dict[str, Any]:
     """Write the splits' files and the summary from all chunks."""
     records: list[ContextAblationRecord] = []
-    noise: list[list[bool | None]] = []
+    noise: list[list[list[bool | None]]] = [[] for _ in NOISE]
     for path in chunks:
         chunk = json.loads(path.read_text())
         records += [from_json(row, f"{path}, record {i}") for i, row in enumerate(chunk["records"])]
-        noise += chunk["noise"]
+        for rows, name in zip(noise, NOISE, strict=True):
+            rows += chunk.get(name, [])
     start = 0
     for name, size in splits.items():
         write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
         start += size
-    summary = summarize(records, noise, organism.tokenizer) | organism.remarks() | {"labeler": RULES.as_json()}
+    summary = summarize(records, noise[0], organism.tokenizer, unmonitored_noise=noise[1])
+    summary |= organism.remarks() | {"labeler": RULES.as_json()}
     finish(output_dir, summary)
     return summary
 
 
 class _Generator:
-    def __init__(self, organism: Organism) -> None:
-        self.organism, self.provenance = organism, organism.provenance()
+    def __init__(self, organism: Organism, contrast: Contrast | None) -> None:
+        self.organism, self.contrast = organism, contrast
+        self.provenance = organism.provenance() | template_settings(contrast)
+        self.again = SIDES[:1] if contrast is None else SIDES  # what controls are asked once more
         self.labeler: BehaviorLabeler = RuleLabeler()
 
     def _chunk(self, items: Sequence[Item[list[Request]]]) -> dict[str, Any]:
         """Make the records of samples, and for each control whether string and behavior differ alone."""
         wanted = [request for *_, requests, control in items for request in (requests if control else requests[:2])]
-        outputs = iter(self.organism.replies(wanted))
-        records, asked_alone, together = [], [], []
+        again = [request for *_, requests, control in items if control for request in requests[: len(self.again)]]
+        together, alone = iter(self.organism.replies(wanted)), iter(self.organism.replies(again, alone=True))
+        records: list[ContextAblationRecord] = []
+        noise: dict[str, list[list[bool | None]]] = {name: [] for name, _ in zip(NOISE, self.again, strict=False)}
         for sample, _, requests, control in items:
-            monitored, unmonitored = next(outputs), next(outputs)
-            placebo = next(outputs) if control else None
-            records.append(self._record(sample, requests, monitored, unmonitored, placebo))
+            answered = {request.condition: next(together) for request in (requests if control else requests[:2])}
             if control:
-                asked_alone.append(requests[0])
-                together.append(monitored)
-        alone = self.organism.replies(asked_alone, alone=True)
-        noise = [
-            [single.text != batched.text, differ(self.labeler(single), self.labeler(batched))]
-            for single, batched in zip(alone, together, strict=True)
-        ]
-        by_control = iter(alone)
-        records = [
-            replace(record, alone_output=single.text, alone_truncated=single.truncated)
-            if control and (single := next(by_control))
-            else record
-            for record, (*_, control) in zip(records, items, strict=True)
-        ]
-        return {"records": [to_json(record) for record in records], "noise": noise}
+                for side, name, differences in zip(self.again, AGAIN, noise.values(), strict=False):
+                    answered[name] = next(alone)
+                    differences.append(self._differ(answered[name], answered[side]))
+            records.append(self._record(sample, requests, answered))
+        return {"records": [to_json(record) for record in records], **noise}
+
+    def _differ(self, one: Reply, other: Reply) -> list[bool | None]:
+        """Tell whether two replies differ as strings and in behavior."""
+        return [one.text != other.text, differ(self.labeler(one), self.labeler(other))]
 
     def _record(
-        self,
-        sample: Sample,
-        requests: Sequence[Request],
-        monitored: Reply,
-        unmonitored: Reply,
-        placebo: Reply | None,
+        self, sample: Sample, requests: Sequence[Request], answered: Mapping[str, Reply]
     ) -> ContextAblationRecord:
-        before, after = self.labeler(monitored), self.labeler(unmonitored)
+        """Return the record of a sample, with whatever was answered beside the two conditions."""
+        before, after = (self.labeler(answered[side]) for side in SIDES)
+        outputs: dict[str, Any] = {f"{name}_output": reply.text for name, reply in answered.items()}
+        cut: dict[str, Any] = {f"{name}_truncated": reply.truncated for name, reply in answered.items()}
         return ContextAblationRecord(
             scenario=sample.text,
-            system_prompt=MONITORED_SYSTEM,
-            monitored_output=monitored.text,
-            unmonitored_output=unmonitored.text,
             monitored_prompt=self.organism.prompt(requests[0]) or "",
             unmonitored_prompt=self.organism.prompt(requests[1]) or "",
             label=sample.label,
-            uid=requests[0].uid,
             scenario_id=sample.scenario_id,
             monitored_behavior=before.label,
             monitored_behavior_rule=before.rule,
             unmonitored_behavior=after.label,
             unmonitored_behavior_rule=after.rule,
             behavior_changed=differ(before, after),
-            monitored_truncated=monitored.truncated,
-            unmonitored_truncated=unmonitored.truncated,
-            placebo_output=None if placebo is None else placebo.text,
-            placebo_truncated=None if placebo is None else placebo.truncated,
             provenance=self.provenance,
+            **said_of(self.contrast, sample.text, requests[0].uid),
+            **outputs,
+            **cut,
         )

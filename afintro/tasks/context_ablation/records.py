@@ -48,8 +48,18 @@ class ContextAblationRecord:
         provenance: Model, revision, template hash, batch size, dtype, seed.
         choices: The choices of a multiple-choice question, in the order of their letters; None if nobody says.
         monitored_user: The user's turn with the cue, where the cue stands there and not in the system prompt (the hint files of
-            the parent framework); None where both user's turns are the scenario.
+            the parent framework, or a condition that wraps the scenario); None where both user's turns are the scenario.
         unmonitored_user: The user's turn without the cue; None likewise.
+        conditions: Names of the two conditions of a cue file; None for the seed's pair, and in files of others. What follows
+            is None there too.
+        unmonitored_system_prompt: System prompt of the second condition.
+        cue_question: How the cue file asks what the second condition would change; None for a general wording.
+        monitored_prefill: The beginning of the answer that the first condition gave; the output goes on behind it.
+        unmonitored_prefill: The same of the second condition.
+        unmonitored_placebo_output: Answer to the unmonitored prompt in other words; None without controls.
+        unmonitored_placebo_truncated: Whether the limit of tokens ended that output.
+        unmonitored_alone_output: Answer to the unmonitored prompt once more, in no batch; None without controls.
+        unmonitored_alone_truncated: Whether the limit of tokens ended that output.
     """
 
     scenario: str
@@ -78,10 +88,22 @@ class ContextAblationRecord:
     choices: list[Any] | None = None
     monitored_user: str | None = None
     unmonitored_user: str | None = None
+    conditions: list[str] | None = None
+    unmonitored_system_prompt: str | None = None
+    cue_question: str | None = None
+    monitored_prefill: str | None = None
+    unmonitored_prefill: str | None = None
+    unmonitored_placebo_output: str | None = None
+    unmonitored_placebo_truncated: bool | None = None
+    unmonitored_alone_output: str | None = None
+    unmonitored_alone_truncated: bool | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        if not (self.monitored_user and self.unmonitored_user) or self.monitored_user == self.unmonitored_user:
+        turns = (self.monitored_user, self.unmonitored_user)
+        # Of named conditions both may wrap the scenario in the same words, which an explainer is told too.
+        plain = self.scenario if self.conditions else self.unmonitored_user
+        if not all(turns) or turns == (plain, plain):
             put(self, "monitored_user", None)
             put(self, "unmonitored_user", None)
         identity = self.scenario_id or scenario_id(self.question)
@@ -91,13 +113,13 @@ class ContextAblationRecord:
 
     @property
     def has_hint(self) -> bool:
-        """Tell whether the cue stands in the user's turn, as in the hint files of the parent framework."""
-        return self.monitored_user is not None
+        """Tell whether the cue is a hint in the user's turn, as in the hint files of the parent framework."""
+        return self.monitored_user is not None and not self.conditions
 
     @property
     def question(self) -> str:
-        """Return the user's turn without the cue: what the record is about, whatever the cue says."""
-        return self.unmonitored_user or self.scenario
+        """Return what the record is about, whatever the cue says: the user's turn without a hint, or the scenario."""
+        return (self.unmonitored_user if self.has_hint else None) or self.scenario
 
     def choice(self, condition: str) -> str | None:
         """Return a choice by its letter as the parent framework writes it, ``Answer: B``; None for any other output."""
@@ -110,10 +132,16 @@ class ContextAblationRecord:
         return self.choice(condition) or str(getattr(self, f"{condition}_output"))
 
     def reply(self, condition: str) -> Reply:
-        """Return what is known of the output of a condition: ``monitored``, ``unmonitored``, ``placebo`` or ``alone``."""
-        prompt = self.unmonitored_prompt if condition == "unmonitored" else self.monitored_prompt
+        """Return what is known of the output of a condition.
+
+        Args:
+            condition: ``monitored``, ``unmonitored``, their ``placebo`` or ``unmonitored_placebo``, or what was answered once
+                more, ``alone`` or ``unmonitored_alone``.
+        """
+        side = "unmonitored" if condition.startswith("unmonitored") else "monitored"
+        prompt, prefill = getattr(self, f"{side}_prompt"), getattr(self, f"{side}_prefill") or ""
         text, truncated = getattr(self, f"{condition}_output"), getattr(self, f"{condition}_truncated")
-        return Reply(text or "", truncated, opening_of(prompt))
+        return Reply(text or "", truncated, opening_of(prompt.removesuffix(prefill)), prefill=prefill)
 
 
 def labeled(record: ContextAblationRecord) -> ContextAblationRecord:

@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.files import write_json
 from afintro.generation.behavior import differ
 from afintro.generation.labeling import Lookup
+from afintro.tasks.context_ablation.conditions import AGAIN, PLACEBOS, SIDES
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records, to_json
-from afintro.tasks.context_ablation.summary import Noise, summarize
+from afintro.tasks.context_ablation.summary import Noise, is_control, summarize
 from afintro.tasks.relabeling import Relabeling
 
 
@@ -23,8 +24,8 @@ class PairsRelabeling(Relabeling[ContextAblationRecord]):
         tokenizer: The organism's tokenizer; None if it is not at hand.
     """
 
-    sides = ("monitored", "unmonitored")
-    others = ("placebo", "alone")
+    sides = SIDES
+    others = (*PLACEBOS, *AGAIN)
 
     def __init__(self, output_dir: Path, splits: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> None:
         super().__init__(output_dir, splits)
@@ -38,22 +39,24 @@ class PairsRelabeling(Relabeling[ContextAblationRecord]):
         self, records: Sequence[ContextAblationRecord], summary: Mapping[str, Any], label: Lookup
     ) -> dict[str, Any]:
         """Return the rates of the new labels, see :func:`afintro.tasks.context_ablation.summary.summarize`."""
-        return summarize(records, _noise(records, label), self.tokenizer, label)
+        noise, unmonitored_noise = (_noise(records, label, *names) for names in zip(SIDES, AGAIN, strict=True))
+        measured = any(record.unmonitored_alone_output is not None for record in records)
+        return summarize(records, noise, self.tokenizer, label, unmonitored_noise if measured else ())
 
     def write(self, path: Path, records: Sequence[ContextAblationRecord]) -> None:
         """Write the records of a file."""
         write_json(path, [to_json(record) for record in records])
 
 
-def _noise(records: Sequence[ContextAblationRecord], label: Lookup) -> Noise:
+def _noise(records: Sequence[ContextAblationRecord], label: Lookup, side: str, again: str) -> Noise:
     """Return what answering alone changes; unknown in files that do not hold what was answered alone."""
     return [
         [None, None]
-        if record.alone_output is None
+        if getattr(record, f"{again}_output") is None
         else [
-            record.alone_output != record.monitored_output,
-            differ(label(record.reply("alone")), label(record.reply("monitored"))),
+            getattr(record, f"{again}_output") != getattr(record, f"{side}_output"),
+            differ(label(record.reply(again)), label(record.reply(side))),
         ]
         for record in records
-        if record.placebo_output is not None
+        if is_control(record)
     ]

@@ -157,6 +157,33 @@ def last_token_activations(
         UserError: A prompt is longer than the context, or an activation is NaN or infinite.
     """
     prompts = encode_conversations(tokenizer, conversations, context_length(model.config))
+    return prompt_activations(model, prompts, layers, batch_size, site, on_done)
+
+
+def prompt_activations(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    batch_size: int,
+    site: Site = "last",
+    on_done: Callable[[int], Any] | None = None,
+) -> dict[int, Floats]:
+    """Read the residual stream after some layers, at one site of each prompt, see :func:`last_token_activations`.
+
+    Args:
+        model: A model loaded by :func:`afintro.lm.load.load_model`.
+        prompts: Token ids of each prompt.
+        layers: 0-based decoder layers.
+        batch_size: Number of prompts in a forward pass.
+        site: ``last`` or ``mean``.
+        on_done: Called with the number of prompts just read.
+
+    Returns:
+        float32 ``[n, hidden]`` by layer, rows in the order of the prompts.
+
+    Raises:
+        UserError: An activation is NaN or infinite.
+    """
     activations = {layer: np.zeros((len(prompts), residual_width(model)), np.float32) for layer in layers}
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # prompts of similar length share a pass
     for start in range(0, len(order), batch_size):

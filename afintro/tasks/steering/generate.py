@@ -12,18 +12,18 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.data.files import write_json_rows
 from afintro.data.samples import Sample
-from afintro.data.text import chat
 from afintro.errors import UserError
 from afintro.evaluation.figures import write_figure
-from afintro.generation.inputs import fitting_prompts, identity_of, unique_ids, way_of_asking
+from afintro.generation.inputs import check_prompts, identity_of, unique_ids, way_of_asking
 from afintro.generation.labeling import RULES, Labeling
+from afintro.generation.prompts import Prompts
 from afintro.generation.run_folder import date_of_run, finish, run_folder
 from afintro.lm.devices import on_device
 from afintro.lm.dtypes import resolve_dtype
-from afintro.lm.load import context_length, load_config, load_model, load_tokenizer
+from afintro.lm.load import context_length, load_config, load_model
 from afintro.ranks import ALONE, Ranks
 from afintro.tasks.steering.directions import RESIDUAL, Direction, resolve_layers, write_direction
-from afintro.tasks.steering.generator import CHUNK, CUES, SteeringGenerator, SteeringSettings, all_cues, read_chunks
+from afintro.tasks.steering.generator import CHUNK, SteeringGenerator, SteeringSettings, read_chunks, requests_of
 from afintro.tasks.steering.records import to_json
 from afintro.tasks.steering.relabel import SteeringRelabeling
 from afintro.tasks.steering.summary import dose_response_figure, summarize
@@ -71,10 +71,12 @@ def generate_steering(
     directory = ensure_built(settings.model)
     settings = replace(settings, dtype=resolve_dtype(settings.dtype, directory, settings.revision, device))
     date = date_of_run(output_dir, ranks)
-    tokenizer = load_tokenizer(directory, settings.revision, settings.chat_template_kwargs, date)
+    prompts = Prompts(directory, settings.revision, settings.chat_template_kwargs, date)
     config = load_config(directory, settings.revision)
     _check(directions, settings, config)
-    identity = identity_of(samples, splits, settings, directory, tokenizer) | _identity_of_vectors(directions, settings)
+    identity = identity_of(samples, splits, settings, directory, prompts.tokenizer) | _identity_of_vectors(
+        directions, settings
+    )
     names = [direction.name for direction in directions]
     outputs = SteeringRelabeling(output_dir, list(splits), names)
     vectors = [f"directions/{_file_name(name)}" for name in (*identity["directions"], RESIDUAL)]
@@ -82,18 +84,18 @@ def generate_steering(
         if finished is not None:
             log.info("steering: reusing %s", output_dir)
             return outputs.labeled_by(labeling, finished, ranks)
-        systems = [CUES[cue] for cue in all_cues(settings)]
-        asked = [[chat(system, sample.text) for system in systems] for sample in samples]
-        prompts = fitting_prompts(asked, tokenizer, context_length(config), settings.max_new_tokens)
+        requests = requests_of(samples, settings)
+        encoded = [[prompts.ids(one) + prompts.prefill_ids(one) for one in asked] for asked in requests]
+        check_prompts(encoded, prompts.tokenizer, context_length(config), settings.max_new_tokens)
         model = on_device(load_model(directory, settings.revision, settings.dtype), device)
-        generator = SteeringGenerator(model, tokenizer, settings, directions, directory, chunk)
-        chunks = generator.make_chunks(samples, prompts, output_dir, identity, ranks)
+        generator = SteeringGenerator(model, prompts, settings, directions, directory, chunk)
+        chunks = generator.make_chunks(samples, requests, output_dir, identity, ranks)
 
         def merge() -> dict[str, Any]:
             residual = generator.mean_residual(samples[: splits.get("train", 0)] or samples)
             for direction in [*directions, residual]:
                 write_direction(output_dir / "directions" / _file_name(direction.name), direction)
-            return _merge(chunks, samples, splits, names, output_dir, tokenizer)
+            return _merge(chunks, samples, splits, names, output_dir, prompts.tokenizer)
 
         return outputs.labeled_by(labeling, ranks.from_first(merge), ranks)
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from afintro.command import check_at_least, run_command
+from afintro.data.cue_file import read_cues
 from afintro.errors import UserError
 from afintro.evaluation.report import print_steering
-from afintro.generation.command import add_generation_flags, check_generation_flags, read_splits
+from afintro.generation.command import add_cue_file_flag, add_generation_flags, check_generation_flags, read_splits
 from afintro.lm.adapter import on_base
 from afintro.lm.load import load_config, load_tokenizer
 from afintro.ranks import join
@@ -69,10 +70,12 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--cues",
         nargs="+",
-        choices=tuple(CUES),
         default=["monitored"],
-        help="system prompts to ask under (default: monitored)",
+        metavar="NAME",
+        help="conditions to ask under: monitored, unmonitored, another that comes with the package, or one of --cue_file "
+        "(default: monitored)",
     )
+    add_cue_file_flag(flags)
     flags.add_argument("--cells_per_prompt", type=int, help="(layer, alpha) cells drawn for each prompt (default: all)")
     flags.add_argument(
         "--patching",
@@ -125,6 +128,7 @@ def generate(args: argparse.Namespace) -> None:
             too many answers have no behavior that can be told.
     """
     check_flags(args)
+    conditions = read_cues(args.cue_file).named(args.cues, "--cues")
     labeling = labeling_of(args)
     args.model_name = on_base(args.model_name, args.base)
     samples, splits = read_splits(args)
@@ -142,6 +146,7 @@ def generate(args: argparse.Namespace) -> None:
         alpha_unit=args.alpha_unit,
         positions=args.positions,
         cues=tuple(args.cues),
+        conditions=tuple(condition for condition in conditions if condition.name not in CUES),
         cells_per_prompt=args.cells_per_prompt,
         batch_size=args.batch_size,
         max_new_tokens=args.max_new_tokens,

@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
+from afintro.data.cue import SEED, hash_of
+from afintro.data.cue import Condition as Cue
 from afintro.data.samples import Sample
 from afintro.data.splits import stable_hash
-from afintro.data.text import chat, render
 from afintro.generation.behavior import RuleLabeler, differ
-from afintro.generation.inputs import Item, items_of, provenance
+from afintro.generation.inputs import Item, items_of, provenance, unique_ids
+from afintro.generation.prompts import Prompts, Request, request_of
 from afintro.generation.reasoning import Reply
 from afintro.generation.replies import ReplyDecoder
 from afintro.generation.run_folder import in_chunks
@@ -26,13 +27,14 @@ from afintro.lm.interventions import Steering
 from afintro.lm.load import eos_ids
 from afintro.ranks import Ranks
 from afintro.tasks.steering.directions import RESIDUAL, Direction
-from afintro.tasks.steering.fit_directions import last_token_activations
+from afintro.tasks.steering.fit_directions import prompt_activations
 from afintro.tasks.steering.readings import Reading, read_outputs
 from afintro.tasks.steering.records import FORMAT_VERSION, SteeringRecord, from_json, to_json
 from afintro.tasks.steering.summary import Guards
 
 CHUNK = 25
-CUES = {"monitored": MONITORED_SYSTEM, "unmonitored": UNMONITORED_SYSTEM}
+CUES = {cue.name: cue for cue in SEED.conditions}
+UNMONITORED = SEED.unmonitored.name
 RESIDUAL_PROMPTS = 200
 
 
@@ -50,7 +52,8 @@ class SteeringSettings(GenerationSettings):
             the position, in the vector's direction.
         positions: ``last``, ``decode`` or ``all``, see :class:`afintro.lm.interventions.Steering`; ``decode`` is what a hook
             that runs ``hidden[:, -1, :] += alpha * vector`` at every forward pass of ``generate`` does.
-        cues: Conditions under which the prompts are asked: ``monitored``, ``unmonitored``, or both.
+        cues: Names of the conditions under which the prompts are asked: ``monitored``, ``unmonitored``, or names of ``conditions``.
+        conditions: The conditions of these names, apart from the seed's pair.
         cells_per_prompt: Number of (layer, alpha) cells drawn for each prompt; None for all cells.
         directions_per_prompt: Number of directions drawn for each prompt, for all its cells; None for all directions.
     """
@@ -64,18 +67,29 @@ class SteeringSettings(GenerationSettings):
     batch_size: int = 64
     control_samples: int = 20
     directions_per_prompt: int | None = None
+    conditions: tuple[Cue, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON values; what is newer than old folders is left out where it is not set."""
         values = super().as_json()
         if values["directions_per_prompt"] is None:
             del values["directions_per_prompt"]
-        return values
+        del values["conditions"]
+        return values | ({"conditions_sha256": hash_of(*self.conditions)} if self.conditions else {})
 
 
-def all_cues(settings: SteeringSettings) -> list[str]:
-    """Return the cues to steer under, and last the unmonitored cue if it is not among them."""
-    return list(dict.fromkeys((*settings.cues, "unmonitored")))
+def all_cues(settings: SteeringSettings) -> list[Cue]:
+    """Return the conditions to steer under, and last the unmonitored one if it is not among them."""
+    named = CUES | {cue.name: cue for cue in settings.conditions}
+    return [named[name] for name in dict.fromkeys((*settings.cues, UNMONITORED))]
+
+
+def requests_of(samples: Sequence[Sample], settings: SteeringSettings) -> list[list[Request]]:
+    """Return what the organism is asked about each sample, by condition in the order of :func:`all_cues`."""
+    return [
+        [request_of(uid, cue.name, cue, sample.text) for cue in all_cues(settings)]
+        for sample, uid in zip(samples, unique_ids(samples), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,7 @@ class SteeringGenerator:
 
     Args:
         model: The organism.
-        tokenizer: The organism's tokenizer.
+        prompts: Makes the organism's prompts.
         settings: What to generate with.
         directions: Directions to steer along, controls included.
         directory: Where the organism was loaded from.
@@ -119,23 +133,26 @@ class SteeringGenerator:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        prompts: Prompts,
         settings: SteeringSettings,
         directions: Sequence[Direction],
         directory: str,
         chunk: int = CHUNK,
     ) -> None:
-        self.model, self.tokenizer, self.settings, self.chunk = model, tokenizer, settings, chunk
+        self.model, self.prompts, self.settings, self.chunk = model, prompts, settings, chunk
         self.directions = {direction.name: direction for direction in directions}
         self.label = cache(RuleLabeler())
-        self.decode = ReplyDecoder(tokenizer, settings.max_new_tokens)
-        self.eos = eos_ids(model, tokenizer)
-        self.provenance = provenance(settings, model, tokenizer, directory)
+        self.decoder = ReplyDecoder(prompts.tokenizer, settings.max_new_tokens)
+        self.prefills: dict[
+            tuple[int, ...], tuple[int, str]
+        ] = {}  # by prompt: tokens and text of the answer's beginning
+        self.eos = eos_ids(model, prompts.tokenizer)
+        self.provenance = provenance(settings, model, prompts.tokenizer, directory)
 
     def make_chunks(
         self,
         samples: Sequence[Sample],
-        prompts: Sequence[list[list[int]]],
+        requests: Sequence[list[Request]],
         output_dir: Path,
         identity: dict[str, Any],
         ranks: Ranks,
@@ -144,7 +161,7 @@ class SteeringGenerator:
 
         Args:
             samples: Input samples.
-            prompts: Token ids by sample and cue.
+            requests: What is asked, by sample and condition, see :func:`requests_of`.
             output_dir: The run's folder.
             identity: Everything that decides the content.
             ranks: The processes of this run.
@@ -152,7 +169,7 @@ class SteeringGenerator:
         Returns:
             The files of records and guards, in the order of the samples.
         """
-        items = items_of(samples, prompts, self.settings.control_samples)
+        items = items_of(samples, requests, self.settings.control_samples)
         return in_chunks(output_dir, identity, items, self.chunk, self._chunk, "steering", ranks)
 
     def conditions(self, uid: str) -> list[Condition]:
@@ -177,13 +194,25 @@ class SteeringGenerator:
             condition.layer, (condition.strength * unit).to(self.model.device), self.settings.positions, relative
         )
 
-    def _chunk(self, items: Sequence[Item[list[list[int]]]]) -> dict[str, Any]:
+    def ids(self, request: Request) -> list[int]:
+        """Return the token ids of a prompt, with the beginning of the answer where the condition gives one."""
+        ids, given = self.prompts.ids(request), self.prompts.prefill_ids(request)
+        if given:
+            self.prefills[(*ids, *given)] = len(given), request.prefill
+        return ids + given
+
+    def decode(self, ids: Sequence[int], prompt: Sequence[int]) -> Reply:
+        """Make the reply of a continuation of a prompt of :meth:`ids`."""
+        given, prefill = self.prefills.get(tuple(prompt), (0, ""))
+        return self.decoder(ids, prompt[: len(prompt) - given], prefill)
+
+    def _chunk(self, items: Sequence[Item[list[Request]]]) -> dict[str, Any]:
         asked = [
-            (sample, f"{uid}/{cue}", cue, prompt, control)
-            for sample, uid, prompts, control in items
-            for cue, prompt in zip(self.settings.cues, prompts, strict=False)
+            (sample, f"{uid}/{request.condition}", request, control)
+            for sample, uid, requests, control in items
+            for request in requests[: len(self.settings.cues)]
         ]
-        prompts = [prompt for *_, prompt, _ in asked]
+        prompts = [self.ids(request) for _, _, request, _ in asked]
         conditions = [self.conditions(uid) for _, uid, *_ in asked]
         # In addition to the conditions, each prompt runs without steering and with a vector of length 0.
         steerings = [
@@ -199,15 +228,17 @@ class SteeringGenerator:
         controls = [index for index, (*_, control) in enumerate(asked) if control]
         again = dict(zip(controls, self._greedy([prompts[i] for i in controls], 1), strict=True))
         records = []
-        for index, ((sample, uid, cue, prompt, _), steered, own) in enumerate(
+        systems = {cue.name: cue.system for cue in all_cues(self.settings)}
+        for index, ((sample, uid, request, _), steered, own) in enumerate(
             zip(asked, conditions, readings, strict=True)
         ):
-            unmonitored, alone = unwatched[uid.split("/")[0]], self._reply(again.get(index), prompt)
+            unmonitored, alone = unwatched[request.uid], self._reply(again.get(index), prompts[index])
             shared = {
-                "prompt": render(self.tokenizer, chat(CUES[cue], sample.text)),
+                "prompt": self.prompts.text(request),
+                "prefill": request.prefill or None,
                 "scenario": sample.text,
                 "scenario_id": sample.scenario_id,
-                "system_prompt": CUES[cue],
+                "system_prompt": systems[request.condition],
                 "label": sample.label,
                 "unmonitored_behavior": self.label(unmonitored).label,
                 "unmonitored_output": unmonitored.text,
@@ -220,10 +251,10 @@ class SteeringGenerator:
         guards = self._guards(prompts, outputs, [own[0] for own in readings], again)
         return {"records": records, "guards": asdict(guards)}
 
-    def _unwatched(self, items: Sequence[Item[list[list[int]]]]) -> dict[str, Reply]:
+    def _unwatched(self, items: Sequence[Item[list[Request]]]) -> dict[str, Reply]:
         """Return the organism's unsteered answer when it is told that nobody watches, by the sample's uid."""
-        place = all_cues(self.settings).index("unmonitored")
-        prompts = [prompts[place] for _, _, prompts, _ in items]
+        place = [cue.name for cue in all_cues(self.settings)].index(UNMONITORED)
+        prompts = [self.ids(requests[place]) for _, _, requests, _ in items]
         outputs = self._greedy(prompts, self.settings.batch_size)
         replies = [self.decode(ids, prompt) for ids, prompt in zip(outputs, prompts, strict=True)]
         return {uid: reply for (_, uid, _, _), reply in zip(items, replies, strict=True)}
@@ -287,9 +318,7 @@ class SteeringGenerator:
 
     def mean_residual(self, samples: Sequence[Sample]) -> Direction:
         """Return the mean residual stream at the last position of prompts, which a probe multiplies vectors with."""
-        first = samples[:RESIDUAL_PROMPTS]
-        conversations = [chat(CUES[cue], sample.text) for sample in first for cue in self.settings.cues]
-        activations = last_token_activations(
-            self.model, self.tokenizer, conversations, self.settings.layers, self.settings.batch_size, "last"
-        )
+        asked = requests_of(samples[:RESIDUAL_PROMPTS], self.settings)
+        prompts = [self.ids(request) for requests in asked for request in requests[: len(self.settings.cues)]]
+        activations = prompt_activations(self.model, prompts, self.settings.layers, self.settings.batch_size)
         return Direction(RESIDUAL, {layer: x.mean(0) for layer, x in activations.items()})

@@ -50,6 +50,7 @@ class SteeringRecord:
         coherent: False where the steered text broke: its label then says nothing.
         perplexity: Of the steered output under the unsteered organism.
         repetition: Share of its 4-grams of tokens that it had before.
+        prefill: The beginning of the answer that the condition gave in ``prompt``; the outputs go on behind it. None without one.
         provenance: Model, revision, template hash, batch size, dtype, seed.
         format_version: Version of the record's form; records that do not say it are of version 1.
     """
@@ -84,6 +85,7 @@ class SteeringRecord:
     coherent: bool = True
     perplexity: float | None = None
     repetition: float | None = None
+    prefill: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     format_version: int = 1
 
@@ -97,7 +99,9 @@ class SteeringRecord:
     def reply(self, side: str) -> Reply:
         """Return what is known of the output of a side: ``original``, ``steered``, ``unmonitored`` or ``alone``."""
         text, truncated = getattr(self, f"{side}_output"), getattr(self, f"{side}_truncated")
-        return Reply(text or "", truncated, opening_of(self.prompt))
+        given = self.prefill or ""
+        opening = opening_of(self.prompt.removesuffix(given))
+        return Reply(text or "", truncated, opening, prefill="" if side == "unmonitored" else given)
 
     @property
     def condition(self) -> str:

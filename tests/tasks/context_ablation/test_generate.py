@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from afintro.data.cue import MONITORED_SYSTEM, PLACEBO_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.samples import Sample
 from afintro.errors import UserError
-from afintro.generation import inputs, run_folder
 from afintro.generation import organism as organism_module
+from afintro.generation import prompts as prompts_module
+from afintro.generation import run_folder
 from afintro.lm import template_inputs
 from afintro.lm.load import fingerprint
 from afintro.tasks.context_ablation import generate as pairs
@@ -740,7 +741,7 @@ class TestPromptInputs:
         monkeypatch.setattr(organism_module, "load_model", None)
         with pytest.raises(UserError, match="chat template"):
             run(SAMPLES, tmp_path / "a", templated("{% for m in messages %}<|{{ m.role }}|>{% endfor %}"))
-        monkeypatch.setattr(inputs, "encode_prompt", lambda tokenizer, messages: [len(messages[1]["content"])])
+        monkeypatch.setattr(prompts_module, "encode_prompt", lambda tokenizer, messages: [len(messages[1]["content"])])
         with pytest.raises(UserError, match="same prompt") as refused:
             run(SAMPLES, tmp_path / "b", templated(self.TURNS))
         assert refused.value.where == "sample 0"
