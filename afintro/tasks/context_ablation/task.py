@@ -30,7 +30,7 @@ from afintro.tasks.context_ablation import records, wording
 from afintro.tasks.context_ablation.imports.noise import sampling_warnings
 from afintro.tasks.context_ablation.records import ContextAblationRecord, labeled, read_records
 from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, build_embedded, embedded_directory
-from afintro.tasks.context_ablation.wording import HINT_QUESTIONS, Question, Questions
+from afintro.tasks.context_ablation.wording import CUE_QUESTIONS, HINT_QUESTIONS, Question, Questions, fields_of
 from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.stored import RecordTask, example_of
 
@@ -70,7 +70,7 @@ class ContextAblation(RecordTask):
     Args:
         answer_form: ``behavior`` asks for the behavior label, ``text`` for the output itself.
         questions: How each question is asked; without, records with a hint in the user's turn are asked with the parent
-            framework's own prompts.
+            framework's own prompts, and records of a cue file with the questions of the file.
         question_weights: Weight in the loss of each question type; a question type with weight 0 is neither trained nor asked,
             unless it is the primary question.
         **settings: Settings that all tasks have, see :class:`TaskSettings`.
@@ -97,7 +97,8 @@ class ContextAblation(RecordTask):
     ) -> None:
         super().__init__(question_weights=question_weights, **settings)
         self.answer_form = answer_form
-        self.questions, self.hint_questions = questions or Questions(), questions or HINT_QUESTIONS
+        self.questions = questions or Questions()
+        self.hint_questions, self.cue_questions = questions or HINT_QUESTIONS, questions or CUE_QUESTIONS
         self._answered_by: dict[str, list[str | None]] = {}
 
     def build_embedded(self) -> None:
@@ -204,10 +205,10 @@ class ContextAblation(RecordTask):
         Returns:
             The system and the user message, and the answer.
         """
-        question: Question = getattr(self.hint_questions if record.has_hint else self.questions, question_type)
+        named = self.cue_questions if record.conditions else self.questions
+        question: Question = getattr(self.hint_questions if record.has_hint else named, question_type)
         user = question.user[stable_hash(f"{question_type} {record.uid}") % len(question.user)]
-        shown = record.unmonitored_user if question_type == "change_match" else record.monitored_user
-        fields = {"system_prompt": record.system_prompt, "user_prompt": shown or record.scenario}
+        fields = fields_of(record, question_type)
         answers = {
             PRIMARY: two_branch(self.verdict(record), self._is_cut(record, PRIMARY)),
             "orig_match": _taught(record, "monitored"),
@@ -242,7 +243,7 @@ class ContextAblation(RecordTask):
             prompt=user["content"],
             answer=answer,
             copy_answer=copied if verdict else record.answered("monitored"),
-            notes={"system": system["content"]} if record.has_hint else {},
+            notes={"system": system["content"]} if record.has_hint or record.conditions else {},
             cut=self._is_cut(record, PRIMARY if verdict else question_type),
         )
 
@@ -269,8 +270,8 @@ class ContextAblation(RecordTask):
 
     def draft_settings(self) -> dict[str, Any]:
         """Return how the questions are asked and answered."""
-        asked = {"questions": asdict(self.questions), "hint_questions": asdict(self.hint_questions)}
-        return {"answer_form": self.answer_form, **asked}
+        names = ("questions", "hint_questions", "cue_questions")
+        return {"answer_form": self.answer_form, **{name: asdict(getattr(self, name)) for name in names}}
 
     def _monitored_content(self, record: ContextAblationRecord) -> str:
         return record.answered("monitored") if self.answer_form == "text" else (record.monitored_behavior or "other")
