@@ -89,7 +89,7 @@ class LocalOrganism:
         self.tokenizer: PreTrainedTokenizerBase = self._prompts.tokenizer
         self.decode = ReplyDecoder(self.tokenizer, settings.max_new_tokens)
         self._encoded: dict[tuple[str, str], list[int]] = {}  # by scenario and condition: the turns without the prefill
-        self._model: PreTrainedModel
+        self._loaded: PreTrainedModel | None = None
 
     def identity(self, samples: Sequence[Sample], splits: dict[str, int]) -> dict[str, Any]:
         """See :meth:`Organism.identity`."""
@@ -109,8 +109,9 @@ class LocalOrganism:
             for requests, own in zip(conversations, encoded, strict=True)
             for request, ids in zip(requests, own, strict=True)
         }
-        loaded = load_model(self.directory, self.settings.revision, self.settings.dtype)
-        self._model = on_device(loaded, self.device)
+        if self._loaded is None:  # several runs may share an organism
+            loaded = load_model(self.directory, self.settings.revision, self.settings.dtype)
+            self._loaded = on_device(loaded, self.device)
 
     def provenance(self) -> dict[str, Any]:
         """See :meth:`Organism.provenance`."""
@@ -139,6 +140,11 @@ class LocalOrganism:
     def remarks(self) -> dict[str, Any]:
         """See :meth:`Organism.remarks`."""
         return dict(way_of_asking(self.tokenizer))
+
+    @property
+    def _model(self) -> PreTrainedModel:
+        assert self._loaded is not None, "prepare loads the model"
+        return self._loaded
 
     def _ids(self, request: Request) -> list[int]:
         """Return the token ids of a request's turns, which need not have been announced to :meth:`prepare`."""

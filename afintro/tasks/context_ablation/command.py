@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-from afintro.command import run_command
+from afintro.command import check_at_least, run_command
 from afintro.data.cue import Contrast
 from afintro.data.cue_file import Cues, read_cues
+from afintro.data.samples import Sample
 from afintro.evaluation.report import print_pairs
 from afintro.generation.command import (
     add_cue_file_flag,
@@ -13,9 +14,14 @@ from afintro.generation.command import (
     check_generation_flags,
     read_splits,
 )
+from afintro.generation.labeling import Labeling
+from afintro.generation.organism import LocalOrganism
 from afintro.lm.adapter import on_base
-from afintro.ranks import join
+from afintro.lm.template_inputs import today
+from afintro.ranks import Ranks, join
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
+from afintro.tasks.context_ablation.pilot import run_pilot
+from afintro.tasks.context_ablation.pilot_report import print_pilot, write_pilot
 from afintro.tasks.labelers import add_labeler_flags, labeling_of, stop_at_others
 
 
@@ -34,6 +40,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="two conditions to compare, or the name of a contrast (default: the first contrast of --cue_file; without a file "
         "the monitoring context)",
+    )
+    flags.add_argument(
+        "--pilot",
+        type=int,
+        metavar="N",
+        help="answer only N samples under every contrast, into output_dir/pilot, print how much each changes, and say which to use",
     )
     add_labeler_flags(flags)
     return flags
@@ -56,7 +68,9 @@ def generate(args: argparse.Namespace) -> None:
             answers have no behavior that can be told.
     """
     check_generation_flags(args)
-    contrast = contrast_of(args, read_cues(args.cue_file))
+    check_at_least(args, {"pilot": 1})
+    cues = read_cues(args.cue_file)
+    contrast = contrast_of(args, cues)
     labeling = labeling_of(args)
     args.model_name = on_base(args.model_name, args.base)
     samples, splits = read_splits(args)
@@ -72,10 +86,51 @@ def generate(args: argparse.Namespace) -> None:
         contrast=contrast,
     )
     ranks = join()
+    if args.pilot is not None:
+        pilot(args, settings, samples[: splits["train"]], len(samples), contrasts_of(cues, contrast), ranks, labeling)
+        return
     summary = generate_ablation(samples, splits, args.output_dir, settings, args.device, ranks, labeling=labeling)
     if ranks.rank == 0:
         print_pairs(summary)
     stop_at_others(summary, args.output_dir)
+
+
+def contrasts_of(cues: Cues, named: Contrast | None) -> list[Contrast]:
+    """Return the contrasts that a pilot looks at: all that have a name, and the one that the flags name."""
+    contrasts = list(cues.contrasts.values())
+    return [*contrasts, *([named] if named is not None and named not in contrasts else [])]
+
+
+def pilot(
+    args: argparse.Namespace,
+    settings: AblationSettings,
+    samples: Sequence[Sample],
+    total: int,
+    contrasts: Sequence[Contrast],
+    ranks: Ranks,
+    labeling: Labeling,
+) -> None:
+    """Answer a few samples under every contrast, and print what is found.
+
+    Args:
+        args: The flags.
+        settings: Settings of the whole run.
+        samples: The samples of training; those of the test have no part in the choice of a contrast.
+        total: Number of samples of the whole run.
+        contrasts: The contrasts.
+        ranks: The processes of this run.
+        labeling: Who labels the outputs.
+
+    Raises:
+        UserError: The organism cannot answer, or a prompt does not fit it.
+    """
+    organism = LocalOrganism(settings, args.device, today())  # one for all contrasts: its model loads once
+    found = run_pilot(
+        samples, total, contrasts, args.output_dir, settings, lambda folder: organism, args.pilot, ranks, labeling
+    )
+    if ranks.rank == 0:
+        print_pilot(found, total, ranks.size)
+        print(f"records of the pilot: {write_pilot(args.output_dir, found).parent}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -43,10 +43,10 @@ class AblationSettings(GenerationSettings):
     contrast: Contrast | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON values; what is newer than old folders is left out where it is not set."""
+        """Return the settings that decide what the organism answers to a prompt, as JSON values."""
         values = super().as_json()
-        del values["contrast"]
-        return values if self.contrast is None else values | self.contrast.as_json()
+        del values["contrast"]  # of the run, not of the organism: see generate_ablation
+        return values
 
 
 def generate_ablation(
@@ -58,6 +58,7 @@ def generate_ablation(
     ranks: Ranks = ALONE,
     chunk: int = CHUNK,
     labeling: Labeling = RULES,
+    organism: Organism | None = None,
 ) -> dict[str, Any]:
     """Write ``<split>.json`` for every split and ``summary.json`` into ``output_dir``; continue where a run stopped.
 
@@ -73,6 +74,7 @@ def generate_ablation(
         ranks: The processes that generate together into one folder that all of them see; the files are the same.
         chunk: Number of samples whose records are saved together.
         labeling: Who labels the outputs.
+        organism: Who answers, made with these settings; None for the model that they name.
 
     Returns:
         The summary.
@@ -81,8 +83,8 @@ def generate_ablation(
         UserError: The folder holds another run's data, the model cannot be loaded, or a prompt does not fit it.
     """
     assert sum(splits.values()) == len(samples)
-    organism = LocalOrganism(settings, device, date_of_run(output_dir, ranks))
-    identity = organism.identity(samples, splits)
+    organism = organism or LocalOrganism(settings, device, date_of_run(output_dir, ranks))
+    identity = organism.identity(samples, splits) | ({} if settings.contrast is None else settings.contrast.as_json())
     outputs = PairsRelabeling(output_dir, list(splits), organism.tokenizer)
     with run_folder(output_dir, identity, [f"{name}.json" for name in splits], ranks) as finished:
         if finished is not None:
