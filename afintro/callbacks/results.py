@@ -27,6 +27,7 @@ from afintro.evaluation.statistic import Scores
 from afintro.explainer.answering import predict_outcomes
 from afintro.explainer.checkpoint import run_of
 from afintro.explainer.comparisons import on_changed_items, trained_otherwise, training_fit, training_records
+from afintro.explainer.explained import change_of_explained
 from afintro.explainer.module import ExplainerModule
 from afintro.generation.untold import cut_share, cut_warnings
 from afintro.tasks.base import EXPLAINER, HALF_BLIND, Systems, TaskData
@@ -102,13 +103,14 @@ class Results(Callback):
             run_of(Path(trainer.ckpt_path)) if trainer.ckpt_path else folder
         )  # without a checkpoint, training just ended
         controls, compared = on_changed_items(module, data, split), trained_otherwise(module, data, split, run)
+        explained = change_of_explained(module, data, split)
         fits, trained = {name: comparison.fit for name, comparison in compared.items()}, training_records(run)
         if fits:
             fits = {EXPLAINER: training_fit(module, data.training_examples(), data.settings.batch_size), **fits}
         if trainer.is_global_zero:
             others = {name: comparison.predictions for name, comparison in compared.items()}
             systems = data.graded({EXPLAINER: answered, **data.baselines(split), **controls, **others})
-            self._report(trainer, module, split, folder, systems, fits, trained)
+            self._report(trainer, module, split, folder, systems, fits, trained, explained)
         trainer.strategy.barrier()
 
     def _report(
@@ -120,6 +122,7 @@ class Results(Callback):
         systems: Systems,
         fits: Mapping[str, float],
         trained: Mapping[str, Mapping[str, Any]],
+        explained: Mapping[str, Any] | None,
     ) -> None:
         """Score all systems, write the scores, print them and log them."""
         data, items = module.data, module.data.examples[split]
@@ -163,6 +166,7 @@ class Results(Callback):
             **({"training_fit": dict(fits)} if fits else {}),
             **({"underfit": sorted(underfit)} if len(known) > 1 else {}),
             **data.details(systems),
+            **({"explained": explained} if explained else {}),
             "model": {**module.identity, "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None},
             "data": data.describe(split),
             "versions": versions(),

@@ -17,7 +17,7 @@ from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, statistics
 from afintro.evaluation.statistic import Scores
 from afintro.lm.injection import VectorSpace
-from afintro.tasks.contract import Control, ExplainerSpec
+from afintro.tasks.contract import AskedScenario, Control, ExplainerSpec
 from afintro.tasks.packed import PackedData
 
 log = logging.getLogger(__name__)
@@ -166,6 +166,10 @@ class TaskData(PackedData):
     def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
         """Return what TensorBoard shows, by name."""
         return {}
+
+    def asked_scenarios(self, split: str) -> Sequence[AskedScenario]:
+        """Return scenarios of a split as the organism was asked about them; none where records do not say."""
+        return []
 
     # What every task does.
 

@@ -1,7 +1,8 @@
-"""What a task needs to know of the explainer, and the changed items that it hands the explainer to answer."""
+"""What a task needs to know of the explainer, and what it hands the explainer to answer beside its own questions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -45,3 +46,20 @@ class Control:
     name: str
     items: list[Example]
     trained: bool
+
+
+@dataclass(frozen=True)
+class AskedScenario:
+    """A scenario as the organism was asked about it under the cue and without, and what it answered then.
+
+    Args:
+        uid: The record that the scenario is of.
+        prompts: The whole prompts, as the organism read them: monitored, then unmonitored.
+        answers: The prompts (0 monitored, 1 unmonitored) with the organism's outputs, and whether a limit of tokens cut each.
+        organism: Model, revision and fingerprint of the organism, as far as the record says.
+    """
+
+    uid: str
+    prompts: tuple[str, str]
+    answers: tuple[tuple[int, str, bool], ...]
+    organism: Mapping[str, Any]

@@ -6,12 +6,13 @@ from typing import Literal, TypeVar
 
 from afintro.data.sources import refuse_same, source_of
 from afintro.errors import UserError
-from afintro.ranges import NonNegativeFloat, OpenUnitInterval, PositiveInt, check_ranges
+from afintro.ranges import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveInt, check_ranges
 
 Setting = TypeVar("Setting")
 
 log = logging.getLogger(__name__)
 
+ASKED = 64  # scenarios of a split that are kept for asking the organism about them once more
 ROLES = ("train", "validation", "test")
 
 
@@ -35,6 +36,8 @@ class TaskSettings:
         max_tokens: Number of tokens in a step: a step takes as many examples as fit, prompts and answers together, into one
             packed row; None for ``batch_size`` examples.
         validation_fraction: Share of the scenarios that is split off where there is no validation file.
+        explained: Number of held-out scenarios (64 at most) on which the base itself is asked without and with the adapter, to
+            see what explaining does to the explained; 0 asks none, None asks 32 where the base is the organism.
 
     Raises:
         UserError: A number is outside of its range, or another path is given without ``train_path``.
@@ -54,6 +57,7 @@ class TaskSettings:
     batch_size: PositiveInt = 32
     max_tokens: PositiveInt | None = None
     validation_fraction: OpenUnitInterval = 0.1
+    explained: NonNegativeInt | None = None
 
     def __post_init__(self) -> None:
         if self.train_path is None and (self.validation_path or self.test_path):
@@ -64,6 +68,12 @@ class TaskSettings:
             if getattr(self, f"{role}_split") and not getattr(self, f"{role}_path"):
                 raise UserError("needs a dataset", where=f"data.{role}_split", remedy=f"give data.{role}_path too")
         check_ranges(self, "data")
+        if (self.explained or 0) > ASKED:
+            raise UserError(
+                f"is {self.explained}, but {ASKED} scenarios of a split are kept",
+                where="data.explained",
+                remedy=f"use {ASKED}",
+            )
 
     def sources(self) -> dict[str, str | None]:
         """Return the source of each split, which names the split where the path is a dataset; None without a path.

@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -19,10 +20,12 @@ from afintro.data.example_store import Ids, StoredExamples, open_store, source_h
 from afintro.data.files import file_sha256
 from afintro.data.near_duplicates import join_scenarios
 from afintro.data.sources import split_source
+from afintro.data.splits import stable_hash
 from afintro.data.text import Draft, token_ids, tokenizer_hash
 from afintro.generation.untold import cut_share, cut_warnings
 from afintro.tasks.base import Named, TaskData
-from afintro.tasks.contract import ExplainerSpec
+from afintro.tasks.contract import AskedScenario, ExplainerSpec
+from afintro.tasks.settings import ASKED
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class RecordTask(TaskData):
         self._records: dict[str, list[Any]] = {}  # by split, as :meth:`records` returns them
         self._numbers: dict[str, list[int]] = {}  # of each record in its file
         self._truncated: dict[str | None, float | None] = {}  # by file, the share of outputs that were cut
+        self._asked: dict[str, list[AskedScenario]] = {}  # by evaluated split
 
     def records(self, split: str) -> Sequence[Any]:
         """Return the records of a split, each with a ``scenario``; the first call reads and keeps them."""
@@ -123,6 +127,15 @@ class RecordTask(TaskData):
         share = self._truncated.get(self.file_of(split))
         return super().describe(split) | ({} if share is None else {"truncated_outputs": share})
 
+    def asked_scenarios(self, split: str) -> Sequence[AskedScenario]:
+        """Return at most :data:`ASKED` scenarios of a split, drawn by scenario, each as one of its records has it."""
+        split = "validation" if self.halved else split
+        if split not in self._asked:
+            drawn = sorted(self.records(split), key=lambda record: stable_hash(f"asked {record.uid}"))
+            asked = {r.scenario_id: known for r in reversed(drawn) if (known := r.asked()) is not None}
+            self._asked[split] = list(reversed(asked.values()))[:ASKED]
+        return self._asked[split]
+
     def seen_before(self, split: str) -> list[str]:
         """Return the splits whose texts an evaluated split must not repeat: of a test also validation, which chooses."""
         validation = self.file_of("validation")
@@ -174,6 +187,7 @@ class RecordTask(TaskData):
                 "warnings": self.warnings[earlier:],
                 "near_duplicates": self.near_duplicates.get(split),
                 "truncated": self._truncated.get(self.file_of(split)),
+                "asked": [] if split == "train" else [asdict(scenario) for scenario in self.asked_scenarios(split)],
             }
 
         folder = cache_directory() / "examples" / self.task / f"{split}-{self._key(split, reader)}"
@@ -186,6 +200,7 @@ class RecordTask(TaskData):
             slot=reader.slot_token,
         )
         self.recall(split, store.facts["task"])
+        self._asked.setdefault(split, [_asked_of(scenario) for scenario in store.facts["asked"]])
         self._truncated.setdefault(self.file_of(split), store.facts["truncated"])
         if store.facts["near_duplicates"] is not None:
             self.near_duplicates[split] = store.facts["near_duplicates"]
@@ -270,6 +285,12 @@ def example_of(draft: Draft, prompt_ids: Ids, answer_ids: Ids) -> Example:
         draft.uid, draft.scenario_id, draft.question_type, draft.prompt, draft.answer, prompt_ids, answer_ids,
         copy_answer=draft.copy_answer, twins=draft.twins, notes=draft.notes, cut=draft.cut,
     )  # fmt: skip
+
+
+def _asked_of(stored: dict[str, Any]) -> AskedScenario:
+    """Make a scenario of its JSON values."""
+    answers = tuple((at, text, cut) for at, text, cut in stored["answers"])
+    return AskedScenario(stored["uid"], tuple(stored["prompts"]), answers, stored["organism"])
 
 
 def _hash(path: str) -> str:

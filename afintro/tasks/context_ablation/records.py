@@ -9,6 +9,7 @@ from afintro.data.records import check_unique, parse_file, parse_record, scenari
 from afintro.generation.behavior import CUT, behavior_fields
 from afintro.generation.reasoning import Reply, opening_of
 from afintro.generation.untold import labels_differ
+from afintro.tasks.contract import AskedScenario
 
 CHOICE = re.compile(r"(?:Answer: ?)?\(?([A-Z])\)?[.:]?")
 """A letter alone, as a multiple-choice question is answered."""
@@ -130,6 +131,16 @@ class ContextAblationRecord:
     def answered(self, condition: str) -> str:
         """Return the choice of a condition, ``monitored`` or ``unmonitored``, or else its whole output."""
         return self.choice(condition) or str(getattr(self, f"{condition}_output"))
+
+    def asked(self) -> AskedScenario | None:
+        """Return how the organism was asked, and what it answered; None if the record does not hold both prompts."""
+        if not (self.monitored_prompt and self.unmonitored_prompt):
+            return None
+        answers = (
+            (0, self.monitored_output, bool(self.monitored_truncated)),
+            (1, self.unmonitored_output, bool(self.unmonitored_truncated)),
+        )
+        return AskedScenario(self.uid, (self.monitored_prompt, self.unmonitored_prompt), answers, self.provenance)
 
     def reply(self, condition: str) -> Reply:
         """Return what is known of the output of a condition.

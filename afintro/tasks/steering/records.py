@@ -5,11 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from afintro.data.cue import MONITORED_SYSTEM, UNMONITORED_SYSTEM
 from afintro.data.records import check_unique, parse_file, parse_record, scenario_id, set_fields
 from afintro.errors import UserError
 from afintro.generation.behavior import CUT, behavior_fields
 from afintro.generation.reasoning import Reply, opening_of
 from afintro.generation.untold import labels_differ, other_warnings, refuse_others, unlabeled_warnings
+from afintro.tasks.contract import AskedScenario
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,16 @@ class SteeringRecord:
         put(self, "scenario_id", self.scenario_id or scenario_id(self.scenario))
         put(self, "uid", self.uid or self.condition)
         put(self, "changed", self.original_output != self.steered_output)
+
+    def asked(self) -> AskedScenario | None:
+        """Return how the organism was asked under the cue, and would be without; None if the record is of another prompt."""
+        if self.system_prompt != MONITORED_SYSTEM or self.prompt.count(MONITORED_SYSTEM) != 1:
+            return None
+        answers = [(0, self.original_output, bool(self.original_truncated))]
+        if self.unmonitored_output is not None:
+            answers.append((1, self.unmonitored_output, bool(self.unmonitored_truncated)))
+        unmonitored = self.prompt.replace(MONITORED_SYSTEM, UNMONITORED_SYSTEM)
+        return AskedScenario(self.uid, (self.prompt, unmonitored), tuple(answers), self.provenance)
 
     def reply(self, side: str) -> Reply:
         """Return what is known of the output of a side: ``original``, ``steered``, ``unmonitored`` or ``alone``."""
