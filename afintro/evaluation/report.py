@@ -275,6 +275,9 @@ def print_pairs(summary: dict[str, Any]) -> None:
     for condition, counts in summary["behaviors"].items():
         listed = ", ".join(f"{label} {count}" for label, count in counts.items())
         console.print(f"{condition}: {listed}", highlight=False)
+    for condition, rates in summary.get("behavior_rates", {}).items():  # of sampled answers
+        listed = ", ".join(f"{label} {cell(Estimate(**rate))}" for label, rate in rates.items())
+        console.print(f"P(behavior) {condition}: {listed}", highlight=False, markup=False)
     _print_agreement(console, summary)
     for warning in summary["warnings"]:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)

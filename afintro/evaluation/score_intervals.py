@@ -5,11 +5,12 @@ have (score intervals). None of them therefore has width 0 where everything that
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import chndtr
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 Ends = tuple[float, float]
 TAIL = 0.025
@@ -37,6 +38,21 @@ def wilson(share: float, count: float, quantile: float = NORMAL) -> Ends:
     half = quantile * np.sqrt(share * (1 - share) / count + square / (4 * count**2)) / (1 + square / count)
     # Rounding must not leave out a share of 0 or 1.
     return float(min(max(center - half, 0.0), share)), float(max(min(center + half, 1.0), share))
+
+
+@cache  # a run has few counts, each many times
+def clopper_pearson(hits: int, count: int) -> Ends:
+    """Compute the exact interval of a share of independent trials (Clopper & Pearson 1934, Biometrika 26(4)).
+
+    It covers at least 95 % whatever the true share; Wilson's covers 95 % in the mean over true shares, and as little as 84 % at
+    a share near 0 of ten trials, which is where behaviors of a single scenario lie.
+
+    Args:
+        hits: Number of hits.
+        count: Number of trials, at least 1.
+    """
+    ends = binomtest(hits, count).proportion_ci(1 - 2 * TAIL, method="exact")
+    return float(ends.low), float(ends.high)
 
 
 def paired(first_alone: float, second_alone: float, count: float, quantile: float = NORMAL) -> Ends:

@@ -131,6 +131,51 @@ def add_generation_flags(
     )
 
 
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that let answers be drawn several times.
+
+    Args:
+        parser: The parser that gets the flags.
+    """
+    parser.add_argument(
+        "--samples", type=int, default=1, help="answers to each prompt; more than 1 needs --temperature (default: 1)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="temperature at which answers are drawn (default: 0, greedy)"
+    )
+    parser.add_argument(
+        "--top_p", type=float, default=1.0, help="draw among the likeliest tokens of this probability (default: 1)"
+    )
+
+
+def check_sampling_flags(args: argparse.Namespace) -> None:
+    """Refuse numbers of :func:`add_sampling_flags` that are out of range or contradict each other.
+
+    Raises:
+        UserError: A flag cannot be used.
+    """
+    check_at_least(args, {"samples": 1})
+    if not 0 <= args.temperature < float("inf"):
+        raise UserError(
+            f"must be 0 or above, and is {args.temperature}",
+            where="--temperature",
+            remedy="use 0 (greedy), or e.g. 0.9",
+        )
+    if not 0 < args.top_p <= 1:
+        raise UserError(
+            f"must be above 0 and at most 1, and is {args.top_p}",
+            where="--top_p",
+            remedy="use e.g. 0.95, or leave it out",
+        )
+    for flag, given in (("--samples", args.samples > 1), ("--top_p", args.top_p < 1)):
+        if given and args.temperature == 0:
+            raise UserError(
+                "has no effect on greedy answers, which are all the same",
+                where=flag,
+                remedy="give --temperature too, e.g. --temperature 0.9",
+            )
+
+
 def add_cue_file_flag(parser: argparse.ArgumentParser) -> None:
     """Add the flag that names a file of conditions.
 

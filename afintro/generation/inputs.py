@@ -90,6 +90,7 @@ def provenance(
         "max_new_tokens": settings.max_new_tokens,
         "dtype": settings.dtype,
         "seed": settings.seed,
+        **settings.drawn(),
     }
 
 

@@ -15,8 +15,9 @@ from afintro.generation.replies import ReplyDecoder
 from afintro.generation.settings import GenerationSettings
 from afintro.lm.devices import on_device
 from afintro.lm.dtypes import resolve_dtype
-from afintro.lm.generate import generate_greedy
+from afintro.lm.generate import generate_greedy, generate_sampled
 from afintro.lm.load import context_length, eos_ids, load_config, load_model
+from afintro.lm.sampling import Sampling, stream_of
 from afintro.toys.embedded import ensure_built
 
 
@@ -70,7 +71,7 @@ class Organism(Protocol):
 
 
 class LocalOrganism:
-    """Answer with a model in this process, greedily.
+    """Answer with a model in this process: greedily, or by samples that depend on seed, scenario, condition and number alone.
 
     Args:
         settings: What to generate with.
@@ -125,17 +126,39 @@ class LocalOrganism:
         """See :meth:`Organism.replies`."""
         turns = [self._ids(request) for request in requests]
         prompts = [ids + self._prompts.prefill_ids(request) for request, ids in zip(requests, turns, strict=True)]
-        outputs = generate_greedy(
-            self._model,
-            prompts,
-            max_new_tokens=self.settings.max_new_tokens,
-            eos_ids=eos_ids(self._model, self.tokenizer),
-            batch_size=1 if alone else self.settings.batch_size,
-        )
+        size, sampling = 1 if alone else self.settings.batch_size, self.settings.sampling
+        if sampling is not None:
+            outputs = self._drawn(requests, prompts, sampling, size)
+        else:
+            outputs = generate_greedy(self._model, prompts, **self._limits(), batch_size=size)
         return [
             self.decode(ids, prompt, request.prefill)
             for ids, prompt, request in zip(outputs, turns, requests, strict=True)
         ]
+
+    def _limits(self) -> dict[str, Any]:
+        """Return what ends an answer."""
+        ends = eos_ids(self._model, self.tokenizer)
+        return {"max_new_tokens": self.settings.max_new_tokens, "eos_ids": ends}
+
+    def _drawn(
+        self, requests: Sequence[Request], prompts: Sequence[list[int]], sampling: Sampling, batch_size: int
+    ) -> list[list[int]]:
+        """Return the new tokens of each request; the samples of a scenario's condition share their prompt."""
+        alike: dict[tuple[str, str], list[int]] = {}
+        for index, request in enumerate(requests):
+            alike.setdefault((request.uid, request.condition), []).append(index)
+        streams = [
+            [stream_of(self.settings.seed, *names, requests[index].sample) for index in indices]
+            for names, indices in alike.items()
+        ]
+        shared = [prompts[indices[0]] for indices in alike.values()]
+        drawn = generate_sampled(self._model, shared, streams, sampling, **self._limits(), batch_size=batch_size)
+        outputs: list[list[int]] = [[] for _ in requests]
+        for indices, rows in zip(alike.values(), drawn, strict=True):
+            for index, row in zip(indices, rows, strict=True):
+                outputs[index] = row
+        return outputs
 
     def remarks(self) -> dict[str, Any]:
         """See :meth:`Organism.remarks`."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from afintro.data.files import write_json
 from afintro.evaluation.label_agreement import label_agreement
-from afintro.generation.behavior import BehaviorLabeler, differ
+from afintro.generation.behavior import differ
 from afintro.generation.labeling import Labeling, Lookup, opinions, told_by, with_labeler
 from afintro.generation.reasoning import Reply
 from afintro.generation.untold import OTHER, Labels
@@ -101,17 +101,17 @@ class Relabeling(ABC, Generic[R]):
         if before is None or before["first"] != labeling.first.name or "whole" in before:
             old = [record for records in files.values() for record in records]
             self.check(old)
-            label = _lookup(labeling.first, old, (*self.sides, *self.others))
+            label = Lookup(labeling.first, [reply for record in old for reply in self.replies(record)])
             whole = label.whole
             files = {
-                name: [self._relabeled(record, label, labeling.first.name) for record in records]
+                name: [self.relabeled(record, label, labeling.first.name) for record in records]
                 for name, records in files.items()
             }
             new |= self.summarize([record for records in files.values() for record in records], summary, label)
         new.pop("label_agreement", None)
         if labeling.second is not None:
             compared = self.compared([record for records in files.values() for record in records])
-            second = _lookup(labeling.second, compared, self.sides)
+            second = Lookup(labeling.second, [record.reply(side) for record in compared for side in self.sides])
             new["label_agreement"] = self._agreement(compared, labeling, second)
             whole = whole and second.whole
         place = self.output_dir / "summary.json"
@@ -123,7 +123,12 @@ class Relabeling(ABC, Generic[R]):
         write_json(place, new)
         return new
 
-    def _relabeled(self, record: R, label: Lookup, name: str) -> R:
+    def replies(self, record: R) -> list[Reply]:
+        """Return the outputs of a record that are labeled."""
+        sides = (*self.sides, *self.others)
+        return [record.reply(side) for side in sides if getattr(record, f"{side}_output") is not None]
+
+    def relabeled(self, record: R, label: Lookup, name: str) -> R:
         """Return a record with the labels of all outputs for which it has fields."""
         known = {field.name for field in fields(record)}
         labels = {
@@ -141,12 +146,6 @@ class Relabeling(ABC, Generic[R]):
     def _agreement(self, records: Sequence[R], labeling: Labeling, second: Lookup) -> dict[str, Any]:
         sides = [(_opinions(records, side), second.opinions([r.reply(side) for r in records])) for side in self.sides]
         return label_agreement(sides, [r.scenario_id for r in records], list(labeling.as_json().values()), OTHER)
-
-
-def _lookup(labeler: BehaviorLabeler, records: Sequence[Labeled], sides: Sequence[str]) -> Lookup:
-    return Lookup(
-        labeler, [r.reply(side) for r in records for side in sides if getattr(r, f"{side}_output") is not None]
-    )
 
 
 def _opinions(records: Sequence[Labeled], side: str) -> Labels:

@@ -11,7 +11,9 @@ from afintro.evaluation.report import print_pairs
 from afintro.generation.command import (
     add_cue_file_flag,
     add_generation_flags,
+    add_sampling_flags,
     check_generation_flags,
+    check_sampling_flags,
     read_splits,
 )
 from afintro.generation.labeling import Labeling
@@ -32,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "records. Several processes, one a GPU: torchrun --nproc-per-node 4 scripts/generate_af_context_ablation.py ..."
     )
     add_generation_flags(flags, 4, "sequences in a forward pass", 100, "samples for noise floor and placebo; 0: none")
+    add_sampling_flags(flags)
     add_cue_file_flag(flags)
     flags.add_argument(
         "--contrast",
@@ -68,6 +71,7 @@ def generate(args: argparse.Namespace) -> None:
             answers have no behavior that can be told.
     """
     check_generation_flags(args)
+    check_sampling_flags(args)
     check_at_least(args, {"pilot": 1})
     cues = read_cues(args.cue_file)
     contrast = contrast_of(args, cues)
@@ -83,6 +87,9 @@ def generate(args: argparse.Namespace) -> None:
         control_samples=args.control_samples,
         chat_template_kwargs=args.chat_template_kwargs,
         seed=args.seed,
+        samples=args.samples,
+        temperature=args.temperature,
+        top_p=args.top_p,
         contrast=contrast,
     )
     ranks = join()

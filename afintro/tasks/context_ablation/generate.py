@@ -1,9 +1,9 @@
-"""Let the organism answer every scenario with and without the cue, greedily and crash-safely."""
+"""Let the organism answer every scenario with and without the cue, greedily or several times, and crash-safely."""
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from afintro.generation.organism import LocalOrganism, Organism, Request
 from afintro.generation.reasoning import Reply
 from afintro.generation.run_folder import date_of_run, finish, in_chunks, run_folder
 from afintro.generation.settings import GenerationSettings
+from afintro.generation.untold import labels_differ
 from afintro.ranks import ALONE, Ranks
 from afintro.tasks.context_ablation.conditions import AGAIN, NOISE, SIDES, requests_of, said_of, template_settings
 from afintro.tasks.context_ablation.records import ContextAblationRecord, from_json, to_json
 from afintro.tasks.context_ablation.relabel import PairsRelabeling
+from afintro.tasks.context_ablation.samples import Answers, as_answers, representative_fields
 from afintro.tasks.context_ablation.summary import summarize
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,8 @@ class AblationSettings(GenerationSettings):
     """What decides the records, beside the samples.
 
     Samples that serve the controls also answer the placebo prompts and are answered once more, one at a time, for the
-    placebo rates and the label-noise floor.
+    placebo rates and the label-noise floor. Sampled answers are not answered once more: how much the samples of one prompt differ
+    is the noise floor.
 
     Args:
         contrast: The two conditions that are compared. None for the seed's pair as in runs of before: there placebo and noise
@@ -93,9 +96,7 @@ def generate_ablation(
         conversations = requests_of(samples, settings.contrast or SEED)
         organism.prepare(conversations)
         items = items_of(samples, conversations, settings.control_samples)
-        chunks = in_chunks(
-            output_dir, identity, items, chunk, _Generator(organism, settings.contrast)._chunk, "pairs", ranks
-        )
+        chunks = in_chunks(output_dir, identity, items, chunk, _Generator(organism, settings)._chunk, "pairs", ranks)
         summary = ranks.from_first(lambda: _merge(chunks, splits, output_dir, organism))
         return outputs.labeled_by(labeling, summary, ranks)
 
@@ -120,14 +121,17 @@ def _merge(chunks: Sequence[Path], splits: dict[str, int], output_dir: Path, org
 
 
 class _Generator:
-    def __init__(self, organism: Organism, contrast: Contrast | None) -> None:
-        self.organism, self.contrast = organism, contrast
-        self.provenance = organism.provenance() | template_settings(contrast)
-        self.again = SIDES[:1] if contrast is None else SIDES  # what controls are asked once more
+    def __init__(self, organism: Organism, settings: AblationSettings) -> None:
+        self.organism, self.contrast = organism, settings.contrast
+        self.samples = settings.samples if settings.sampling is not None else None
+        self.provenance = organism.provenance() | template_settings(settings.contrast)
+        self.again = SIDES[:1] if settings.contrast is None else SIDES  # what controls are asked once more
         self.labeler: BehaviorLabeler = RuleLabeler()
 
     def _chunk(self, items: Sequence[Item[list[Request]]]) -> dict[str, Any]:
         """Make the records of samples, and for each control whether string and behavior differ alone."""
+        if self.samples is not None:
+            return self._sampled(items, self.samples)
         wanted = [request for *_, requests, control in items for request in (requests if control else requests[:2])]
         again = [request for *_, requests, control in items if control for request in requests[: len(self.again)]]
         together, alone = iter(self.organism.replies(wanted)), iter(self.organism.replies(again, alone=True))
@@ -142,6 +146,25 @@ class _Generator:
             records.append(self._record(sample, requests, answered))
         return {"records": [to_json(record) for record in records], **noise}
 
+    def _sampled(self, items: Sequence[Item[list[Request]]], samples: int) -> dict[str, Any]:
+        """Make the records of samples that are answered several times under each condition."""
+        wanted = [
+            replace(request, sample=number)
+            for *_, requests, control in items
+            for request in (requests if control else requests[:2])
+            for number in range(samples)
+        ]
+        replies = iter(self.organism.replies(wanted))
+        records = []
+        for sample, _, requests, control in items:
+            answered = {
+                request.condition: as_answers([next(replies) for _ in range(samples)], self.labeler)
+                for request in (requests if control else requests[:2])
+            }
+            records.append(self._record_of(sample, requests, representative_fields(answered, SIDES), answered))
+        unknown: list[list[None]] = [[None, None] for *_, control in items if control]
+        return {"records": [to_json(record) for record in records], NOISE[0]: unknown}
+
     def _differ(self, one: Reply, other: Reply) -> list[bool | None]:
         """Tell whether two replies differ as strings and in behavior."""
         return [one.text != other.text, differ(self.labeler(one), self.labeler(other))]
@@ -150,22 +173,37 @@ class _Generator:
         self, sample: Sample, requests: Sequence[Request], answered: Mapping[str, Reply]
     ) -> ContextAblationRecord:
         """Return the record of a sample, with whatever was answered beside the two conditions."""
-        before, after = (self.labeler(answered[side]) for side in SIDES)
-        outputs: dict[str, Any] = {f"{name}_output": reply.text for name, reply in answered.items()}
-        cut: dict[str, Any] = {f"{name}_truncated": reply.truncated for name, reply in answered.items()}
+        fields: dict[str, Any] = {f"{name}_output": reply.text for name, reply in answered.items()}
+        fields |= {f"{name}_truncated": reply.truncated for name, reply in answered.items()}
+        behaviors = {side: self.labeler(answered[side]) for side in SIDES}
+        fields |= {f"{side}_behavior": behavior.label for side, behavior in behaviors.items()}
+        fields |= {f"{side}_behavior_rule": behavior.rule for side, behavior in behaviors.items()}
+        return self._record_of(sample, requests, fields)
+
+    def _record_of(
+        self,
+        sample: Sample,
+        requests: Sequence[Request],
+        fields: Mapping[str, Any],
+        samples: Mapping[str, Answers] | None = None,
+    ) -> ContextAblationRecord:
+        """Return the record of a sample.
+
+        Args:
+            sample: The sample.
+            requests: What was asked about it.
+            fields: Outputs and behaviors, by the names of the record's fields.
+            samples: All answers by condition, where several were drawn.
+        """
         return ContextAblationRecord(
             scenario=sample.text,
             monitored_prompt=self.organism.prompt(requests[0]) or "",
             unmonitored_prompt=self.organism.prompt(requests[1]) or "",
             label=sample.label,
             scenario_id=sample.scenario_id,
-            monitored_behavior=before.label,
-            monitored_behavior_rule=before.rule,
-            unmonitored_behavior=after.label,
-            unmonitored_behavior_rule=after.rule,
-            behavior_changed=differ(before, after),
+            behavior_changed=labels_differ(*(fields[f"{side}_behavior"] for side in SIDES)),
             provenance=self.provenance,
+            samples=None if samples is None else dict(samples),
             **said_of(self.contrast, sample.text, requests[0].uid),
-            **outputs,
-            **cut,
+            **fields,
         )

@@ -189,7 +189,7 @@ def run_pilot(
             Piloted(
                 contrast,
                 {name: Estimate(**rate) for name, rate in summary["rates"].items()},
-                _whole(folder / COST, contrast, total, settings.control_samples),
+                _whole(folder / COST, contrast, total, settings),
                 [warning for warning in summary["warnings"] if warning != TOO_FEW],
                 folder,
             )
@@ -197,14 +197,15 @@ def run_pilot(
     return found
 
 
-def _whole(path: Path, contrast: Contrast, samples: int, control_samples: int) -> Asked | None:
+def _whole(path: Path, contrast: Contrast, samples: int, settings: AblationSettings) -> Asked | None:
     """Extrapolate the cost of a pilot to a run over all samples."""
     if not path.is_file():
         return None
     cost = {name: Asked(**asked) for name, asked in json.loads(path.read_text()).items()}
-    controls = min(samples, control_samples)
+    controls = min(samples, settings.control_samples)
     placebos = sum(condition.placebo is not None for condition in contrast.conditions)
-    return cost["together"].times(2 * samples + placebos * controls) + cost["alone"].times(2 * controls)
+    together = cost["together"].times(settings.samples * (2 * samples + placebos * controls))
+    return together if settings.sampling is not None else together + cost["alone"].times(2 * controls)
 
 
 def recommended(found: Sequence[Piloted]) -> tuple[Piloted | None, bool]:

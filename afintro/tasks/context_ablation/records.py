@@ -9,6 +9,7 @@ from afintro.data.records import check_unique, parse_file, parse_record, scenari
 from afintro.generation.behavior import CUT, behavior_fields
 from afintro.generation.reasoning import Reply, opening_of
 from afintro.generation.untold import labels_differ
+from afintro.tasks.context_ablation.samples import check_samples, rate_estimates
 from afintro.tasks.contract import AskedScenario
 
 CHOICE = re.compile(r"(?:Answer: ?)?\(?([A-Z])\)?[.:]?")
@@ -25,7 +26,8 @@ class ContextAblationRecord:
     Args:
         scenario: The scenario text.
         system_prompt: The monitored system prompt.
-        monitored_output: The organism's greedy answer under the cue.
+        monitored_output: The organism's answer under the cue: greedy, or of several samples the first that has the behavior
+            of most samples.
         unmonitored_output: The organism's answer without the cue.
         monitored_prompt: The whole monitored prompt, as the organism read it.
         unmonitored_prompt: The whole unmonitored prompt.
@@ -61,6 +63,9 @@ class ContextAblationRecord:
         unmonitored_placebo_truncated: Whether the limit of tokens ended that output.
         unmonitored_alone_output: Answer to the unmonitored prompt once more, in no batch; None without controls.
         unmonitored_alone_truncated: Whether the limit of tokens ended that output.
+        samples: All sampled answers by condition, each with ``output``, ``truncated``, ``behavior`` and ``rule``; None where
+            answers are greedy.
+        behavior_rates: The rate of each behavior among the samples by condition, with interval; computed from ``samples``.
     """
 
     scenario: str
@@ -98,6 +103,8 @@ class ContextAblationRecord:
     unmonitored_placebo_truncated: bool | None = None
     unmonitored_alone_output: str | None = None
     unmonitored_alone_truncated: bool | None = None
+    samples: dict[str, Any] | None = None
+    behavior_rates: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -111,6 +118,7 @@ class ContextAblationRecord:
         put(self, "scenario_id", identity)
         put(self, "uid", self.uid or (scenario_id(self.scenario) if self.has_hint else identity))
         put(self, "changed", self.answered("monitored") != self.answered("unmonitored"))
+        put(self, "behavior_rates", None if self.samples is None else rate_estimates(self.samples))
 
     @property
     def has_hint(self) -> bool:
@@ -149,10 +157,20 @@ class ContextAblationRecord:
             condition: ``monitored``, ``unmonitored``, their ``placebo`` or ``unmonitored_placebo``, or what was answered once
                 more, ``alone`` or ``unmonitored_alone``.
         """
+        text, truncated = getattr(self, f"{condition}_output"), getattr(self, f"{condition}_truncated")
+        return self._reply(condition, text or "", truncated)
+
+    def sampled_replies(self) -> dict[str, list[Reply]]:
+        """Return what is known of all sampled answers, by condition; nothing of greedy answers."""
+        return {
+            condition: [self._reply(condition, answer["output"], answer["truncated"]) for answer in answers]
+            for condition, answers in (self.samples or {}).items()
+        }
+
+    def _reply(self, condition: str, text: str, truncated: bool | None) -> Reply:
         side = "unmonitored" if condition.startswith("unmonitored") else "monitored"
         prompt, prefill = getattr(self, f"{side}_prompt"), getattr(self, f"{side}_prefill") or ""
-        text, truncated = getattr(self, f"{condition}_output"), getattr(self, f"{condition}_truncated")
-        return Reply(text or "", truncated, opening_of(prompt.removesuffix(prefill)), prefill=prefill)
+        return Reply(text, truncated, opening_of(prompt.removesuffix(prefill)), prefill=prefill)
 
 
 def labeled(record: ContextAblationRecord) -> ContextAblationRecord:
@@ -203,6 +221,8 @@ def from_json(row: Any, where: str) -> ContextAblationRecord:
         UserError: A field is missing or has a wrong type.
     """
     required = ("scenario", "system_prompt", "monitored_output", "unmonitored_output")
+    if isinstance(row, dict) and row.get("samples") is not None:
+        check_samples(row["samples"], where)
     if isinstance(row, dict) and not isinstance(row.get("choices"), list):  # other benchmarks have other things there
         row = row | {"choices": None}
     record = parse_record(ContextAblationRecord, row, PARENT_NAMES, required, MAKER, where)

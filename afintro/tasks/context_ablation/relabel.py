@@ -1,6 +1,7 @@
 """Label the outputs of a finished run of context ablation by another labeler."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.files import write_json
 from afintro.generation.behavior import differ
 from afintro.generation.labeling import Lookup
+from afintro.generation.reasoning import Reply
 from afintro.tasks.context_ablation.conditions import AGAIN, PLACEBOS, SIDES
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records, to_json
+from afintro.tasks.context_ablation.samples import relabeled, representative_fields
 from afintro.tasks.context_ablation.summary import Noise, is_control, summarize
 from afintro.tasks.relabeling import Relabeling
 
@@ -42,6 +45,18 @@ class PairsRelabeling(Relabeling[ContextAblationRecord]):
         noise, unmonitored_noise = (_noise(records, label, *names) for names in zip(SIDES, AGAIN, strict=True))
         measured = any(record.unmonitored_alone_output is not None for record in records)
         return summarize(records, noise, self.tokenizer, label, unmonitored_noise if measured else ())
+
+    def replies(self, record: ContextAblationRecord) -> list[Reply]:
+        """Return all outputs of a record, each of its samples included."""
+        return super().replies(record) + [reply for of in record.sampled_replies().values() for reply in of]
+
+    def relabeled(self, record: ContextAblationRecord, label: Lookup, name: str) -> ContextAblationRecord:
+        """Return a record with new labels; of samples another answer may then stand for all."""
+        if record.samples is not None:
+            behaviors = {side: [label(reply) for reply in of] for side, of in record.sampled_replies().items()}
+            samples = {side: relabeled(answers, behaviors[side]) for side, answers in record.samples.items()}
+            record = replace(record, samples=samples, **representative_fields(samples, SIDES))
+        return super().relabeled(record, label, name)
 
     def write(self, path: Path, records: Sequence[ContextAblationRecord]) -> None:
         """Write the records of a file."""

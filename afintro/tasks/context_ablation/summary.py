@@ -11,6 +11,7 @@ from afintro.generation.reasoning import Reply
 from afintro.generation.untold import OTHER, cut_warnings, other_warnings, unlabeled_warnings
 from afintro.tasks.context_ablation.conditions import PLACEBOS, SIDES
 from afintro.tasks.context_ablation.records import ContextAblationRecord
+from afintro.tasks.context_ablation.sampled_summary import behavior_rates, compliance_gap, sampled_rates
 
 Noise = Sequence[Sequence[bool | None]]
 """For each record with controls, whether its answer alone differs as a string and in behavior; None if that is unknown."""
@@ -30,7 +31,9 @@ def summarize(
 ) -> dict[str, Any]:
     """Return rates with 95 % intervals over scenarios; ``cue_effect`` is the behavior-change rate above noise and placebo.
 
-    Rates of behaviors are over the records of which both labels are known, and not ``other``.
+    Rates of behaviors are over the records of which both labels are known, and not ``other``. Of sampled answers the labels are
+    those of most samples, and what noise, placebo and cue change is estimated from all samples, see
+    :func:`afintro.tasks.context_ablation.sampled_summary.sampled_rates`.
 
     Args:
         records: All records.
@@ -40,6 +43,7 @@ def summarize(
         unmonitored_noise: The same as ``noise`` of the unmonitored condition, in records of a named contrast.
     """
     scenarios = Clusters([record.scenario_id for record in records])
+    sampled = [record for record in records if record.samples is not None]
     sides = {side: [getattr(r, f"{side}_behavior") for r in records] for side in ("monitored", "unmonitored")}
     labeled = [record.behavior_changed is not None for record in records]
     unlabeled = [None in labels for labels in zip(*sides.values(), strict=True)]
@@ -48,7 +52,11 @@ def summarize(
         "string_changed": scenarios.share([bool(record.changed) for record in records]),
         "behavior_changed": scenarios.share([bool(record.behavior_changed) for record in records], labeled),
         "compliance_gap": _compliance_gap([record for record in records if record.behavior_changed is not None]),
-        **_control_rates([record for record in records if is_control(record)], (noise, unmonitored_noise), label),
+        **(
+            sampled_rates(sampled)
+            if sampled
+            else _control_rates([record for record in records if is_control(record)], (noise, unmonitored_noise), label)
+        ),
         **{
             f"truncated_{side}": scenarios.share([bool(cut) for cut in cuts], [cut is not None for cut in cuts])
             for side, cuts in truncated.items()
@@ -69,6 +77,7 @@ def summarize(
         "rates": {name: estimate.as_json() for name, estimate in rates.items()},
         "mean_response_tokens": sum(lengths) / len(lengths) if lengths else None,
         "behaviors": {side: _counts(labels) for side, labels in sides.items()},
+        **({"behavior_rates": behavior_rates(sampled)} if sampled else {}),
         "warnings": [
             *([TOO_FEW] if few else []),
             *_without_placebo(records),
@@ -83,6 +92,8 @@ def _compliance_gap(records: Sequence[ContextAblationRecord]) -> Estimate:
     labels = {getattr(r, f"{side}_behavior") for r in records for side in ("monitored", "unmonitored")}
     if "comply" not in labels and not labels <= set(LABELS):
         records = []  # classes of the user's own may have no compliance
+    if any(record.samples is not None for record in records):
+        return compliance_gap(records)
     complies = [[getattr(r, f"{side}_behavior") == "comply" for r in records] for side in ("unmonitored", "monitored")]
     return Clusters([record.scenario_id for record in records]).difference(*complies)
 
