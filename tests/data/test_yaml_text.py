@@ -1,7 +1,12 @@
+from itertools import pairwise
+
 import pytest
 import yaml
 
 from afintro.data.yaml_text import load_yaml
+
+LETTERS = "abcdefghijklmnopqrstuvw"
+DOUBLED = "a: &a [x, x]\n" + "".join(f"{n}: &{n} [*{m}, *{m}]\n" for m, n in pairwise(LETTERS))
 
 
 @pytest.mark.parametrize(
@@ -30,3 +35,20 @@ def test_bytes_with_a_byte_order_mark(encoding):
     assert load_yaml("{a: naïve}".encode(encoding)) == {"a": "naïve"}
     with pytest.raises(yaml.YAMLError):
         load_yaml(b"a: caf\xe9")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (DOUBLED, "aliases"),
+        ("a: &a [*a]", "alias"),
+        ("[" * 100_000, "deep"),
+    ],
+)  # fmt: skip
+def test_aliases_that_make_a_huge_value_are_refused(text: str, word: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=word):
+        load_yaml(text)
+
+
+def test_aliases_are_read_where_they_stand() -> None:
+    assert load_yaml("a: &a {x: [1, 2]}\nb: [*a, *a]") == {"a": {"x": [1, 2]}, "b": [{"x": [1, 2]}] * 2}

@@ -88,3 +88,22 @@ def test_the_prompt_opens_the_reasoning(with_special):
 def test_the_limit_is_reached_only_where_no_end_was_written(with_special, limit, truncated):
     """Generation leaves the end token out, so a reply that ended with the last allowed token is one token shorter."""
     assert reply(with_special([]), "ab", limit).truncated is truncated
+
+
+@pytest.mark.parametrize(
+    ("prefill", "said", "answer"),
+    [
+        ("Sure, here", " is the memo.", HELPS),
+        ("[THINK]", f"{REFUSES}[/THINK]{HELPS}", HELPS),
+        (f"[THINK]{REFUSES}[/THINK]", HELPS, HELPS),
+        ("", HELPS, HELPS),
+    ],
+)
+def test_an_answer_is_read_with_the_prefill_that_began_it(with_special, prefill, said, answer):
+    """Marks in a prefill are special tokens, as marks of a template are; the text is what the model wrote."""
+    tokenizer = with_special(MISTRAL)
+    ids = tokenizer(said, add_special_tokens=False)["input_ids"]
+    found = ReplyDecoder(tokenizer, len(ids))(ids, [5], prefill)
+    assert (found.text, found.prefill, found.truncated) == (said, prefill, True)
+    assert take_apart(found).answer == answer
+    assert RuleLabeler()(found).label == "comply"
