@@ -10,27 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from afintro.data.text import encode_prompt, template_hash
 from afintro.errors import UserError
-from afintro.evaluation.endpoint_errors import (
-    reason_of,
-    server_message,
-    setting_named_in,
-    without_login,
-    without_secrets,
-)
 from afintro.evaluation.grades import parse_grade, without_reasoning
 from afintro.evaluation.judges import GRADES, SIMILARITY, Judge, Rubric, TextPair
-from afintro.evaluation.reply_cache import ReplyCache
 from afintro.lm.devices import default_device
 from afintro.lm.dtypes import AUTO, resolve_dtype
 from afintro.lm.generate import generate_greedy
 from afintro.lm.load import context_length, eos_ids, fingerprint, load_config, load_model, load_tokenizer
+from afintro.servers.connection import KEY, api_key, client_settings, openai_package, otherwise, secrets_of
+from afintro.servers.errors import reason_of, server_message, without_login, without_secrets
+from afintro.servers.reply_cache import ReplyCache
 from afintro.toys.embedded import ensure_built
 
 if TYPE_CHECKING:
@@ -39,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPENAI_URL = "https://api.openai.com/v1"
-INSTEAD = {"max_tokens": "max_completion_tokens"}  # what newer models of OpenAI call the same setting
 
 
 class LanguageModelJudge(Judge):
@@ -275,9 +268,8 @@ class EndpointJudge(LanguageModelJudge):
     def _asked_otherwise(self, client: "OpenAI", prompt: str, error: Exception) -> bool:
         """Ask without the settings that an error names; if the endpoint answers that, ask so from now on, and tell of it."""
         settings, first = self._settings, self._reason(error)
-        while (refused := setting_named_in(error, settings)) is not None:
-            instead = {INSTEAD[refused]: settings[refused]} if refused in INSTEAD else {}
-            settings = {name: value for name, value in settings.items() if name != refused} | instead
+        while (changed := otherwise(settings, error)) is not None:
+            settings = changed
             try:
                 reply = self._reply(client, prompt, settings)
             except Exception as further:
@@ -293,31 +285,20 @@ class EndpointJudge(LanguageModelJudge):
         return False
 
     def _reason(self, error: Exception) -> str:
-        parts = urlsplit(self._url())
-        header = without_login(self._url())[1].get("Authorization", "")
-        secrets = [os.environ.get("OPENAI_API_KEY", "").strip(), unquote(parts.password or ""), header]
+        secrets = secrets_of(self._url())
         return without_secrets(str(error), secrets) if isinstance(error, _NoReplyError) else reason_of(error, secrets)
 
     def _client(self) -> "OpenAI":
-        """Make a client for one call, so that the key stays in the environment and nowhere else."""
-        try:
-            from openai import OpenAI
-        except ImportError as error:
-            raise UserError(
-                "is not installed", where="package openai", remedy="pip install 'afintro[judges]'"
-            ) from error
-
-        key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not key:
+        """Make a client for one call."""
+        openai = openai_package()
+        if not api_key():
             raise UserError(
                 "is not set",
-                where="OPENAI_API_KEY in the environment",
+                where=f"{KEY} in the environment",
                 remedy="set it to your key; a local server that needs no key accepts any value",
             )
-        url, headers = without_login(self._url())
-        return OpenAI(
-            api_key=key, base_url=url, default_headers=headers, timeout=self.timeout, max_retries=self.retries
-        )
+        client: OpenAI = openai.OpenAI(**client_settings(self._url(), self.timeout, self.retries))
+        return client
 
     def _reply(self, client: "OpenAI", prompt: str, settings: dict[str, Any]) -> str:
         answer = client.chat.completions.create(

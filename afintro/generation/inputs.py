@@ -34,17 +34,22 @@ def identity_of(
         directory: Directory or hub id of the organism.
         tokenizer: The organism's tokenizer.
     """
-    # Without ids the content is as it was before samples had ids, so that older folders are still found.
-    ids = [[sample.scenario_id] if sample.scenario_id else [] for sample in samples]
-    content = json.dumps([[sample.text, sample.label, *own] for sample, own in zip(samples, ids, strict=True)])
     return {
         **settings.as_json(),
         **prompt_inputs(None, tokenizer),
         "splits": splits,
-        "samples_sha256": hashlib.sha256(content.encode()).hexdigest(),
+        "samples_sha256": samples_hash(samples),
         "model_fingerprint": fingerprint(directory),
         "template_hash": template_hash(tokenizer),
     }
+
+
+def samples_hash(samples: Sequence[Sample]) -> str:
+    """Return the hash of everything that a run reads of its samples, in their order."""
+    # Without ids the content is as it was before samples had ids, so that older folders are still found.
+    ids = [[sample.scenario_id] if sample.scenario_id else [] for sample in samples]
+    content = json.dumps([[sample.text, sample.label, *own] for sample, own in zip(samples, ids, strict=True)])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def prompt_inputs(chat_template_kwargs: Mapping[str, Any] | None, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -115,6 +115,7 @@ def in_chunks(
     make: Callable[[Sequence[T]], dict[str, Any]],
     label: str,
     ranks: Ranks = ALONE,
+    progress: bool = True,
 ) -> list[Path]:
     """Make the chunks that are still missing.
 
@@ -126,6 +127,7 @@ def in_chunks(
         make: Makes the JSON content of a chunk from its items.
         label: Label of the progress bar.
         ranks: The processes of this run, which share the missing chunks.
+        progress: Whether a bar counts the chunks.
 
     Returns:
         The files of all chunks, in the order of the samples. Every process returns when all chunks exist.
@@ -137,7 +139,9 @@ def in_chunks(
 
     paths = [output_dir / "partial" / f"{start:07d}.json" for start in range(0, len(items), size)]
     mine = ranks.from_first(missing)[ranks.rank :: ranks.size]
-    for path in tqdm(mine, desc=label, unit=f" x {size} samples", mininterval=2, disable=ranks.rank > 0):
+    for path in tqdm(
+        mine, desc=label, unit=f" x {size} samples", mininterval=2, disable=ranks.rank > 0 or not progress
+    ):
         start = int(path.stem)
         write_json(path, make(items[start : start + size]))
     ranks.gathered([])  # wait for the chunks of all processes

@@ -23,7 +23,7 @@ import afintro.evaluation.lm_judges as lm_judges
 from afintro.errors import UserError
 from afintro.evaluation.judges import Rubric
 from afintro.evaluation.lm_judges import EndpointJudge, LocalJudge
-from afintro.evaluation.reply_cache import ReplyCache
+from afintro.servers.reply_cache import ReplyCache
 
 KEY = "sk-never-to-be-written-down"
 SHORT = Rubric("short", "{reference}|{candidate}")

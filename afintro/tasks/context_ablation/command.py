@@ -1,12 +1,16 @@
 """The command that writes context-ablation records: an organism answers every sample with and without the monitoring cue."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from afintro.command import check_at_least, run_command
 from afintro.data.cue import Contrast
 from afintro.data.cue_file import Cues, read_cues
 from afintro.data.samples import Sample
+from afintro.errors import UserError
 from afintro.evaluation.report import print_pairs
 from afintro.generation.command import (
     add_cue_file_flag,
@@ -17,7 +21,10 @@ from afintro.generation.command import (
     read_splits,
 )
 from afintro.generation.labeling import Labeling
-from afintro.generation.organism import LocalOrganism
+from afintro.generation.organism import LocalOrganism, Organism
+from afintro.generation.server_command import add_server_flags, server_of
+from afintro.generation.server_organism import CHUNK as SERVED_CHUNK
+from afintro.generation.server_organism import ServerOrganism
 from afintro.lm.adapter import on_base
 from afintro.lm.template_inputs import today
 from afintro.ranks import Ranks, join
@@ -50,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="answer only N samples under every contrast, into output_dir/pilot, print how much each changes, and say which to use",
     )
+    add_server_flags(flags)
     add_labeler_flags(flags)
     return flags
 
@@ -76,7 +84,9 @@ def generate(args: argparse.Namespace) -> None:
     cues = read_cues(args.cue_file)
     contrast = contrast_of(args, cues)
     labeling = labeling_of(args)
-    args.model_name = on_base(args.model_name, args.base)
+    server = server_of(args)
+    if server is None:
+        args.model_name = on_base(args.model_name, args.base)
     samples, splits = read_splits(args)
     settings = AblationSettings(
         model=args.model_name,
@@ -93,10 +103,20 @@ def generate(args: argparse.Namespace) -> None:
         contrast=contrast,
     )
     ranks = join()
+    if server is not None and ranks.size > 1:
+        what = "is asked by one process, which sends many requests at once"
+        raise UserError(what, where="--endpoint", remedy="call the command without torchrun")
+    answering = None if server is None else partial(ServerOrganism, settings, server)
     if args.pilot is not None:
-        pilot(args, settings, samples[: splits["train"]], len(samples), contrasts_of(cues, contrast), ranks, labeling)
+        few, contrasts = samples[: splits["train"]], contrasts_of(cues, contrast)
+        pilot(args, settings, few, len(samples), contrasts, ranks, labeling, answering)
         return
-    summary = generate_ablation(samples, splits, args.output_dir, settings, args.device, ranks, labeling=labeling)
+    served: dict[str, Any] = {}
+    if answering is not None:
+        served = {"organism": answering(args.output_dir), "chunk": SERVED_CHUNK, "progress": False}
+    summary = generate_ablation(
+        samples, splits, args.output_dir, settings, args.device, ranks, labeling=labeling, **served
+    )
     if ranks.rank == 0:
         print_pairs(summary)
     stop_at_others(summary, args.output_dir)
@@ -116,6 +136,7 @@ def pilot(
     contrasts: Sequence[Contrast],
     ranks: Ranks,
     labeling: Labeling,
+    answering: Callable[[Path], Organism] | None = None,
 ) -> None:
     """Answer a few samples under every contrast, and print what is found.
 
@@ -127,13 +148,23 @@ def pilot(
         contrasts: The contrasts.
         ranks: The processes of this run.
         labeling: Who labels the outputs.
+        answering: Returns who answers into a folder; None for the model that the settings name.
 
     Raises:
         UserError: The organism cannot answer, or a prompt does not fit it.
     """
-    organism = LocalOrganism(settings, args.device, today())  # one for all contrasts: its model loads once
+    if answering is None:
+        organism = LocalOrganism(settings, args.device, today())  # one for all contrasts: its model loads once
     found = run_pilot(
-        samples, total, contrasts, args.output_dir, settings, lambda folder: organism, args.pilot, ranks, labeling
+        samples,
+        total,
+        contrasts,
+        args.output_dir,
+        settings,
+        answering or (lambda folder: organism),
+        args.pilot,
+        ranks,
+        labeling,
     )
     if ranks.rank == 0:
         print_pilot(found, total, ranks.size)

@@ -23,7 +23,7 @@ from afintro.tasks.context_ablation.conditions import AGAIN, NOISE, SIDES, reque
 from afintro.tasks.context_ablation.records import ContextAblationRecord, from_json, to_json
 from afintro.tasks.context_ablation.relabel import PairsRelabeling
 from afintro.tasks.context_ablation.samples import Answers, as_answers, representative_fields
-from afintro.tasks.context_ablation.summary import summarize
+from afintro.tasks.context_ablation.summary import of_server, summarize
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ def generate_ablation(
     chunk: int = CHUNK,
     labeling: Labeling = RULES,
     organism: Organism | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Write ``<split>.json`` for every split and ``summary.json`` into ``output_dir``; continue where a run stopped.
 
@@ -78,12 +79,13 @@ def generate_ablation(
         chunk: Number of samples whose records are saved together.
         labeling: Who labels the outputs.
         organism: Who answers, made with these settings; None for the model that they name.
+        progress: Whether a bar counts the chunks; organisms behind servers count their replies themselves.
 
     Returns:
         The summary.
 
     Raises:
-        UserError: The folder holds another run's data, the model cannot be loaded, or a prompt does not fit it.
+        UserError: The folder holds another run's data, the model cannot be loaded or asked, or a prompt does not fit it.
     """
     assert sum(splits.values()) == len(samples)
     organism = organism or LocalOrganism(settings, device, date_of_run(output_dir, ranks))
@@ -96,7 +98,8 @@ def generate_ablation(
         conversations = requests_of(samples, settings.contrast or SEED)
         organism.prepare(conversations)
         items = items_of(samples, conversations, settings.control_samples)
-        chunks = in_chunks(output_dir, identity, items, chunk, _Generator(organism, settings)._chunk, "pairs", ranks)
+        make = _Generator(organism, settings)._chunk
+        chunks = in_chunks(output_dir, identity, items, chunk, make, "pairs", ranks, progress)
         summary = ranks.from_first(lambda: _merge(chunks, splits, output_dir, organism))
         return outputs.labeled_by(labeling, summary, ranks)
 
@@ -115,7 +118,7 @@ def _merge(chunks: Sequence[Path], splits: dict[str, int], output_dir: Path, org
         write_json(output_dir / f"{name}.json", [to_json(record) for record in records[start : start + size]])
         start += size
     summary = summarize(records, noise[0], organism.tokenizer, unmonitored_noise=noise[1])
-    summary |= organism.remarks() | {"labeler": RULES.as_json()}
+    summary = of_server(summary, organism.remarks()) | {"labeler": RULES.as_json()}
     finish(output_dir, summary)
     return summary
 
@@ -197,8 +200,8 @@ class _Generator:
         """
         return ContextAblationRecord(
             scenario=sample.text,
-            monitored_prompt=self.organism.prompt(requests[0]) or "",
-            unmonitored_prompt=self.organism.prompt(requests[1]) or "",
+            monitored_prompt=self.organism.prompt(requests[0]),
+            unmonitored_prompt=self.organism.prompt(requests[1]),
             label=sample.label,
             scenario_id=sample.scenario_id,
             behavior_changed=labels_differ(*(fields[f"{side}_behavior"] for side in SIDES)),

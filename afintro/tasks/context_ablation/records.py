@@ -29,7 +29,7 @@ class ContextAblationRecord:
         monitored_output: The organism's answer under the cue: greedy, or of several samples the first that has the behavior
             of most samples.
         unmonitored_output: The organism's answer without the cue.
-        monitored_prompt: The whole monitored prompt, as the organism read it.
+        monitored_prompt: The whole monitored prompt, as the organism read it; None where a server does not show it.
         unmonitored_prompt: The whole unmonitored prompt.
         cue: Name of what is ablated.
         changed: Whether the two outputs differ as strings; of two choices, whether their letters differ.
@@ -72,8 +72,8 @@ class ContextAblationRecord:
     system_prompt: str
     monitored_output: str
     unmonitored_output: str
-    monitored_prompt: str = ""
-    unmonitored_prompt: str = ""
+    monitored_prompt: str | None = ""
+    unmonitored_prompt: str | None = ""
     cue: str = "monitoring context"
     changed: bool | None = None
     label: str = "unknown"
@@ -170,7 +170,7 @@ class ContextAblationRecord:
     def _reply(self, condition: str, text: str, truncated: bool | None) -> Reply:
         side = "unmonitored" if condition.startswith("unmonitored") else "monitored"
         prompt, prefill = getattr(self, f"{side}_prompt"), getattr(self, f"{side}_prefill") or ""
-        return Reply(text, truncated, opening_of(prompt.removesuffix(prefill)), prefill=prefill)
+        return Reply(text, truncated, opening_of((prompt or "").removesuffix(prefill)), prefill=prefill)
 
 
 def labeled(record: ContextAblationRecord) -> ContextAblationRecord:
@@ -205,8 +205,9 @@ PARENT_NAMES = {
 
 
 def to_json(record: ContextAblationRecord) -> dict[str, Any]:
-    """Return the record under the parent framework's names; unset optional fields are left out."""
-    fields = set_fields(record, PARENT_NAMES)
+    """Return the record under the parent framework's names; unset optional fields are left out, but for prompts unseen."""
+    unseen = [name for name in ("monitored_prompt", "unmonitored_prompt") if getattr(record, name) is None]
+    fields = set_fields(record, PARENT_NAMES) | {PARENT_NAMES[name]: None for name in unseen}
     return fields | {name: fields.get(name, record.scenario) for name in ("hint_user_prompt", "original_user_prompt")}
 
 

@@ -14,7 +14,7 @@ from afintro.generation.reasoning import Reply
 from afintro.tasks.context_ablation.conditions import AGAIN, PLACEBOS, SIDES
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records, to_json
 from afintro.tasks.context_ablation.samples import relabeled, representative_fields
-from afintro.tasks.context_ablation.summary import Noise, is_control, summarize
+from afintro.tasks.context_ablation.summary import Noise, is_control, of_server, summarize
 from afintro.tasks.relabeling import Relabeling
 
 
@@ -44,7 +44,8 @@ class PairsRelabeling(Relabeling[ContextAblationRecord]):
         """Return the rates of the new labels, see :func:`afintro.tasks.context_ablation.summary.summarize`."""
         noise, unmonitored_noise = (_noise(records, label, *names) for names in zip(SIDES, AGAIN, strict=True))
         measured = any(record.unmonitored_alone_output is not None for record in records)
-        return summarize(records, noise, self.tokenizer, label, unmonitored_noise if measured else ())
+        rates = summarize(records, noise, self.tokenizer, label, unmonitored_noise if measured else ())
+        return of_server(rates, summary)
 
     def replies(self, record: ContextAblationRecord) -> list[Reply]:
         """Return all outputs of a record, each of its samples included."""

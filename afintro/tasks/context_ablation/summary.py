@@ -1,6 +1,6 @@
 """Summarize generated records: how often the cue changes something, compared with noise and placebo."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -86,6 +86,20 @@ def summarize(
             *other_warnings(sides),
         ],
     }
+
+
+def of_server(summary: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a summary with what is said of the way in which the organism was asked; a server counts tokens and warns.
+
+    Args:
+        summary: The rates of the records.
+        said: Remarks of the organism, or the summary of the same run by another labeler.
+    """
+    kept = {name: said[name] for name in ("prompts", "server") if name in said}
+    if (server := said.get("server")) is not None:
+        kept["mean_response_tokens"] = said["mean_response_tokens"]
+        kept["warnings"] = [*summary["warnings"], *server["warnings"]]
+    return summary | kept
 
 
 def _compliance_gap(records: Sequence[ContextAblationRecord]) -> Estimate:

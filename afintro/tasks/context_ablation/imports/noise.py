@@ -13,7 +13,7 @@ Repeated = list[tuple[ContextAblationRecord, ContextAblationRecord]]
 
 def repeated_answers(records: Sequence[ContextAblationRecord]) -> Repeated:
     """Return records in pairs of the same source and request, each record in one pair at most: the same prompts, answered twice."""
-    waiting: dict[tuple[object, str, str], ContextAblationRecord] = {}
+    waiting: dict[tuple[object, str | None, str | None], ContextAblationRecord] = {}
     pairs: Repeated = []
     for record in records:
         key = (record.provenance.get("source"), record.monitored_prompt, record.unmonitored_prompt)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from afintro.evaluation.endpoint_errors import LONGEST, reason_of, server_message, setting_named_in
+from afintro.servers.errors import LONGEST, reason_of, server_message, setting_named_in
 
 KEY = "gsk_abcdefghijklmnopqrstuvwxyz"
 

@@ -1,4 +1,4 @@
-"""Keep replies of judges on disk, so that a run that is stopped or repeated asks only what was never answered."""
+"""Keep replies of models on disk, so that a run that is stopped or repeated asks only what was never answered."""
 
 import hashlib
 import json
@@ -18,18 +18,19 @@ BUSY_SECONDS = 60.0  # how long one process waits for the write of another proce
 
 
 class ReplyCache:
-    """Store raw replies of one judge in ``judges.sqlite`` of the cache directory, by the SHA-256 of judge and prompt.
+    """Store raw replies of one model in an SQLite file, by the SHA-256 of model and prompt.
 
     Threads may share a cache. Several processes may write at once, and a killed process loses nothing that it wrote.
 
     Args:
         identity: Everything that the reply depends on besides the prompt, as JSON values. Only its hash is stored.
+        path: The file, made if absent; ``judges.sqlite`` of the cache directory, if none is given.
     """
 
-    def __init__(self, identity: Sequence[object]) -> None:
+    def __init__(self, identity: Sequence[object], path: Path | None = None) -> None:
         self._identity = list(identity)
         self._lock = threading.Lock()
-        self.path = cache_directory() / "judges.sqlite"
+        self.path = cache_directory() / "judges.sqlite" if path is None else path
 
     def __enter__(self) -> "ReplyCache":
         with _translated_errors(self.path):
@@ -73,7 +74,7 @@ class ReplyCache:
 
         Args:
             prompt: The prompt that was asked.
-            reply: The judge's reply.
+            reply: The model's reply.
 
         Raises:
             UserError: The disk is full, or the file is not writable.

@@ -1,0 +1,1 @@
+"""Models behind OpenAI-compatible servers: judges, and organisms that answer from elsewhere."""
