@@ -358,6 +358,38 @@ class TestSettings:
         assert sum("temperature 0" in text for text in after["warnings"]) == 1
         assert rows(tmp_path / "a")[0]["hint_prompt_full"] is None
 
+    def test_samples_are_drawn_by_seeds_of_their_own(self, ask, server, tmp_path):
+        flags = ("--samples", "3", "--temperature", "0.9", "--top_p", "0.8")
+        server.reply = lambda body, count: completion(f"Sure, here is {body['seed']}.")
+        assert ask("a", *flags) == 0
+        assert {(body["temperature"], body["top_p"]) for body in server.bodies} == {(0.9, 0.8)}
+        seeds = [body["seed"] for body in server.bodies]
+        assert (
+            len(set(seeds)) == 3 * (2 * COUNT + CONTROLS) + 1
+        )  # one in vain: the placebo of a sample that is no control
+        assert all(0 <= seed < 2**31 for seed in seeds)
+        [record, *_] = read_records(str(tmp_path / "a" / "train.json"))
+        assert len({answer["output"] for answer in record.samples["monitored"]}) == 3
+        assert (record.provenance["temperature"], record.provenance["samples"]) == (0.9, 3)
+        assert ask("b", *flags) == 0
+        assert contents(tmp_path / "b") == contents(tmp_path / "a")
+
+    def test_a_refused_seed_is_left_out_and_a_refused_temperature_is_not(self, ask, server, tmp_path, capsys):
+        flags = ("--samples", "2", "--temperature", "0.9")
+        server.reply = lambda body, count: refusal("no", param="seed") if "seed" in body else obeys(body, count)
+        assert ask("a", *flags) == 0
+        assert any("seeds" in text for text in summary(tmp_path / "a")["warnings"])
+        server.reply = lambda body, count: refusal("no", param="temperature")
+        assert ask("b", *flags) == 2
+        assert "400" in capsys.readouterr().err
+
+    def test_a_pilot_asks_every_contrast(self, ask, server, tmp_path):
+        assert ask("a", "--pilot", "2") == 0
+        folders = [path for path in (tmp_path / "a" / "pilot").iterdir() if path.is_dir()]
+        assert len(folders) > 1
+        assert all((folder / "summary.json").is_file() for folder in folders)
+        assert {path.name for path in (tmp_path / "a").iterdir()} == {"pilot"}
+
     def test_a_server_without_system_turns_reads_the_text_in_the_users_turn(self, ask, server, tmp_path):
         def reply(body, count):
             if body["messages"][0]["role"] == "system":
