@@ -72,7 +72,9 @@ class Results(Callback):
         """Write the answers of ``predict``, which scores nothing."""
         module = explainer_of(pl_module)
         items = module.data.examples["test"]
-        answers = {answer.uid: answer for answer in self._answers(module, items)}
+        batch_size, limit = module.data.settings.batch_size, module.answer_limit
+        written = predict_outcomes(module, module.outcomes, batch_size, limit, module.sharing, as_written=True)
+        answers = {answer.uid: answer for answer in written}
         path = _folder(trainer) / "predictions.jsonl"
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             rows = [

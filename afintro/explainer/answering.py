@@ -1,6 +1,7 @@
 """Let an explainer answer items: teacher-forced outcomes, and written answers where the outcome does not give them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -36,7 +37,12 @@ def answer_items(module: ExplainerModule, items: Sequence[Example], data: TaskDa
 
 
 def predict_outcomes(
-    module: ExplainerModule, outcomes: Sequence[Outcome], batch_size: int, max_new_tokens: int, ranks: Ranks = ALONE
+    module: ExplainerModule,
+    outcomes: Sequence[Outcome],
+    batch_size: int,
+    max_new_tokens: int,
+    ranks: Ranks = ALONE,
+    as_written: bool = False,
 ) -> list[Prediction]:
     """Add the written answer to each outcome. An exact answer is known; only the others are generated.
 
@@ -46,17 +52,22 @@ def predict_outcomes(
         batch_size: Number of rows in a forward pass.
         max_new_tokens: Largest number of tokens of an answer.
         ranks: The processes that share the writing.
+        as_written: Generate also the exact answers that would be spelled otherwise than the expected answers are, so that no
+            expected answer shows in what was written.
 
     Returns:
         Predictions in the order of the outcomes, the same in all of ``ranks``.
     """
-    wrong = [outcome.example for outcome in outcomes if not outcome.exact]
-    mine = wrong[ranks.rank :: ranks.size]
+    known = {
+        outcome.example.uid: (outcome.example.answer, False)
+        for outcome in outcomes
+        if outcome.exact and not (as_written and _spelled_otherwise(module, outcome.example, max_new_tokens))
+    }
+    unknown = [outcome.example for outcome in outcomes if outcome.example.uid not in known]
+    mine = unknown[ranks.rank :: ranks.size]
     uids = [example.uid for example in mine]
     written = zip(uids, _written(module, mine, max_new_tokens, batch_size), strict=True)
-    answers: dict[str, tuple[str, bool]]
-    answers = {outcome.example.uid: (outcome.example.answer, False) for outcome in outcomes if outcome.exact}
-    answers |= dict(ranks.gathered(list(written)))
+    answers: dict[str, tuple[str, bool]] = known | dict(ranks.gathered(list(written)))
     return [outcome.prediction(*answers[outcome.example.uid]) for outcome in outcomes]
 
 
@@ -77,23 +88,60 @@ def write_answers(
     return [text for text, _ in _written(module, examples, max_new_tokens, batch_size)]
 
 
-@torch.no_grad()
 def _written(
     module: ExplainerModule, examples: Sequence[Example], max_new_tokens: int, batch_size: int
 ) -> list[tuple[str, bool]]:
     """Return each answer, and whether the limit of tokens ended the answer."""
+    ids = write_tokens(module, examples, max_new_tokens, batch_size)
+    return [(spelled(module, tokens), reached_limit(tokens, max_new_tokens)) for tokens in ids]
+
+
+def spelled(module: ExplainerModule, tokens: Sequence[int]) -> str:
+    """Return the text of an answer's tokens."""
+    return str(module.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+@torch.no_grad()
+def write_tokens(
+    module: ExplainerModule,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    batch_size: int,
+    on_done: Callable[[int], Any] | None = None,
+    on_token: Callable[[int], Any] | None = None,
+) -> list[list[int]]:
+    """Answer the prompts of examples greedily.
+
+    Args:
+        module: The explainer, its weights loaded.
+        examples: The examples; their own answers are not looked at.
+        max_new_tokens: Largest number of tokens of an answer.
+        batch_size: Number of rows in a forward pass.
+        on_done: Called with the number of answers just finished, for progress.
+        on_token: Called with every new token of any answer, for a person who reads along.
+
+    Returns:
+        The token ids of each answer, without the end of sequence.
+    """
     model = module.loaded()
     with module.evaluating():
-        ids = generate_greedy(
+        return generate_greedy(
             model,
             [example.prompt_ids for example in examples],
             max_new_tokens=max_new_tokens,
             eos_ids=eos_ids(model.get_base_model(), module.tokenizer),
             batch_size=batch_size,
             interventions=[_on_prompt(module, example) for example in examples],
+            on_done=on_done,
+            on_token=on_token,
         )
-    texts = [str(module.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in ids]
-    return [(text, reached_limit(tokens, max_new_tokens)) for text, tokens in zip(texts, ids, strict=True)]
+
+
+def _spelled_otherwise(module: ExplainerModule, example: Example, max_new_tokens: int) -> bool:
+    """Tell whether the greedy answer, which begins with the expected tokens, may have another text than the expected answer."""
+    if example.cut or len(example.answer_ids) > max_new_tokens:
+        return True
+    return spelled(module, example.answer_ids[:-1]) != example.answer
 
 
 def _on_prompt(module: ExplainerModule, example: Example) -> list[Intervention]:

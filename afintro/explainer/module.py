@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.batch import PackedBatch, interventions_of
 from afintro.errors import UserError
 from afintro.evaluation.outcomes import Outcome, gathered
+from afintro.explainer.asking import ASKING, OLDER_LIMIT, asking_of, limit_of
 from afintro.explainer.checkpoint import (
     BASE_DTYPE,
     IDENTITY,
@@ -60,6 +61,7 @@ class ExplainerModule(LightningModule):
         model: The base with its adapter; None until ``configure_model`` has loaded it.
         injector: Turns vectors into continuous tokens; None for a task without vectors.
         outcomes: Outcomes of the validation or test epoch that runs or ran last.
+        answer_limit: Largest number of tokens of an answer where no expected answer is known, as the checkpoint says.
     """
 
     def __init__(self, name: str = "toy", **settings: Any) -> None:
@@ -72,6 +74,8 @@ class ExplainerModule(LightningModule):
         self.model: PeftModel | None = None
         self.injector: Injector | None = None
         self.outcomes: list[Outcome] = []
+        self.answer_limit = OLDER_LIMIT
+        self._validated_at: int | None = None  # step whose weights the outcomes are of, where they are of validation
         self.strict_loading = False  # checkpoints hold the adapter alone; on_load_checkpoint checks every key
         self._until_backward = ExitStack()
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -224,11 +228,16 @@ class ExplainerModule(LightningModule):
         checkpoint[IDENTITY] = self.identity
         # Not a part of the identity, because an adapter may be trained over one dtype and read over another.
         checkpoint[BASE_DTYPE] = self.base_dtype
+        data = None if self.attached is None else getattr(self.attached, "datamodule", None)
+        if isinstance(data, TaskData) and "train" in data.examples:
+            validated = self._validated_at == self.trainer.global_step
+            checkpoint[ASKING] = asking_of(data, self.outcomes if validated else ())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model or with other weights."""
         check_identity(checkpoint.get(IDENTITY), self.identity, "checkpoint")
         check_state(checkpoint["state_dict"], self, "checkpoint")
+        self.answer_limit = limit_of(checkpoint.get(ASKING))
 
     # Training.
 
@@ -335,7 +344,7 @@ class ExplainerModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the outcomes of the last epoch."""
-        self.outcomes = []
+        self.outcomes, self._validated_at = [], None
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
@@ -358,6 +367,7 @@ class ExplainerModule(LightningModule):
         self.outcomes = gathered(self.outcomes, self.data.examples["validation"], present())
         if self.trainer.sanity_checking:  # of the first rows alone, which need not hold a primary question
             return
+        self._validated_at = self.trainer.global_step
         quick = [outcome.prediction(None) for outcome in self.outcomes]
         self.log("val/loss", sum(outcome.nll for outcome in self.outcomes) / len(self.outcomes), sync_dist=True)
         scores = self.data.statistics(quick)

@@ -45,6 +45,7 @@ def generate_greedy(
     batch_size: int,
     interventions: Sequence[Sequence[Intervention]] | None = None,
     on_done: Callable[[int], Any] | None = None,
+    on_token: Callable[[int], Any] | None = None,
 ) -> list[list[int]]:
     """Continue every prompt by its most likely tokens.
 
@@ -58,6 +59,7 @@ def generate_greedy(
         batch_size: Number of prompts that are continued together; when a prompt has ended, the next one takes its place.
         interventions: Interventions on each prompt while the prompt is read, positions counted in the prompt.
         on_done: Called with the number of prompts just finished, for progress.
+        on_token: Called with every new token, for a person who reads along.
 
     Returns:
         The new tokens of each prompt, in the order of the prompts.
@@ -65,10 +67,22 @@ def generate_greedy(
     continuations, jobs = [], []
     for index, prompt in enumerate(prompts):
         before, last = _split(interventions[index] if interventions is not None else (), len(prompt) - 1)
-        continuations.append(Continuation(first=last))
+        continuations.append(Continuation(first=last, tokens=[] if on_token is None else _Heard(on_token)))
         jobs.append(Job(prompt, continuations[-1:], before))
     _run(model, [[job] for job in jobs], max_new_tokens, eos_ids, batch_size, on_done)
     return [continuation.tokens for continuation in continuations]
+
+
+class _Heard(list[int]):
+    """Tokens that are told to a listener as they come."""
+
+    def __init__(self, listener: Callable[[int], Any]) -> None:
+        super().__init__()
+        self._listener = listener
+
+    def append(self, token: int) -> None:
+        super().append(token)
+        self._listener(token)
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from afintro.data.batch import Example, PackedBatch, collate, sizes_of
 from afintro.data.loader import EpochRows, PackedRows, RankRows, ResumableLoader, by_number, in_turn, row_loader
 from afintro.errors import UserError
+from afintro.evaluation.outcomes import answer_limit
 from afintro.tasks.limits import fair_draw, limited_count
 from afintro.tasks.settings import TaskSettings
 
@@ -89,6 +90,11 @@ class PackedData(LightningDataModule):
     def predicted_examples(self) -> Sequence[Example]:
         """Return the test items that ``predict`` answers: those of the primary question type."""
         return self.primary_examples("test")
+
+    @property
+    def answer_limit(self) -> int:
+        """Return the number of tokens to generate for an answer of which nothing is known: a little more than in training."""
+        return answer_limit(self.examples["train"])
 
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """Return this process's share of the training rows, shuffled by seed and epoch.

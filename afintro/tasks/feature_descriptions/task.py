@@ -16,6 +16,7 @@ from afintro.errors import UserError
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.judges import ChrF, Judge, RougeL, Tfidf
 from afintro.evaluation.metrics import Prediction, text_prediction
+from afintro.evaluation.outcomes import answer_limit
 from afintro.evaluation.statistic import Scores
 from afintro.lm.injection import VectorSpace
 from afintro.ranges import NonNegativeFloat, PositiveInt
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 
 WITHOUT_VECTOR = ("majority", LAYER, TEXT_ONLY)
 RIVALS = ("majority", "nearest", "nearest_in_layer", "nearest_by_sign", VECTOR, LAYER)
+LONGEST = 100  # training labels that are tokenized to know how long an answer may be
 SELFIE_SCALES = (0.5, 1.0, 2.0, 4.0)
 
 
@@ -247,6 +249,11 @@ class FeatureDescriptions(TaskData):
         features = self.feature_split(split)
         chosen = features.table.longest(features.indices, count)
         return [self.examples[split][int(np.flatnonzero(features.indices == index)[0])] for index in chosen]
+
+    @property
+    def answer_limit(self) -> int:
+        """Return the number of tokens to generate for a description, by the training labels that are longest in characters."""
+        return answer_limit(self.longest("train", LONGEST))
 
     def training_examples(self) -> Sequence[Example]:
         """Return all training examples: there is one question type."""
