@@ -20,6 +20,8 @@ from afintro.data.files import write_json, write_jsonl
 from afintro.evaluation import report
 from afintro.evaluation.answers import parse_two_branch
 from afintro.evaluation.baselines import solved_from_text
+from afintro.evaluation.group_table import print_groups
+from afintro.evaluation.groups import by_group
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, few_clusters_warning, lead, score
 from afintro.evaluation.outcomes import answer_limit
@@ -149,6 +151,8 @@ class Results(Callback):
         ]
         equal = [name for name in fits if name not in (EXPLAINER, *HALF_BLIND, *underfit)]
         base = module.identity["fingerprint"]
+        best = {name.removeprefix("lead/"): value["against"] for name, value in leads.items()}
+        groups = by_group(scores, EXPLAINER, systems[EXPLAINER], data.leads, best, data.settings.split_seed)
         conclusion = None if split == SELECTED_ON else data.conclusion(table, leads, equal, base)
         metrics, baselines = _as_json(table[EXPLAINER]), {name: _as_json(table[name]) for name in table}
         del baselines[EXPLAINER]
@@ -169,6 +173,7 @@ class Results(Callback):
             **({"underfit": sorted(underfit)} if len(known) > 1 else {}),
             **data.details(systems),
             **({"explained": explained} if explained else {}),
+            **({"groups": groups} if groups else {}),
             "model": {**module.identity, "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None},
             "data": data.describe(split),
             "versions": versions(),
@@ -179,6 +184,7 @@ class Results(Callback):
             write_json(folder / "summary.json", summary)
             self.summary_path = folder / "summary.json"
         report.print_table(table, leads, warnings, report.Trained(trained, known, of, sorted(underfit)), conclusion)
+        print_groups(groups)
         self._log(trainer, table, systems[EXPLAINER], items, data)
 
     def _leads(
@@ -326,6 +332,7 @@ def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str
                     name: answer.p_changed for name, answer in others.items() if answer.p_changed is not None
                 },
                 **({"baselines_scores": scores} if scores else {}),
+                **prediction.facets,
                 **({"group": prediction.group} if prediction.group else {}),
                 **({"twins": prediction.twins} if prediction.twins else {}),
                 **({"scores": dict(prediction.scores)} if prediction.scores else {}),

@@ -69,6 +69,8 @@ class Example:
         notes: Further facts that the task keeps of the example.
         cut: Whether the answer is a text that was cut at a limit of tokens: no end of sequence follows, and every answer that
             begins with it is right.
+        facets: Label, source and category of the sample that the example is about, as far as they are known; metrics are
+            reported by groups of items with the same value, see :mod:`afintro.evaluation.groups`.
     """
 
     uid: str
@@ -87,6 +89,7 @@ class Example:
     twins: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     cut: bool = False
+    facets: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)

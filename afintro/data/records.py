@@ -22,6 +22,30 @@ def scenario_id(text: str) -> str:
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
 
 
+FACETS = ("label", "source", "category")
+"""What a sample may say of itself, by which metrics are reported too: its label, where it is from, what kind it is."""
+
+
+def word_of(value: Any) -> str | None:
+    """Return a text or a whole number as a word; None for anything else, and for an empty text.
+
+    Args:
+        value: What other people's files hold under ``source`` or ``category``.
+    """
+    known = isinstance(value, str | int) and not isinstance(value, bool)
+    return (str(value).strip() or None) if known else None
+
+
+def facets_of(record: Any) -> dict[str, str]:
+    """Return label, source and category of a record, as far as they are known.
+
+    Args:
+        record: A record with these fields.
+    """
+    facets = {name: getattr(record, name) for name in FACETS}
+    return {name: value for name, value in facets.items() if value and (name, value) != ("label", "unknown")}
+
+
 def set_fields(record: Any, names: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields of a record that are not None, renamed by ``names`` (from our name to the name in the file)."""
     fields = {names.get(name, name): getattr(record, name) for name in record.__dataclass_fields__}
@@ -53,6 +77,9 @@ def parse_record(
         if in_file not in row:
             if name in required:
                 raise UserError(f"has no field {in_file!r}", where=where, remedy=f"make the file with {maker}")
+            continue
+        if name in FACETS[1:]:  # people's files hold all kinds of things there, which never stopped a run
+            values[name] = word_of(row[in_file])
             continue
         if not isinstance(row[in_file], allowed) or (isinstance(row[in_file], bool) and bool not in allowed):
             expected = " or ".join(allowed_type.__name__ for allowed_type in allowed)

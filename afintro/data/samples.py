@@ -9,6 +9,7 @@ from typing import Any
 from afintro.data.conversations import is_conversation, request_of
 from afintro.data.formats import SHAPES
 from afintro.data.label_words import check_label, labels_of
+from afintro.data.records import word_of
 from afintro.data.sources import read_rows
 from afintro.errors import UserError
 
@@ -32,6 +33,11 @@ PROMPTS = (
 """Fields in which other projects keep the request; a sample may have one of them."""
 COMPANIONS = ("input", "context", "contextstring")
 """Fields that belong to the request of such a project where they are not empty."""
+SAME_FACET = {
+    "source": ("source", "dataset", "origin"),
+    "category": ("category", "semanticcategory", "semantic_category", "harm_category", "risk_area"),
+}
+"""Fields that say where a sample is from and of what kind it is, in lower case; the first that holds a word counts."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,15 @@ class Sample:
         text: The scenario.
         label: E.g. ``aligned``, ``alignment_faking``, ``potential_faking`` or ``unknown``.
         scenario_id: Id that the texts about one scenario share, e.g. the name of an organization; "" for an id by the text.
+        source: Where the sample is from; None if the file does not say.
+        category: What kind of scenario the text is; None likewise.
     """
 
     text: str
     label: str = "unknown"
     scenario_id: str = ""
+    source: str | None = None
+    category: str | None = None
 
 
 def read_samples(
@@ -66,7 +76,7 @@ def read_samples(
     Raises:
         UserError: The source cannot be read or holds a wrong sample; the error names file and record.
     """
-    texts, labels, identities = [], [], []
+    texts, labels, identities, facets = [], [], [], []
     left_out: Counter[str] = Counter()
     kind: type[Any] | None = None
     for index, row in enumerate(read_rows(source, split)):
@@ -82,12 +92,17 @@ def read_samples(
         texts.append(text)
         labels.append(check_label(fields.get("label"), where))
         identities.append(_identity(fields.get("scenario_id"), where))
+        facets.append({name: _first_word(fields, known, text_field) for name, known in SAME_FACET.items()})
     if not texts:
         raise UserError("holds no sample", where=source, remedy=f"give {SHAPES}")
     for what, count in sorted(left_out.items()):
         log.warning("%s: %d of %d conversations have %s, left out: the first turn of the user alone is asked",
                     source, count, len(texts), what)  # fmt: skip
-    return [Sample(*parts) for parts in zip(texts, labels_of(labels, source, label_names), identities, strict=True)]
+    words = labels_of(labels, source, label_names)
+    return [
+        Sample(text, label, identity, **own)
+        for text, label, identity, own in zip(texts, words, identities, facets, strict=True)
+    ]
 
 
 def text_of(row: Any, where: str, text_field: str | None = None) -> tuple[str, frozenset[str]]:
@@ -148,6 +163,12 @@ def _checked(value: Any, subject: str, where: str) -> tuple[str, frozenset[str]]
     if not _is_unicode(text):
         raise UserError(f"{subject} holds a lone surrogate", where=where, remedy="correct the escape sequence")
     return text, others
+
+
+def _first_word(fields: Mapping[str, Any], names: Sequence[str], text_field: str | None) -> str | None:
+    """Return the first of some fields that holds a word and is not the text."""
+    given = (word_of(fields.get(name)) for name in names if name != (text_field or "").lower())
+    return next((word for word in given if word is not None), None)
 
 
 def _identity(value: Any, where: str) -> str:

@@ -113,6 +113,7 @@ class Draft:
         twins: See :class:`afintro.data.batch.Example`.
         notes: Further facts that the task keeps of the question, as JSON values.
         cut: Whether the answer is a text that was cut, see :class:`afintro.data.batch.Example`.
+        facets: See :class:`afintro.data.batch.Example`.
     """
 
     uid: str
@@ -125,6 +126,7 @@ class Draft:
     twins: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
     cut: bool = False
+    facets: dict[str, str] = field(default_factory=dict)
 
 
 class Encoded(NamedTuple):

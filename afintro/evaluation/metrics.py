@@ -34,6 +34,7 @@ class Prediction:
         cut: Whether the expected answer was cut, so that an answer is right which begins with it.
         truncated: Whether the limit of tokens ended the answer, not the system; None if unknown.
         scores: Scores of judges in 0..1 by the judge's name; None where a judge's reply could not be read.
+        facets: Label, source and category of the item, see :class:`afintro.data.batch.Example`.
     """
 
     uid: str
@@ -48,13 +49,14 @@ class Prediction:
     cut: bool = False
     truncated: bool | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict, hash=False)
+    facets: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def unanswered(item: Example) -> Prediction:
     """Make the prediction of an item that no system has answered yet."""
     return Prediction(
         item.uid, item.scenario_id, item.question_type, item.answer, None, False,
-        group=item.group, twins=item.twins, cut=item.cut,
+        group=item.group, twins=item.twins, cut=item.cut, facets=item.facets,
     )  # fmt: skip
 
 

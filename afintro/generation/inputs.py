@@ -12,7 +12,7 @@ from afintro.data.records import scenario_id
 from afintro.data.samples import Sample
 from afintro.data.text import template_hash
 from afintro.errors import UserError
-from afintro.generation.run_folder import PROMPT_DATE
+from afintro.generation.run_folder import PROMPT_DATE, SAMPLE_FACETS
 from afintro.generation.settings import GenerationSettings
 from afintro.lm.load import fingerprint
 from afintro.lm.template_inputs import date_of, named
@@ -37,6 +37,7 @@ def identity_of(
     return {
         **settings.as_json(),
         **prompt_inputs(None, tokenizer),
+        **facets_identity(samples),
         "splits": splits,
         "samples_sha256": samples_hash(samples),
         "model_fingerprint": fingerprint(directory),
@@ -50,6 +51,18 @@ def samples_hash(samples: Sequence[Sample]) -> str:
     ids = [[sample.scenario_id] if sample.scenario_id else [] for sample in samples]
     content = json.dumps([[sample.text, sample.label, *own] for sample, own in zip(samples, ids, strict=True)])
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def facets_identity(samples: Sequence[Sample]) -> dict[str, str]:
+    """Return a hash of the samples' sources and categories, which records keep; nothing where no sample has any.
+
+    Args:
+        samples: Input samples.
+    """
+    facets = [[sample.source, sample.category] for sample in samples]
+    if not any(value is not None for own in facets for value in own):
+        return {}
+    return {SAMPLE_FACETS: hashlib.sha256(json.dumps(facets).encode()).hexdigest()}
 
 
 def prompt_inputs(chat_template_kwargs: Mapping[str, Any] | None, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -6,6 +6,7 @@ killed and continued writes the same bytes as an uninterrupted run, also with an
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,9 @@ from afintro.errors import UserError
 from afintro.lm.template_inputs import today
 from afintro.ranks import ALONE, Ranks
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
+SAMPLE_FACETS = "sample_facets_sha256"  # in settings.json, where samples have sources or categories
 PROMPT_DATE = "prompt_date"  # in settings.json, where the chat template prints a date
 
 
@@ -92,6 +95,9 @@ def _refuse_other_data(output_dir: Path, identity: Mapping[str, Any], files: Seq
     if path.is_file():
         other = json.loads(path.read_text())
         keys = sorted(key for key in {*identity, *other} if identity.get(key) != other.get(key))
+        if SAMPLE_FACETS in keys and SAMPLE_FACETS not in other:  # of before sources and categories were kept
+            keys.remove(SAMPLE_FACETS)
+            log.warning("%s was begun without sources and categories of the samples: its records lack them", output_dir)
         if keys:
             differences = "; ".join(f"{key}: was {other.get(key)!r}, is {identity.get(key)!r}" for key in keys)
             raise UserError(

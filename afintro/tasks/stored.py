@@ -283,7 +283,7 @@ def example_of(draft: Draft, prompt_ids: Ids, answer_ids: Ids) -> Example:
     """
     return Example(
         draft.uid, draft.scenario_id, draft.question_type, draft.prompt, draft.answer, prompt_ids, answer_ids,
-        copy_answer=draft.copy_answer, twins=draft.twins, notes=draft.notes, cut=draft.cut,
+        copy_answer=draft.copy_answer, twins=draft.twins, notes=draft.notes, cut=draft.cut, facets=draft.facets,
     )  # fmt: skip
 
 

@@ -136,7 +136,8 @@ def answers(directory: Path, asked: Mapping[str, Iterable[Scenario]], work: Path
         for split, drawn in asked.items()
     }
     every = [sample for drawn in samples.values() for sample in drawn]
-    key = hashlib.sha256(json.dumps([asdict(sample) for sample in every]).encode()).hexdigest()[:12]
+    known = [{name: value for name, value in vars(sample).items() if value is not None} for sample in every]
+    key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:12]
     folder = work / f"{directory.name}-{key}"
     settings = AblationSettings(model=str(directory), batch_size=plan.answered, max_new_tokens=40, control_samples=0)
     generate_ablation(every, {split: len(drawn) for split, drawn in samples.items()}, folder, settings, plan.device)

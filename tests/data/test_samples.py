@@ -21,7 +21,11 @@ ROWS = [
     {"text": ODD, "label": "alignment_faking", "category": None},
     {"text": "third", "label": None, "category": "y"},
 ]
-SAMPLES = [Sample("first", "aligned"), Sample(ODD, "alignment_faking"), Sample("third", "unknown")]
+SAMPLES = [
+    Sample("first", "aligned", category="x"),
+    Sample(ODD, "alignment_faking"),
+    Sample("third", "unknown", category="y"),
+]
 
 
 def write_list(folder):
@@ -137,6 +141,30 @@ def test_scenario_ids_are_kept(folder):
     ]
     path.write_text(json.dumps([*rows, {"text": "d"}]))
     assert [sample.scenario_id for sample in read_samples(str(path))] == ["Cordale", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("row", "source", "category"),
+    [
+        ({"source": " XSTest ", "category": "homonyms"}, "XSTest", "homonyms"),
+        ({"Source": "Original", "Category": "Privacy"}, "Original", "Privacy"),
+        ({"dataset": "a", "SemanticCategory": "cybercrime"}, "a", "cybercrime"),
+        ({"source": "b", "dataset": "a", "risk_area": 3}, "b", "3"),
+        ({"source": ["a"], "origin": "c", "category": {"a": 1}}, "c", None),
+        ({"source": "", "category": True}, None, None),
+        ({}, None, None),
+    ],
+    ids=str,
+)
+def test_where_a_sample_is_from_and_of_what_kind(folder, row, source, category):
+    [sample] = read_samples(write(folder, [{"text": "a", **row}]))
+    assert (sample.source, sample.category) == (source, category)
+
+
+def test_the_text_is_no_category(folder):
+    rows = [{"SemanticCategory": "a", "Behavior": "b"}, {"SemanticCategory": "c", "Behavior": "d"}]
+    found = read_samples(write(folder, rows), text_field="SemanticCategory")
+    assert [(sample.text, sample.category) for sample in found] == [("a", None), ("c", None)]
 
 
 def test_texts_are_kept_as_they_are(folder):

@@ -204,6 +204,8 @@ class _Generator:
             unmonitored_prompt=self.organism.prompt(requests[1]),
             label=sample.label,
             scenario_id=sample.scenario_id,
+            source=sample.source,
+            category=sample.category,
             behavior_changed=labels_differ(*(fields[f"{side}_behavior"] for side in SIDES)),
             provenance=self.provenance,
             samples=None if samples is None else dict(samples),

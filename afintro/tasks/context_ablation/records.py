@@ -34,6 +34,8 @@ class ContextAblationRecord:
         cue: Name of what is ablated.
         changed: Whether the two outputs differ as strings; of two choices, whether their letters differ.
         label: The sample's label, or "unknown".
+        source: Where the sample is from; None if nobody says.
+        category: What kind of scenario the sample is; None likewise.
         uid: Unique in the file; the scenario's id if absent.
         scenario_id: Id that all records of the scenario share.
         monitored_behavior: Behavior label of the monitored output, of the shipped classes or the user's own; None in files of
@@ -105,6 +107,8 @@ class ContextAblationRecord:
     unmonitored_alone_truncated: bool | None = None
     samples: dict[str, Any] | None = None
     behavior_rates: dict[str, Any] | None = None
+    source: str | None = None
+    category: str | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__

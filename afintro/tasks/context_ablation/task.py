@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from afintro.data.batch import Example
 from afintro.data.example_store import Ids
-from afintro.data.records import scenario_id
+from afintro.data.records import facets_of, scenario_id
 from afintro.data.splits import stable_hash
 from afintro.data.text import Draft, Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
@@ -245,6 +245,7 @@ class ContextAblation(RecordTask):
             copy_answer=copied if verdict else record.answered("monitored"),
             notes={"system": system["content"]} if record.has_hint or record.conditions else {},
             cut=self._is_cut(record, PRIMARY if verdict else question_type),
+            facets=facets_of(record),
         )
 
     def _is_cut(self, record: ContextAblationRecord, question_type: str) -> bool:

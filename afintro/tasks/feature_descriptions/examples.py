@@ -92,6 +92,7 @@ class FeatureEncoder:
             weight=self.weight,
             slot=Slot(position, feature.layer, np.zeros_like(vector) if self.zero_vectors else vector),
             group=feature.category,
+            facets={"category": feature.category},
         )
 
     def sizes(self, split: FeatureSplit) -> NDArray[np.int32]:

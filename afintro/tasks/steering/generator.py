@@ -240,6 +240,8 @@ class SteeringGenerator:
                 "scenario_id": sample.scenario_id,
                 "system_prompt": systems[request.condition],
                 "label": sample.label,
+                "source": sample.source,
+                "category": sample.category,
                 "unmonitored_behavior": self.label(unmonitored).label,
                 "unmonitored_output": unmonitored.text,
                 "unmonitored_truncated": unmonitored.truncated,

@@ -34,6 +34,8 @@ class SteeringRecord:
         norm: Norm of the vector as saved; None in files of the parent framework.
         changed: Whether the two outputs differ as strings.
         label: The sample's label, or "unknown".
+        source: Where the sample is from; None if nobody says.
+        category: What kind of scenario the sample is; None likewise.
         uid: Unique in its file.
         scenario_id: Records of one scenario share it.
         original_behavior: Behavior label of the original output; None in files of the parent framework, and for an output
@@ -90,6 +92,8 @@ class SteeringRecord:
     prefill: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     format_version: int = 1
+    source: str | None = None
+    category: str | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from afintro.data.batch import Example, Slot
 from afintro.data.example_store import Ids
+from afintro.data.records import facets_of
 from afintro.data.text import Draft, Message, encode_answer
 from afintro.errors import UserError
 from afintro.evaluation import answers
@@ -269,6 +270,7 @@ class SteeringPrediction(RecordTask):
             copy_answer=two_branch(Verdict(False, record.original_behavior or "other")),
             twins=asked.twins,
             notes={"direction": record.direction, "layer": record.layer, "alpha": record.alpha},
+            facets=facets_of(record),
         )
 
     def check(self, reader: ExplainerSpec) -> Callable[[Draft, Ids], None]:
@@ -281,8 +283,7 @@ class SteeringPrediction(RecordTask):
 
     @staticmethod
     def _position(draft: Draft, prompt_ids: Ids, reader: ExplainerSpec) -> int:
-        where = f"prompt of {draft.uid}"
-        return slot_position(prompt_ids, reader, where, "data.wording.user, and never in a scenario")
+        return slot_position(prompt_ids, reader, f"prompt of {draft.uid}", "data.wording.user, and never in a scenario")
 
     def finisher(self, reader: ExplainerSpec) -> Callable[[Draft, Ids, Ids], Example]:
         """Return the function that adds weight, vector, and the tokens that the branches of the answer begin with."""
@@ -323,9 +324,8 @@ class SteeringPrediction(RecordTask):
             return {"residuals": self.residuals}
         assert self.space is not None
         record = self._records["train"][0]
-        return {
-            "layers": self.space.layers, "residuals": self.residuals, "first": (record.direction, record.layer),
-        }  # fmt: skip
+        first = (record.direction, record.layer)
+        return {"layers": self.space.layers, "residuals": self.residuals, "first": first}
 
     def recall(self, split: str, facts: dict[str, Any]) -> None:
         """Set the residuals and the space of the vectors, as reading the records does."""
