@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from afintro.callbacks import LastCheckpoint, Preflight, Results, Throughput
+from afintro.callbacks.test_sets import test_on_sets
 from afintro.cli_errors import explain, trainer_refusal
 from afintro.cli_layers import (
     LayeredConfig,
@@ -163,6 +164,9 @@ class ExplainerCLI(LightningCLI):
             raise UserError(
                 "is absent", where="--ckpt_path", remedy="give a .ckpt file, or 'best' for that of the newest run"
             )
+        if self.subcommand != "test" and (settings.data.get("init_args") or {}).get("test_paths"):
+            what = "are read by `test` alone"
+            raise UserError(what, where="data.test_paths", remedy="leave them out here, and give them to `test`")
         if self.subcommand == "fit":
             adapt_callbacks(settings)
 
@@ -187,7 +191,11 @@ class ExplainerCLI(LightningCLI):
         """Run the subcommand, and end the processes that this one started if it fails: they would wait for it."""
         self._look_for_what_is_named()
         try:
-            super()._run_subcommand(subcommand)
+            if subcommand == "test" and self.datamodule.test_sets:
+                checkpoint = str(self.config[subcommand].ckpt_path)
+                test_on_sets(self.trainer, self.model, self.datamodule, self.results, checkpoint)
+            else:
+                super()._run_subcommand(subcommand)
         except BaseException:
             launcher = self.trainer.strategy.launcher
             if isinstance(launcher, _SubprocessScriptLauncher):

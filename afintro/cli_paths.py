@@ -13,7 +13,7 @@ from afintro.lm.load_errors import model_place
 from afintro.tasks.base import TaskData
 from afintro.toys.embedded import is_embedded
 
-SOURCES = ("train_path", "validation_path", "test_path", "heldout")
+SOURCES = ("train_path", "validation_path", "test_path", "test_paths", "heldout")
 
 
 def check_files(settings: Any, task: type[TaskData]) -> None:
@@ -77,7 +77,8 @@ def check_judges(judges: Sequence[Any]) -> None:
 
 
 def _each(value: Any) -> list[str]:
-    """Return the names that a setting holds: none, one or several."""
+    """Return the names that a setting holds: none, one or several, perhaps each under a name of its own."""
+    value = list(value.values()) if isinstance(value, dict) else value
     return [value] if isinstance(value, str) else [name for name in value or () if isinstance(name, str)]
 
 

@@ -26,6 +26,7 @@ from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, few_clusters_warning, lead, score
 from afintro.evaluation.outcomes import answer_limit
 from afintro.evaluation.statistic import Scores
+from afintro.evaluation.test_sets import TestSet
 from afintro.explainer.answering import predict_outcomes
 from afintro.explainer.checkpoint import run_of
 from afintro.explainer.comparisons import on_changed_items, trained_otherwise, training_fit, training_records
@@ -51,10 +52,12 @@ class Results(Callback):
 
     Attributes:
         summary_path: The ``summary.json`` that was written last; None before one was.
+        reported: What was reported of each of several test sets, by name, in the first process.
     """
 
     def __init__(self) -> None:
         self.summary_path: Path | None = None
+        self.reported: dict[str, TestSet] = {}
         self._started = time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -101,7 +104,8 @@ class Results(Callback):
 
     def _evaluate(self, trainer: Trainer, module: ExplainerModule, split: str) -> None:
         """Let all systems answer a split, in all processes; the first process alone scores and writes."""
-        data, folder = module.data, _folder(trainer)
+        data = module.data
+        folder = _folder(trainer) / data.test_set
         answered = self._answers(module, data.examples[split])
         run = (
             run_of(Path(trainer.ckpt_path)) if trainer.ckpt_path else folder
@@ -158,6 +162,7 @@ class Results(Callback):
         del baselines[EXPLAINER]
         summary = {
             "task": data.task,
+            **({"set": data.test_set} if data.test_set else {}),
             "split": split,
             "selected_on": data.called(SELECTED_ON),
             "reported_on": data.called(split),
@@ -183,6 +188,8 @@ class Results(Callback):
             write_jsonl(folder / "predictions.jsonl", prediction_rows(systems, items))
             write_json(folder / "summary.json", summary)
             self.summary_path = folder / "summary.json"
+        if data.test_set:
+            self.reported[data.test_set] = TestSet(scores, table, best, data.examples[split], data.describe(split))
         report.print_table(table, leads, warnings, report.Trained(trained, known, of, sorted(underfit)), conclusion)
         print_groups(groups)
         self._log(trainer, table, systems[EXPLAINER], items, data)
@@ -215,7 +222,7 @@ class Results(Callback):
         data: TaskData,
     ) -> None:
         """Show the metrics, a sample of the predictions and the task's figures in TensorBoard."""
-        prompts = {item.uid: item.prompt for item in items}
+        prompts, of_set = {item.uid: item.prompt for item in items}, f"{data.test_set}/" if data.test_set else ""
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 continue
@@ -223,10 +230,10 @@ class Results(Callback):
             for system, estimates in table.items():
                 for name, estimate in estimates.items():
                     if estimate.value is not None:
-                        writer.add_scalar(f"{name}/{system}", estimate.value, step)
-            writer.add_text("predictions", report.sample_table(predictions, prompts, data.primary), step)
+                        writer.add_scalar(f"{of_set}{name}/{system}", estimate.value, step)
+            writer.add_text(f"{of_set}predictions", report.sample_table(predictions, prompts, data.primary), step)
             for name, figure in data.figures(predictions).items():
-                writer.add_figure(name, figure, step)
+                writer.add_figure(f"{of_set}{name}", figure, step)
             writer.flush()
 
 

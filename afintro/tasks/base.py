@@ -56,6 +56,7 @@ class TaskData(PackedData):
         heldout: Files whose texts must never be trained on; empty without any.
         zero_vectors: Whether every vector is replaced by zeros, so that the explainer sees the text alone.
         without_text: Whether the text beside the vector is left out, so that the explainer sees the vector alone.
+        test_set: Name of the set that the test items are of, where there are several; "" otherwise.
         warnings: Warnings for ``summary.json``.
         near_duplicates: For each evaluated split, how many of its texts nearly equal a text that was seen before.
         systems: Names that the table gives to systems other than explainers on other bases.
@@ -82,6 +83,7 @@ class TaskData(PackedData):
         self.paths: dict[str, str | None] = self.settings.sources()
         self.heldout = self.settings.heldout or []
         self.zero_vectors = self.without_text = False
+        self.test_set = ""
         self.warnings: list[str] = []
         self.near_duplicates: dict[str, int] = {}
         self._choosing: frozenset[str] | None = None  # uids of the half of validation that chooses
@@ -188,6 +190,7 @@ class TaskData(PackedData):
             raise RuntimeError("a data module is set up by a Trainer")
         if self.settings.train_path is None:
             self.use_embedded()  # in every process, since only one of them prepared the data
+        self.paths = {**self.paths, "test": self.test_sets.get(self.test_set) or self.paths["test"]}
         module = cast(ExplainerSpec, self.trainer.lightning_module)  # Lightning knows it as a module alone
         # Training ends with the test items, which are checked before it begins.
         evaluated = {"fit": ["validation", *(["test"] if self.has_test else [])], "validate": ["validation"]}
@@ -211,6 +214,24 @@ class TaskData(PackedData):
     def has_test(self) -> bool:
         """Whether there are test items, which chose nothing, for ``fit`` to report."""
         return self.paths["test"] is not None
+
+    @property
+    def test_sets(self) -> dict[str, str | None]:
+        """Return the source of each of several test sets by name; None for the source of ``test_path``."""
+        return {**self.settings.test_sources()}
+
+    def for_test_set(self, name: str) -> Self:
+        """Return the same data with the test items of one of several sets; whatever was read of other splits is shared.
+
+        Args:
+            name: Name of the set.
+        """
+        other = copy.copy(self)
+        for attribute, value in vars(self).items():  # what is known by split, and warnings: each set adds its own
+            if isinstance(value, dict | list):
+                setattr(other, attribute, copy.copy(value))
+        other.test_set = name
+        return other
 
     @property
     def halved(self) -> bool:

@@ -1,6 +1,8 @@
 """The settings that every task's data module has."""
 
 import logging
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -14,6 +16,8 @@ log = logging.getLogger(__name__)
 
 ASKED = 64  # scenarios of a split that are kept for asking the organism about them once more
 ROLES = ("train", "validation", "test")
+SET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+USED = ("checkpoints", "text_only", "vector_only", "other_base")
 
 
 @dataclass
@@ -24,6 +28,8 @@ class TaskSettings:
         train_path: File, dataset directory or hub id of training records; None for the embedded default.
         validation_path: Validation records likewise; None splits ``validation_fraction`` of the scenarios off training.
         test_path: Test records likewise.
+        test_paths: Several test sets by name, each as ``test_path``, which ``test`` reports one by one and beside each other; they
+            take the place of ``test_path``.
         train_split: Split of a dataset that training reads; None for the split ``train``.
         validation_split: Split of a dataset that validation reads; None for the split ``validation``.
         test_split: Split of a dataset that the test reads; None for the split ``test``.
@@ -46,6 +52,7 @@ class TaskSettings:
     train_path: str | None = None
     validation_path: str | None = None
     test_path: str | None = None
+    test_paths: dict[str, str] | None = None
     train_split: str | None = None
     validation_split: str | None = None
     test_split: str | None = None
@@ -74,6 +81,7 @@ class TaskSettings:
                 where="data.explained",
                 remedy=f"use {ASKED}",
             )
+        check_set_names(self.test_paths or {}, "data.test_paths")
 
     def sources(self) -> dict[str, str | None]:
         """Return the source of each split, which names the split where the path is a dataset; None without a path.
@@ -87,7 +95,36 @@ class TaskSettings:
             for role, path in paths.items()
         }
         refuse_same(found)
+        for name, source in self.test_sources().items():
+            refuse_same({**found, "test": None, f"test_paths.{name}": source})
         return found
+
+    def test_sources(self) -> dict[str, str]:
+        """Return the source of each of several test sets by name; empty without several.
+
+        Raises:
+            UserError: A dataset has no split for testing.
+        """
+        return {name: source_of("test", path, None) for name, path in (self.test_paths or {}).items()}
+
+
+def check_set_names(names: Iterable[str], where: str) -> None:
+    """Refuse names of test sets that cannot name a folder in the folder of a run.
+
+    Args:
+        names: The names.
+        where: The setting, for the error.
+
+    Raises:
+        UserError: A name holds other characters than letters, digits, ``_``, ``-`` and inner dots, or is used by the run.
+    """
+    for name in names:
+        if not SET_NAME.fullmatch(name) or name in USED:
+            raise UserError(
+                f"names a set {name!r}",
+                where=where,
+                remedy="use letters, digits, _ and -, and no name of a run's folders",
+            )
 
 
 def renamed(name: str, value: Setting, old_name: str, old_value: Setting | None) -> Setting:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ from afintro.tasks.feature_descriptions.splits import (
     split_off,
 )
 from afintro.tasks.feature_descriptions.toy import embedded_features
-from afintro.tasks.settings import renamed
+from afintro.tasks.settings import check_set_names, renamed
 from afintro.tasks.vectors import SHUFFLED, ZERO, shuffled, vector_of, with_vector, without_vectors
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class FeatureDescriptions(TaskData):
     Args:
         features: Feature files, one a layer, with the vectors of all features described.
         activations: File of texts and the features that each text activates, for the functional score; None leaves the
-            functional score out.
+            functional score out. Several files by name are test sets: ``test`` reports each, other commands use the first.
         validation_items: Largest number of features that are split off in either way.
         wording: How the explainer is asked.
         judges: Judges that score a description against the label. The first judge decides, the second is compared with
@@ -90,7 +90,7 @@ class FeatureDescriptions(TaskData):
         self,
         *,
         features: list[str] | None = None,
-        activations: str | None = None,
+        activations: str | dict[str, str] | None = None,
         validation_items: PositiveInt = 500,
         wording: Wording | None = None,
         judges: list[Judge] | None = None,
@@ -105,7 +105,10 @@ class FeatureDescriptions(TaskData):
         if self.settings.train_path is not None and not features:
             raise UserError("is absent", where="data.features", remedy="give the files that hold the vectors")
         self.feature_paths = features or []
-        self.activations_path = renamed("activations", activations, "firings", firings)
+        named = renamed("activations", activations, "firings", firings)
+        self.activation_sets = named if isinstance(named, dict) else {}
+        self.activations_path = next(iter(named.values()), None) if isinstance(named, dict) else named
+        check_set_names(self.activation_sets, "data.activations")
         self.validation_items, self.texts_per_side = validation_items, texts_per_side
         self.wording = wording or Wording()
         self.judges = judges or [RougeL(), ChrF()]
@@ -128,7 +131,28 @@ class FeatureDescriptions(TaskData):
         folder = embedded_features()
         self.paths = {split: str(folder / f"{split}.json") for split in self.paths}
         self.feature_paths = sorted(str(path) for path in (folder / "features").glob("*.safetensors"))
-        self.activations_path = str(folder / "firings.json")
+        if not self.activation_sets:
+            self.activations_path = str(folder / "firings.json")
+
+    @property
+    def test_sets(self) -> dict[str, str | None]:
+        """Return the test sets that descriptions or activations name; activations of several sets may share descriptions."""
+        return super().test_sets or dict.fromkeys(self.activation_sets)
+
+    def for_test_set(self, name: str) -> Self:
+        """Return the same data with the test items and the activations of one of several sets.
+
+        Raises:
+            UserError: Activations are given by set, and none are of this set.
+        """
+        other = super().for_test_set(name)
+        if self.activation_sets:
+            if name not in self.activation_sets:
+                raise UserError(f"lacks the set {name}", where="data.activations", remedy="name the sets of test_paths")
+            other.activations_path, other._activations = self.activation_sets[name], None
+        if other.activations_path is not None:
+            other._activations = read_activations(other.activations_path)
+        return other
 
     @property
     def primary(self) -> str:  # type: ignore[override]
