@@ -65,7 +65,7 @@ def test_on_sets(trainer: Trainer, module: ExplainerModule, data: TaskData, resu
         if trainer.is_global_zero:
             Console(width=None if Console().is_terminal else 120).rule(f"test set {name}")
         trainer.test(module, datamodule=of_set, ckpt_path=checkpoint, verbose=False, weights_only=True)
-    if trainer.is_global_zero and not trainer.fast_dev_run:
+    if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         path = Path(trainer.log_dir or trainer.default_root_dir) / SETS
         table = {"task": data.task, **compared_sets(results.reported, data.leads)}
         write_json(path, table)
