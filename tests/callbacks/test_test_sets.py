@@ -1,7 +1,8 @@
-"""Several test sets: every file is checked before the weights load, each set has its summary, and the drops are beside each other."""
+"""Several test sets: every file is checked before the weights load, and each set has its summary, beside one table over all."""
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -24,11 +25,10 @@ def command(workspace: Workspace, name: str, *more: str) -> int:
 
 def with_groups(path: str, names: str = "ab") -> None:
     """Give the records of a file categories in turn."""
-    rows = json.loads(open(path).read())
+    rows = json.loads(Path(path).read_text())
     for number, row in enumerate(rows):
         row |= {"category": names[number % len(names)], "source": "made", "label": "aligned"}
-    with open(path, "w") as file:
-        json.dump(rows, file)
+    Path(path).write_text(json.dumps(rows))
 
 
 def test_each_set_has_its_summary_and_all_have_one_table(
@@ -39,7 +39,7 @@ def test_each_set_has_its_summary_and_all_have_one_table(
     write_records(workspace.path / "other.json", 10, seed=9, held_out_wording=True)
     with_groups("test.json")
     shutil.copy("test.json", "same.json")
-    more = json.loads(open("test.json").read())[:4] + json.loads(open("other.json").read())
+    more = json.loads(Path("test.json").read_text())[:4] + json.loads(Path("other.json").read_text())
     (workspace.path / "part.json").write_text(json.dumps(more))
     shutil.copy("train.json", "seen.json")
     sets = {"benchmark": "test.json", "same": "same.json", "part": "part.json", "seen": "seen.json"}
