@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from afintro.data.samples import Sample
-from afintro.generation.inputs import samples_hash
+from afintro.generation.inputs import facets_identity, samples_hash
 from afintro.generation.prompts import Request
 from afintro.generation.reasoning import Reply
 from afintro.generation.served_replies import ServedReply, served_reply
@@ -69,7 +69,8 @@ class ServerOrganism:
     def identity(self, samples: Sequence[Sample], splits: dict[str, int]) -> dict[str, Any]:
         """See :meth:`afintro.generation.organism.Organism.identity`."""
         kept = {name: value for name, value in self.settings.as_json().items() if name not in LOCAL_ONLY}
-        return {**kept, "endpoint": self.server.name, "splits": splits, "samples_sha256": samples_hash(samples)}
+        own = {**facets_identity(samples), "splits": splits, "samples_sha256": samples_hash(samples)}
+        return {**kept, "endpoint": self.server.name, **own}
 
     def prepare(self, conversations: Sequence[Sequence[Request]]) -> None:
         """See :meth:`afintro.generation.organism.Organism.prepare`; the longest requests are asked, to learn how.
