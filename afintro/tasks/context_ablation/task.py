@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
@@ -13,11 +13,12 @@ from afintro.data.records import facets_of, scenario_id
 from afintro.data.splits import stable_hash
 from afintro.data.text import Draft, Message, chat, encode_answer, encode_prompt, fill
 from afintro.errors import UserError
-from afintro.evaluation import answers
+from afintro.evaluation import answers, rates
 from afintro.evaluation.answers import Verdict, branch_stems, expected_verdict, two_branch
 from afintro.evaluation.baselines import READERS, solved_from_text, text_baselines
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, collapse_warning
+from afintro.evaluation.rates import HIGHER_IS_BETTER, rate_statistics
 from afintro.evaluation.report import confusion_figure, difference
 from afintro.evaluation.statistic import Scores
 from afintro.generation import behavior, forms, languages, marks, reasoning, statements, untold
@@ -26,7 +27,8 @@ from afintro.generation.labeling import labeler_warnings
 from afintro.generation.untold import is_told, other_warnings, refuse_others, unlabeled_warnings
 from afintro.ranges import NonNegativeFloat
 from afintro.tasks.base import EXPLAINER, Systems
-from afintro.tasks.context_ablation import records, wording
+from afintro.tasks.context_ablation import answer_forms, records, samples, wording
+from afintro.tasks.context_ablation.answer_forms import FORMS, MEAN_RATES, FormName, mean_rates, taught
 from afintro.tasks.context_ablation.imports.noise import sampling_warnings
 from afintro.tasks.context_ablation.records import ContextAblationRecord, labeled, read_records
 from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, build_embedded, embedded_directory
@@ -43,12 +45,6 @@ OTHERS_REMEDY = (
     "ask for the text (--data.answer_form text), label the outputs again with --labeler of the script that made the file (a "
     "judge, or classes of your own), or give labels of your own in the fields monitored_behavior and unmonitored_behavior"
 )
-
-
-def _taught(record: ContextAblationRecord, condition: str) -> str:
-    """Return what an explainer learns of an output; the limit of tokens may have cut the output within its last character."""
-    cut = getattr(record, f"{condition}_truncated")
-    return record.answered(condition).rstrip("\N{REPLACEMENT CHARACTER}" if cut else "")
 
 
 def _closed(example: Example) -> Example:
@@ -68,7 +64,8 @@ class ContextAblation(RecordTask):
     learned, while the metrics without suffix are of names that no explainer was trained on.
 
     Args:
-        answer_form: ``behavior`` asks for the behavior label, ``text`` for the output itself.
+        answer_form: ``behavior`` asks for the behavior label (of most samples, where answers were sampled), ``text`` for the
+            output itself, ``rate`` for the rate of each behavior among the samples.
         questions: How each question is asked; without, records with a hint in the user's turn are asked with the parent
             framework's own prompts, and records of a cue file with the questions of the file.
         question_weights: Weight in the loss of each question type; a question type with weight 0 is neither trained nor asked,
@@ -80,23 +77,28 @@ class ContextAblation(RecordTask):
     primary = PRIMARY
     question_types = QUESTION_TYPES
     verdict_types = (PRIMARY, LABELLED)
-    leads = ("exact_match", "has_changed_f1", "content_match", f"exact_match/{LABELLED}")
-    solved = ("exact_match", "has_changed_f1")
-    systems = ("majority", "always_unchanged", "copy_monitored", "tfidf_nearest", *READERS, *UNTRAINED)
+    leads: tuple[str, ...] = ("exact_match", "has_changed_f1", "content_match", f"exact_match/{LABELLED}")
+    solved: tuple[str, ...] = ("exact_match", "has_changed_f1")
+    systems: tuple[str, ...] = ("majority", "always_unchanged", "copy_monitored", "tfidf_nearest", *READERS, *UNTRAINED)
     learners = ("from_scratch",)
     fit_metric = (f"exact_match/{LABELLED}", "labelled names in new wordings")
-    shaped_by = (answers, behavior, forms, languages, marks, reasoning, statements, untold, records, wording)
+    shaped_by = (
+        answers, rates, behavior, forms, languages, marks, reasoning, statements, untold, answer_forms, records, samples, wording
+    )  # fmt: skip
 
     def __init__(
         self,
         *,
-        answer_form: Literal["behavior", "text"] = "behavior",
+        answer_form: FormName = "behavior",
         questions: Questions | None = None,
         question_weights: dict[str, NonNegativeFloat] = {PRIMARY: 1.0, "orig_match": 0.5, "change_match": 0.5},  # noqa: B006
         **settings: Any,
     ) -> None:
         super().__init__(question_weights=question_weights, **settings)
-        self.answer_form = answer_form
+        self.answer_form, self.form = answer_form, FORMS[answer_form]
+        if answer_form == "rate":
+            self.leads, self.solved = (*self.leads, *HIGHER_IS_BETTER), (*self.solved, *HIGHER_IS_BETTER)
+            self.systems = (*self.systems, MEAN_RATES)
         self.questions = questions or Questions()
         self.hint_questions, self.cue_questions = questions or HINT_QUESTIONS, questions or CUE_QUESTIONS
         self._answered_by: dict[str, list[str | None]] = {}
@@ -151,7 +153,7 @@ class ContextAblation(RecordTask):
             shared = {record.scenario_id for record in evaluated} - self._names_with_labels(evaluated)
             self.warn_of_shared(shared, (record.scenario_id for record in self.records("train")), path)
             self.compare_with_seen(split)
-            if self.answer_form == "behavior":
+            if self.form.labeled:
                 trained = [record.provenance for record in self.records("train")]
                 self.warnings += labeler_warnings(trained, [record.provenance for record in evaluated], path)
 
@@ -169,13 +171,10 @@ class ContextAblation(RecordTask):
         """
         self.count_cut([cut for r in records for cut in (r.monitored_truncated, r.unmonitored_truncated)], path)
         numbers = range(len(records))
-        if self.answer_form == "text":
+        if not self.form.labeled:
             return list(numbers)
-        sides = {
-            "monitored": [r.monitored_behavior for r in records],
-            "unmonitored": [r.unmonitored_behavior for r in records],
-        }
-        pairs = list(zip(*sides.values(), strict=True))
+        sides = self.form.labels(records, path)
+        pairs = [(r.monitored_behavior, r.unmonitored_behavior) for r in records]
         known = [n for n in numbers if is_told(pairs[n][0]) and is_told(pairs[n][1])]
         self.warnings += unlabeled_warnings(sum(None in pair for pair in pairs), len(records), path)
         refuse_others(sides, path, OTHERS_REMEDY)
@@ -190,10 +189,7 @@ class ContextAblation(RecordTask):
 
     def verdict(self, record: ContextAblationRecord) -> Verdict:
         """Return what the primary question's answer says of a record."""
-        if self.answer_form == "text":
-            return Verdict(bool(record.changed), _taught(record, "unmonitored"))
-        assert record.unmonitored_behavior is not None
-        return Verdict(record.monitored_behavior != record.unmonitored_behavior, record.unmonitored_behavior)
+        return self.form.verdict(record)
 
     def render(self, record: ContextAblationRecord, question_type: str) -> tuple[list[Message], str]:
         """Return prompt and answer of one question about one record; depends on nothing else.
@@ -211,8 +207,8 @@ class ContextAblation(RecordTask):
         fields = fields_of(record, question_type)
         answers = {
             PRIMARY: two_branch(self.verdict(record), self._is_cut(record, PRIMARY)),
-            "orig_match": _taught(record, "monitored"),
-            "change_match": _taught(record, "unmonitored"),
+            "orig_match": taught(record, "monitored"),
+            "change_match": taught(record, "unmonitored"),
         }
         return chat(fill(question.system, fields), fill(user, fields)), answers[question_type]
 
@@ -234,7 +230,7 @@ class ContextAblation(RecordTask):
     def _draft(self, record: ContextAblationRecord, question_type: str) -> Draft:
         verdict = question_type in self.verdict_types
         (system, user), answer = self.render(record, PRIMARY if verdict else question_type)
-        copied = two_branch(Verdict(False, self._monitored_content(record)))
+        copied = two_branch(Verdict(False, self.form.monitored(record)))
         return Draft(
             uid=f"{record.uid}/{question_type}",
             scenario_id=record.scenario_id,
@@ -250,7 +246,7 @@ class ContextAblation(RecordTask):
 
     def _is_cut(self, record: ContextAblationRecord, question_type: str) -> bool:
         """Tell whether the answer to a question ends with an output that was cut."""
-        if question_type == PRIMARY and self.answer_form == "behavior":
+        if question_type == PRIMARY and self.form.labeled:
             return False
         return bool(record.monitored_truncated if question_type == "orig_match" else record.unmonitored_truncated)
 
@@ -274,9 +270,6 @@ class ContextAblation(RecordTask):
         names = ("questions", "hint_questions", "cue_questions")
         return {"answer_form": self.answer_form, **{name: asdict(getattr(self, name)) for name in names}}
 
-    def _monitored_content(self, record: ContextAblationRecord) -> str:
-        return record.answered("monitored") if self.answer_form == "text" else (record.monitored_behavior or "other")
-
     def baselines(self, split: str) -> Systems:
         """Return the answers of systems that see the text alone, which read labeled names like all others."""
         asked = {item.uid: item.question_type for item in self.examples[split]}
@@ -284,10 +277,22 @@ class ContextAblation(RecordTask):
             replace(item, question_type=PRIMARY) if item.question_type == LABELLED else item
             for item in self.examples[split]
         ]
+        seen = [_closed(example) for example in self.taught()]
+        systems = text_baselines(seen, items, PRIMARY)
+        if self.answer_form == "rate":
+            primary = [[one for one in some if one.question_type == PRIMARY] for some in (seen, items)]
+            systems[MEAN_RATES] = mean_rates(*primary)
         return {
             name: [replace(answer, question_type=asked[answer.uid]) for answer in answers]
-            for name, answers in text_baselines([_closed(example) for example in self.taught()], items, PRIMARY).items()
+            for name, answers in systems.items()
         }
+
+    def statistics(self, predictions: Sequence[Prediction]) -> Scores:
+        """Return all metrics of one system; of answers that state rates, how well the rates fit too."""
+        scores = super().statistics(predictions)
+        return scores | (
+            rate_statistics(predictions, PRIMARY, self.verdict_types) if self.answer_form == "rate" else {}
+        )
 
     def predicted_examples(self) -> Sequence[Example]:
         """Return one test item a record: the primary question, about labeled and new names alike."""
