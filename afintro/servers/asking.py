@@ -93,6 +93,7 @@ class Asker:
             ask: Asks about one item, and returns how much work the reply was.
         """
         waiting, running = deque(items), set[asyncio.Future[float]]()
+        self.pace.begin()
         try:
             while waiting or running:
                 while waiting and len(running) < self.pace.limit:

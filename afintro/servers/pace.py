@@ -29,7 +29,11 @@ class Pace:
         self.limit = min(FIRST, most)
         self._before, self._growing, self._best, self._held = self.limit, True, 0.0, 0
         self._cut = -APART
-        self._measure(skip=0)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin to measure now: what lies before, such as a pause between two lists of requests, is not the server's."""
+        self._measure(skip=self.limit)
 
     def _measure(self, skip: int) -> None:
         """Begin a measurement, after ``skip`` replies to requests that were sent at another pace."""

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import time
@@ -33,30 +34,41 @@ def hurried(monkeypatch):
     monkeypatch.setattr(asking, "LONGEST_WAIT", 0.0)
 
 
-@pytest.fixture
-def server():
+@pytest.fixture(scope="module")
+def planted():
     planted = PlantedServer()
     yield planted
     planted.close()
 
 
 @pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "samples.json"
+def server(planted):
+    planted.forget()
+    yield planted
+    planted.released.set()
+
+
+def write_samples(path):
     path.write_text(json.dumps([{"text": f"{i:02d} is the scenario.", "label": "aligned"} for i in range(COUNT)]))
     return path
 
 
 @pytest.fixture
+def source(tmp_path):
+    return write_samples(tmp_path / "samples.json")
+
+
+def call(source, folder, url, *more):
+    """Call the command, and return its exit code."""
+    flags = {"input_path": source, "output_dir": folder, "model_name": "org", "max_new_tokens": 50}
+    flags |= {"holdout": 4, "control_samples": CONTROLS, "endpoint": url}
+    return main([word for name, value in flags.items() for word in (f"--{name}", str(value))] + list(more))
+
+
+@pytest.fixture
 def ask(server, source, tmp_path):
     """Calls the command, and returns its exit code."""
-
-    def call(folder, *more, url=server.url):
-        flags = {"input_path": source, "output_dir": tmp_path / folder, "model_name": "org", "max_new_tokens": 50}
-        flags |= {"holdout": 4, "control_samples": CONTROLS, "endpoint": url}
-        return main([word for name, value in flags.items() for word in (f"--{name}", str(value))] + list(more))
-
-    return call
+    return lambda folder, *more, url=server.url: call(source, tmp_path / folder, url, *more)
 
 
 def contents(folder):
@@ -71,14 +83,19 @@ def summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def finished(planted, tmp_path_factory):
+    """The folder of a run in which nothing went wrong."""
+    planted.forget()
+    folder = tmp_path_factory.mktemp("finished")
+    assert call(write_samples(folder / "samples.json"), folder / "whole", planted.url) == 0
+    return folder / "whole"
+
+
 @pytest.fixture
-def whole(ask, server, tmp_path):
+def whole(finished, server):
     """The files of a run in which nothing went wrong."""
-    assert ask("whole") == 0
-    server.bodies.clear()
-    server.counts.clear()
-    server.most = 0
-    return contents(tmp_path / "whole")
+    return contents(finished)
 
 
 class TestRecords:
@@ -197,6 +214,7 @@ FAULTS = {
 
 class TestFaults:
     @pytest.mark.parametrize("fault", FAULTS)
+    @pytest.mark.slow
     def test_a_passing_fault_leaves_no_trace(self, ask, server, whole, tmp_path, fault):
         """Every third request fails the first time it is sent, in random order of completion."""
         shuffled = random.Random(0)
@@ -214,6 +232,7 @@ class TestFaults:
         assert len(server.bodies) > REQUESTS + PROBES
         assert contents(tmp_path / "a") == whole
 
+    @pytest.mark.slow
     def test_a_pause_that_the_server_asks_for_is_kept(self, ask, server, whole, tmp_path, monkeypatch):
         refused = []
 
@@ -264,10 +283,11 @@ class TestFaults:
         again = [body for body in server.bodies if json.dumps(body) in answered]
         assert all(body["messages"][0]["content"] == MONITORED_SYSTEM for body in again)  # the noise floor's
 
-    def test_a_finished_run_asks_nothing(self, ask, server, whole, tmp_path):
-        server.close()
-        assert ask("whole") == 0
-        assert contents(tmp_path / "whole") == whole
+    def test_a_finished_run_asks_nothing(self, ask, server, whole, finished, tmp_path):
+        shutil.copytree(finished, tmp_path / "a")
+        assert ask("a") == 0
+        assert contents(tmp_path / "a") == whole
+        assert not server.bodies
 
     def test_one_poisonous_request_ends_after_its_retries(self, ask, server, capsys):
         """Other requests are answered meanwhile, which must not keep it alive for ever."""
@@ -306,12 +326,14 @@ class TestFaults:
 
 class TestPace:
     @pytest.mark.parametrize("most", [1, 3])
+    @pytest.mark.slow
     def test_no_more_at_once_than_allowed(self, ask, server, whole, tmp_path, most):
         server.reply = lambda body, count: time.sleep(0.01) or obeys(body, count)
         assert ask("a", "--concurrency", str(most)) == 0
         assert server.most == most
         assert contents(tmp_path / "a") == whole
 
+    @pytest.mark.slow
     def test_more_at_once_where_that_is_faster(self, ask, server, source):
         source.write_text(json.dumps([{"text": f"{i:03d}"} for i in range(100)]))
         server.reply = lambda body, count: time.sleep(0.02) or obeys(body, count)
@@ -345,7 +367,7 @@ class TestSettings:
         )
         assert ask("a") == 0
         before = summary(tmp_path / "a")
-        server.close()
+        server.forget()
         classes = tmp_path / "classes.yaml"
         classes.write_text(
             "classes:\n  nay: {definition: refuses, patterns: ['cannot']}\n  yea: {definition: rest, patterns: ['Sure']}\n"
@@ -357,7 +379,9 @@ class TestSettings:
         assert after["server"] == before["server"]
         assert sum("temperature 0" in text for text in after["warnings"]) == 1
         assert rows(tmp_path / "a")[0]["hint_prompt_full"] is None
+        assert not server.bodies
 
+    @pytest.mark.slow
     def test_samples_are_drawn_by_seeds_of_their_own(self, ask, server, tmp_path):
         flags = ("--samples", "3", "--temperature", "0.9", "--top_p", "0.8")
         server.reply = lambda body, count: completion(f"Sure, here is {body['seed']}.")
@@ -374,6 +398,7 @@ class TestSettings:
         assert ask("b", *flags) == 0
         assert contents(tmp_path / "b") == contents(tmp_path / "a")
 
+    @pytest.mark.slow
     def test_a_refused_seed_is_left_out_and_a_refused_temperature_is_not(self, ask, server, tmp_path, capsys):
         flags = ("--samples", "2", "--temperature", "0.9")
         server.reply = lambda body, count: refusal("no", param="seed") if "seed" in body else obeys(body, count)
@@ -383,6 +408,7 @@ class TestSettings:
         assert ask("b", *flags) == 2
         assert "400" in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_a_pilot_asks_every_contrast(self, ask, server, tmp_path):
         assert ask("a", "--pilot", "2") == 0
         folders = [path for path in (tmp_path / "a" / "pilot").iterdir() if path.is_dir()]
@@ -531,6 +557,7 @@ class TestWrongInput:
         assert "no chat completion" in self.error(capsys)
         assert len(server.bodies) == 1
 
+    @pytest.mark.slow
     def test_no_answer_in_time(self, ask, server, capsys):
         server.reply = lambda body, count: server.released.wait(20) and obeys(body, count)
         assert ask("a", "--timeout", "1") == 2

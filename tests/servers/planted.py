@@ -43,10 +43,8 @@ class PlantedServer:
     """
 
     def __init__(self):
-        self.reply, self.owner = obeys, "somebody"
-        self.bodies, self.headers, self.counts = [], [], Counter()
-        self.inside = self.most = 0
         self.lock, self.released = threading.Lock(), threading.Event()
+        self.forget()
         planted = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -101,6 +99,14 @@ class PlantedServer:
         self.server = Quiet(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self.thread.start()
+
+    def forget(self):
+        """Be as new: no fault, nothing asked, and nobody who waits."""
+        self.released.set()
+        self.released = threading.Event()
+        self.reply, self.owner = obeys, "somebody"
+        self.bodies, self.headers, self.counts = [], [], Counter()
+        self.inside = self.most = 0
 
     @property
     def url(self):

@@ -46,6 +46,14 @@ def test_a_server_that_gets_faster_gets_more():
     assert before <= 8 < 64 <= server.pace.limit
 
 
+def test_a_pause_before_the_first_reply_is_not_the_servers():
+    """A server that answers one after the other seemed to gain by every doubling, since the first replies were late."""
+    server = Simulated(1, 256)
+    server.now += 100
+    server.pace.begin()
+    assert max(server.run(200)) <= 8
+
+
 def test_refusals_halve_once_for_all_that_come_together():
     server = Simulated(64, 64)
     server.run(400)
