@@ -32,20 +32,21 @@ def verdict_name(verdict: Verdict | None) -> str | None:
     return None if verdict is None else VERDICTS[int(verdict.changed)]
 
 
-def cell(estimate: Estimate | None) -> str:
+def cell(estimate: Estimate | None, digits: int = 3) -> str:
     """Format an estimate as ``0.930 [0.90, 0.96]``.
 
     Args:
         estimate: The estimate. One without a value is ``null``, one without an interval stands alone; None, where the metric does
             not apply, is a dash.
+        digits: Number of decimal places of the value.
     """
     if estimate is None:
         return "-"
     if estimate.value is None:
         return "null"
     if estimate.ci_low is None or estimate.ci_high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} [{estimate.ci_low:.2f}, {estimate.ci_high:.2f}]"
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} [{estimate.ci_low:.2f}, {estimate.ci_high:.2f}]"
 
 
 @dataclass(frozen=True)

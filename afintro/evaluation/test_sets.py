@@ -175,18 +175,19 @@ def print_sets(table: Mapping[str, Any]) -> None:
     """
     console = Console(width=None if Console().is_terminal else 120)
     for metric in table["reported"][:TABLES]:
-        shown = Table("set", title=f"{LABELS.get(metric, metric)} by test set")
-        for heading in ("items", "explainer", f"drop from {table['first']}", "best baseline"):
-            shown.add_column(heading, justify="right")
+        shown = Table("set", title=f"{LABELS.get(metric, metric)} by test set, and the drop from {table['first']}")
+        for heading in ("items", "explainer", "drop"):
+            shown.add_column(heading, justify="right", no_wrap=True)
+        shown.add_column("best baseline", overflow="fold")
         for name, found in table["sets"].items():
             value, dropped = found["metrics"].get(metric), found.get("drop", {}).get(metric)
             best = found["best_baseline"].get(metric)
             shown.add_row(
                 name,
                 "-" if value is None else str(value["n"]),
-                "-" if value is None else cell(Estimate(**value)),
+                "-" if value is None else cell(Estimate(**value), 2),
                 "" if dropped is None else difference(dropped, 2),
-                "-" if best is None or best["value"] is None else f"{best['value']:.3f} {best['name']}",
+                "-" if best is None or best["value"] is None else f"{best['value']:.2f} {best['name']}",
             )
         console.print(shown)
     for name, found in table["sets"].items():

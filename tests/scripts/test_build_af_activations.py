@@ -119,3 +119,46 @@ def test_rows_of_other_formats_and_words_of_the_field(call, tmp_path):
         assert code == 0
         assert out.startswith("4 texts: 2 alignment_faking, 2 aligned\n")
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "selectivity.npy"), [0, 0, 0, 1, 0, 0, 0, 0])
+
+
+def turned(samples):
+    """The same texts with the labels exchanged."""
+    other = {"aligned": "alignment_faking", "alignment_faking": "aligned"}
+    return {name: row | {"label": other[row["label"]]} for name, row in samples.items()}
+
+
+def test_several_sets_of_texts(call, tmp_path):
+    for name, samples in (("one", SAMPLES), ("two", turned(SAMPLES))):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"samples": samples}))
+    code, out, err = call.alone(
+        "--firings", f"benchmark={tmp_path / 'one.json'}", str(tmp_path / "two.json"), "--width", "8"
+    )
+    assert (code, err) == (0, "")
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "benchmark" / "selectivity.npy"), [0, 0, 0, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "two" / "selectivity.npy"), [0, 0, 0, -1, 0, 0, 0, 0])
+    followed = json.loads((tmp_path / "out" / "selectivity_over_sets.json").read_text())
+    assert followed["features"]["3"]["two"]["drop"] == 2
+    assert "two: 0 % have the same sign" in out
+
+
+def test_several_matrices_with_their_labels(call, tmp_path):
+    """Labels are found by the name of the set, or by their order."""
+    for name, labels in (("a", [1, 0]), ("b", [0, 1])):
+        np.save(tmp_path / f"{name}.npy", np.eye(2, 4, dtype=np.float32))
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({"labels": ["aligned" if label == 0 else "faking" for label in labels]})
+        )
+    matrices = ["--activations", *(f"{name}={tmp_path / name}.npy" for name in "ab")]
+    for labels in (
+        [f"b={tmp_path / 'b'}.json", f"a={tmp_path / 'a'}.json"],
+        [f"x={tmp_path / 'a'}.json", f"y={tmp_path / 'b'}.json"],
+    ):
+        code, _, err = call.alone(*matrices, "--labels", *labels)
+        assert (code, err) == (0, "")
+        found = [np.load(tmp_path / "out" / name / "selectivity.npy").tolist() for name in "ab"]
+        assert found == [[1, -1, 0, 0], [-1, 1, 0, 0]]
+    code, _, err = call.alone(*matrices, "--labels", f"a={tmp_path / 'a'}.json", f"c={tmp_path / 'b'}.json")
+    assert code == 2
+    assert "--labels" in err
+    code, _, err = call.alone(*matrices, "--labels", f"a={tmp_path / 'a'}.json")
+    assert code == 2

@@ -162,12 +162,29 @@ def selectivity(activations: Activations, width: int) -> NDArray[np.float64]:
     Raises:
         UserError: No text has one of the two labels; or a feature is not below ``width`` or names a layer.
     """
+    rates = activation_rates(activations, width)
+    return rates[0] - rates[1]
+
+
+def activation_rates(activations: Activations, width: int) -> NDArray[np.float64]:
+    """Compute the shares of ``alignment_faking`` texts and of ``aligned`` texts that activate each feature.
+
+    Args:
+        activations: Activations of one layer's features.
+        width: Number of features, including features that are never active.
+
+    Returns:
+        float64 ``[2, width]``, in [0, 1].
+
+    Raises:
+        UserError: As for :func:`selectivity`.
+    """
     masks = contrast_masks(activations.labels)
     rates = np.zeros((2, width))
     for column, texts in _columns(activations, width).items():
         indices = sorted(texts)
         rates[:, column] = [mask[indices].sum() / mask.sum() for mask in masks]
-    return rates[0] - rates[1]
+    return rates
 
 
 def contrast_masks(labels: Sequence[str]) -> list[NDArray[np.bool_]]:

@@ -64,6 +64,28 @@ def matrix_selectivity(path: Path, labels: Sequence[str], source: str) -> NDArra
         UserError: Matrix and labels do not belong together, no text has one of the two labels, an activation is not finite,
             or every feature is active equally often on both kinds of text.
     """
+    faking, aligned = matrix_rates(path, labels, source)
+    difference: NDArray[np.float64] = faking - aligned
+    if not difference.any():
+        what = "holds features that are all active equally often on both kinds of text"
+        raise UserError(what, where=str(path), remedy="give activations that are 0 where a feature is not active")
+    return difference
+
+
+def matrix_rates(path: Path, labels: Sequence[str], source: str) -> NDArray[np.float64]:
+    """Compute the shares of ``alignment_faking`` texts and of ``aligned`` texts on which each feature is above 0.
+
+    Args:
+        path: ``.npy`` file ``[texts, features]``, which is never in memory whole.
+        labels: Label of each text.
+        source: The file of the labels, for the error.
+
+    Returns:
+        float64 ``[2, features]``, in [0, 1].
+
+    Raises:
+        UserError: Matrix and labels do not belong together, no text has one of the two labels, or an activation is not finite.
+    """
     matrix = map_array(path, 2)
     texts, features = matrix.shape
     if texts != len(labels):
@@ -76,9 +98,4 @@ def matrix_selectivity(path: Path, labels: Sequence[str], source: str) -> NDArra
         block = matrix[rows]
         check_finite(block.T, np.arange(features), str(path))
         active += [(block[mask[rows]] > 0).sum(axis=0) for mask in masks]
-    faking, aligned = (counts / mask.sum() for counts, mask in zip(active, masks, strict=True))
-    difference: NDArray[np.float64] = faking - aligned
-    if not difference.any():
-        what = "holds features that are all active equally often on both kinds of text"
-        raise UserError(what, where=str(path), remedy="give activations that are 0 where a feature is not active")
-    return difference
+    return np.array([counts / mask.sum() for counts, mask in zip(active, masks, strict=True)])
