@@ -7,6 +7,11 @@ import sys
 def main() -> int:
     """Import the command line without looking for garbage, of which imports make none, and run the command line."""
     gc.disable()
+    if sys.argv[1:2] == ["explain"]:
+        from afintro.explain.command import main as explain
+
+        gc.enable()
+        return explain(sys.argv[2:])
     from afintro.cli import main as command_line
 
     gc.enable()

@@ -79,6 +79,7 @@ class ExplainerCLI(LightningCLI):
             trainer_defaults={"callbacks": [self.results, Throughput(), Preflight(), LastCheckpoint()]},
             parser_kwargs={
                 "prog": program_name(),
+                "epilog": "explain, with flags of its own (explain --help), asks a trained explainer without ground truth.",
                 "exit_on_error": False,
                 "allow_abbrev": False,
                 **{name: {"exit_on_error": False, "allow_abbrev": False} for name in SUBCOMMANDS},

@@ -20,15 +20,18 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jsonargparse import ArgumentError, ArgumentParser
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
 from afintro.cli_errors import explain
+from afintro.cli_settings import task_classes
 from afintro.command import run_command
-from afintro.data.files import write_atomic
+from afintro.data.files import file_sha256, write_atomic, write_json
 from afintro.data.text import encode_prompt
 from afintro.errors import UserError, one_line
-from afintro.explainer.adapters import export_adapter, name_base
-from afintro.explainer.checkpoint import read_checkpoint
+from afintro.explainer.adapters import EXPLAINER_FILE, export_adapter, name_base
+from afintro.explainer.asking import ASKING
+from afintro.explainer.checkpoint import IDENTITY, read_checkpoint
 from afintro.explainer.module import ExplainerModule
 from afintro.explainer.plain import plain_logits
 from afintro.explainer.settings import ExplainerSettings
@@ -59,6 +62,7 @@ def export(args: argparse.Namespace) -> Path:
         made = Path(folder) / "adapter"
         assert module.model is not None
         export_adapter(module.model, made, module.injector)
+        describe(made, settings, checkpoint)
         ids = probe(module)
         logits = module_logits(module, ids)
         module.model = None
@@ -71,6 +75,26 @@ def export(args: argparse.Namespace) -> Path:
         made.rename(output)
     print(f"adapter: {output} (differs from the trained module by {difference:.1e} at most)")
     return output
+
+
+def describe(made: Path, settings: dict[str, Any], checkpoint: dict[str, Any]) -> None:
+    """Write beside an adapter what ``afintro explain`` needs to know; no file of this machine's data is named.
+
+    Args:
+        made: The exported adapter.
+        settings: Settings of the run.
+        checkpoint: The content of the run's checkpoint.
+    """
+    known = {IDENTITY: checkpoint.get(IDENTITY), ASKING: checkpoint.get(ASKING) or {}}
+    write_json(made / EXPLAINER_FILE, known | {"weights": file_sha256(made / SAFETENSORS_WEIGHTS_NAME)})
+    names = {name for task in task_classes() for name in task.local_files} | {"heldout", "judges", "scorer"}
+    kept = {
+        name: value
+        for name, value in (settings["data"].get("init_args") or {}).items()
+        if name not in names and not name.endswith(("_path", "_paths", "_split"))
+    }
+    asked = {"model": settings["model"], "data": {"class_path": settings["data"]["class_path"], "init_args": kept}}
+    write_atomic(made / "config.yaml", yaml.safe_dump(asked, sort_keys=False))
 
 
 def lay_base(module: ExplainerModule, made: Path, output: Path, write: bool) -> str:

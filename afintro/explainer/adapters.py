@@ -15,6 +15,7 @@ from afintro.data.files import write_json
 from afintro.errors import UserError
 
 INJECTOR_FILE = "injector.safetensors"
+EXPLAINER_FILE = "explainer.json"  # what a checkpoint says of the explainer beside its weights
 
 
 def export_adapter(model: PeftModel, directory: Path, injector: nn.Module | None = None) -> None:

@@ -186,7 +186,17 @@ def resolve_checkpoint(name: str, root: Path, task: str) -> Path:
             where=str(root),
             remedy=f"run: python -m afintro fit --config configs/{task}.yaml",
         )
-    files = sorted((folders[-1] / "checkpoints").glob("*.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return checkpoint_of(folders[-1], name)
+
+
+def checkpoint_of(run: Path, name: str) -> Path:
+    """Return the best or the last checkpoint of a run.
+
+    Args:
+        run: The run's folder, which holds a checkpoint.
+        name: ``best`` or ``last``.
+    """
+    files = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     newest = files[-1]
     if name == "last":
         return newest

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from afintro.cli import ExplainerCLI
+from afintro.explain.command import parser as explain_parser
 from tests.docs.commands import PAGES, ROOT, Command, block_commands, inline_commands
 
 OTHER_PROGRAMS = {".", "mkdir", "tensorboard"}
@@ -91,7 +92,11 @@ def check(command: Command, parse_fit: Callable[[Sequence[str]], object]) -> Non
     elif program == "sbatch":
         assert (ROOT / arguments[0]).is_file(), command
     elif program == "afintro" or arguments[:2] == ["-m", "afintro"]:
-        parse_fit(arguments if program == "afintro" else arguments[2:])
+        words = arguments if program == "afintro" else arguments[2:]
+        if words[:1] == ["explain"]:
+            _, settings = explain_parser().parse_known_args(words[1:])
+            words = ["predict", *settings]
+        parse_fit(words)
     elif program == "python" and arguments[0] == "-":
         assert command.script
         compile(command.script, command.page, "exec")

@@ -1,0 +1,123 @@
+"""Answer a few questions: the written answer, its verdict, how probable it is, and the answer without the vector."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from afintro.data.batch import Example, collate
+from afintro.errors import UserError
+from afintro.evaluation.answers import parse_two_branch
+from afintro.explain.confidence import Confidence
+from afintro.explainer.answering import spelled, write_tokens
+from afintro.explainer.forward import changed_probabilities
+from afintro.explainer.module import ExplainerModule
+from afintro.lm.generate import reached_limit
+
+DIGITS = 6  # of probabilities and log-probabilities; the digits after them depend on how a batch is arranged
+
+
+@torch.no_grad()
+def answered(
+    module: ExplainerModule,
+    examples: Sequence[Example],
+    batch_size: int,
+    confidence: Confidence,
+    zero_vector: bool = True,
+    on_done: Callable[[int], Any] | None = None,
+    on_token: Callable[[int], Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Answer questions, and say how sure the answers are.
+
+    Args:
+        module: The explainer, its weights loaded.
+        examples: The questions; the answers in them are not looked at.
+        batch_size: Number of questions in a forward pass.
+        confidence: Calibration of P(changed).
+        zero_vector: Whether questions with a vector are also answered with a vector of zeros in its place.
+        on_done: Called with the number of questions whose answer was just written, for progress.
+        on_token: Called with every new token of the answers, for a person who reads along.
+
+    Returns:
+        One object a question: ``uid``, ``question_type``, ``answer``, ``truncated``, ``verdict`` (``changed``, ``unchanged``, or
+        None), ``p_changed``, ``confidence``, ``mean_logprob`` in nats a token, and ``answer_zero_vector``.
+
+    Raises:
+        UserError: A prompt and its answer are longer than the base model reads.
+    """
+    check_lengths(module, examples)
+    limit = module.answer_limit
+    tokens = write_tokens(module, examples, limit, batch_size, on_done, on_token)
+    zeroed = [
+        (place, replace(example, slot=replace(example.slot, vector=np.zeros_like(example.slot.vector))))
+        for place, example in enumerate(examples)
+        if zero_vector and example.slot is not None
+    ]
+    ids_without = write_tokens(module, [example for _, example in zeroed], limit, batch_size) if zeroed else []
+    without = {place: spelled(module, ids) for (place, _), ids in zip(zeroed, ids_without, strict=True)}
+    changed, means = _measured(module, examples, tokens, batch_size)
+    rows = []
+    for place, (example, ids, p_changed, mean) in enumerate(zip(examples, tokens, changed, means, strict=True)):
+        text = spelled(module, ids)
+        parsed = parse_two_branch(text) if example.branches is not None else None
+        verdict = None if parsed is None else ("changed" if parsed.changed else "unchanged")
+        sure = confidence.of(p_changed, verdict)
+        rows.append(
+            {
+                "uid": example.uid,
+                "question_type": example.question_type,
+                "answer": text,
+                "truncated": reached_limit(ids, limit),
+                "verdict": verdict,
+                "p_changed": None if p_changed is None else round(p_changed, DIGITS),
+                "confidence": None if sure is None else round(sure, DIGITS),
+                "mean_logprob": round(mean, DIGITS),
+                "answer_zero_vector": without.get(place),
+            }
+        )
+    return rows
+
+
+def _measured(
+    module: ExplainerModule, examples: Sequence[Example], tokens: Sequence[Sequence[int]], batch_size: int
+) -> tuple[list[float | None], list[float]]:
+    """Return P(changed) of each question, and the mean log-probability of each answer's tokens, its end included."""
+    end, limit = module.tokenizer.eos_token_id, module.answer_limit
+    assert isinstance(end, int)
+    written = [
+        # Numbers in place of the uids, which rows of a user may share.
+        replace(example, uid=str(place), answer_ids=(*ids, *(() if reached_limit(ids, limit) else (end,))))
+        for place, (example, ids) in enumerate(zip(examples, tokens, strict=True))
+    ]
+    changed: dict[str, float] = {}
+    means: list[float] = []
+    with module.evaluating():
+        for start in range(0, len(written), batch_size):
+            some = written[start : start + batch_size]
+            nll, _ = module.answer_nll(collate(some).to(module.device))
+            means += (-nll).tolist()
+            changed |= changed_probabilities(module.answer_nll, some, module.device)
+    return [changed.get(example.uid) for example in written], means
+
+
+def check_lengths(module: ExplainerModule, examples: Sequence[Example]) -> None:
+    """Refuse a question that the base model cannot read and answer.
+
+    Args:
+        module: The explainer; its weights need not be loaded.
+        examples: The questions.
+
+    Raises:
+        UserError: A prompt and its answer are longer than the context; names the question.
+    """
+    context = module.context_length
+    for example in examples:
+        needed = len(example.prompt_ids) + module.answer_limit
+        if context is not None and needed > context:
+            raise UserError(
+                f"needs {needed} tokens for prompt and answer, but the explainer reads {context}",
+                where=f"question {example.uid}",
+                remedy="shorten the text",
+            )
