@@ -94,8 +94,8 @@ def check(command: Command, parse_fit: Callable[[Sequence[str]], object]) -> Non
     elif program == "afintro" or arguments[:2] == ["-m", "afintro"]:
         words = arguments if program == "afintro" else arguments[2:]
         if words[:1] == ["explain"]:
-            _, settings = explain_parser().parse_known_args(words[1:])
-            words = ["predict", *settings]
+            known, settings = explain_parser().parse_known_args(words[1:])
+            words = ["predict", *(word for path in known.config for word in ("--config", path)), *settings]
         parse_fit(words)
     elif program == "python" and arguments[0] == "-":
         assert command.script

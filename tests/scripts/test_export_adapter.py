@@ -109,7 +109,7 @@ def test_plain_peft_loads_what_was_exported_and_says_the_same(call, study_model,
     assert code == 0, err
     assert out.startswith(f"adapter: {tmp_path / 'adapter'}")
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
-        "README.md", "adapter_config.json", "adapter_model.safetensors",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "config.yaml", "explainer.json",
     }  # fmt: skip
     base = AutoModelForCausalLM.from_pretrained(study_model)
     before = logits(base, range(20, 40))
