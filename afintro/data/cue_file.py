@@ -50,6 +50,9 @@ class Cues:
                 raise UserError("is missing: the cue file names no contrast", where="--contrast", remedy=remedy)
             return self.default
         if len(names) == 1:
+            if names[0] in self.conditions and names[0] not in self.contrasts:
+                remedy = f"name a second condition, or one of the contrasts {', '.join(self.contrasts)}"
+                raise UserError(f"names the condition {names[0]!r} alone", where="--contrast", remedy=remedy)
             return _known(self.contrasts, names[0], "contrast", "--contrast")
         if len(names) != 2 or names[0] == names[1]:
             raise UserError(

@@ -1,5 +1,6 @@
 """Label the outputs of a finished run by another labeler; the organism is not asked again."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -33,6 +34,7 @@ class Labeled(Protocol):
 
 
 R = TypeVar("R", bound=Labeled)
+SMALLEST = 16  # bytes: a file with a record has more
 
 
 class Relabeling(ABC, Generic[R]):
@@ -96,7 +98,7 @@ class Relabeling(ABC, Generic[R]):
 
     def _relabel(self, labeling: Labeling, summary: Mapping[str, Any], before: Any) -> dict[str, Any]:
         """Label the records, and write them and their summary; nothing is written before all is labeled."""
-        files = {name: self.read(str(self.output_dir / f"{name}.json")) for name in self.splits}
+        files = {name: self._records(self.output_dir / f"{name}.json") for name in self.splits}
         new, whole = dict(summary), True
         if before is None or before["first"] != labeling.first.name or "whole" in before:
             old = [record for records in files.values() for record in records]
@@ -142,6 +144,11 @@ class Relabeling(ABC, Generic[R]):
         }
         changed = differ(*(labels[side] for side in self.sides))
         return replace(record, **changes, behavior_changed=changed, provenance=with_labeler(record.provenance, name))
+
+    def _records(self, path: Path) -> list[R]:
+        """Read the records of a split, which may be empty: without a holdout nothing is kept for the test."""
+        empty = path.stat().st_size < SMALLEST and json.loads(path.read_text()) == []
+        return [] if empty else self.read(str(path))
 
     def _agreement(self, records: Sequence[R], labeling: Labeling, second: Lookup) -> dict[str, Any]:
         sides = [(_opinions(records, side), second.opinions([r.reply(side) for r in records])) for side in self.sides]

@@ -210,7 +210,13 @@ class TestWrong:
 
     @pytest.mark.parametrize(
         ("names", "word"),
-        [(["free"], "'free'"), (["free", "odd"], "'odd'"), (["free", "free"], "free"), (["free", "paid", "x"], "x")],
+        [
+            (["free"], "condition 'free' alone"),
+            (["freee"], "'freee'"),
+            (["free", "odd"], "'odd'"),
+            (["free", "free"], "free"),
+            (["free", "paid", "x"], "x"),
+        ],
     )
     def test_names(self, names, word):
         with pytest.raises(UserError, match=word) as error:

@@ -1,6 +1,7 @@
 """Pairs under named conditions: what is asked, what a record says, and how an explainer is asked about it."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ from afintro.data.records import scenario_id
 from afintro.data.samples import Sample
 from afintro.errors import UserError
 from afintro.generation import organism as organism_module
+from afintro.generation.labeling import Labeling
+from afintro.generation.own_classes import BehaviorClass, PatternLabeler
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
 from afintro.tasks.context_ablation.records import ContextAblationRecord, from_json, read_records, to_json
 from afintro.tasks.context_ablation.task import PRIMARY, ContextAblation
@@ -195,6 +198,23 @@ class TestControls:
         assert (rates["cue_effect"]["value"], rates["cue_effect"]["n"]) == (1.0, 2)
         assert sum("'calm' has no placebo" in warning for warning in summary["warnings"]) == 1
         assert not any("'loud'" in warning for warning in summary["warnings"])
+
+    def test_another_labeler_labels_all_of_them_anew(self, organism, run, model, tmp_path):
+        """Prefills are read with the outputs, and the rates are those of both conditions again."""
+        organism(by_volume)
+        contrast = replace(VOLUME, unmonitored=replace(LOUD, prefill="Hm."))
+        before, _ = run(contrast)
+        rules = PatternLabeler(
+            [BehaviorClass("hums", "", (re.compile(r"\AHm\."),)), BehaviorClass("rest", "", (re.compile(""),))], "own"
+        )
+        settings = AblationSettings(model=model, max_new_tokens=40, control_samples=2, contrast=contrast)
+        after = generate_ablation(
+            SAMPLES, {"train": 6, "test": 0}, tmp_path / "out", settings, labeling=Labeling(rules)
+        )
+        assert after["behaviors"] == {"monitored": {"rest": 6}, "unmonitored": {"hums": 6}}
+        assert after["rates"].keys() == before["rates"].keys()
+        assert after["rates"]["placebo_behavior_unmonitored"]["value"] == 0.0
+        assert after["rates"]["noise_floor_behavior_unmonitored"]["n"] == 2
 
 
 class TestPrefill:

@@ -229,7 +229,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "names"),
         [
-            (["--contrast", "free"], "--contrast: names 'free'"),
+            (["--contrast", "free"], "--contrast: names the condition 'free' alone"),
             (["--contrast", "free", "paid", "alone"], "--contrast: names free paid alone"),
             (["--contrast", "free", "paied"], "--contrast: names 'paied'"),
             (["--cue_file", "absent.yaml"], "absent.yaml: cannot be read"),
