@@ -404,7 +404,9 @@ class TestSettings:
         server.reply = lambda body, count: refusal("no", param="seed") if "seed" in body else obeys(body, count)
         assert ask("a", *flags) == 0
         assert any("seeds" in text for text in summary(tmp_path / "a")["warnings"])
-        server.reply = lambda body, count: refusal("no", param="temperature")
+        server.reply = lambda body, count: (
+            refusal("no", param="temperature") if "temperature" in body else obeys(body, count)
+        )
         assert ask("b", *flags) == 2
         assert "400" in capsys.readouterr().err
 
