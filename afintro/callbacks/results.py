@@ -1,19 +1,17 @@
 """The results contract: predictions.jsonl, summary.json, the table on screen, and what TensorBoard shows."""
 
 import logging
-import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from afintro import __version__
 from afintro.callbacks.explainer_of import explainer_of
+from afintro.callbacks.joined_summary import joined_summary
+from afintro.callbacks.versions import git_commit, versions
 from afintro.data.batch import Example
 from afintro.data.chat_template import WITHOUT_TEMPLATE
 from afintro.data.files import write_json, write_jsonl
@@ -24,7 +22,7 @@ from afintro.evaluation.group_table import print_groups
 from afintro.evaluation.groups import by_group
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, few_clusters_warning, lead, score
-from afintro.evaluation.outcomes import answer_limit
+from afintro.evaluation.outcomes import Outcome, answer_limit
 from afintro.evaluation.statistic import Scores
 from afintro.evaluation.test_sets import TestSet
 from afintro.explainer.answering import predict_outcomes
@@ -43,8 +41,6 @@ CHOSEN = (
     "`test` reports items that chose nothing"
 )
 UNDERFIT = 0.05  # a comparison that fits less well than the explainer by more proves nothing
-
-PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "scikit-learn", "numpy")
 
 
 class Results(Callback):
@@ -96,20 +92,37 @@ class Results(Callback):
             log.info("predictions: %s", path)
 
     @staticmethod
-    def _answers(module: ExplainerModule, items: Sequence[Example]) -> list[Prediction]:
+    def _answers(module: ExplainerModule, items: Sequence[Example], outcomes: Sequence[Outcome]) -> list[Prediction]:
         """Return the written answers to the items that the epoch evaluated."""
-        return predict_outcomes(
-            module, module.outcomes, module.data.settings.batch_size, answer_limit(items), module.sharing
-        )
+        return predict_outcomes(module, outcomes, module.data.settings.batch_size, answer_limit(items), module.sharing)
 
     def _evaluate(self, trainer: Trainer, module: ExplainerModule, split: str) -> None:
         """Let all systems answer a split, in all processes; the first process alone scores and writes."""
-        data = module.data
-        folder = _folder(trainer) / data.test_set
-        answered = self._answers(module, data.examples[split])
+        folder = _folder(trainer) / module.data.test_set
         run = (
             run_of(Path(trainer.ckpt_path)) if trainer.ckpt_path else folder
         )  # without a checkpoint, training just ended
+        written = {
+            name: self._evaluate_table(trainer, module, data, split, outcomes, folder / name, run)
+            for name, data, outcomes in module.data.tables(module.outcomes)
+        }
+        if trainer.is_global_zero and "" not in written:
+            summary = joined_summary(module.data, split, written, self._seconds())  # type: ignore[arg-type]
+            self._write(trainer, folder, summary)
+        trainer.strategy.barrier()
+
+    def _evaluate_table(
+        self,
+        trainer: Trainer,
+        module: ExplainerModule,
+        data: TaskData,
+        split: str,
+        outcomes: Sequence[Outcome],
+        folder: Path,
+        run: Path,
+    ) -> dict[str, Any] | None:
+        """Let all systems answer the items of one table; return its summary in the first process."""
+        answered = self._answers(module, data.examples[split], outcomes)
         controls, compared = on_changed_items(module, data, split), trained_otherwise(module, data, split, run)
         explained = change_of_explained(module, data, split)
         fits, trained = {name: comparison.fit for name, comparison in compared.items()}, training_records(run)
@@ -118,22 +131,23 @@ class Results(Callback):
         if trainer.is_global_zero:
             others = {name: comparison.predictions for name, comparison in compared.items()}
             systems = data.graded({EXPLAINER: answered, **data.baselines(split), **controls, **others})
-            self._report(trainer, module, split, folder, systems, fits, trained, explained)
-        trainer.strategy.barrier()
+            return self._report(trainer, module, data, split, folder, systems, fits, trained, explained)
+        return None
 
     def _report(
         self,
         trainer: Trainer,
         module: ExplainerModule,
+        data: TaskData,
         split: str,
         folder: Path,
         systems: Systems,
         fits: Mapping[str, float],
         trained: Mapping[str, Mapping[str, Any]],
         explained: Mapping[str, Any] | None,
-    ) -> None:
-        """Score all systems, write the scores, print them and log them."""
-        data, items = module.data, module.data.examples[split]
+    ) -> dict[str, Any]:
+        """Score all systems, write the scores, print them and log them; return the summary."""
+        items = data.examples[split]
         scores = {name: data.statistics(answers) for name, answers in systems.items()}
         table = {name: score(system_scores) for name, system_scores in scores.items()}
         known, of = fits_known(table, fits, data)
@@ -167,7 +181,7 @@ class Results(Callback):
             "selected_on": data.called(SELECTED_ON),
             "reported_on": data.called(split),
             "n": len(items),
-            "seconds": round(time.monotonic() - self._started, 1),
+            "seconds": self._seconds(),
             "metrics": {**metrics, **leads},
             "baselines": baselines,
             "warnings": warnings,
@@ -184,15 +198,31 @@ class Results(Callback):
             "versions": versions(),
             "git_commit": git_commit(),
         }
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            write_jsonl(folder / "predictions.jsonl", prediction_rows(systems, items))
-            write_json(folder / "summary.json", summary)
-            self.summary_path = folder / "summary.json"
+        self._write(trainer, folder, summary, prediction_rows(systems, items))
         if data.test_set:
             self.reported[data.test_set] = TestSet(scores, table, best, data.examples[split], data.describe(split))
+        if module.data is not data:
+            log.info("the table of %s:", folder.name)
         report.print_table(table, leads, warnings, report.Trained(trained, known, of, sorted(underfit)), conclusion)
         print_groups(groups)
-        self._log(trainer, table, systems[EXPLAINER], items, data)
+        prefix = f"{data.test_set or folder.name}/" if data.test_set or module.data is not data else ""
+        self._log(trainer, table, systems[EXPLAINER], items, data, prefix)
+        return summary
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._started, 1)
+
+    def _write(
+        self, trainer: Trainer, folder: Path, summary: dict[str, Any], rows: list[dict[str, Any]] | None = None
+    ) -> None:
+        """Write a summary, and the predictions that it is of, unless the run is a development run."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        if rows is not None:
+            write_jsonl(folder / "predictions.jsonl", rows)
+        write_json(folder / "summary.json", summary)
+        self.summary_path = folder / "summary.json"
 
     def _leads(
         self, scores: dict[str, Scores], data: TaskData, compared: Sequence[str], underfit: Collection[str]
@@ -220,9 +250,10 @@ class Results(Callback):
         predictions: list[Prediction],
         items: Sequence[Example],
         data: TaskData,
+        prefix: str,
     ) -> None:
         """Show the metrics, a sample of the predictions and the task's figures in TensorBoard."""
-        prompts, of_set = {item.uid: item.prompt for item in items}, f"{data.test_set}/" if data.test_set else ""
+        prompts = {item.uid: item.prompt for item in items}
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 continue
@@ -230,10 +261,10 @@ class Results(Callback):
             for system, estimates in table.items():
                 for name, estimate in estimates.items():
                     if estimate.value is not None:
-                        writer.add_scalar(f"{of_set}{name}/{system}", estimate.value, step)
-            writer.add_text(f"{of_set}predictions", report.sample_table(predictions, prompts, data.primary), step)
+                        writer.add_scalar(f"{prefix}{name}/{system}", estimate.value, step)
+            writer.add_text(f"{prefix}predictions", report.sample_table(predictions, prompts, data.primary), step)
             for name, figure in data.figures(predictions).items():
-                writer.add_figure(f"{of_set}{name}", figure, step)
+                writer.add_figure(f"{prefix}{name}", figure, step)
             writer.flush()
 
 
@@ -346,22 +377,3 @@ def prediction_rows(systems: Systems, items: Sequence[Example]) -> list[dict[str
             }
         )
     return rows
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that the figures depend on."""
-    return {"afintro": __version__, **{name: version(name) for name in PACKAGES}, "cuda": str(torch.version.cuda)}
-
-
-def git_commit() -> str | None:
-    """Return the commit of the source tree, with ``+`` if it has changes; None outside of a source tree."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return commit + ("+" if _git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    return done.stdout.strip()

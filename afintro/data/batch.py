@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from afintro.lm.injection import Injector
+from afintro.lm.injection import Injector, Injectors
 from afintro.lm.spans import Located, SpanSteering, spans
 
 
@@ -38,12 +38,14 @@ class Slot:
         layer: 0-based layer of the explained model that the vector comes from.
         vector: ``[width]`` float32; its norm does not matter.
         scale: Multiplier on the norm of the injected vector.
+        space: Name of the space that the vector is of, where an explainer reads vectors of several; "" otherwise.
     """
 
     position: int
     layer: int
     vector: NDArray[np.float32] = field(compare=False, repr=False)
     scale: float = 1.0
+    space: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,11 @@ class PackedBatch:
             batched or gradients accumulated.
         examples: The examples, in order.
         slot_positions: ``[S]`` int64, positions of slot tokens in the row.
-        slot_vectors: ``[S, width]`` float32, the vectors that enter at the slots; width 0 if there are no slots.
+        slot_vectors: ``[S, width]`` float32, the vectors that enter at the slots; width 0 if there are no slots. Where vectors of
+            several widths are together, the shorter ones end with zeros.
         slot_layers: ``[S]`` int64, the layer that each vector comes from.
         slot_scales: ``[S]`` float32, multiplier on the norm of each injected vector.
+        slot_spaces: ``[S]``, the name of the space of each vector.
 
     The class is not a dataclass, because Lightning would take a dataclass apart to convert the dtype of its tensors.
     """
@@ -144,6 +148,7 @@ class PackedBatch:
         slot_vectors: Tensor,
         slot_layers: Tensor,
         slot_scales: Tensor,
+        slot_spaces: tuple[str, ...] = (),
     ) -> None:
         self.input_ids = input_ids
         self.cu_seqlens = cu_seqlens
@@ -157,6 +162,7 @@ class PackedBatch:
         self.slot_vectors = slot_vectors
         self.slot_layers = slot_layers
         self.slot_scales = slot_scales
+        self.slot_spaces = slot_spaces
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
         """Return the batch with its tensors on ``device``."""
@@ -215,10 +221,20 @@ def collate(examples: Sequence[Example], denominator: float | None = None) -> Pa
             [bounds[row] + example.slot.position for row, example in enumerate(examples) if example.slot is not None],
             dtype=torch.long,
         ),
-        slot_vectors=torch.from_numpy(np.stack([slot.vector for slot in slots])) if slots else torch.zeros(0, 0),
+        slot_vectors=_stacked([slot.vector for slot in slots]),
         slot_layers=torch.tensor([slot.layer for slot in slots], dtype=torch.long),
         slot_scales=torch.tensor([slot.scale for slot in slots], dtype=torch.float32),
+        slot_spaces=tuple(slot.space for slot in slots),
     )
+
+
+def _stacked(vectors: Sequence[NDArray[np.float32]]) -> Tensor:
+    """Return vectors as the rows of a matrix, the shorter ones with zeros behind them."""
+    widest = max((len(vector) for vector in vectors), default=0)
+    rows = np.zeros((len(vectors), widest), np.float32)
+    for row, vector in zip(rows, vectors, strict=True):
+        row[: len(vector)] = vector
+    return torch.from_numpy(rows)
 
 
 class BatchInterventions(NamedTuple):
@@ -234,7 +250,7 @@ class BatchInterventions(NamedTuple):
     detached: Tensor | None
 
 
-def interventions_of(batch: PackedBatch, injector: Injector | None) -> BatchInterventions:
+def interventions_of(batch: PackedBatch, injector: Injector | Injectors | None) -> BatchInterventions:
     """Return the interventions of a batch: its vectors at their slots, and the steering of its contexts.
 
     Args:
@@ -249,7 +265,7 @@ def interventions_of(batch: PackedBatch, injector: Injector | None) -> BatchInte
     if len(batch.slot_positions):
         if injector is None:
             raise RuntimeError("a prompt holds a vector, but the data module named no vector space")
-        tokens = injector(batch.slot_vectors.to(injector.log_scale.dtype), batch.slot_layers)
+        tokens = injector(batch.slot_vectors.to(injector.dtype), batch.slot_layers, batch.slot_spaces)
         changes.append(injector.intervention(batch.slot_positions, tokens * batch.slot_scales[:, None]))
     contexts = [example.context or Context(0, stop_gradient=False) for example in batch.examples]
     lengths = [context.length for context in contexts]

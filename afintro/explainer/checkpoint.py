@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from afintro.data.text import template_hash
 from afintro.errors import UserError
 from afintro.explainer.settings import ExplainerSettings
-from afintro.lm.injection import VectorSpace
+from afintro.lm.injection import VectorSpace, VectorSpaces
 from afintro.lm.load import fingerprint
 from afintro.lm.lora import describe_lora
 from afintro.lm.template_inputs import date_of
@@ -37,7 +37,10 @@ def whole(value: Any) -> Any:
 
 
 def identity_of(
-    settings: ExplainerSettings, space: VectorSpace | None, directory: str, tokenizer: PreTrainedTokenizerBase
+    settings: ExplainerSettings,
+    space: VectorSpace | VectorSpaces | None,
+    directory: str,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
     """Return the identity block of an explainer: everything that its checkpoints depend on.
 

@@ -102,7 +102,8 @@ def train_comparison(
 
 def half_blind(data: TaskData, name: str) -> TaskData:
     """Return the data of a comparison: those of the explainer, without vectors or without text if its name says so."""
-    return data.for_another_explainer(zero_vectors=name == TEXT_ONLY, without_text=name == VECTOR_ONLY)
+    blind = name == TEXT_ONLY and data.has_vectors  # a mixture has tasks without
+    return data.for_another_explainer(blind, name == VECTOR_ONLY and data.has_text_beside_vectors)
 
 
 def training_record(trainer: Trainer) -> dict[str, Any]:

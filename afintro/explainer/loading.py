@@ -13,7 +13,7 @@ from afintro.explainer.settings import ExplainerSettings
 from afintro.lm.compiled import checkpoint_layers, compile_layers
 from afintro.lm.dtypes import resolve_dtype
 from afintro.lm.fused import quantize_base
-from afintro.lm.injection import Injection, Injector, VectorSpace, make_injector
+from afintro.lm.injection import Injection, Injector, Injectors, VectorSpace, VectorSpaces, make_injector
 from afintro.lm.load import load_model, load_tokenizer
 from afintro.lm.lora import add_lora
 from afintro.lm.nf4 import quantize_base_nf4
@@ -77,19 +77,41 @@ def load_adapted(directory: str, settings: ExplainerSettings, device: torch.devi
 
 
 def new_injector(
-    model: PeftModel, space: VectorSpace, injection: Injection, examples: Sequence[Example] | None = None
-) -> Injector:
+    model: PeftModel,
+    space: VectorSpace | VectorSpaces,
+    injection: Injection,
+    examples: Sequence[Example] | None = None,
+) -> Injector | Injectors:
     """Make an untrained injector for a model.
 
     Args:
         model: The base with its adapter.
-        space: Where the vectors come from.
+        space: Where the vectors come from; each of several spaces gets an injector of its own.
         injection: How a vector enters the model.
         examples: Training examples with vectors, for ``injection.ridge`` to fit the projection to; None fits nothing.
 
     Raises:
         UserError: The model lacks the layer, or a ridge regression is asked for where there is no projection to fit.
     """
+    if isinstance(space, VectorSpaces):
+        fitted = examples if injection.ridge is not None else None
+        return Injectors(
+            {name: _new_part(model, one, injection, _of_space(fitted, name)) for name, one in space.spaces.items()}
+        )
+    return _new_part(model, space, injection, examples)
+
+
+def _of_space(examples: Sequence[Example] | None, name: str) -> Sequence[Example] | None:
+    """Return the examples whose vectors are of a space."""
+    if examples is None:
+        return None
+    return [example for example in examples if example.slot is not None and example.slot.space == name]
+
+
+def _new_part(
+    model: PeftModel, space: VectorSpace, injection: Injection, examples: Sequence[Example] | None
+) -> Injector:
+    """Make the injector of one space, see :func:`new_injector`."""
     try:
         injector = make_injector(model, space, injection)
     except ValueError as error:

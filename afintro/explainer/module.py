@@ -34,7 +34,7 @@ from afintro.explainer.settings import ExplainerSettings
 from afintro.explainer.sharding import Sharded, shard
 from afintro.lm import nf4
 from afintro.lm.dtypes import resolve_dtype
-from afintro.lm.injection import Injector, VectorSpace
+from afintro.lm.injection import Injector, Injectors, VectorSpace, VectorSpaces
 from afintro.lm.interventions import intervene
 from afintro.lm.load import context_length, load_config
 from afintro.ranks import ALONE, Ranks, present
@@ -70,9 +70,9 @@ class ExplainerModule(LightningModule):
         if self.settings.quantize:
             nf4.library()  # whether it is installed is known before any work
         self.name, self.slot_token = self.settings.model_name, self.settings.slot_token
-        self.space: VectorSpace | None = None
+        self.space: VectorSpace | VectorSpaces | None = None
         self.model: PeftModel | None = None
-        self.injector: Injector | None = None
+        self.injector: Injector | Injectors | None = None
         self.outcomes: list[Outcome] = []
         self.answer_limit = OLDER_LIMIT
         self._validated_at: int | None = None  # step whose weights the outcomes are of, where they are of validation
@@ -182,6 +182,12 @@ class ExplainerModule(LightningModule):
         if not isinstance(strategy, Sharded):
             self._load(self.device if strategy is None else strategy.root_device)
             return
+        if isinstance(self.space, VectorSpaces):
+            raise UserError(
+                "shards the weights, but the vectors of a mixture cannot be sharded",
+                where="trainer.strategy",
+                remedy="use configs/ddp.yaml, or train each task with vectors alone",
+            )
         for quantized in ("fp8", "quantize"):
             if getattr(self.settings, quantized):
                 raise UserError(
@@ -199,7 +205,7 @@ class ExplainerModule(LightningModule):
         if self.space is not None:
             self.injector = self._new_injector(self.space)
 
-    def _new_injector(self, space: VectorSpace) -> Injector:
+    def _new_injector(self, space: VectorSpace | VectorSpaces) -> Injector | Injectors:
         """Make an untrained injector; only training starts it from a regression on training examples."""
         fitting = self.attached is not None and self.attached.state.fn == "fit"
         examples = self.data.examples["train"] if fitting else None
@@ -289,7 +295,8 @@ class ExplainerModule(LightningModule):
     def loss(self, batch: PackedBatch) -> Tensor:
         """Return the weighted mean over examples of the mean over answer tokens, a scalar in nats."""
         nll, _ = self.answer_nll(batch)
-        return (nll * batch.weights.to(nll)).sum() / batch.denominator
+        loss = (nll * batch.weights.to(nll)).sum() / batch.denominator
+        return loss + self.injector.nothing() if isinstance(self.injector, Injectors) else loss
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """Return the loss of one packed batch, and log it."""

@@ -1,5 +1,6 @@
 """Turn vectors into continuous tokens, which enter the model where a slot token stands in the prompt."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +42,13 @@ class VectorSpace:
     layers: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class VectorSpaces:
+    """Where the vectors of several tasks come from, by the name of the task; widths and layers may differ."""
+
+    spaces: dict[str, VectorSpace]
+
+
 class Injector(nn.Module):
     """Map vectors of a space to continuous tokens of a model: unit norm, projection, unit norm, times a scale per layer.
 
@@ -54,7 +62,7 @@ class Injector(nn.Module):
     def __init__(self, space: VectorSpace, hidden: int, settings: Injection, norm: float) -> None:
         super().__init__()
         self.layers: Tensor
-        self.settings, self.norm = settings, norm
+        self.settings, self.norm, self.width = settings, norm, space.width
         # A logarithm, so that a step of the optimizer changes the scale by the same share whatever the model's norms are.
         self.log_scale = nn.Parameter(torch.zeros(len(space.layers)))
         self.register_buffer("layers", torch.tensor(sorted(space.layers)), persistent=False)
@@ -66,12 +74,18 @@ class Injector(nn.Module):
             else:
                 nn.init.orthogonal_(self.projection.weight)
 
-    def forward(self, vectors: Tensor, layers: Tensor) -> Tensor:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of the weights, which the vectors must have."""
+        return self.log_scale.dtype
+
+    def forward(self, vectors: Tensor, layers: Tensor, spaces: Sequence[str] = ()) -> Tensor:
         """Return the continuous tokens of vectors.
 
         Args:
             vectors: ``[S, width]`` float; a zero vector stays zero.
             layers: ``[S]`` int64, the layer that each vector comes from; a layer of the space.
+            spaces: Names of the spaces of the vectors, which are all of this space.
 
         Returns:
             ``[S, hidden]``.
@@ -97,6 +111,59 @@ class Injector(nn.Module):
         x, y = (F.normalize(torch.from_numpy(array).double(), dim=-1).numpy() for array in (vectors, targets))
         weight = Ridge(alpha=self.settings.ridge, fit_intercept=False).fit(x, y).coef_
         self.projection.weight.data.copy_(torch.from_numpy(weight))
+
+
+class Injectors(nn.Module):
+    """Map vectors of several spaces to continuous tokens of a model, each by the injector of its space.
+
+    Args:
+        parts: The injector of each space; all have the same settings.
+    """
+
+    def __init__(self, parts: Mapping[str, Injector]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+
+    @property
+    def first(self) -> Injector:
+        """Return the injector of the first space, whose dtype and settings all have."""
+        first = next(iter(self.parts.values()))
+        assert isinstance(first, Injector)
+        return first
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of the weights, which the vectors must have."""
+        return self.first.dtype
+
+    def forward(self, vectors: Tensor, layers: Tensor, spaces: Sequence[str]) -> Tensor:
+        """Return the continuous tokens of vectors.
+
+        Args:
+            vectors: ``[S, widest]`` float; a vector of a narrower space ends with zeros.
+            layers: ``[S]`` int64, the layer that each vector comes from; a layer of the vector's space.
+            spaces: ``[S]``, the name of the space of each vector.
+
+        Returns:
+            ``[S, hidden]``.
+        """
+        tokens: list[Tensor | None] = [None] * len(spaces)
+        for name in dict.fromkeys(spaces):
+            part = self.parts[name]
+            assert isinstance(part, Injector)
+            own = [place for place, space in enumerate(spaces) if space == name]
+            places = torch.tensor(own, device=vectors.device)
+            for place, token in zip(own, part(vectors[places, : part.width], layers[places]), strict=True):
+                tokens[place] = token
+        return torch.stack([token for token in tokens if token is not None])
+
+    def intervention(self, positions: Tensor, tokens: Tensor) -> Intervention:
+        """Return the intervention that puts ``tokens [S, hidden]`` at ``positions [S]``."""
+        return self.first.intervention(positions, tokens)
+
+    def nothing(self) -> Tensor:
+        """Return 0, which depends on every weight: processes that train together must all have gradients of all weights."""
+        return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
 
 
 def make_injector(model: nn.Module, space: VectorSpace, settings: Injection, seed: int = 0) -> Injector:

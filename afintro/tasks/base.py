@@ -15,6 +15,7 @@ from afintro.data.splits import check_contamination, halve_by_scenario, split_by
 from afintro.errors import UserError
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, statistics
+from afintro.evaluation.outcomes import Outcome
 from afintro.evaluation.statistic import Scores
 from afintro.lm.injection import VectorSpace
 from afintro.tasks.contract import AskedScenario, Control, ExplainerSpec
@@ -52,6 +53,7 @@ class TaskData(PackedData):
         has_vectors: Whether prompts hold vectors.
         has_text_beside_vectors: Whether prompts hold a text beside the vector, so that an explainer can be asked without it.
         space: Width and layers of the vectors, known once training records are read; None without vectors.
+        space_name: Name of the space, where an explainer reads the vectors of several tasks.
         paths: Source of each split, perhaps with ``::SPLIT`` behind it; None for a split without a file.
         heldout: Files whose texts must never be trained on; empty without any.
         zero_vectors: Whether every vector is replaced by zeros, so that the explainer sees the text alone.
@@ -77,6 +79,7 @@ class TaskData(PackedData):
     has_vectors = False
     has_text_beside_vectors = False
     space: VectorSpace | None = None
+    space_name = ""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -168,6 +171,14 @@ class TaskData(PackedData):
     def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
         """Return what TensorBoard shows, by name."""
         return {}
+
+    def tables(self, outcomes: Sequence[Outcome]) -> Iterator[tuple[str, "TaskData", Sequence[Outcome]]]:
+        """Yield each table that a run writes: its name ("" for the only one), its data module and its outcomes.
+
+        Args:
+            outcomes: What the explainer answered to all items of the evaluated split.
+        """
+        yield "", self, outcomes
 
     def asked_scenarios(self, split: str) -> Sequence[AskedScenario]:
         """Return scenarios of a split as the organism was asked about them; none where records do not say."""

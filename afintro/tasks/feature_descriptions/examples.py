@@ -59,12 +59,14 @@ class FeatureEncoder:
         explainer: Tokenizer and slot token.
         weight: Weight of every example in the loss.
         zero_vectors: Whether every vector is replaced by zeros.
+        space: Name of the vectors' space, where an explainer reads vectors of several.
     """
 
     wording: Wording
     explainer: ExplainerSpec
     weight: float
     zero_vectors: bool
+    space: str = ""
 
     def example(self, split: FeatureSplit, index: int) -> Example:
         """Make the example of one feature of a split.
@@ -90,7 +92,9 @@ class FeatureEncoder:
             prompt_ids=tuple(prompt_ids),
             answer_ids=tuple(encode_answer(self.explainer.tokenizer, answer)),
             weight=self.weight,
-            slot=Slot(position, feature.layer, np.zeros_like(vector) if self.zero_vectors else vector),
+            slot=Slot(
+                position, feature.layer, np.zeros_like(vector) if self.zero_vectors else vector, space=self.space
+            ),
             group=feature.category,
             facets={"category": feature.category},
         )

@@ -241,9 +241,8 @@ class FeatureDescriptions(TaskData):
 
     def read_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
         """Return one example a feature: made when asked for in training, made at once where they are evaluated."""
-        encoder = FeatureEncoder(
-            self.wording, reader, self.settings.question_weights.get(QUESTION, 1.0), self.zero_vectors
-        )
+        weight = self.settings.question_weights.get(QUESTION, 1.0)
+        encoder = FeatureEncoder(self.wording, reader, weight, self.zero_vectors, self.space_name)
         features = self.feature_split(split)
         examples = FeatureExamples(features, encoder)
         if split == "train":

@@ -294,9 +294,9 @@ class SteeringPrediction(RecordTask):
             layer = draft.notes["layer"]
             vector = directions[draft.notes["direction"]].at(layer)
             position = self._position(draft, prompt_ids, reader)
-            slot = Slot(position, layer, np.zeros_like(vector) if self.zero_vectors else vector)
-            weight = self.weight_of(draft.question_type)
-            group = directions[draft.notes["direction"]].group
+            shown = np.zeros_like(vector) if self.zero_vectors else vector
+            slot = Slot(position, layer, shown, space=self.space_name)
+            weight, group = self.weight_of(draft.question_type), directions[draft.notes["direction"]].group
             example = example_of(draft, prompt_ids, answer_ids)
             return replace(example, weight=weight, branches=branches, slot=slot, group=group)
 
