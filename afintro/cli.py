@@ -211,7 +211,8 @@ class ExplainerCLI(LightningCLI):
         check_models(
             [(self.model.name, self.model.revision), *((base, None) for base in bases if base != self.model.name)]
         )
-        check_judges([*getattr(self.datamodule, "judges", ()), getattr(self.datamodule, "scorer", None)])
+        for _, data, _ in self.datamodule.tables([]):
+            check_judges([*getattr(data, "judges", ()), getattr(data, "scorer", None)])
 
     def _comparisons(self) -> dict[str, str]:
         """Return the base model of each comparison that is trained after ``fit``, by name.

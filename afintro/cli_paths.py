@@ -1,6 +1,7 @@
 """What a command line names is looked for before anything is made: a wrong path is found before a toy is trained for it."""
 
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ def check_files(settings: Any, task: type[TaskData]) -> None:
         for source in _each(settings.get(name)):
             if not Path(source).expanduser().exists():
                 raise _absent(source, name)
+    for name, part in (settings.get("tasks") or {}).items():  # of a mixture
+        module, _, kind = part["class_path"].rpartition(".")
+        try:
+            check_files(part.get("init_args") or {}, getattr(import_module(module), kind))
+        except UserError as error:
+            remedy = error.remedy.replace("data.", f"data.tasks.{name}.", 1)
+            raise UserError(error.what, where=error.where, remedy=remedy) from error
 
 
 def check_models(names: Iterable[tuple[str, str | None]]) -> None:

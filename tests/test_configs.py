@@ -43,7 +43,9 @@ def test_every_yaml_goes_through_the_command_line(
 ) -> None:
     """Parsed and instantiated as given, then fitted for a step on a small model and small data."""
     small = ["--model.name", str(workspace.model), "--model.revision", "null", "--other_base", "null"]
-    if stack[0].stem == "feature_descriptions":
+    if stack[0].stem == "mixture":
+        small += small_mixture(workspace)
+    elif stack[0].stem == "feature_descriptions":
         write_described_features(workspace.path)
         small += ["--data.train_path", "descriptions.json", "--data.features", '["L3.safetensors"]']
     else:
@@ -78,6 +80,24 @@ def test_every_yaml_goes_through_the_command_line(
         small = introspection(request, *small[small.index("--data.heldout") :])
     assert main(["fit", *(part for path in stack for part in ("--config", str(path))), *small]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("summary: ")
+
+
+def small_mixture(workspace: Workspace) -> list[str]:
+    """Write a few records of every task of the mixture; the settings that name them."""
+    write_described_features(workspace.path)
+    steered = workspace.path / "steered"
+    write_steering_records(steered, (4, 3))
+    paths = {
+        "context_ablation": {"train_path": "train.json", "validation_path": "validation.json"},
+        "feature_descriptions": {"train_path": "descriptions.json", "features": '["L3.safetensors"]'},
+        "steering": {"train_path": "steered/train.json", "validation_path": "steered/validation.json"},
+    }
+    return [
+        word
+        for name, settings in paths.items()
+        for setting, value in settings.items()
+        for word in (f"--data.tasks.{name}.{setting}", value)
+    ]
 
 
 def introspection(request: pytest.FixtureRequest, *more: str) -> list[str]:

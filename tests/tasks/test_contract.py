@@ -171,8 +171,8 @@ def test_another_explainer_reads_the_same_records(case: Case) -> None:
         return
     blind = case.data.for_another_explainer(zero_vectors=True)
     for example in blind.read_examples("validation", case.explainer):
-        assert example.slot is not None
-        assert not example.slot.vector.any()
+        assert example.slot is not None or case.name == "mixture"  # which has a task without vectors
+        assert example.slot is None or not example.slot.vector.any()
 
 
 def test_a_perfect_answer_has_every_metric_of_the_questions_asked(case: Case) -> None:
@@ -180,5 +180,6 @@ def test_a_perfect_answer_has_every_metric_of_the_questions_asked(case: Case) ->
     items = case.data.examples["validation"]
     scores = case.data.statistics([text_prediction(item, item.answer, 0.5) for item in items])
     assert all(name.startswith(("judge/", "functional_auroc", "auroc_")) for name in set(case.data.leads) - set(scores))
-    exact, _ = scores["exact_match"]
-    assert exact.value == 1.0
+    exact = {name: score.value for name, (score, _) in scores.items() if name.rpartition("/")[2] == "exact_match"}
+    tasks = ["context_ablation/", "feature_descriptions/", "steering/"] if case.name == "mixture" else [""]
+    assert exact == {f"{task}exact_match": 1.0 for task in tasks}

@@ -13,8 +13,8 @@ from afintro.evaluation.outcomes import Outcome
 from afintro.evaluation.statistic import Scores
 from afintro.lm.injection import VectorSpaces
 from afintro.ranges import PositiveFloat
-from afintro.tasks.base import EXPLAINER, HALF_BLIND, OTHER_BASE, TaskData
-from afintro.tasks.contract import ExplainerSpec
+from afintro.tasks.base import EXPLAINER, HALF_BLIND, OTHER_BASE, Systems, TaskData
+from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.mixture.joined import JoinedExamples, Part, joined_uid, mixed
 from afintro.tasks.settings import ROLES, TaskSettings
 
@@ -55,6 +55,7 @@ class Mixture(TaskData):
     """
 
     task = "mixture"
+    leads = ()
     has_vectors = has_text_beside_vectors = True
 
     def __init__(
@@ -149,7 +150,7 @@ class Mixture(TaskData):
         described = {
             name: {**task.describe(split), "share": self.weights[name] / total} for name, task in self.tasks.items()
         }
-        return {"n": len(self.examples[split]), "tasks": described}
+        return {"path": None, "sha256": None, "n": len(self.examples[split]), "tasks": described}
 
     def for_another_explainer(self, zero_vectors: bool = False, without_text: bool = False) -> Self:
         """Return the same records for another explainer; a task without vectors, or without text beside them, is unchanged.
@@ -194,7 +195,20 @@ class Mixture(TaskData):
         ]
         return sum(chosen) / len(chosen)
 
-    # What only the tasks do.
+    # What only the tasks have.
+
+    @property
+    def primary(self) -> str:  # type: ignore[override]
+        """The primary question type of the first task."""
+        return next(iter(self.tasks.values())).primary
+
+    def baselines(self, split: str) -> Systems:
+        """Return nothing: the baselines of every task stand in its own table."""
+        return {}
+
+    def controls(self, split: str, reader: ExplainerSpec) -> Iterator[Control]:
+        """Yield nothing: the controls of every task stand in its own table."""
+        yield from ()
 
     def read_examples(self, split: str, reader: ExplainerSpec) -> Sequence[Example]:
         """Return the examples of every task, one task after the other."""
