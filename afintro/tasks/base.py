@@ -15,10 +15,9 @@ from afintro.data.splits import check_contamination, halve_by_scenario, split_by
 from afintro.errors import UserError
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.metrics import Prediction, statistics
-from afintro.evaluation.outcomes import Outcome
 from afintro.evaluation.statistic import Scores
 from afintro.lm.injection import VectorSpace
-from afintro.tasks.contract import AskedScenario, Control, ExplainerSpec
+from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.packed import PackedData
 
 log = logging.getLogger(__name__)
@@ -171,18 +170,6 @@ class TaskData(PackedData):
     def figures(self, predictions: Sequence[Prediction]) -> dict[str, Figure]:
         """Return what TensorBoard shows, by name."""
         return {}
-
-    def tables(self, outcomes: Sequence[Outcome]) -> Iterator[tuple[str, "TaskData", Sequence[Outcome]]]:
-        """Yield each table that a run writes: its name ("" for the only one), its data module and its outcomes.
-
-        Args:
-            outcomes: What the explainer answered to all items of the evaluated split.
-        """
-        yield "", self, outcomes
-
-    def asked_scenarios(self, split: str) -> Sequence[AskedScenario]:
-        """Return scenarios of a split as the organism was asked about them; none where records do not say."""
-        return []
 
     # What every task does.
 

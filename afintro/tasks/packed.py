@@ -1,7 +1,7 @@
 """Data modules whose batches are packed rows of examples."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from afintro.data.batch import Example, PackedBatch, collate, sizes_of
 from afintro.data.loader import EpochRows, PackedRows, RankRows, ResumableLoader, by_number, in_turn, row_loader
 from afintro.errors import UserError
-from afintro.evaluation.outcomes import answer_limit
+from afintro.evaluation.outcomes import Outcome, answer_limit
+from afintro.tasks.contract import AskedScenario
 from afintro.tasks.limits import fair_draw, limited_count
 from afintro.tasks.settings import TaskSettings
 
@@ -40,6 +41,18 @@ class PackedData(LightningDataModule):
         self._kept: dict[str, frozenset[str]] = {}  # uids of the items that the trainer's limits leave, by split
         self._train_loader: ResumableLoader | None = None
         self._train_state: dict[str, int] | None = None
+
+    def tables(self, outcomes: Sequence[Outcome]) -> Iterator[tuple[str, Any, Sequence[Outcome]]]:
+        """Yield each table that a run writes: its name ("" for the only one), its data module and its outcomes.
+
+        Args:
+            outcomes: What the explainer answered to all items of the evaluated split.
+        """
+        yield "", self, outcomes
+
+    def asked_scenarios(self, split: str) -> Sequence[AskedScenario]:
+        """Return scenarios of a split as the organism was asked about them; none where records do not say."""
+        return []
 
     def training_examples(self) -> Sequence[Example]:
         """Return the training examples whose question types have a weight above 0."""

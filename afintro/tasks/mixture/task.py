@@ -20,7 +20,7 @@ from afintro.tasks.settings import ROLES, TaskSettings
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 TAKEN = (EXPLAINER, OTHER_BASE, *HALF_BLIND, "checkpoints")  # folders of a run
-OF_EACH = (*(f"{role}_{kind}" for role in ROLES for kind in ("path", "split")), "question_weights")
+OF_EACH = (*(f"{role}_{kind}" for role in ROLES for kind in ("path", "split")), "test_paths", "question_weights")
 OF_ALL = ("batch_size", "max_tokens")  # a batch holds examples of all tasks
 PASSED_ON = ("heldout", "heldout_action", "limit", "split_seed", "validation_fraction", "explained")
 
@@ -144,6 +144,11 @@ class Mixture(TaskData):
         ]
         return sorted(found, key=len)[-count:]
 
+    @property
+    def answer_limit(self) -> int:
+        """Return the largest number of tokens of an answer of any task, where no expected answer is known."""
+        return max(task.answer_limit for task in self.tasks.values())
+
     def describe(self, split: str) -> dict[str, Any]:
         """Describe the split of every task, and say which share of the loss the task has."""
         total = sum(self.weights.values())
@@ -253,6 +258,9 @@ def _check_tasks(tasks: Mapping[str, TaskData]) -> None:
         if not NAME.fullmatch(name) or name in TAKEN:
             what = "cannot be the name of a task, whose folder in the run is called so"
             raise UserError(what, where=where, remedy="use small letters, digits and _, and no name that a run uses")
+        if task.settings.test_paths:
+            what = "are several test sets, of which a mixture has one for each task"
+            raise UserError(what, where=f"{where}.test_paths", remedy="give test_path, or test the sets one by one")
         twin = next((o for o in tasks if o != name and type(tasks[o]) is type(task) and _same(tasks[o], task)), None)
         if twin is not None:
             raise UserError(
