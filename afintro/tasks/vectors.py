@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from afintro.data.batch import Example
 from afintro.data.splits import stable_hash
 from afintro.errors import UserError
+from afintro.lm.injection import VectorSpace
 from afintro.tasks.contract import ExplainerSpec
 
 ZERO, SHUFFLED = "zero_vector", "shuffled_vector"
@@ -88,3 +89,36 @@ def shuffled(items: Sequence[Example], seed: int, kind: Callable[[Example], Hash
             donor = next((other for other in others if kinds[other] != kinds[place]), (others or [place])[0])
             vectors[item.uid] = vector_of(members[donor])
     return [with_vector(item, vectors[item.uid]) for item in items]
+
+
+def space_of(space: VectorSpace | None) -> VectorSpace:
+    """Return the width and the layers of the vectors that an explainer reads.
+
+    Raises:
+        UserError: The explainer does not say it.
+    """
+    if space is None:
+        what = "does not say which vectors the explainer reads"
+        raise UserError(what, where="--ckpt_path", remedy="give a checkpoint of a task whose prompts hold vectors")
+    return space
+
+
+def check_space(space: VectorSpace, width: int, layer: int, where: str) -> None:
+    """Check that an explainer reads vectors of a width and layer.
+
+    Args:
+        space: The width and the layers of the vectors that the explainer reads.
+        width: Length of the vectors.
+        layer: 0-based layer of the vectors.
+        where: Source of the vectors, for the message.
+
+    Raises:
+        UserError: The explainer was trained on vectors of another width, or not on the layer.
+    """
+    if width != space.width:
+        what = f"holds vectors of width {width}, while the explainer reads vectors of width {space.width}"
+        raise UserError(what, where=where, remedy="give vectors of the model that the explainer was trained to explain")
+    if layer not in space.layers:
+        known = ", ".join(map(str, space.layers))
+        what = f"is of layer {layer}, while the explainer reads vectors of layer {known}"
+        raise UserError(what, where=where, remedy="give vectors of one of these layers")
