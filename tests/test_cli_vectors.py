@@ -189,7 +189,7 @@ def test_fit_leaves_what_the_contract_says(session: Session) -> None:
     summary, rows = session.summary(0), session.rows(0)
     described = session.task == "feature_descriptions"
     assert summary.keys() == SUMMARY | SELECTION | (
-        {"categories", "judges", "near_duplicate_vectors"} if described else {"directions", "conclusion"}
+        {"categories", "judges", "near_duplicate_vectors", "groups"} if described else {"directions", "conclusion"}
     )
     assert (summary["task"], summary["split"], summary["n"]) == (session.task, "test", len(rows))
     if not described:
@@ -201,7 +201,7 @@ def test_fit_leaves_what_the_contract_says(session: Session) -> None:
     assert summary["baselines"].keys() == BASELINES[session.task]
     assert all(value.keys() >= METRIC for value in summary["metrics"].values())
     for row in rows:
-        assert row.keys() == ROW | {"group"} | ({"scores", "baselines_scores"} if described else {"twins"})
+        assert row.keys() == ROW | {"group"} | ({"scores", "baselines_scores", "category"} if described else {"twins"})
         assert row["baselines"].keys() == BASELINES[session.task]
         assert row["exact_match"] == (row["predicted"] == row["expected"])
 

@@ -8,9 +8,12 @@ from rich.console import Console
 
 from afintro.callbacks.results import Results
 from afintro.data.files import write_json
+from afintro.errors import UserError
 from afintro.evaluation.test_sets import compared_sets, print_sets
 from afintro.explainer.module import ExplainerModule
 from afintro.tasks.base import TaskData
+from afintro.tasks.feature_descriptions.task import FeatureDescriptions
+from afintro.tasks.stored import RecordTask
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +33,14 @@ def read_sets(trainer: Trainer, module: ExplainerModule, data: TaskData) -> dict
         A data module for each set by name; they share the training items.
 
     Raises:
-        UserError: A file is wrong.
+        UserError: A file is wrong, or the task has no test files.
     """
+    if not isinstance(data, RecordTask | FeatureDescriptions):
+        raise UserError(
+            f"names files, and {data.task} reads none for a test of its own",
+            where="data.test_paths",
+            remedy="leave them out",
+        )
     trainer.strategy.connect(module)
     data.trainer = trainer
     data.prepare_data()

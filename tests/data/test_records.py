@@ -277,3 +277,25 @@ def test_check_unique_names_the_first_double_and_where_it_stood():
         check_unique(["a", "b", "c", "b", "a"], "f.json")
     assert caught.value.where == "f.json, record 3"
     assert "'b' as record 1" in caught.value.what
+
+
+def test_what_records_say_of_their_samples():
+    """Records of before say nothing, "unknown" is no label, and whatever is no word counts as absent."""
+    from afintro.data.records import facets_of
+    from afintro.tasks.context_ablation.records import from_json, to_json
+
+    row = {"ablation_prompt": "a", "system_prompt": "s", "random_hint_prediction": "x", "zeroshot_prediction": "y"}
+    for more, facets in (
+        ({}, {}),
+        ({"label": "unknown", "source": None}, {}),
+        (
+            {"label": "aligned", "source": " XSTest ", "category": 3},
+            {"label": "aligned", "source": "XSTest", "category": "3"},
+        ),
+        ({"source": ["a"], "category": {"b": 1}}, {}),
+        ({"source": "", "category": True}, {}),
+    ):
+        record = from_json({**row, **more}, "file")
+        assert facets_of(record) == facets
+        assert from_json(to_json(record), "file") == record
+    assert not {"source", "category"} & to_json(from_json(row, "file")).keys()

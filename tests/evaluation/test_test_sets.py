@@ -128,3 +128,9 @@ def test_the_table_fits_into_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> 
     assert max(map(len, text.splitlines())) <= 80
     assert "[0.56, 0.75]" in text
     assert "sycophancy: partly paired with benchmark, 50 items in both" in text
+
+
+def test_a_set_that_holds_the_first_and_more_is_partly_paired() -> None:
+    one, two = made([True] * 20, texts(0, 20), "a"), made([True] * 20 + [False] * 20, texts(0, 40), "b")
+    exact = compared_sets({"a": one, "b": two}, METRICS)["sets"]["b"]["drop"]["exact_match"]
+    assert (exact["pairing"], exact["value"], exact["on_shared"]["value"]) == ("partly paired", 0.5, 0.0)

@@ -92,3 +92,17 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     with pytest.raises(UserError) as error:
         generate(tmp_path / "file" / "below", [])
     assert error.value.where == str(tmp_path / "file" / "below")
+
+
+def test_a_folder_begun_before_sources_were_kept_stays_valid(tmp_path):
+    """Facets of samples that changed are another run's; a folder that never knew any goes on."""
+    known = {"factor": 2, "sample_facets_sha256": "a"}
+    write_json(tmp_path / "settings.json", {"factor": 2})
+    with run_folder(tmp_path, known, ["records.json"]) as finished:
+        assert finished is None
+    write_json(tmp_path / "settings.json", known)
+    with (
+        pytest.raises(UserError, match="sample_facets_sha256"),
+        run_folder(tmp_path, known | {"sample_facets_sha256": "b"}, ["records.json"]),
+    ):
+        pass

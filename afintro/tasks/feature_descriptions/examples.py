@@ -96,7 +96,7 @@ class FeatureEncoder:
                 position, feature.layer, np.zeros_like(vector) if self.zero_vectors else vector, space=self.space
             ),
             group=feature.category,
-            facets={"category": feature.category},
+            facets={"category": feature.category} if feature.category != feature.cluster else {},
         )
 
     def sizes(self, split: FeatureSplit) -> NDArray[np.int32]:
