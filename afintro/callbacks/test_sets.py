@@ -47,7 +47,8 @@ def read_sets(trainer: Trainer, module: ExplainerModule, data: TaskData) -> dict
     if data.settings.train_path is None:
         data.use_embedded()
     data.examples["train"] = data.evaluated_examples("train", module)
-    limit, sets = trainer.limit_test_batches, {}
+    limit = trainer.limit_test_batches
+    sets: dict[str, TaskData] = {}
     for name in data.test_sets:
         trainer.limit_test_batches = limit
         sets[name] = data.for_test_set(name)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from afintro.data.batch import Example
-from afintro.evaluation.crossed import Crossed
+from afintro.evaluation.crossed import CLOSED, Crossed
 from afintro.evaluation.groups import apart, scenarios_of
 from afintro.evaluation.intervals import Clusters, Estimate, Floats
 from afintro.evaluation.report import LABELS, cell, difference
@@ -135,7 +135,11 @@ def _paired(one: Statistic, units: Units, two: Statistic, rows: Sequence[tuple[i
     here = [row for row, _ in rows]
     first, second = one.restricted(here), two.restricted([row for _, row in rows])
     if isinstance(units, Crossed):
-        return units.restricted(here).lead(first, second)
+        kept = units.restricted(here)
+        if one.kind == CLOSED:  # which has no weighted form: the widest of the intervals over each level alone
+            leads = [first.lead(second, Clusters(level)) for level in kept.levels.values()]
+            return max(leads, key=lambda found: (found.ci_high or 0.0) - (found.ci_low or 0.0))
+        return kept.lead(first, second)
     return first.lead(second, Clusters([units[row] for row in here]))
 
 

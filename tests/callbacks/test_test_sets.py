@@ -31,6 +31,7 @@ def with_groups(path: str, names: str = "ab") -> None:
     Path(path).write_text(json.dumps(rows))
 
 
+@pytest.mark.long
 def test_each_set_has_its_summary_and_all_have_one_table(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ data:
     drops = json.loads((run / "sets.json").read_text())["sets"]["part"]["drop"]
     assert drops["twin_accuracy"]["shared"] > 0
     assert drops["twin_accuracy"]["ci_low"] is not None
+    assert drops["calibration_error"]["shared"] > 0
     first = json.loads((run / "whole" / "predictions.jsonl").read_text().splitlines()[0])
     assert first["category"] in "ab"
     assert "source" not in first
