@@ -16,6 +16,7 @@ from afintro.lm.generate import generate_sampled
 from afintro.lm.load import load_model
 from afintro.lm.sampling import Sampling, stream_of
 from afintro.tasks.context_ablation import generate as pairs
+from afintro.tasks.context_ablation.command import main
 from afintro.tasks.context_ablation.generate import AblationSettings, generate_ablation
 from afintro.tasks.context_ablation.records import from_json, read_records, to_json
 from afintro.tasks.context_ablation.sampled_summary import above_noise, differ_across, differ_within
@@ -195,6 +196,26 @@ class TestRecord:
         assert after["behavior_rates"]["monitored"]["refuse"] == before["behavior_rates"]["monitored"]["comply"]
         assert after["rates"]["compliance_gap"]["value"] == pytest.approx(-before["rates"]["compliance_gap"]["value"])
 
+    @pytest.mark.usefixtures("labeled_by_coin")
+    def test_with_other_labels_another_sample_stands_for_all(self, coin, tmp_path):
+        """Heads are of no class for the second labeler, so that tails stand for all wherever a coin showed any."""
+
+        class HeadsUntold(CoinLabeler):
+            name = "heads untold"
+
+            def __call__(self, output):
+                return Behavior({HEADS: "other", TAILS: "refuse"}[output.text], "untold")
+
+        settings = coin(0.85)
+        run(tmp_path, settings)
+        assert {record.monitored_output for record in read_records(str(tmp_path / "train.json"))} == {HEADS}
+        run(tmp_path, settings, labeling=Labeling(HeadsUntold()))
+        for record in read_records(str(tmp_path / "train.json")):
+            for side in ("monitored", "unmonitored"):
+                tails = any(answer["output"] == TAILS for answer in record.samples[side])
+                assert getattr(record, f"{side}_output") == (TAILS if tails else HEADS)
+                assert getattr(record, f"{side}_behavior") == ("refuse" if tails else "other")
+
     @pytest.mark.parametrize("samples", [{}, {"monitored": []}, {"monitored": [{"output": "x"}]}, [1], "x"])
     def test_samples_of_another_form_are_refused(self, samples):
         row = {"ablation_prompt": "a", "system_prompt": "s", "random_hint_prediction": "x", "zeroshot_prediction": "y"}
@@ -265,6 +286,8 @@ class TestNoise:
         for name in ("change_above_noise", "placebo_above_noise", "cue_effect", "compliance_gap"):
             assert rates[name]["ci_low"] < 0 < rates[name]["ci_high"]
             assert abs(rates[name]["value"]) < 0.06
+        rows = [record.samples for record in read_records(str(tmp_path / "train.json"))]
+        assert sum(row["monitored"] == row["unmonitored"] for row in rows) < 5, "each condition has streams of its own"
         for side in ("monitored", "unmonitored"):
             comply = summary["behavior_rates"][side]["comply"]
             assert comply["ci_low"] < heads < comply["ci_high"] < 0.4
@@ -290,3 +313,28 @@ class TestCoverage:
         assert binom.ppf(0.001, scenarios, exact) <= covered <= binom.ppf(0.999, scenarios, exact)
         assert covered >= binom.ppf(0.001, scenarios, 0.95)
         assert binom.ppf(0.001, scenarios * tosses, heads) <= sum(counts) <= binom.ppf(0.999, scenarios * tosses, heads)
+
+
+@pytest.mark.parametrize(
+    ("flags", "where"),
+    [
+        (["--samples", "3"], "--samples"),
+        (["--top_p", "0.9"], "--top_p"),
+        (["--samples", "0", "--temperature", "1"], "--samples"),
+        (["--temperature", "-1"], "--temperature"),
+        (["--temperature", "nan"], "--temperature"),
+        (["--temperature", "1", "--top_p", "0"], "--top_p"),
+        (["--temperature", "1", "--top_p", "1.5"], "--top_p"),
+    ],
+)
+def test_flags_that_cannot_be_used_are_refused_before_anything_is_read(flags, where, tmp_path, capsys):
+    absent = [
+        "--input_path",
+        str(tmp_path / "absent.json"),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--model_name",
+        "absent",
+    ]
+    assert main([*absent, *flags]) == 2
+    assert where in capsys.readouterr().err
