@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections import Counter
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,11 +175,13 @@ def _named(data: FeatureDescriptions, inputs: Inputs, space: VectorSpace) -> Fea
     only = inputs.layers[0] if len(inputs.layers) == 1 else None
     files: list[FeatureFile] | None = None
     given: dict[int, dict[int, NDArray[np.float32]]] = {}
-    asked: list[tuple[int, int]] = []
+    asked = array(
+        "q"
+    )  # layer and number of each in turn, since a list of pairs of a million features would not be small
     for row, where in _rows_of(inputs):
         fields = fields_of(row, ())
         vector = row if isinstance(row, (list, np.ndarray)) else fields.get("vector")
-        layer, index = _numbers(row, fields, len(asked), vector is not None, where)
+        layer, index = _numbers(row, fields, len(asked) // 2, vector is not None, where)
         layer = only if layer is None else layer
         if vector is None and files is None:
             files = _files(data, inputs.source)
@@ -197,28 +199,34 @@ def _named(data: FeatureDescriptions, inputs: Inputs, space: VectorSpace) -> Fea
         elif all(file.layer != layer for file in files or ()):
             what = f"is of layer {layer}, but no feature file is of that layer"
             raise UserError(what, where=where, remedy="add it to data.features")
-        asked.append((layer, index))
+        asked.extend((layer, index))
     at_least_one(asked, inputs)
+    names = np.frombuffer(asked, np.int64).reshape(-1, 2)
     for file in files or ():
-        if any(layer == file.layer for layer, _ in asked):
+        if (names[:, 0] == file.layer).any():
             check_space(space, file.width, file.layer, str(file.path))
     stored: list[VectorSource] = [StoredFeatures(file) for file in files or ()]
     brought: list[VectorSource] = [GivenVectors(layer, inputs.source, own) for layer, own in given.items()]
-    return FeatureQuestions(data, [*brought, *stored], *_located(asked, [*brought, *stored], inputs.source))
+    return FeatureQuestions(data, [*brought, *stored], *_located(names, [*brought, *stored], inputs.source))
 
 
 def _located(
-    asked: Sequence[tuple[int, int]], sources: Sequence[VectorSource], where: str
+    names: NDArray[np.int64], sources: Sequence[VectorSource], where: str
 ) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
     """Return source and row of the features that have a vector.
+
+    Args:
+        names: Layer and number of each feature ``[n, 2]``.
+        sources: Where vectors lie.
+        where: What messages call the input.
 
     Raises:
         UserError: A feature is asked about twice, or none has a vector.
     """
-    names = np.array(asked, np.int64)
-    _, counts = np.unique(names, axis=0, return_counts=True)
-    if len(counts) < len(names):
-        layer, index = Counter(asked).most_common(1)[0][0]
+    order = np.lexsort((names[:, 1], names[:, 0]))
+    double = np.flatnonzero((names[order[1:]] == names[order[:-1]]).all(axis=1))
+    if len(double):
+        layer, index = names[order[double[0]]].tolist()
         raise UserError(f"feature {layer}/{index} occurs twice", where=where, remedy="remove one")
     source, row = np.zeros(len(names), np.int16), np.full(len(names), -1, np.int32)
     for number, vectors in enumerate(sources):
@@ -232,7 +240,7 @@ def _located(
     if len(lost) == len(names):
         raise UserError("none of its features is in a feature file", where=where, remedy="check data.features")
     if len(lost):
-        shown = ", ".join(f"{asked[place][0]}/{asked[place][1]}" for place in lost[:10])
+        shown = ", ".join(f"{layer}/{index}" for layer, index in names[lost[:10]].tolist())
         log.warning("%d features of %s have no vector (%s, ...): left out", len(lost), where, shown)
     return source[row >= 0], row[row >= 0]
 
