@@ -263,12 +263,14 @@ def _numbers(row: Any, fields: Mapping[str, Any], place: int, has_vector: bool, 
     if named is None and not has_vector:
         raise UserError("names no feature", where=where, remedy=SHAPES)
     layer, _, index = feature_key(place if named is None else _word(named), where).rpartition("/")
+    if len(layer) > 9 or len(index) > 9:
+        raise UserError(f"feature {named} is beyond any autoencoder", where=where, remedy="correct the number")
     stated = fields.get("layer")
     stated = stated[0] if isinstance(stated, list) and len(stated) == 1 else stated
     if stated is None:
         return (int(layer) if layer else None), int(index)
     text = str(_word(stated))
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise UserError(f"field 'layer' is {stated!r}, not a layer", where=where, remedy="give a number from 0 on")
     if layer and int(layer) != int(text):
         raise UserError(f"is of layer {layer}, but field 'layer' is {text}", where=where, remedy="correct one of them")

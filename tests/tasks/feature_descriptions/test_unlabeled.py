@@ -262,6 +262,8 @@ def test_vectors_that_the_explainer_does_not_read_are_refused(
         ("7", "no layer"),
         ("4/7", "layer 4"),
         ("seven", "not a feature"),
+        (f"3/{10**22}", "beyond"),
+        ({"feature": 1, "layer": 10**22}, "'layer'"),
         ({"text": "hello"}, "names no feature"),
         ({"feature": 1, "layer": "x"}, "'layer'"),
         ({"feature": "3/1", "layer": 5}, "layer 3"),
