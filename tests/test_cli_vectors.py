@@ -17,6 +17,7 @@ import pytest
 from afintro.cli import main
 from afintro.evaluation.inspect import calibration_figure, load_run, select, show_summary, side_by_side
 from afintro.evaluation.report import confusion_figure
+from afintro.explain.command import main as explain
 from afintro.tasks.steering.task import UNSEEN_DIRECTION, UNSEEN_SCENARIO
 from tests.conftest import TRAINER, Workspace, write_steering_records
 from tests.recomputed import assert_table_follows
@@ -242,6 +243,36 @@ def test_predict_writes_the_answers_of_the_headline_question(session: Session) -
         begun = row["predicted"].rstrip("\N{REPLACEMENT CHARACTER}")
         assert predicted[uid].startswith(begun) if row["truncated"] else predicted[uid] == row["predicted"]
     assert not (session.folder(number) / "summary.json").exists()
+
+
+def test_explain_without_ground_truth_answers_as_predict_does(session: Session) -> None:
+    """The file without labels and outputs gives the answers of ``predict``, and those of a vector of zeros beside them."""
+    described = session.task == "feature_descriptions"
+    given = json.loads((session.workspace.path / ("held.json" if described else "validation.json")).read_text())
+    if described:
+        bare: Any = [dict(zip(("layer", "feature"), map(int, name.split("/")), strict=True)) for name in given]
+    else:
+        truth = ("output", "behavior", "changed", "coherent", "truncated")
+        bare = [
+            {name: value for name, value in row.items() if not any(word in name for word in truth)} for row in given
+        ]
+    (session.workspace.path / "bare.json").write_text(json.dumps(bare))
+    run = session.folder(0)
+    arguments = ["--config", str(session.workspace.config), "--ckpt_path", str(run), "--input", "bare.json"]
+    assert explain([*arguments, "--output", "answers.jsonl"]) == 0
+    lines = (session.workspace.path / "answers.jsonl").read_text().splitlines()
+    answers = {row["uid"]: row for row in map(json.loads, lines)}
+    predicted = session.rows(3 if described else 2)
+    assert len(answers) == len(bare)
+    assert predicted
+    for row in predicted:
+        assert answers[row["uid"]]["answer"] == row["predicted"]
+        assert answers[row["uid"]]["p_changed"] == pytest.approx(row["p_changed"], abs=2e-6)
+        assert answers[row["uid"]]["answer_zero_vector"] is not None
+    zeros = session.rows(0)[0]["baselines"]["zero_vector"]
+    assert answers[session.rows(0)[0]["uid"]]["answer_zero_vector"].startswith(
+        zeros.rstrip("\N{REPLACEMENT CHARACTER}")
+    )
 
 
 def test_a_run_of_feature_descriptions(features: Session) -> None:
