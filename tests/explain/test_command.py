@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -202,3 +203,11 @@ def test_uids_of_a_user_may_repeat(trained: Workspace) -> None:
     alone = [explainer.explain([row])[0] for row in rows]
     assert [row["answer"] for row in both] == [row["answer"] for row in alone]
     assert [row["p_changed"] for row in both] == pytest.approx([row["p_changed"] for row in alone], abs=2e-6)
+
+
+def test_the_example_of_the_page_runs(trained: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page asks the first run of the working directory, which is the run here."""
+    page = (Path(__file__).parents[2] / "docs" / "explain.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(example, "docs/explain.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
