@@ -55,7 +55,7 @@ def test_a_planted_group_effect_is_found_and_stands_first() -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_worst_of_twenty_random_groups_is_not_called_an_effect() -> None:
     """Of 100 runs without any effect, 5 % say that some group differs; each run's worst group looks bad by itself."""
     said, alone = 0, 0

@@ -82,7 +82,7 @@ def test_the_correlation_of_shared_scenarios_narrows_the_interval() -> None:
     assert exact["ci_high"] - exact["ci_low"] < 0.4 * (apart["ci_high"] - apart["ci_low"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_unpaired_drops_cover() -> None:
     inside = 0
     for seed in range(300):

@@ -127,9 +127,22 @@ def test_generation_through_compiled_layers(model_directories, architecture):
         for network in (eager, model)
     ]
     assert runs[0] == runs[1]
+
+
+@pytest.mark.long
+def test_sampling_through_compiled_layers(model_directories):
+    prompts = [[7, 8, 9, 10], [20, 21], [11, 12, 13, 14, 15, 16]]
+    eager, model = trained(model_directories["llama"]), trained(model_directories["llama"])
+    compile_layers(model)
     sampled = [
         generate_sampled(
-            network, prompts, [[1, 2], [3], [4, 5]], Sampling(0.9, 0.9), max_new_tokens=6, eos_ids=[2], batch_size=2
+            network.eval(),
+            prompts,
+            [[1, 2], [3], [4, 5]],
+            Sampling(0.9, 0.9),
+            max_new_tokens=6,
+            eos_ids=[2],
+            batch_size=2,
         )
         for network in (eager, model)
     ]
