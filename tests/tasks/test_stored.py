@@ -13,7 +13,8 @@ from afintro.data import example_store
 from afintro.errors import UserError
 from afintro.evaluation.baselines import READERS
 from afintro.tasks import stored
-from afintro.tasks.context_ablation.task import ContextAblation, Question, Questions
+from afintro.tasks.context_ablation.task import ContextAblation
+from afintro.tasks.context_ablation.wording import Question, Questions
 from afintro.tasks.steering.task import SteeringPrediction
 from tests.conftest import write_records, write_steering_records
 from tests.tasks.stand_in import trainer_of

@@ -11,7 +11,7 @@ from afintro.data.batch import Example
 from afintro.data.example_store import Ids
 from afintro.data.records import facets_of, scenario_id
 from afintro.data.splits import stable_hash
-from afintro.data.text import Draft, Message, chat, encode_answer, encode_prompt, fill
+from afintro.data.text import Draft, Message, chat, encode_answer, encode_prompt
 from afintro.errors import UserError
 from afintro.evaluation import answers, rates
 from afintro.evaluation.answers import Verdict, branch_stems, expected_verdict, two_branch
@@ -32,7 +32,7 @@ from afintro.tasks.context_ablation.answer_forms import FORMS, MEAN_RATES, FormN
 from afintro.tasks.context_ablation.imports.noise import sampling_warnings
 from afintro.tasks.context_ablation.records import ContextAblationRecord, labeled, read_records
 from afintro.tasks.context_ablation.toy import EMBEDDED_SIZES, build_embedded, embedded_directory
-from afintro.tasks.context_ablation.wording import CUE_QUESTIONS, HINT_QUESTIONS, Question, Questions, fields_of
+from afintro.tasks.context_ablation.wording import CUE_QUESTIONS, HINT_QUESTIONS, Questions, messages
 from afintro.tasks.contract import Control, ExplainerSpec
 from afintro.tasks.stored import RecordTask, example_of
 
@@ -201,16 +201,17 @@ class ContextAblation(RecordTask):
         Returns:
             The system and the user message, and the answer.
         """
-        named = self.cue_questions if record.conditions else self.questions
-        question: Question = getattr(self.hint_questions if record.has_hint else named, question_type)
-        user = question.user[stable_hash(f"{question_type} {record.uid}") % len(question.user)]
-        fields = fields_of(record, question_type)
         answers = {
             PRIMARY: two_branch(self.verdict(record), self._is_cut(record, PRIMARY)),
             "orig_match": taught(record, "monitored"),
             "change_match": taught(record, "unmonitored"),
         }
-        return chat(fill(question.system, fields), fill(user, fields)), answers[question_type]
+        return self.ask(record, question_type), answers[question_type]
+
+    def ask(self, record: ContextAblationRecord, question_type: str) -> list[Message]:
+        """Return the prompt of one question about one record; looks at nothing that the organism did."""
+        named = self.cue_questions if record.conditions else self.questions
+        return messages(self.hint_questions if record.has_hint else named, record, question_type)
 
     def drafts(self, split: str, reader: ExplainerSpec) -> Iterable[Draft]:
         """Return three drafts for each record, one of each question type; one for a labeled name that is evaluated."""

@@ -20,7 +20,7 @@ OUTPUTS = ("monitored_output", "unmonitored_output")
 GROUND_TRUTH = frozenset(
     PARENT_NAMES.get(name, name)
     for name in ContextAblationRecord.__dataclass_fields__
-    if name in ("changed", "label", "provenance", "behavior_changed")
+    if name in ("changed", "label", "provenance", "behavior_changed", "samples", "behavior_rates")
     or name.endswith(("_output", "_behavior", "_rule", "_truncated"))
 )
 """Fields of a record that say what the organism did, or how that was found out."""
@@ -51,7 +51,7 @@ def questions(
         branches = branch_stems(LABELS, lambda answer: encode_answer(reader.tokenizer, answer))
 
         def ask(record: ContextAblationRecord) -> Example:
-            (system, user), _ = data.render(record, PRIMARY)
+            system, user = data.ask(record, PRIMARY)
             draft = Draft(
                 f"{record.uid}/{PRIMARY}", record.scenario_id, PRIMARY, system["content"], user["content"], ""
             )

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from afintro.data.splits import stable_hash
+from afintro.data.text import Message, chat, fill
 from afintro.tasks.context_ablation.records import ContextAblationRecord
 
 
@@ -94,3 +96,17 @@ def fields_of(record: ContextAblationRecord, question_type: str) -> dict[str, st
         name: "\n\n".join(filter(None, told.values())) for name, told in (("context", first), ("other_context", second))
     }
     return fields | contexts | {"cue": record.cue, "question": question}
+
+
+def messages(questions: Questions, record: ContextAblationRecord, question_type: str) -> list[Message]:
+    """Return the prompt of a question about a record.
+
+    Args:
+        questions: The wordings.
+        record: The record; its outputs are not looked at.
+        question_type: Type of the question.
+    """
+    question: Question = getattr(questions, question_type)
+    user = question.user[stable_hash(f"{question_type} {record.uid}") % len(question.user)]
+    fields = fields_of(record, question_type)
+    return chat(fill(question.system, fields), fill(user, fields))

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from afintro.data.records import scenario_id
 from afintro.errors import UserError
 from afintro.tasks.context_ablation.records import from_json, read_records, to_json
-from afintro.tasks.context_ablation.task import PRIMARY, ContextAblation, Question, Questions
+from afintro.tasks.context_ablation.task import PRIMARY, ContextAblation
+from afintro.tasks.context_ablation.wording import Question, Questions
 from tests.tasks.context_ablation.test_task import reader
 
 SYSTEM = "Answer the question with a letter, in the format Answer: x"

@@ -19,7 +19,8 @@ from afintro.evaluation.answers import Verdict, expected_verdict
 from afintro.evaluation.intervals import Estimate
 from afintro.evaluation.statistic import Scores, Statistic
 from afintro.tasks.context_ablation.records import ContextAblationRecord, read_records, to_json
-from afintro.tasks.context_ablation.task import PRIMARY, QUESTION_TYPES, ContextAblation, Question, Questions
+from afintro.tasks.context_ablation.task import PRIMARY, QUESTION_TYPES, ContextAblation
+from afintro.tasks.context_ablation.wording import Question, Questions
 from tests.conftest import write_records
 
 RECORD = ContextAblationRecord(

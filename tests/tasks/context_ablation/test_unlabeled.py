@@ -56,6 +56,14 @@ def test_records_without_outputs_are_asked_as_labeled_ones(folder: Path, reader:
     assert [shown(item) for item in ask(reader, folder / "validation.json")] == [shown(item) for item in labeled]
 
 
+@pytest.mark.parametrize("form", ["behavior", "text", "rate"])
+def test_no_form_of_answers_needs_an_output(form: Any, reader: Any) -> None:
+    """Also questions about rates, whose answers are made of samples, are asked of a text alone."""
+    asked = questions(ContextAblation(answer_form=form), Inputs("questions", ["Help me."]), None)
+    (item,) = asked.encoded(reader)(0, 1)
+    assert item.prompt.startswith(f"{MONITORED_SYSTEM}\n\nHelp me.\n\n")
+
+
 def test_a_text_is_asked_as_the_record_of_the_same_text(folder: Path, reader: Any) -> None:
     rows = without_outputs(folder)
     texts = [row["original_user_prompt"] for row in rows]
