@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -101,10 +102,14 @@ class Explainer:
             return
         self.module.prepare_data()
         machine = {name: value for name, value in self._machine.items() if value is not None}
+        chatter = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+        level = chatter.level
+        chatter.setLevel(logging.WARNING)  # which accelerators there are is said where a run is logged
         trainer = Trainer(
             devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             default_root_dir=tempfile.gettempdir(), **machine,
         )  # fmt: skip
+        chatter.setLevel(level)
         self.module.trainer = trainer
         with trainer.precision_plugin.module_init_context():
             self.module.configure_model()

@@ -14,6 +14,7 @@ from afintro.lm.devices import default_device
 from afintro.lm.dtypes import AUTO
 
 INPUT_HELP = "JSON, JSONL, CSV or Parquet file, dataset directory, hub id, or DATASET::SPLIT"
+HOLDOUT = 200  # samples that are kept for the test where there are more
 MODEL_HELP = "hub id, local directory, GGUF file, PEFT adapter directory, toy or smollm2"
 
 
@@ -123,8 +124,7 @@ def add_generation_flags(
     parser.add_argument(
         "--holdout",
         type=int,
-        default=200,
-        help="number of samples, the last ones, that go to test.json (default: %(default)s)",
+        help=f"number of samples, the last ones, that go to test.json (default: {HOLDOUT}, of {HOLDOUT} samples or fewer a fifth)",
     )
     parser.add_argument(
         "--control_samples", type=int, default=control_samples, help=f"{control_help} (default: %(default)s)"
@@ -220,6 +220,8 @@ def read_splits(args: argparse.Namespace) -> tuple[list[Sample], dict[str, int]]
         UserError: The file is wrong, or ``--holdout`` leaves no sample for training.
     """
     samples = read_named_samples(args)
+    if args.holdout is None:
+        args.holdout = HOLDOUT if len(samples) > HOLDOUT else len(samples) // 5
     if not 0 <= args.holdout < len(samples):
         raise UserError(
             f"{args.holdout} of {len(samples)} samples leave none for training",

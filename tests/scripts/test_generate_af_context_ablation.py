@@ -186,7 +186,6 @@ WRONG = {  # what is wrong: (flags, what the message names)
     "wrong type of label": (write('[{"text": "a", "label": 3}]'), "record 0: field 'label' is int"),
     "empty text": (write('[{"text": "a"}, {"text": "b"}, {"text": " "}]'), "record 2: field 'text' is empty"),
     "holdout too large": (lambda folder: {"holdout": 9}, "9 of 9 samples leave none for training"),
-    "default holdout too large": (lambda folder: {"holdout": None}, "200 of 9 samples"),
     "negative holdout": (lambda folder: {"holdout": -1}, "--holdout"),
     "batch size 0": (lambda folder: {"batch_size": 0}, "--batch_size"),
     "no new tokens": (lambda folder: {"max_new_tokens": 0}, "--max_new_tokens"),

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from afintro.data.cue import UNMONITORED_SYSTEM
 from afintro.generation import run_folder
+from afintro.generation.command import read_splits
 from afintro.tasks.steering import direction_command, generate_command
 from afintro.tasks.steering import generate as steering
 from afintro.tasks.steering.controls import with_controls
@@ -44,7 +45,15 @@ def test_the_help_names_the_defaults_that_hold():
     said = set(re.findall(r"\(default: ([^)]*)\)", " ".join(flags.format_help().split())))
     used = flags.parse_args(["--input_path", "A", "--output_dir", "B", "--model_name", "C", "--direction", "D"])
     lists = (used.layers, [f"{alpha:g}" for alpha in used.alphas], used.cues)
-    assert said >= {" ".join(one) for one in lists} | {str(used.max_new_tokens), str(used.holdout), used.positions}
+    assert said >= {" ".join(one) for one in lists} | {str(used.max_new_tokens), used.positions}
+
+
+@pytest.mark.parametrize(("samples", "kept"), [(4, 0), (9, 1), (200, 40), (201, 200), (1000, 200)])
+def test_few_samples_keep_a_fifth_for_the_test(samples, kept, tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps([f"Text number {number}." for number in range(samples)]))
+    words = ["--input_path", str(tmp_path / "s.json"), "--output_dir", "B", "--model_name", "C", "--direction", "D"]
+    _, splits = read_splits(generate_command.parser().parse_args(words))
+    assert splits == {"train": samples - kept, "test": kept}
 
 
 @pytest.fixture
@@ -306,7 +315,6 @@ WRONG = {  # what is wrong: (flags, what the message names)
     "no such model": (flags(model_name="nobody/no-such-model"), "'nobody/no-such-model'"),
     "no model in folder": (lambda folder: {"model_name": folder}, "cannot be loaded"),
     "holdout too large": (flags(holdout=9), "--holdout: 9 of 9 samples leave none for training"),
-    "default holdout": (flags(holdout=None), "200 of 9 samples"),
     "negative holdout": (flags(holdout=-1), "--holdout: -1"),
     "batch size": (flags(batch_size=0), "--batch_size: must be "),
     "no new tokens": (flags(max_new_tokens=0), "--max_new_tokens: must be "),
