@@ -6,8 +6,8 @@ Each task's folder has a module ``unlabeled`` whose ``questions(data, inputs, sp
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Generic, Protocol, TypeVar
 
 from afintro.data.batch import Example
@@ -145,6 +145,18 @@ def fields_of(row: Any, left_out: Iterable[str]) -> dict[str, Any]:
         return {}
     named = {str(name).strip().lower(): value for name, value in row.items()} | dict(row)
     return {name: value for name, value in named.items() if value is not None and name not in set(left_out)}
+
+
+def ground_truth(record: type, names: Mapping[str, str], also: Collection[str]) -> frozenset[str]:
+    """Return the names, as files have them, of a record's fields that say what the organism did or how that was found out.
+
+    Args:
+        record: The dataclass of the record.
+        names: The names in files that differ from the fields' own.
+        also: Fields beside outputs, behaviors, rules and whether an output was cut.
+    """
+    told = ("_output", "_behavior", "_rule", "_truncated")
+    return frozenset(names.get(f.name, f.name) for f in fields(record) if f.name in also or f.name.endswith(told))
 
 
 def at_least_one(records: Sequence[Record], inputs: Inputs) -> Sequence[Record]:

@@ -14,16 +14,14 @@ from afintro.lm.injection import VectorSpace
 from afintro.tasks.context_ablation.records import PARENT_NAMES, ContextAblationRecord, from_json
 from afintro.tasks.context_ablation.task import PRIMARY, ContextAblation
 from afintro.tasks.contract import ExplainerSpec
-from afintro.tasks.unlabeled import Inputs, RecordQuestions, at_least_one, fields_of, unanswered
+from afintro.tasks.unlabeled import Inputs, RecordQuestions, at_least_one, fields_of, ground_truth, unanswered
 
 OUTPUTS = ("monitored_output", "unmonitored_output")
-GROUND_TRUTH = frozenset(
-    PARENT_NAMES.get(name, name)
-    for name in ContextAblationRecord.__dataclass_fields__
-    if name in ("changed", "label", "provenance", "behavior_changed", "samples", "behavior_rates")
-    or name.endswith(("_output", "_behavior", "_rule", "_truncated"))
+GROUND_TRUTH = ground_truth(
+    ContextAblationRecord,
+    PARENT_NAMES,
+    ("changed", "label", "provenance", "behavior_changed", "samples", "behavior_rates"),
 )
-"""Fields of a record that say what the organism did, or how that was found out."""
 UNKNOWN = "other"  # the label in place of those that nobody knows; no prompt shows it
 
 

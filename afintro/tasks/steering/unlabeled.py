@@ -23,17 +23,13 @@ from afintro.tasks.steering.directions import Direction, Vector
 from afintro.tasks.steering.patches import PatchedRecord, is_patched, patched_record
 from afintro.tasks.steering.records import PARENT_NAMES, SteeringRecord, from_json
 from afintro.tasks.steering.task import SteeringPrediction
-from afintro.tasks.unlabeled import Inputs, RecordQuestions, at_least_one, fields_of, unanswered
+from afintro.tasks.unlabeled import Inputs, RecordQuestions, at_least_one, fields_of, ground_truth, unanswered
 from afintro.tasks.vectors import check_space, slot_position, slot_token, space_of
 
 OUTPUTS = ("original_output", "steered_output")
-GROUND_TRUTH = frozenset(
-    PARENT_NAMES.get(name, name)
-    for name in SteeringRecord.__dataclass_fields__
-    if name in ("changed", "behavior_changed", "coherent", "perplexity", "repetition", "provenance")
-    or name.endswith(("_output", "_behavior", "_rule", "_truncated"))
+GROUND_TRUTH = ground_truth(
+    SteeringRecord, PARENT_NAMES, ("changed", "behavior_changed", "coherent", "perplexity", "repetition", "provenance")
 )
-"""Fields of a record that say what the organism did, or how that was found out."""
 KNOWN = frozenset(PARENT_NAMES.get(name, name) for name in SteeringRecord.__dataclass_fields__) - GROUND_TRUTH
 CONDITION = ("direction", "layer", "alpha")
 UNKNOWN = "other"  # the label in place of those that nobody knows; no prompt shows it
