@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from afintro.cli import main
+from afintro.explain.command import main as explain
 from afintro.explainer.checkpoint import read_checkpoint
 from tests.conftest import Workspace
 from tests.test_configs import small_mixture
@@ -87,6 +88,22 @@ def test_a_mixture_leaves_a_table_of_every_task_and_one_summary(
     assert {uid.partition("/")[0] for uid in answers} == {row["uid"].partition("/")[0] for row in rows} == set(TASKS)
     # Limits of length differ by task: an answer that was cut may be longer here.
     assert all(row["predicted"].startswith(answers[row["uid"]]) for row in rows)
+    # Each task can be asked without ground truth, and answers as predict does.
+    given = {
+        "context_ablation": "validation.json",
+        "feature_descriptions": "descriptions.json",
+        "steering": "steered/validation.json",
+    }
+    said = {row["uid"]: row["predicted"] for row in rows}
+    for name, path in given.items():
+        words = ["--ckpt_path", str(run), "--input", path, "--output", f"{name}.jsonl"]
+        assert explain([*words, "--task", name]) == 0
+        found = [json.loads(line) for line in (workspace.path / f"{name}.jsonl").read_text().splitlines()]
+        shared = [row for row in found if f"{name}/{row['uid']}" in said]
+        assert shared
+        assert all(row["answer"] == said[f"{name}/{row['uid']}"] for row in shared)
+        assert explain(words) == 2
+    assert "--task" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_readers")

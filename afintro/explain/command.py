@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
         help="samples, records, feature files or an autoencoder, without ground truth; - is one text on standard input",
     )
     flags.add_argument("--output", type=Path, help="JSONL file of the answers; without it a few answers are printed")
+    flags.add_argument("--task", help="which task of a mixture the questions are of")
     flags.add_argument("--limit", type=int, help="answer only the first questions, at most this many")
     flags.add_argument("--batch_size", type=int, help="questions in a forward pass (default: data.batch_size)")
     flags.add_argument("--direction", nargs="+", default=[], help="files of steering vectors, for texts without one")
@@ -93,7 +94,7 @@ def work(args: argparse.Namespace, others: Sequence[str]) -> None:
         raise UserError(what, where="--interactive" if args.interactive else "--input",
                         remedy="give either --input or --interactive")  # fmt: skip
     settings, checkpoint = run_settings(Path(args.ckpt_path), args.config, others)
-    explainer = Explainer(settings, checkpoint)
+    explainer = Explainer(settings, checkpoint, args.task)
     if args.interactive:
         converse(explainer, lambda text: inputs_of(text, args.direction, args.layer, args.alpha))
         return

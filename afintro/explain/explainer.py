@@ -24,8 +24,9 @@ from afintro.explainer.asking import ASKING, limit_of
 from afintro.explainer.checkpoint import IDENTITY, check_identity, read_checkpoint, run_of
 from afintro.explainer.module import ExplainerModule
 from afintro.explainer.settings import ExplainerSettings
-from afintro.lm.injection import VectorSpace
+from afintro.lm.injection import VectorSpace, VectorSpaces
 from afintro.tasks.base import TaskData
+from afintro.tasks.mixture.task import Mixture
 from afintro.tasks.unlabeled import Inputs, Questions
 
 CHUNK = 4  # batches that are answered together
@@ -40,6 +41,7 @@ class Explainer:
     Args:
         settings: The parsed settings of a run: ``model``, ``data`` and ``trainer``.
         checkpoint: A ``.ckpt`` file, or the directory of an exported adapter.
+        task: Which task of a mixture is asked about; None for an explainer of one task.
 
     Attributes:
         module: The explainer's module.
@@ -51,7 +53,7 @@ class Explainer:
         UserError: The checkpoint cannot be read, the settings are wrong, or the task cannot be asked.
     """
 
-    def __init__(self, settings: dict[str, Any], checkpoint: Path) -> None:
+    def __init__(self, settings: dict[str, Any], checkpoint: Path, task: str | None = None) -> None:
         self.checkpoint = checkpoint
         self._content = _exported(checkpoint) if checkpoint.is_dir() else read_checkpoint(checkpoint)
         self.kept: dict[str, Any] = self._content.get(ASKING) or {}
@@ -61,9 +63,15 @@ class Explainer:
         self.module = ExplainerModule(**vars(replace(model, compile_layers=False)))
         self.module.keep_date(self._content)
         self.module.answer_limit = limit_of(self.kept)
-        vectors = (self._content.get(IDENTITY) or {}).get("vectors")
-        self.module.space = VectorSpace(vectors["width"], tuple(vectors["layers"])) if vectors else None
+        self.module.space = _spaces((self._content.get(IDENTITY) or {}).get("vectors"))
         self.batch_size = self.data.settings.batch_size
+        self._space = self.module.space
+        if isinstance(self.data, Mixture):
+            self.data = _of_mixture(self.data, task)
+            spaces = self.module.space.spaces if isinstance(self.module.space, VectorSpaces) else {}
+            self._space = spaces.get(self.data.space_name)
+        elif task is not None:
+            raise UserError("names a task, and the explainer has one alone", where="--task", remedy="leave it out")
         self._machine = {name: (settings.get("trainer") or {}).get(name) for name in ("accelerator", "precision")}
         self._ask = _questions_of(self.data)
 
@@ -83,7 +91,7 @@ class Explainer:
         Raises:
             UserError: The inputs are wrong, or a question is too long.
         """
-        questions: Questions = self._ask(self.data, inputs, self.module.space)
+        questions: Questions = self._ask(self.data, inputs, self._space)
         questions.check()
         if self.module.model is None:
             self.module.prepare_data()  # whose tokenizer is needed now
@@ -199,12 +207,13 @@ def inputs_of(
     return Inputs("questions", rows, **given)  # type: ignore[arg-type]
 
 
-def load_explainer(path: str | Path, *configs: str | Path) -> Explainer:
+def load_explainer(path: str | Path, *configs: str | Path, task: str | None = None) -> Explainer:
     """Load a trained explainer.
 
     Args:
         path: A ``.ckpt`` file, the folder of a run (its best checkpoint), or the directory of an exported adapter.
         *configs: Configuration files of the run, later ones over earlier ones; without any, the ``config.yaml`` of the run.
+        task: Which task of a mixture is asked about; None for an explainer of one task.
 
     Returns:
         The explainer; its weights load with the first question.
@@ -214,7 +223,7 @@ def load_explainer(path: str | Path, *configs: str | Path) -> Explainer:
     """
     from afintro.explain.command import run_settings  # imported here: it parses as the command line does
 
-    return Explainer(*run_settings(Path(path), [str(config) for config in configs]))
+    return Explainer(*run_settings(Path(path), [str(config) for config in configs]), task)
 
 
 def config_beside(checkpoint: Path) -> Path:
@@ -244,6 +253,31 @@ def _exported(directory: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError("is not a JSON object", where=str(path), remedy="export the adapter again")
     return content
+
+
+def _spaces(vectors: Mapping[str, Any] | None) -> VectorSpace | VectorSpaces | None:
+    """Return the space of an identity's vectors; of a mixture the spaces by task."""
+    if vectors is None:
+        return None
+    if "spaces" in vectors:
+        return VectorSpaces(
+            {name: VectorSpace(v["width"], tuple(v["layers"])) for name, v in vectors["spaces"].items()}
+        )
+    return VectorSpace(vectors["width"], tuple(vectors["layers"]))
+
+
+def _of_mixture(mixture: Mixture, name: str | None) -> TaskData:
+    """Return the task of a mixture that is asked about.
+
+    Raises:
+        UserError: No task is named, or one that the mixture does not have.
+    """
+    if name not in mixture.tasks:
+        what = "is absent, and the explainer has several" if name is None else f"names {name!r}"
+        raise UserError(what, where="--task", remedy=f"name one of {', '.join(mixture.tasks)}")
+    task = mixture.tasks[name]
+    task.space_name = name
+    return task
 
 
 def _hash(weights: Mapping[str, Tensor]) -> str:

@@ -95,14 +95,14 @@ class FeatureQuestions:
         Raises:
             UserError: No slot token is configured, or a wording does not hold the slot token exactly once.
         """
-        wording, slot, end = self._data.wording, slot_token(reader), ended(reader)
+        wording, token, end = self._data.wording, slot_token(reader), ended(reader)
         prompts: dict[tuple[int, int], tuple[str, tuple[int, ...], int]] = {}
 
         def prompt_of(layer: int, index: int) -> tuple[str, tuple[int, ...], int]:
             kind = (layer, wording.number(layer, index))  # nothing else of a feature is in its prompt
             if kind not in prompts:
-                text = wording.text(layer, index, slot)
-                ids = encode_prompt(reader.tokenizer, chat(wording.system, text), slot)
+                text = wording.text(layer, index, token)
+                ids = encode_prompt(reader.tokenizer, chat(wording.system, text), token)
                 position = slot_position(ids, reader, f"prompt of feature {layer}/{index}", "data.wording.user")
                 prompts[kind] = text, tuple(ids), position
             return prompts[kind]
@@ -114,7 +114,8 @@ class FeatureQuestions:
             text, ids, position = prompt_of(layer, index)
             shown = np.zeros_like(vector) if self._data.zero_vectors else vector
             scenario = hashlib.sha256(uid.encode()).hexdigest()[:16]
-            return Example(uid, scenario, QUESTION, text, "", ids, end, slot=Slot(position, layer, shown))
+            slot = Slot(position, layer, shown, space=self._data.space_name)
+            return Example(uid, scenario, QUESTION, text, "", ids, end, slot=slot)
 
         def examples(start: int, stop: int) -> list[Example]:
             numbers = range(len(self))[start:stop]

@@ -142,7 +142,7 @@ def _asker(data: SteeringPrediction, reader: ExplainerSpec) -> Callable[[Asked],
         wording = "data.wording.user, and never in a scenario"
         position = slot_position(example.prompt_ids, reader, f"prompt of {record.uid}", wording)
         vector = np.zeros_like(asked.vector) if data.zero_vectors else asked.vector
-        slot = Slot(position, record.layer, vector)
+        slot = Slot(position, record.layer, vector, space=data.space_name)
         return replace(example, branches=branches, slot=slot, group=asked.group, facets=facets_of(record))
 
     return ask
