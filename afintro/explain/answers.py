@@ -45,18 +45,12 @@ def answered(
         None), ``p_changed``, ``confidence``, ``mean_logprob`` in nats a token, and ``answer_zero_vector``.
 
     Raises:
-        UserError: A prompt and its answer are longer than the base model reads.
+        UserError: A prompt is longer than the base model reads.
     """
     check_lengths(module, examples)
     limit = module.answer_limit
     tokens = write_tokens(module, examples, limit, batch_size, on_done, on_token)
-    zeroed = [
-        (place, replace(example, slot=replace(example.slot, vector=np.zeros_like(example.slot.vector))))
-        for place, example in enumerate(examples)
-        if zero_vector and example.slot is not None
-    ]
-    ids_without = write_tokens(module, [example for _, example in zeroed], limit, batch_size) if zeroed else []
-    without = {place: spelled(module, ids) for (place, _), ids in zip(zeroed, ids_without, strict=True)}
+    without = _zero_vector_answers(module, examples, batch_size) if zero_vector else [None] * len(examples)
     changed, means = _measured(module, examples, tokens, batch_size)
     rows = []
     for place, (example, ids, p_changed, mean) in enumerate(zip(examples, tokens, changed, means, strict=True)):
@@ -74,10 +68,25 @@ def answered(
                 "p_changed": None if p_changed is None else round(p_changed, DIGITS),
                 "confidence": None if sure is None else round(sure, DIGITS),
                 "mean_logprob": round(mean, DIGITS),
-                "answer_zero_vector": without.get(place),
+                "answer_zero_vector": without[place],
             }
         )
     return rows
+
+
+def _zero_vector_answers(module: ExplainerModule, examples: Sequence[Example], batch_size: int) -> list[str | None]:
+    """Return each answer to a vector of zeros; questions that differ in nothing but their vectors are answered once."""
+    asked: dict[Any, Example] = {}
+    kinds = []
+    for example in examples:
+        slot = example.slot
+        kinds.append(None if slot is None else (example.prompt_ids, slot.position, slot.layer, slot.scale, slot.space))
+        if slot is not None:
+            zeros = replace(slot, vector=np.zeros_like(slot.vector))
+            asked.setdefault(kinds[-1], replace(example, slot=zeros))
+    written = write_tokens(module, list(asked.values()), module.answer_limit, batch_size) if asked else []
+    texts = {kind: spelled(module, ids) for kind, ids in zip(asked, written, strict=True)}
+    return [None if kind is None else texts[kind] for kind in kinds]
 
 
 def _measured(
@@ -103,21 +112,20 @@ def _measured(
 
 
 def check_lengths(module: ExplainerModule, examples: Sequence[Example]) -> None:
-    """Refuse a question that the base model cannot read and answer.
+    """Refuse a question that the base model cannot read; an answer goes on as far as that of ``predict`` does.
 
     Args:
         module: The explainer; its weights need not be loaded.
         examples: The questions.
 
     Raises:
-        UserError: A prompt and its answer are longer than the context; names the question.
+        UserError: A prompt is longer than the context; names the question.
     """
     context = module.context_length
     for example in examples:
-        needed = len(example.prompt_ids) + module.answer_limit
-        if context is not None and needed > context:
+        if context is not None and len(example.prompt_ids) >= context:
             raise UserError(
-                f"needs {needed} tokens for prompt and answer, but the explainer reads {context}",
+                f"has a prompt of {len(example.prompt_ids)} tokens, but the explainer reads {context} with the answer",
                 where=f"question {example.uid}",
                 remedy="shorten the text",
             )

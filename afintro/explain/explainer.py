@@ -27,10 +27,11 @@ from afintro.explainer.settings import ExplainerSettings
 from afintro.lm.injection import VectorSpace, VectorSpaces
 from afintro.tasks.base import TaskData
 from afintro.tasks.mixture.task import Mixture
-from afintro.tasks.unlabeled import Inputs, Questions
+from afintro.tasks.unlabeled import Inputs, Questions, RecordQuestions
+from afintro.toys.embedded import is_embedded
 
 CHUNK = 4  # batches that are answered together
-CHECKED = 10_000  # questions whose length is checked before any weights are loaded
+CHECKED = 10_000  # questions about vectors whose length is checked before any weights are loaded
 
 
 class Explainer:
@@ -74,13 +75,18 @@ class Explainer:
             raise UserError("names a task, and the explainer has one alone", where="--task", remedy="leave it out")
         self._machine = {name: (settings.get("trainer") or {}).get(name) for name in ("accelerator", "precision")}
         self._ask = _questions_of(self.data)
+        # How questions are worded, and in which precision they are answered.
+        asked = {name: settings.get(name) for name in ("model", "data")} | {"task": task, "trainer": self._machine}
+        self._settings = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def identity(self) -> dict[str, Any]:
         """Return what decides the answers, beside the questions."""
         weights = self._content.get("weights") or _hash(self._content["state_dict"])
         identity = self._content.get(IDENTITY)
-        return {"explainer": identity, "weights": weights, "answer_limit": self.module.answer_limit}
+        return {
+            "explainer": identity, "weights": weights, "answer_limit": self.module.answer_limit, "settings": self._settings,
+        }  # fmt: skip
 
     def questions(self, inputs: Inputs) -> Questions:
         """Read questions, and check all that can be checked without the weights.
@@ -91,14 +97,27 @@ class Explainer:
         Raises:
             UserError: The inputs are wrong, or a question is too long.
         """
+        self._check_base()
         questions: Questions = self._ask(self.data, inputs, self._space)
         questions.check()
         if self.module.model is None:
             self.module.prepare_data()  # whose tokenizer is needed now
-        encode, total = questions.encoded(self.module), min(len(questions), CHECKED)
+        # Prompts about vectors are alike, and may be a million.
+        total = len(questions) if isinstance(questions, RecordQuestions) else min(len(questions), CHECKED)
+        encode = questions.encoded(self.module)
         for start in range(0, total, 1000):
             check_lengths(self.module, encode(start, min(start + 1000, total)))
         return questions
+
+    def _check_base(self) -> None:
+        """Refuse an embedded base that the checkpoint is not of, before the base is made."""
+        base = (self._content.get(IDENTITY) or {}).get("base")
+        if is_embedded(self.module.name) and base != self.module.name:
+            raise UserError(
+                f"was made for another model (base: {base!r} in the checkpoint, {self.module.name!r} configured)",
+                where=str(self.checkpoint),
+                remedy="give --model.name, or the --config of the checkpoint's run",
+            )
 
     def load(self) -> None:
         """Load the weights, unless they are loaded.
@@ -108,6 +127,7 @@ class Explainer:
         """
         if self.module.model is not None:
             return
+        self._check_base()
         self.module.prepare_data()
         machine = {name: value for name, value in self._machine.items() if value is not None}
         chatter = logging.getLogger("lightning.pytorch.utilities.rank_zero")

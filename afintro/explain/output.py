@@ -57,10 +57,10 @@ class Answers:
                 where=str(self.path),
                 remedy="give another --output, or move the file away",
             )
-        if self.partial.exists() and kept is not None and kept != self.identity:
-            names = sorted(n for n in {*kept, *self.identity} if kept.get(n) != self.identity.get(n))
+        if self.partial.exists() and self.partial.stat().st_size and kept != self.identity:
+            names = sorted(n for n in {*(kept or {}), *self.identity} if (kept or {}).get(n) != self.identity.get(n))
             raise UserError(
-                f"was begun with other settings ({', '.join(names)})",
+                f"was begun with other settings ({', '.join(names)})" if kept else "says not which answers it holds",
                 where=str(self.partial),
                 remedy="give another --output, or delete the file to begin anew",
             )

@@ -115,6 +115,31 @@ def test_other_answers_are_never_overwritten(trained: Workspace, capsys: pytest.
     assert Path("notes.jsonl").read_text() == "mine"
 
 
+def test_answers_to_another_wording_are_other_answers(trained: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--input", "bare.json", "--output", "wording.jsonl", "--limit", "2")
+    question = json.dumps({"generative_explanation": {"system": "Say it.", "user": ["{user_prompt} And then?"]}})
+    assert explain(trained, *asked) == 0
+    before = Path("wording.jsonl").read_bytes()
+    assert explain(trained, *asked, "--data.questions", question) == 2
+    assert "wording.jsonl" in capsys.readouterr().err
+    assert Path("wording.jsonl").read_bytes() == before
+
+
+def test_a_partial_file_of_nobody_is_not_taken_over(trained: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(".foreign.jsonl.partial").write_text('{"uid": "someone else"}\n' * 10)
+    assert explain(trained, "--input", "bare.json", "--output", "foreign.jsonl") == 2
+    assert ".foreign.jsonl.partial" in capsys.readouterr().err
+    assert not Path("foreign.jsonl").exists()
+
+
+def test_no_toy_is_made_for_a_checkpoint_of_another_base(
+    trained: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afintro.toys.organism.build", lambda _: pytest.fail("a toy is trained"))
+    assert explain(trained, "--input", "bare.json", "--model.name", "toy") == 2
+    assert "another model" in capsys.readouterr().err
+
+
 def test_one_text_on_standard_input(
     trained: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,13 +93,13 @@ class Directions:
         data = self._data
         if data.directions_path:
             return Path(data.directions_path)
+        for path in (data.settings.train_path, self._inputs.source):
+            if path and (folder := Path(path).parent / "directions").is_dir():
+                return folder
         if data.settings.train_path is None:
             data.build_embedded()
             data.use_embedded()
-        beside = [Path(path).parent / "directions" for path in (data.paths["train"], self._inputs.source) if path]
-        for folder in beside:
-            if folder.is_dir():
-                return folder
+            return Path(str(data.paths["train"])).parent / "directions"
         remedy = "give the file of the vector with --direction, or set data.directions to the folder of the vectors"
         raise UserError("names a direction, and there are no vectors", where=where, remedy=remedy)
 
