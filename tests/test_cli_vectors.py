@@ -245,9 +245,12 @@ def test_predict_writes_the_answers_of_the_headline_question(session: Session) -
     assert not (session.folder(number) / "summary.json").exists()
 
 
-def test_explain_without_ground_truth_answers_as_predict_does(session: Session) -> None:
+def test_explain_without_ground_truth_answers_as_predict_does(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file without labels and outputs gives the answers of ``predict``, and those of a vector of zeros beside them."""
     described = session.task == "feature_descriptions"
+    monkeypatch.chdir(session.workspace.path)  # the configuration names its files relative to its folder
     given = json.loads((session.workspace.path / ("held.json" if described else "validation.json")).read_text())
     if described:
         bare: Any = [dict(zip(("layer", "feature"), map(int, name.split("/")), strict=True)) for name in given]
